@@ -1,0 +1,36 @@
+"""ComfyUI-UNetMotion's core: the motion UNet of AnimateDiff and its family, usable from any Python program."""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "UNetMotionModel": ".model",
+    "UNetMotionOutput": ".model",
+    "UNet3DConditionOutput": ".model",
+    "MotionAdapter": ".motion",
+    "UNetMotionConfig": ".config",
+    "MotionAdapterConfig": ".config",
+    "ForwardOptions": ".options",
+    "FreeU": ".freeu",
+    "Hooks": ".hooks",
+    "load_unet": ".formats",
+    "load_motion_module": ".formats",
+    "inspect_file": ".formats",
+    "MotionPipeline": ".sampling",
+}
+
+__all__ = [*_EXPORTS, "__version__"]
+
+
+def __getattr__(name: str):
+    # Loaded on first use, so that `unet-motion --help` does not wait for torch.
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

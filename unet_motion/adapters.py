@@ -1,0 +1,277 @@
+"""How a UNet is put together from an image UNet and a motion adapter, and written apart again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import MotionAdapterConfig, UNetMotionConfig
+from .ip_adapter import IPAdapterMixin
+from .motion import MotionAdapter
+
+_COPIED_FIELDS = (
+    "sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "downsample_padding",
+    "mid_block_scale_factor", "act_fn", "norm_num_groups", "norm_eps", "cross_attention_dim",
+    "transformer_layers_per_block", "reverse_transformer_layers_per_block", "use_linear_projection",
+    "addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim", "time_cond_proj_dim",
+)  # fmt: skip
+
+# Settings of an image UNet that this network has no counterpart for, beside the only value that it computes.
+_FIXED_FIELDS = {
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "center_input_sample": False,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "only_cross_attention": False,
+    "dual_cross_attention": False,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "resnet_time_scale_shift": "default",
+    "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": 1.0,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "attention_type": "default",
+    "class_embeddings_concat": False,
+    "mid_block_only_cross_attention": None,
+    "cross_attention_norm": None,
+    "addition_embed_type_num_heads": 64,
+}
+
+
+class AdapterMixin(IPAdapterMixin):
+    """Building, loading and saving of :class:`unet_motion.UNetMotionModel`."""
+
+    @classmethod
+    def from_config(cls, config: UNetMotionConfig | dict, **kwargs: Any):
+        """Build from a configuration object or dictionary; ``kwargs`` are the constructor's (``dtype``, ...)."""
+        if isinstance(config, dict):
+            config = UNetMotionConfig.from_dict(config)
+        return cls(**{name: config[name] for name in config.field_names()}, **kwargs)
+
+    @classmethod
+    def from_unet2d(cls, unet: nn.Module, motion_adapter: MotionAdapter | None = None, load_weights: bool = True, **kwargs):
+        """Inflate an image UNet, with the motion modules of an adapter if one is given.
+
+        Without an adapter the result computes exactly the image UNet, frame by frame: the new motion modules end in
+        zeros.
+
+        Args:
+            unet: a module with the configuration and the parameter names of diffusers' UNet2DConditionModel.
+            motion_adapter: ours or diffusers'.
+            load_weights: copy the weights of both, not only the configuration.
+            kwargs: the constructor's ``operations`` and ``weights``.
+
+        Raises:
+            ValueError: a setting of the image UNet that this network does not have, or an adapter that does not fit.
+        """
+        values = _unet2d_fields(unet.config)
+        if motion_adapter is not None:
+            values.update(_adapter_fields(values, adapter_config(motion_adapter)))
+        first = next(unet.parameters())
+        model = cls(**values, dtype=first.dtype, device=first.device, **kwargs)
+        if load_weights:
+            state = unet.state_dict()
+            model.attach_ip_adapter(state)
+            if motion_adapter is not None and motion_adapter.conv_in is not None:
+                state = {k: v for k, v in state.items() if not k.startswith("conv_in.")}
+            model._load_image_weights(state, skip=("conv_in.",) if values["in_channels"] != unet.config["in_channels"] else ())
+            if motion_adapter is not None:
+                model.load_motion_modules(motion_adapter)
+        return model.train(unet.training)
+
+    def _load_image_weights(self, state: Mapping[str, Tensor], skip: tuple[str, ...]) -> None:
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        missing = [k for k in missing if ".motion_modules." not in k and not k.startswith(skip or ("\0",))]
+        if missing or unexpected:
+            raise ValueError(
+                f"the image UNet lacks {len(missing)} tensors of this network {missing[:3]} and has "
+                f"{len(unexpected)} that it does not know {list(unexpected)[:3]}."
+            )
+
+    def load_motion_modules(self, motion_adapter: nn.Module | None) -> None:
+        """Copy the weights of an adapter (ours or diffusers') into the motion modules.
+
+        The position table takes the adapter's length. An adapter without mid block leaves the mid block without
+        motion, and the mid block of an adapter is left out by a UNet without motion there; both are warned about.
+
+        Raises:
+            ValueError: widths, layers or depths that do not fit.
+        """
+        if motion_adapter is None:
+            return
+        state = dict(motion_adapter.state_dict())
+        conv_in = {k: state.pop(k) for k in list(state) if k.startswith("conv_in.")}
+        if self.mid_block.motion_modules is None:
+            dropped = [state.pop(k) for k in list(state) if k.startswith("mid_block.")]
+            if dropped:
+                warnings.warn("the adapter's mid block is left out: the UNet has no motion modules there.", stacklevel=2)
+        own = {k: v for k, v in self.state_dict().items() if ".motion_modules." in k}
+        if self.mid_block.motion_modules is not None and not any(k.startswith("mid_block.") for k in state):
+            warnings.warn("the adapter has no mid block: the UNet's mid block is left without motion.", stacklevel=2)
+            mid = {k: v for k, v in own.items() if k.startswith("mid_block.")}
+            state.update({k: torch.zeros_like(v) if ".proj_out." in k else v for k, v in mid.items()})
+        _check_motion_state(own, state)
+        self._resize_position_tables(next((v for k, v in state.items() if k.endswith(".pe")), None))
+        for name, tensor in state.items():
+            if name.startswith("mid_block.") and name.endswith(".pe"):
+                state[name] = _fit_rows(tensor, self.config.motion_max_seq_length)
+        self.load_state_dict(state, strict=False)
+        if conv_in:
+            self._load_conv_in(conv_in)
+
+    def _resize_position_tables(self, table: Tensor | None) -> None:
+        if table is None or table.shape[1] == self.config.motion_max_seq_length:
+            return
+        for part in self.motion_parts():
+            for name, module in part.named_modules():
+                if name.endswith("pos_embed"):
+                    module.pe = module.pe.new_zeros(1, table.shape[1], module.pe.shape[2])
+        self.config = self.config.replace(motion_max_seq_length=table.shape[1])
+
+    def _load_conv_in(self, state: Mapping[str, Tensor]) -> None:
+        weight = state["conv_in.weight"]
+        if weight.shape != self.conv_in.weight.shape:
+            raise ValueError(
+                f"the adapter's `conv_in` has shape {tuple(weight.shape)}, expected {tuple(self.conv_in.weight.shape)}."
+            )
+        self.load_state_dict(state, strict=False)
+        self._adapter_conv_in = True
+
+    def motion_adapter(self) -> MotionAdapter:
+        """The motion modules as an adapter of their own, sharing the weights of this model."""
+        state = {k: v for k, v in self.state_dict().items() if ".motion_modules." in k}
+        if getattr(self, "_adapter_conv_in", False):
+            state.update({k: v for k, v in self.state_dict().items() if k.startswith("conv_in.")})
+        adapter = MotionAdapter.from_config(self.motion_adapter_config(), dtype=self.dtype, device="meta")
+        adapter.load_state_dict(state, strict=True, assign=True)
+        return adapter
+
+    def motion_adapter_config(self) -> MotionAdapterConfig:
+        """The configuration of an adapter that fits this model's motion modules."""
+        config = self.config
+        depth = config.temporal_transformer_layers_per_mid_block
+        return MotionAdapterConfig(
+            block_out_channels=config.block_out_channels,
+            motion_layers_per_block=config.layers_per_block,
+            motion_transformer_layers_per_block=config.temporal_transformer_layers_per_block,
+            motion_mid_block_layers_per_block=config.mid_block_layers,
+            motion_transformer_layers_per_mid_block=1 if depth is None else depth,
+            motion_num_attention_heads=config.motion_num_attention_heads,
+            motion_norm_num_groups=config.norm_num_groups,
+            motion_max_seq_length=config.motion_max_seq_length,
+            use_motion_mid_block=config.use_motion_mid_block,
+            conv_in_channels=config.in_channels if getattr(self, "_adapter_conv_in", False) else None,
+            reverse_motion_transformer_layers_per_block=config.reverse_temporal_transformer_layers_per_block,
+            reverse_motion_num_attention_heads=config.reverse_motion_num_attention_heads,
+        )
+
+    def save_motion_modules(self, path: str | Path, **kwargs: Any) -> None:
+        """Write the motion modules as a :class:`MotionAdapter` folder; ``kwargs`` as for :meth:`save_pretrained`."""
+        self.motion_adapter().save_pretrained(path, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **kwargs: Any):
+        """Read a folder written by :meth:`save_pretrained` or by diffusers."""
+        from .formats.pretrained import from_pretrained
+
+        return from_pretrained(cls, path, **kwargs)
+
+    def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:
+        """Write ``config.json`` and safetensors weights that diffusers reads too."""
+        from .formats.pretrained import save_pretrained
+
+        save_pretrained(self, path, **kwargs)
+
+
+def adapter_config(adapter: nn.Module) -> MotionAdapterConfig:
+    """The configuration of an adapter of ours or of diffusers."""
+    config = adapter.config
+    return config if isinstance(config, MotionAdapterConfig) else MotionAdapterConfig.from_dict(dict(config))
+
+
+def _unet2d_fields(config: Any) -> dict[str, Any]:
+    for name, only in _FIXED_FIELDS.items():
+        found = config.get(name, only)
+        if found != only and not (only is False and not found):
+            raise ValueError(f"the image UNet has `{name}` {found!r}; a motion UNet can only have {only!r}.")
+    values = {name: config.get(name) for name in _COPIED_FIELDS if config.get(name) is not None}
+    # diffusers' field `attention_head_dim` of an image UNet holds the number of heads.
+    heads = config.get("num_attention_heads")
+    values["num_attention_heads"] = heads if heads is not None else config.get("attention_head_dim")
+    for side in ("down", "up"):
+        cross, plain = f"CrossAttn{side.title()}BlockMotion", f"{side.title()}BlockMotion"
+        values[f"{side}_block_types"] = tuple(
+            cross if "CrossAttn" in kind else plain for kind in config[f"{side}_block_types"]
+        )
+    return values
+
+
+def _adapter_fields(values: dict[str, Any], config: MotionAdapterConfig) -> dict[str, Any]:
+    blocks = len(values["down_block_types"])
+    if len(config.block_out_channels) != blocks:
+        raise ValueError(
+            "Incompatible Motion Adapter, got different number of blocks: "
+            f"{len(config.block_out_channels)}, the UNet has {blocks}."
+        )
+    for name, found, expected in (
+        ("layers per block", config.motion_layers_per_block, values["layers_per_block"]),
+        ("widths", config.block_out_channels, tuple(values["block_out_channels"])),
+        ("norm groups", config.motion_norm_num_groups, values["norm_num_groups"]),
+    ):
+        if not _same_per_block(found, expected, blocks):
+            raise ValueError(f"Incompatible Motion Adapter, got different {name}: {found}, the UNet has {expected}.")
+    fields = {
+        "motion_num_attention_heads": config.motion_num_attention_heads,
+        "reverse_motion_num_attention_heads": config.reverse_motion_num_attention_heads,
+        "motion_max_seq_length": config.motion_max_seq_length,
+        "use_motion_mid_block": config.use_motion_mid_block,
+        "temporal_transformer_layers_per_block": config.motion_transformer_layers_per_block,
+        "reverse_temporal_transformer_layers_per_block": config.reverse_motion_transformer_layers_per_block,
+        "temporal_transformer_layers_per_mid_block": config.motion_transformer_layers_per_mid_block,
+    }
+    if config.use_motion_mid_block and config.motion_mid_block_layers_per_block != 1:
+        raise ValueError(
+            "Incompatible Motion Adapter, got different number of mid block layers: "
+            f"{config.motion_mid_block_layers_per_block}, an image UNet has 1."
+        )
+    if config.conv_in_channels:
+        fields["in_channels"] = config.conv_in_channels
+    return fields
+
+
+def _same_per_block(a: Any, b: Any, blocks: int) -> bool:
+    a, b = (tuple(v) if isinstance(v, (list, tuple)) else (v,) * blocks for v in (a, b))
+    return a == b
+
+
+def _check_motion_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        raise ValueError(
+            f"Incompatible Motion Adapter: {len(missing)} tensors are missing {missing[:3]}, "
+            f"{len(unexpected)} are not known to the UNet {unexpected[:3]}."
+        )
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape and not name.endswith(".pe"):
+            raise ValueError(
+                f"Incompatible Motion Adapter: {name} has shape {tuple(tensor.shape)}, the UNet's has "
+                f"{tuple(own[name].shape)}."
+            )
+
+
+def _fit_rows(table: Tensor, rows: int) -> Tensor:
+    if table.shape[1] >= rows:
+        return table[:, :rows]
+    from .motion import sinusoidal_table
+
+    return sinusoidal_table(rows, table.shape[2], table.device).to(table.dtype)

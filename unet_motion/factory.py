@@ -1,0 +1,56 @@
+"""Builds the layers of a model from an injected namespace of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Weights = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor | None]]
+
+
+def module_weights(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The weight and bias of a layer as they are; a host's own function may cast, move or patch them for ``x``."""
+    return module.weight, module.bias
+
+
+@dataclass(frozen=True)
+class LayerFactory:
+    """Where layers come from.
+
+    Args:
+        operations: namespace with ``Linear``, ``Conv2d``, ``GroupNorm`` and ``LayerNorm`` as in ``torch.nn``.
+        weights: (layer, input) -> (weight, bias); the only way in which fused code reads parameters.
+        dtype, device: given to every layer.
+    """
+
+    operations: Any = nn
+    weights: Weights = module_weights
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "device": self.device}
+
+    def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
+        return self.operations.Linear(in_features, out_features, bias=bias, **self._where)
+
+    def conv(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
+        return self.operations.Conv2d(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, **self._where
+        )
+
+    def group_norm(self, groups: int, channels: int, eps: float) -> nn.Module:
+        return self.operations.GroupNorm(groups, channels, eps=eps, affine=True, **self._where)
+
+    def layer_norm(self, width: int) -> nn.Module:
+        return self.operations.LayerNorm(width, eps=1e-5, elementwise_affine=True, **self._where)
+
+
+def make_factory(operations=None, weights=None, dtype=None, device=None) -> LayerFactory:
+    """A factory with the defaults filled in."""
+    return LayerFactory(operations or nn, weights or module_weights, dtype, device)

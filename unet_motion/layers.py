@@ -1,0 +1,221 @@
+"""Embeddings, resnets, transformers and resampling layers of the UNet.
+
+Activations are (B*F, C, H, W) in channels-last memory, which is (B, F, H*W, C) without a copy: every reshape
+between the two below is a view.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import Attention
+from .factory import LayerFactory
+from .options import Call
+
+_ACTIVATIONS = {
+    "silu": F.silu,
+    "swish": F.silu,
+    "mish": F.mish,
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+
+
+def activation(name: str):
+    """The activation function of a config's ``act_fn``."""
+    return _ACTIVATIONS[name]
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, H*W, C); a view of channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(N, H*W, C) as channels-last (N, C, H, W); a view."""
+    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def scoped_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
+    """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip."""
+    if scope == "frame" or frames == 1:
+        return norm(x)
+    n, c, h, w = x.shape
+    clip = x.permute(0, 2, 3, 1).reshape(n // frames, frames * h, w, c).permute(0, 3, 1, 2)
+    return norm(clip).permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def timestep_sinusoid(timesteps: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding, float32 (R, width): cosines first, longest period 10000 (Ho et al., 2020)."""
+    half = width // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) * (-math.log(10000) / half)
+    angles = timesteps[:, None].float() * exponent.exp()[None]
+    out = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return F.pad(out, (0, 1)) if width % 2 else out
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers with an activation between them; ``cond_proj`` adds a condition to the input."""
+
+    def __init__(self, make: LayerFactory, in_channels: int, out_channels: int, act_fn: str, cond_dim: int | None = None):
+        super().__init__()
+        self.linear_1 = make.linear(in_channels, out_channels)
+        self.cond_proj = make.linear(cond_dim, in_channels, bias=False) if cond_dim is not None else None
+        self.act = activation(act_fn)
+        self.linear_2 = make.linear(out_channels, out_channels)
+
+    def forward(self, sample: Tensor, condition: Tensor | None = None) -> Tensor:
+        """sample (R, in_channels), condition (R, cond_dim) -> (R, out_channels)."""
+        if condition is not None:
+            sample = sample + self.cond_proj(condition)
+        return self.linear_2(self.act(self.linear_1(sample)))
+
+
+class ResnetBlock(nn.Module):
+    """Norm, activation, convolution, twice, with the time embedding between and a skip."""
+
+    def __init__(
+        self, make: LayerFactory, in_channels: int, out_channels: int, temb_channels: int, groups: int, eps: float,
+        act_fn: str, output_scale_factor: float = 1.0,
+    ):  # fmt: skip
+        super().__init__()
+        self.norm1 = make.group_norm(groups, in_channels, eps)
+        self.conv1 = make.conv(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = make.linear(temb_channels, out_channels)
+        self.norm2 = make.group_norm(groups, out_channels, eps)
+        self.conv2 = make.conv(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = make.conv(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.act = activation(act_fn)
+        self.output_scale_factor = output_scale_factor
+
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        hidden = self.act(scoped_group_norm(self.norm1, x, call.frames, call.resnet_norm_scope))
+        hidden = add_per_row(self.conv1(hidden), self.time_emb_proj(call.temb))
+        hidden = self.act(scoped_group_norm(self.norm2, hidden, call.frames, call.resnet_norm_scope))
+        hidden = self.conv2(hidden)
+        skip = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        out = skip + hidden
+        return out if self.output_scale_factor == 1 else out / self.output_scale_factor
+
+
+def add_per_row(x: Tensor, vector: Tensor) -> Tensor:
+    """x (B*F, C, H, W) plus a vector (B, C) per clip or (B*F, C) per frame, broadcast and never repeated."""
+    clips = x.unflatten(0, (vector.shape[0], -1))
+    return (clips + vector[:, None, :, None, None]).flatten(0, 1)
+
+
+class Downsample(nn.Module):
+    """Convolution with stride 2; ``padding`` 0 pads right and bottom by hand."""
+
+    def __init__(self, make: LayerFactory, channels: int, padding: int):
+        super().__init__()
+        self.conv = make.conv(channels, channels, 3, stride=2, padding=padding)
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour upsampling, to twice the size or to that of the next skip, and a convolution."""
+
+    def __init__(self, make: LayerFactory, channels: int):
+        super().__init__()
+        self.conv = make.conv(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        x = F.interpolate(x, size=size, mode="nearest") if size else F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.conv(x)
+
+
+class GEGLU(nn.Module):
+    """A projection to value and gate: value * gelu(gate) (Shazeer, 2020)."""
+
+    def __init__(self, make: LayerFactory, in_features: int, out_features: int):
+        super().__init__()
+        self.proj = make.linear(in_features, out_features * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU of four times the width and a projection back."""
+
+    def __init__(self, make: LayerFactory, width: int):
+        super().__init__()
+        self.net = nn.ModuleList([GEGLU(make, width, width * 4), nn.Dropout(0.0), make.linear(width * 4, width)])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.net[2](self.net[0](tokens))
+
+    def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int) -> Tensor:
+        """The same, ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
+        if chunk_size is None or chunk_size >= tokens.shape[dim]:
+            return self(tokens)
+        return torch.cat([self(part) for part in tokens.split(chunk_size, dim=dim)], dim=dim)
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text and feed-forward, each behind a layer norm."""
+
+    def __init__(self, make: LayerFactory, width: int, heads: int, head_dim: int, cross_attention_dim: int):
+        super().__init__()
+        self.norm1 = make.layer_norm(width)
+        self.attn1 = Attention(make, width, heads, head_dim)
+        self.norm2 = make.layer_norm(width)
+        self.attn2 = Attention(make, width, heads, head_dim, cross_attention_dim)
+        self.norm3 = make.layer_norm(width)
+        self.ff = FeedForward(make, width)
+
+    def forward(self, tokens: Tensor, call: Call) -> Tensor:
+        """tokens (B*F, H*W, C)."""
+        if call.hooks is None:
+            return self.plain(tokens, call)
+        return call.hooks.transformer_block(self, tokens, call, lambda t: self.plain(t, call))
+
+    def plain(self, tokens: Tensor, call: Call) -> Tensor:
+        tokens = tokens + self.attn1.spatial(self.norm1(tokens), call, cross=False)
+        tokens = tokens + self.attn2.spatial(self.norm2(tokens), call, cross=True)
+        return tokens + self.feed_forward(self.norm3(tokens), call)
+
+    def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
+        """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""
+        return self.ff.chunked(tokens, *(call.chunking or (None, 0)))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of each frame, with a residual around them."""
+
+    def __init__(
+        self, make: LayerFactory, channels: int, heads: int, depth: int, cross_attention_dim: int, groups: int,
+        use_linear_projection: bool,
+    ):  # fmt: skip
+        super().__init__()
+        head_dim = channels // heads
+        inner = heads * head_dim
+        self.use_linear_projection = use_linear_projection
+        self.norm = make.group_norm(groups, channels, 1e-6)
+        self.proj_in = make.linear(channels, inner) if use_linear_projection else make.conv(channels, inner, 1)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(make, inner, heads, head_dim, cross_attention_dim) for _ in range(depth)
+        )
+        self.proj_out = make.linear(inner, channels) if use_linear_projection else make.conv(inner, channels, 1)
+
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        size = x.shape[-2:]
+        hidden = self.norm(x)
+        if self.use_linear_projection:
+            tokens = self.proj_in(to_tokens(hidden))
+        else:
+            tokens = to_tokens(self.proj_in(hidden))
+        for block in self.transformer_blocks:
+            tokens = call.run(block, tokens, call)
+        if self.use_linear_projection:
+            return x + from_tokens(self.proj_out(tokens), *size)
+        return x + self.proj_out(from_tokens(tokens, *size))

@@ -1,0 +1,176 @@
+"""Motion modules (AnimateDiff, Guo et al., 2023, https://arxiv.org/abs/2307.04725) and the adapter that holds them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Attention
+from .config import MotionAdapterConfig
+from .factory import LayerFactory, make_factory
+from .layers import FeedForward, scoped_group_norm
+from .options import Call
+
+
+def sinusoidal_table(length: int, channels: int, device: torch.device | str | None = None) -> Tensor:
+    """Position table, float32 (1, length, channels): sine on even and cosine on odd channels.
+
+    Computed in float64, whatever the default dtype (Vaswani et al., 2017).
+    """
+    position = torch.arange(length, dtype=torch.float64, device=device)[:, None]
+    rate = torch.exp(
+        torch.arange(0, channels, 2, dtype=torch.float64, device=device) * (-math.log(10000.0) / channels)
+    )
+    table = torch.empty(length, channels, dtype=torch.float64, device=device)
+    table[:, 0::2] = torch.sin(position * rate)
+    table[:, 1::2] = torch.cos(position * rate)
+    return table.float()[None]
+
+
+class PositionTable(nn.Module):
+    """The position table ``pe`` (1, L, C) as a leaf module, a persistent buffer under diffusers' name."""
+
+    def __init__(self, length: int, channels: int, dtype: torch.dtype | None, device: torch.device | str | None):
+        super().__init__()
+        self.register_buffer("pe", sinusoidal_table(length, channels, device).to(dtype or torch.get_default_dtype()))
+
+    def rows(self, frames: int, positions: Tensor | None, like: Tensor) -> Tensor:
+        """Rows (F, 1, C) for the frames of a call, in the dtype and on the device of ``like``."""
+        table = self.pe[0, :frames] if positions is None else self.pe[0].index_select(0, positions.to(self.pe.device))
+        return table.to(like)[:, None]
+
+
+class MotionTransformerBlock(nn.Module):
+    """Two self-attentions over the frames of each pixel and a feed-forward layer.
+
+    The position table is added behind each attention's layer norm, not to the residual.
+    """
+
+    def __init__(self, make: LayerFactory, width: int, heads: int, head_dim: int, max_seq_length: int):
+        super().__init__()
+        self.pos_embed = PositionTable(max_seq_length, width, make.dtype, make.device)
+        self.norm1 = make.layer_norm(width)
+        self.attn1 = Attention(make, width, heads, head_dim)
+        self.norm2 = make.layer_norm(width)
+        self.attn2 = Attention(make, width, heads, head_dim)
+        self.norm3 = make.layer_norm(width)
+        self.ff = FeedForward(make, width)
+
+    def forward(self, tokens: Tensor, call: Call) -> Tensor:
+        """tokens (B, F, P, C)."""
+        rows = self.pos_embed.rows(call.frames, call.positions, tokens)
+        tokens = tokens + self.attn1.temporal(self.norm1(tokens) + rows, call)
+        tokens = tokens + self.attn2.temporal(self.norm2(tokens) + rows, call)
+        return tokens + self.feed_forward(self.norm3(tokens), call)
+
+    def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
+        """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""
+        if call.chunking is None:
+            return self.ff(tokens)
+        size, dim = call.chunking
+        return self.ff.chunked(tokens, size, dim=2 if dim == 0 else 1)
+
+
+class MotionModule(nn.Module):
+    """A temporal transformer behind a group norm, with a residual around it.
+
+    ``proj_out`` starts at zero, so a module without trained weights changes nothing.
+    """
+
+    def __init__(
+        self, make: LayerFactory, channels: int, heads: int, depth: int, groups: int, max_seq_length: int
+    ):
+        super().__init__()
+        head_dim = channels // heads
+        inner = heads * head_dim
+        self.norm = make.group_norm(groups, channels, 1e-6)
+        self.proj_in = make.linear(channels, inner)
+        self.transformer_blocks = nn.ModuleList(
+            MotionTransformerBlock(make, inner, heads, head_dim, max_seq_length) for _ in range(depth)
+        )
+        self.proj_out = make.linear(inner, channels)
+        if isinstance(self.proj_out.weight, nn.Parameter):
+            nn.init.zeros_(self.proj_out.weight)
+            nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        n, c, h, w = x.shape
+        hidden = scoped_group_norm(self.norm, x, call.frames, call.motion_norm_scope)
+        tokens = self.proj_in(hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, call)
+        return x + self.proj_out(tokens).reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+class MotionModules(nn.Module):
+    """The motion modules of one block of an adapter."""
+
+    def __init__(
+        self, make: LayerFactory, channels: int, heads: tuple[int, ...], depths: tuple[int, ...], groups: int,
+        max_seq_length: int,
+    ):  # fmt: skip
+        super().__init__()
+        self.motion_modules = nn.ModuleList(
+            MotionModule(make, channels, h, depth, groups, max_seq_length) for h, depth in zip(heads, depths, strict=True)
+        )
+
+
+class MotionAdapter(nn.Module):
+    """The motion modules of a UNet without the UNet, with diffusers' constructor and parameter names.
+
+    Args:
+        config: keyword arguments of :class:`MotionAdapterConfig`, positional in the same order.
+        operations, dtype, device: as for :class:`unet_motion.UNetMotionModel`.
+    """
+
+    config_class = MotionAdapterConfig
+
+    def __init__(self, *args: Any, operations=None, dtype=None, device=None, **kwargs: Any):
+        super().__init__()
+        self.config = config = MotionAdapterConfig(*args, **kwargs)
+        make = make_factory(operations, None, dtype, device)
+        groups, length = config.motion_norm_num_groups, config.motion_max_seq_length
+        width = config.block_out_channels[0]
+        self.conv_in = make.conv(config.conv_in_channels, width, 3, padding=1) if config.conv_in_channels else None
+        self.down_blocks = nn.ModuleList(MotionModules(make, *layer, groups, length) for layer in config.down_layers())
+        self.mid_block = None
+        if config.use_motion_mid_block:
+            depths = config.mid_depths()
+            heads = (config.mid_heads(),) * len(depths)
+            self.mid_block = MotionModules(make, config.block_out_channels[-1], heads, depths, groups, length)
+        self.up_blocks = nn.ModuleList(MotionModules(make, *layer, groups, length) for layer in config.up_layers())
+
+    def forward(self, sample: Any = None) -> None:
+        """An adapter only holds weights: nothing happens."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @classmethod
+    def from_config(cls, config: MotionAdapterConfig | dict, **kwargs: Any) -> MotionAdapter:
+        """Build from a configuration object or dictionary."""
+        if isinstance(config, dict):
+            config = MotionAdapterConfig.from_dict(config)
+        return cls(**{name: config[name] for name in config.field_names()}, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **kwargs: Any) -> MotionAdapter:
+        """Read a folder written by :meth:`save_pretrained` or by diffusers."""
+        from .formats.pretrained import from_pretrained
+
+        return from_pretrained(cls, path, **kwargs)
+
+    def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:
+        """Write ``config.json`` and safetensors weights that diffusers reads too."""
+        from .formats.pretrained import save_pretrained
+
+        save_pretrained(self, path, **kwargs)

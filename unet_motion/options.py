@@ -1,0 +1,122 @@
+"""Options of one forward call, and the state that travels with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .config import check_norm_scope
+from .freeu import FreeU
+from .hooks import Hooks
+from .processors import DEFAULT_PROCESSOR, ProcessorPlan
+
+
+class _Inherit:
+    def __repr__(self) -> str:
+        return "INHERIT"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        return "INHERIT"
+
+
+INHERIT = _Inherit()
+"""Marks an option that is left at the model's default."""
+
+
+def check_chunking(chunking: Any) -> None:
+    """Raise ValueError unless ``chunking`` is None or (chunk_size >= 1, dim 0 or 1)."""
+    if chunking is None:
+        return
+    size, dim = chunking
+    if dim not in (0, 1):
+        raise ValueError(f"Make sure to set `dim` to either 0 or 1, not {dim}.")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"`chunk_size` is {size!r}, expected a whole number of at least 1.")
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardOptions:
+    """Overrides of a model's defaults for one call; a field left at ``INHERIT`` keeps the default.
+
+    Args:
+        freeu: :class:`FreeU` factors, or None for no FreeU.
+        attn_processors: a processor name, an object, or a dict from path pattern to either.
+        forward_chunking: (chunk_size, dim) of the feed-forward layers, or None for no chunking.
+        resnet_norm_scope, motion_norm_scope: ``frame`` or ``clip``.
+        frame_positions: rows of the position table, int64 (F,), in the order of the frames; None for 0..F-1.
+        hooks: the host's :class:`Hooks`, or None.
+    """
+
+    freeu: FreeU | None = INHERIT
+    attn_processors: Any = INHERIT
+    forward_chunking: tuple[int, int] | None = INHERIT
+    resnet_norm_scope: str = INHERIT
+    motion_norm_scope: str = INHERIT
+    frame_positions: Tensor | None = None
+    hooks: Hooks | None = None
+    plan: ProcessorPlan | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.freeu is not INHERIT and self.freeu is not None and not isinstance(self.freeu, FreeU):
+            raise TypeError(f"`freeu` must be a FreeU object or None, found {type(self.freeu).__name__}.")
+        if self.forward_chunking is not INHERIT:
+            check_chunking(self.forward_chunking)
+        for name in ("resnet_norm_scope", "motion_norm_scope"):
+            if getattr(self, name) is not INHERIT:
+                check_norm_scope(name, getattr(self, name))
+        if self.attn_processors is not INHERIT:
+            object.__setattr__(self, "plan", ProcessorPlan(self.attn_processors))
+
+
+@dataclass(eq=False)
+class Call:
+    """Everything that the layers of one forward call share. Rows are clips (B) or frames (B*F).
+
+    Attributes:
+        batch, frames: B and F.
+        temb: activated time embedding, (B or B*F, 4 * C0).
+        text: encoder_hidden_states, (B or B*F, L, D), or None.
+        text_mask: additive mask on the text, (B or B*F, 1, 1, L), or None.
+        images: per IP-Adapter the projected image tokens, (B or B*F, n_images, T, D).
+        image_masks: per IP-Adapter a mask (1 or B, n_images, H, W), or None.
+    """
+
+    batch: int
+    frames: int
+    temb: Tensor
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    images: list[Tensor] | None = None
+    image_masks: list[Tensor] | None = None
+    resnet_norm_scope: str = "frame"
+    motion_norm_scope: str = "clip"
+    freeu: FreeU | None = None
+    chunking: tuple[int, int] | None = None
+    fused: bool = False
+    positions: Tensor | None = None
+    plan: ProcessorPlan | None = None
+    hooks: Hooks | None = None
+    checkpointing: bool = False
+
+    def processor(self, attention) -> Any:
+        """The processor of an attention layer in this call."""
+        chosen = self.plan.lookup(attention.path) if self.plan is not None else None
+        default = getattr(attention.processor, "kernel", attention.processor)
+        return chosen or default or DEFAULT_PROCESSOR
+
+    def run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """Call ``function``, without keeping its activations where gradient checkpointing is on."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
