@@ -59,7 +59,9 @@ class AdapterMixin(IPAdapterMixin):
         return cls(**{name: config[name] for name in config.field_names()}, **kwargs)
 
     @classmethod
-    def from_unet2d(cls, unet: nn.Module, motion_adapter: MotionAdapter | None = None, load_weights: bool = True, **kwargs):
+    def from_unet2d(
+        cls, unet: nn.Module, motion_adapter: MotionAdapter | None = None, load_weights: bool = True, **kwargs
+    ):
         """Inflate an image UNet, with the motion modules of an adapter if one is given.
 
         Without an adapter the result computes exactly the image UNet, frame by frame: the new motion modules end in
@@ -84,7 +86,9 @@ class AdapterMixin(IPAdapterMixin):
             model.attach_ip_adapter(state)
             if motion_adapter is not None and motion_adapter.conv_in is not None:
                 state = {k: v for k, v in state.items() if not k.startswith("conv_in.")}
-            model._load_image_weights(state, skip=("conv_in.",) if values["in_channels"] != unet.config["in_channels"] else ())
+            model._load_image_weights(
+                state, skip=("conv_in.",) if values["in_channels"] != unet.config["in_channels"] else ()
+            )
             if motion_adapter is not None:
                 model.load_motion_modules(motion_adapter)
         return model.train(unet.training)
@@ -114,7 +118,9 @@ class AdapterMixin(IPAdapterMixin):
         if self.mid_block.motion_modules is None:
             dropped = [state.pop(k) for k in list(state) if k.startswith("mid_block.")]
             if dropped:
-                warnings.warn("the adapter's mid block is left out: the UNet has no motion modules there.", stacklevel=2)
+                warnings.warn(
+                    "the adapter's mid block is left out: the UNet has no motion modules there.", stacklevel=2
+                )
         own = {k: v for k, v in self.state_dict().items() if ".motion_modules." in k}
         if self.mid_block.motion_modules is not None and not any(k.startswith("mid_block.") for k in state):
             warnings.warn("the adapter has no mid block: the UNet's mid block is left without motion.", stacklevel=2)

@@ -51,7 +51,9 @@ def build_text_mask(mask: Tensor | None, text: Tensor | None, dtype: torch.dtype
     if mask is None:
         return None
     if text is None or tuple(mask.shape) != tuple(text.shape[:2]):
-        expected = "no mask without text" if text is None else f"{tuple(text.shape[:2])}, the rows and tokens of the text"
+        expected = (
+            "no mask without text" if text is None else f"{tuple(text.shape[:2])}, the rows and tokens of the text"
+        )
         raise ValueError(f"`attention_mask` has shape {tuple(mask.shape)}, expected {expected}.")
     return ((1 - mask.to(dtype)) * -10000.0)[:, None, None, :]
 

@@ -71,7 +71,9 @@ class _ConfigBase:
         skipped = set(values.get("_use_default_values") or ())
         unknown = sorted(k for k in values if k not in known and not k.startswith("_"))
         if unknown:
-            warnings.warn(f"{cls.class_name}: unknown configuration keys are ignored: {', '.join(unknown)}", stacklevel=2)
+            warnings.warn(
+                f"{cls.class_name}: unknown configuration keys are ignored: {', '.join(unknown)}", stacklevel=2
+            )
         return cls(**{k: v for k, v in values.items() if k in known and k not in skipped})
 
     def replace(self, **changes: Any):
@@ -228,7 +230,9 @@ class UNetMotionConfig(_ConfigBase):
         ):
             for value in values:
                 if value not in legal:
-                    raise ValueError(f"Invalid `{name}` {value!r} encountered. Must be one of {legal[0]} or {legal[1]}.")
+                    raise ValueError(
+                        f"Invalid `{name}` {value!r} encountered. Must be one of {legal[0]} or {legal[1]}."
+                    )
         if self.act_fn not in ACTIVATIONS:
             raise ValueError(f"`act_fn` is {self.act_fn!r}, expected one of {', '.join(ACTIVATIONS)}.")
         for name in (
@@ -250,7 +254,9 @@ class UNetMotionConfig(_ConfigBase):
                     f"`norm_num_groups` {self.norm_num_groups}, found {width}."
                 )
         if self.encoder_hid_dim_type not in (None, "ip_image_proj"):
-            raise ValueError(f"`encoder_hid_dim_type` is {self.encoder_hid_dim_type!r}, expected None or 'ip_image_proj'.")
+            raise ValueError(
+                f"`encoder_hid_dim_type` is {self.encoder_hid_dim_type!r}, expected None or 'ip_image_proj'."
+            )
         if self.addition_embed_type == "text_time":
             for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
                 if getattr(self, name) is None:

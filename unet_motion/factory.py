@@ -39,7 +39,9 @@ class LayerFactory:
     def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
         return self.operations.Linear(in_features, out_features, bias=bias, **self._where)
 
-    def conv(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
+    def conv(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
+    ) -> nn.Module:
         return self.operations.Conv2d(
             in_channels, out_channels, kernel_size, stride=stride, padding=padding, **self._where
         )

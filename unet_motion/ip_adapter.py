@@ -43,7 +43,9 @@ class ImageProjections(nn.Module):
                 f"`image_embeds` holds {len(embeds)} tensors, expected {len(self.image_projection_layers)}, "
                 "one per IP-Adapter."
             )
-        return [layer(e.flatten(0, 1)).unflatten(0, e.shape[:2]) for layer, e in zip(self.image_projection_layers, embeds)]
+        return [
+            layer(e.flatten(0, 1)).unflatten(0, e.shape[:2]) for layer, e in zip(self.image_projection_layers, embeds)
+        ]
 
 
 class IPAdapterProcessor(nn.Module):
@@ -200,7 +202,9 @@ class IPAdapterMixin:
 
 def _check_masks(masks: Sequence[Tensor | None], call: Call) -> list[Tensor | None]:
     if len(masks) != len(call.images):
-        raise ValueError(f"`ip_adapter_masks` holds {len(masks)} masks, expected {len(call.images)}, one per IP-Adapter.")
+        raise ValueError(
+            f"`ip_adapter_masks` holds {len(masks)} masks, expected {len(call.images)}, one per IP-Adapter."
+        )
     for i, (mask, images) in enumerate(zip(masks, call.images)):
         if mask is None:
             continue

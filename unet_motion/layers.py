@@ -61,7 +61,9 @@ def timestep_sinusoid(timesteps: Tensor, width: int) -> Tensor:
 class TimestepEmbedding(nn.Module):
     """Two linear layers with an activation between them; ``cond_proj`` adds a condition to the input."""
 
-    def __init__(self, make: LayerFactory, in_channels: int, out_channels: int, act_fn: str, cond_dim: int | None = None):
+    def __init__(
+        self, make: LayerFactory, in_channels: int, out_channels: int, act_fn: str, cond_dim: int | None = None
+    ):
         super().__init__()
         self.linear_1 = make.linear(in_channels, out_channels)
         self.cond_proj = make.linear(cond_dim, in_channels, bias=False) if cond_dim is not None else None

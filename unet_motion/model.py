@@ -122,7 +122,9 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             ValueError: an input whose shape does not fit, with what was found and expected.
         """
         if sample.dim() != 5:
-            raise ValueError(f"`sample` has shape {tuple(sample.shape)}, expected (batch, channels, frames, height, width).")
+            raise ValueError(
+                f"`sample` has shape {tuple(sample.shape)}, expected (batch, channels, frames, height, width)."
+            )
         b, _, f, h, w = sample.shape
         frames = sample.permute(0, 2, 1, 3, 4).reshape(b * f, -1, h, w)
         given = _Conditioning(
@@ -159,7 +161,9 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
 
     def _run(self, sample, timestep, text, frames: int, given: _Conditioning, options) -> Tensor:
         if sample.shape[1] != self.config.in_channels:
-            raise ValueError(f"`sample` has {sample.shape[1]} channels, expected `in_channels` {self.config.in_channels}.")
+            raise ValueError(
+                f"`sample` has {sample.shape[1]} channels, expected `in_channels` {self.config.in_channels}."
+            )
         call = self._make_call(sample, timestep, text, frames, given, options or ForwardOptions())
         skips = Skips(call)
         skips.before()

@@ -22,9 +22,7 @@ def sinusoidal_table(length: int, channels: int, device: torch.device | str | No
     Computed in float64, whatever the default dtype (Vaswani et al., 2017).
     """
     position = torch.arange(length, dtype=torch.float64, device=device)[:, None]
-    rate = torch.exp(
-        torch.arange(0, channels, 2, dtype=torch.float64, device=device) * (-math.log(10000.0) / channels)
-    )
+    rate = torch.exp(torch.arange(0, channels, 2, dtype=torch.float64, device=device) * (-math.log(10000.0) / channels))
     table = torch.empty(length, channels, dtype=torch.float64, device=device)
     table[:, 0::2] = torch.sin(position * rate)
     table[:, 1::2] = torch.cos(position * rate)
@@ -81,9 +79,7 @@ class MotionModule(nn.Module):
     ``proj_out`` starts at zero, so a module without trained weights changes nothing.
     """
 
-    def __init__(
-        self, make: LayerFactory, channels: int, heads: int, depth: int, groups: int, max_seq_length: int
-    ):
+    def __init__(self, make: LayerFactory, channels: int, heads: int, depth: int, groups: int, max_seq_length: int):
         super().__init__()
         head_dim = channels // heads
         inner = heads * head_dim
@@ -115,7 +111,8 @@ class MotionModules(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.motion_modules = nn.ModuleList(
-            MotionModule(make, channels, h, depth, groups, max_seq_length) for h, depth in zip(heads, depths, strict=True)
+            MotionModule(make, channels, h, depth, groups, max_seq_length)
+            for h, depth in zip(heads, depths, strict=True)
         )
 
 

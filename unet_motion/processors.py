@@ -266,7 +266,9 @@ class ProcessorPlan:
         paths = list(paths)
         for rule, _ in self.rules:
             if not any(_matches(rule, path) for path in paths):
-                raise ValueError(f"attention processor pattern {rule!r} matches none of the {len(paths)} attention layers.")
+                raise ValueError(
+                    f"attention processor pattern {rule!r} matches none of the {len(paths)} attention layers."
+                )
 
 
 def _matches(rule: str, path: str) -> bool:
