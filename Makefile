@@ -1,16 +1,17 @@
-# All set-up is in tools/setup_env.py; it prints the plain commands for people without make.
+# All set-up is in tools/setup_env.py, which prints every command before it runs it.
+# Without make: `python3 tools/setup_env.py demo` and `python3 tools/setup_env.py test`.
 PYTHON ?= python3
 
-.PHONY: demo test lint clean
+.PHONY: demo test clean
 
-demo:  ## make a moving picture from "a red star moving left"
+# A moving picture from "a red star moving left", in output/.
+demo:
 	@$(PYTHON) tools/setup_env.py demo
 
-test:  ## run the test suite, with ComfyUI's server where a ComfyUI is found
-	@$(PYTHON) tools/setup_env.py test
+# The test suite; with a ComfyUI's server where one is found. A part of it: make test ARGS="tests/core -k freeu"
+test:
+	@$(PYTHON) tools/setup_env.py test $(ARGS)
 
-lint:
-	@$(PYTHON) tools/setup_env.py lint
-
-clean:  ## remove what the targets above made
+# Remove what the targets above made.
+clean:
 	rm -rf .venv .venv-extras .pytest_cache .ruff_cache .hypothesis output

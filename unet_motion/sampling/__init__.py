@@ -1,5 +1,7 @@
 """Sampling: noise schedules, samplers, noise, and the pipeline from a prompt to frames."""
 
+from .noise import frame_noise, seeded_generator
+from .pipeline import MotionPipeline
 from .samplers import SAMPLERS, Sampler, get_sampler
 from .schedules import (
     BETA_SCHEDULES,
@@ -16,10 +18,13 @@ __all__ = [
     "PREDICTIONS",
     "SAMPLERS",
     "SPACINGS",
+    "MotionPipeline",
     "NoiseSchedule",
     "Sampler",
     "Steps",
+    "frame_noise",
     "get_sampler",
     "make_betas",
     "rescale_zero_terminal_snr",
+    "seeded_generator",
 ]

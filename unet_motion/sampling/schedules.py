@@ -21,8 +21,8 @@ SPACINGS = ("linspace", "leading", "trailing", "karras")
 def make_betas(name: str = "linear", count: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
     """Betas of a named schedule, float64 (count,). The names are diffusers'.
 
-    "linear": straight in beta (ComfyUI's `sqrt_linear`); "scaled_linear": straight in sqrt(beta)
-    (ComfyUI's `linear`); "squaredcos_cap_v2": the cosine schedule of Nichol and Dhariwal 2021, which ignores `start` and `end`.
+    "linear": straight in beta (ComfyUI's `sqrt_linear`). "scaled_linear": straight in sqrt(beta) (ComfyUI's
+    `linear`). "squaredcos_cap_v2": the cosine schedule of Nichol and Dhariwal 2021, without start and end.
     """
     if count < 1:
         raise ValueError(f"count is {count}, expected at least 1 training timestep")

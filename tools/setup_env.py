@@ -1,0 +1,173 @@
+"""Set-up for `make demo` and `make test`: find or make an environment, install what is missing, run.
+
+Only the standard library is used, so any Python from 3.10 on can run this file. Every command is printed before it
+runs; the same commands, typed by hand, do the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).absolute().parent.parent
+DEMO_PROMPT = "a red star moving left"
+# ComfyUI pins these to its own version; a second ComfyUI gets its own copies beside the environment.
+COMFYUI_PINNED = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
+
+
+def main() -> int:
+    task = sys.argv[1] if len(sys.argv) > 1 else ""
+    if task not in ("demo", "test"):
+        print("usage: python tools/setup_env.py demo|test [pytest arguments]", file=sys.stderr)
+        return 2
+    if sys.version_info < (3, 10):  # noqa: UP036 - this file is run before anything is installed
+        print(f"Python is {sys.version.split()[0]}, expected 3.10 or newer", file=sys.stderr)
+        return 2
+    try:
+        return demo() if task == "demo" else test(sys.argv[2:])
+    except subprocess.CalledProcessError as error:
+        print(f"failed with status {error.returncode}: {shlex.join(map(str, error.cmd))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def demo() -> int:
+    python = environment()
+    install(python, "demo", ["-r", "requirements.txt"], [ROOT / "requirements.txt"])
+    clip, sheet = ROOT / "output" / "demo.webp", ROOT / "output" / "demo.png"
+    run([python, "-m", "unet_motion", "generate", DEMO_PROMPT, "--out", clip, "--sheet", sheet])
+    say(f"The clip:                  {clip}   (a browser plays it)")
+    say(f"Its frames in one picture: {sheet}")
+    say(f"Another one: {relative(python)} -m unet_motion generate 'a blue circle growing'")
+    return 0
+
+
+def test(pytest_arguments: list[str]) -> int:
+    python = environment()
+    comfyuis = find_comfyuis()
+    wanted = ["-e", ".[dev]"]
+    sources = [ROOT / "requirements.txt", ROOT / "pyproject.toml"]
+    if comfyuis:
+        say("ComfyUI found: " + ", ".join(f"{path} ({comfyui_version(path)})" for path in comfyuis))
+        # One call, so that pip chooses versions of torch, torchvision and torchaudio that fit together.
+        wanted += ["-r", str(comfyuis[0] / "requirements.txt")]
+        sources += [path / "requirements.txt" for path in comfyuis]
+    else:
+        say("No ComfyUI found (COMFYUI_PATH, the folder above custom_nodes, ~/ComfyUI*): its tests are skipped.")
+    install(python, "test", wanted, sources)
+    for path in comfyuis[1:]:
+        install_pinned(python, path)
+    variables = {"COMFYUI_PATH": os.pathsep.join(map(str, comfyuis))} if comfyuis else {}
+    return run([python, "-m", "pytest", "-q", "--durations=10", *pytest_arguments], variables, check=False)
+
+
+def environment() -> Path:
+    """The Python of the active environment if that has torch, else of .venv, which is made if needed."""
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        prefix = os.environ.get(variable)
+        if prefix and has_torch(python := interpreter(Path(prefix))):
+            say(f"Using the active environment {prefix}, which has torch.")
+            return python
+    python = interpreter(ROOT / ".venv")
+    if not python.exists():
+        say("Making a virtual environment in .venv")
+        try:
+            run([sys.executable, "-m", "venv", ROOT / ".venv"])
+        except subprocess.CalledProcessError:
+            shutil.rmtree(ROOT / ".venv", ignore_errors=True)
+            say("On Debian and Ubuntu, `apt install python3-venv` adds what is missing.")
+            raise
+    return python
+
+
+def install(python: Path, task: str, arguments: list[str], sources: list[Path]) -> None:
+    """`pip install` unless the same was installed into this environment before."""
+    prefix = python.parent.parent if python.parent.name in ("bin", "Scripts") else python.parent
+    stamp = prefix / f"unet-motion-{task}.txt"
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+    key = f"{shlex.join(arguments)} {ROOT} {digest}\n"
+    if stamp.exists() and stamp.read_text() == key:
+        return
+    if not has_torch(python):
+        say(
+            "Installing PyTorch and the rest. This is a few GB and takes minutes, once. Without an NVIDIA card a "
+            "tenth will do: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo"
+        )
+    run([python, "-m", "pip", "install", *arguments], {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    stamp.write_text(key)
+
+
+def install_pinned(python: Path, comfyui: Path) -> None:
+    """Put the packages that a second ComfyUI pins into .venv-extras/<its version>, for its PYTHONPATH."""
+    target = ROOT / ".venv-extras" / comfyui_version(comfyui)
+    lines = (comfyui / "requirements.txt").read_text().split()
+    pins = [line for line in lines if line.split("==")[0] in COMFYUI_PINNED]
+    stamp = target / "unet-motion-pins.txt"
+    if not pins or (stamp.exists() and stamp.read_text().split() == pins):
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    run([python, "-m", "pip", "install", "--no-deps", "--target", target, *pins])
+    stamp.write_text("\n".join(pins))
+
+
+def find_comfyuis() -> list[Path]:
+    """ComfyUI folders, newest first: those in COMFYUI_PATH, else the one around this pack, else ~/ComfyUI*."""
+    named = os.environ.get("COMFYUI_PATH")
+    if named:
+        folders = [Path(part).expanduser().absolute() for part in named.split(os.pathsep) if part]
+        for folder in folders:
+            if not is_comfyui(folder):
+                raise SystemExit(f"COMFYUI_PATH names {folder}, expected a ComfyUI folder with main.py")
+    elif ROOT.parent.name == "custom_nodes" and is_comfyui(ROOT.parent.parent):
+        folders = [ROOT.parent.parent]
+    else:
+        folders = [path for path in Path.home().glob("ComfyUI*") if is_comfyui(path)]
+    return sorted(folders, key=lambda path: [int(part) for part in comfyui_version(path).split(".")], reverse=True)
+
+
+def is_comfyui(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("main.py", "comfyui_version.py", "requirements.txt"))
+
+
+def comfyui_version(folder: Path) -> str:
+    """Such as 0.33.0, from the file that ComfyUI keeps for it."""
+    found = re.search(r'"(\d+(?:\.\d+)*)', (folder / "comfyui_version.py").read_text())
+    return found.group(1) if found else "0"
+
+
+def interpreter(prefix: Path) -> Path:
+    names = ("Scripts/python.exe", "python.exe") if os.name == "nt" else ("bin/python",)
+    return next((prefix / name for name in names if (prefix / name).exists()), prefix / names[0])
+
+
+def has_torch(python: Path) -> bool:
+    probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+    return python.exists() and subprocess.run([python, "-c", probe], cwd=ROOT).returncode == 0
+
+
+def run(command: list, variables: dict[str, str] | None = None, check: bool = True) -> int:
+    """Print a command as one would type it in the repository's root, run it there, and give its status."""
+    words = [relative(word) if isinstance(word, Path) else str(word) for word in command]
+    assignments = "".join(f"{name}={shlex.quote(value)} " for name, value in (variables or {}).items())
+    say(f"$ {assignments}{shlex.join(words)}")
+    environ = {**os.environ, **(variables or {})}
+    return subprocess.run([str(word) for word in command], cwd=ROOT, env=environ, check=check).returncode
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""From a prompt to frames: text, noise, guided sampling, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..progress import track
+from .noise import frame_noise, seeded_generator
+from .samplers import get_sampler
+from .schedules import NoiseSchedule
+
+
+class Tokenizer(Protocol):
+    def encode_all(self, prompts: list[str]) -> Tensor:
+        """Ids, int64 (N, T), of several prompts."""
+
+
+class TextEncoder(Protocol):
+    def __call__(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (N, T, D) for cross-attention, and pooled text (N, P) or None."""
+
+
+class Autoencoder(Protocol):
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures in 0..1, (N, 3, H, W), of latents (N, C, h, w)."""
+
+
+class MotionPipeline:
+    """Generates clips with a `UNetMotionModel`, a text encoder and an autoencoder.
+
+    added_cond: maps pooled text (N, P) and N to the UNet's `added_cond_kwargs`; None where it takes none.
+    schedule: what the UNet was trained with; the default is AnimateDiff's.
+    latent_scale: the UNet's latents divided by the autoencoder's (0.18215 for Stable Diffusion).
+    pixels_per_latent: the autoencoder's factor between pixels and latents in each direction.
+    """
+
+    def __init__(
+        self,
+        unet,
+        text_encoder: TextEncoder,
+        tokenizer: Tokenizer,
+        autoencoder: Autoencoder,
+        schedule: NoiseSchedule | None = None,
+        added_cond: Callable[[Tensor, int], dict[str, Tensor]] | None = None,
+        latent_scale: float = 1.0,
+        pixels_per_latent: int = 8,
+    ):
+        self.unet = unet
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.autoencoder = autoencoder
+        self.schedule = schedule or NoiseSchedule.named()
+        self.added_cond = added_cond
+        self.latent_scale = latent_scale
+        self.pixels_per_latent = pixels_per_latent
+
+    @classmethod
+    def bundled(
+        cls, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> MotionPipeline:
+        """The pipeline of the small model that ships with the package: drawn shapes, 64x64 pixels, 16 frames."""
+        from ..bundled import added_cond, load_bundled
+
+        parts = load_bundled(device=device, dtype=dtype)
+        return cls(parts.unet, parts.text_encoder, parts.tokenizer, parts.autoencoder, added_cond=added_cond)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompt: str,
+        negative_prompt: str = "",
+        frames: int = 16,
+        steps: int = 20,
+        guidance: float = 3.0,
+        seed: int = 0,
+        sampler: str = "euler",
+        width: int = 64,
+        height: int = 64,
+        spacing: str | None = None,
+        options=None,
+        progress: bool = True,
+    ) -> np.ndarray:
+        """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
+
+        steps: model evaluations; the time is proportional to it.
+        guidance: classifier-free guidance scale (Ho and Salimans 2022); 1 means none, in half the time.
+        seed: 0 to 2**64 - 1.
+        sampler, spacing: names from `SAMPLERS` and `SPACINGS`; spacing None is the sampler's own.
+        width, height: pixels, multiples of `pixels_per_latent`.
+        options: `ForwardOptions` for every model call.
+        Raises ValueError where an argument is out of its range.
+        """
+        self._check(frames, guidance, width, height)
+        run = get_sampler(sampler)
+        plan = self.schedule.steps(steps, spacing or run.spacing)
+        generator = seeded_generator(seed)
+        model = self._guided(prompt, negative_prompt, frames, guidance, options)
+        # The state stays in float32 even for a half-precision model: rounding would add up over the steps.
+        noise = frame_noise(
+            generator,
+            frames,
+            self.unet.config.in_channels,
+            height // self.pixels_per_latent,
+            width // self.pixels_per_latent,
+            self.unet.device,
+        )
+
+        def watch(indices):
+            return track(indices, len(plan), "sampling", progress)
+
+        return self.decode(run.run(model, noise, self.schedule, plan, generator, watch))
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents (F, C, h, w) as the UNet leaves them to pictures, uint8 (F, H, W, 3)."""
+        latents = (latents / self.latent_scale).to(self.unet.dtype)
+        pictures = torch.cat([self.autoencoder.decode(part) for part in latents.split(16)])
+        return (pictures.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of the prompt that the tokenizer does not know; empty where it cannot tell."""
+        find = getattr(self.tokenizer, "unknown_words", None)
+        return find(prompt) if find else []
+
+    def _guided(self, prompt: str, negative_prompt: str, frames: int, guidance: float, options) -> Callable:
+        """The model function for a sampler: both conditions as one batch, mixed by the guidance scale."""
+        prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
+        hidden, pooled = self.text_encoder(self.tokenizer.encode_all(prompts).to(self.unet.device))
+        extra: dict[str, Any] = {}
+        if self.added_cond is not None:
+            extra["added_cond_kwargs"] = self.added_cond(pooled, len(prompts))
+
+        def model(x: Tensor, timestep: Tensor) -> Tensor:
+            rows = torch.cat([x] * len(prompts)).to(self.unet.dtype)
+            t = timestep.to(x.device, torch.float32)
+            out = self.unet.forward_frames(
+                rows, t, hidden, num_frames=frames, options=options, **extra
+            ).float()
+            if len(prompts) == 1:
+                return out
+            without, with_prompt = out.chunk(2)
+            return without + guidance * (with_prompt - without)
+
+        return model
+
+    def _check(self, frames: int, guidance: float, width: int, height: int) -> None:
+        most = self.unet.config.motion_max_seq_length
+        if not 1 <= frames <= most:
+            raise ValueError(
+                f"frames is {frames}, expected 1 to {most}, the length of the model's position table"
+            )
+        if not 0 <= guidance <= 100:
+            raise ValueError(f"guidance is {guidance}, expected 0 to 100")
+        unit = self.pixels_per_latent
+        for name, size in (("width", width), ("height", height)):
+            if size < unit or size % unit:
+                raise ValueError(f"{name} is {size}, expected a multiple of {unit} pixels, at least {unit}")

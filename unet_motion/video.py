@@ -1,0 +1,213 @@
+"""Writing frames to files that people look at, with the prompt, seed and settings inside.
+
+The kind follows the name: `.webp` and `.gif` are animations, `.mp4` needs the `video` extra (PyAV), `.png` is
+a contact sheet with all frames in one picture, and a name without suffix is a folder of PNG frames. The
+settings are one JSON object: in the EXIF user comment of a WebP, the comment of a GIF or MP4, a text chunk
+of a PNG.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, PngImagePlugin
+
+from .atomic import atomic_file, atomic_folder
+
+SUFFIXES = (".webp", ".gif", ".mp4", ".png")
+RESIZE_FILTERS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
+
+_PNG_KEY = "unet_motion"
+_FRAME_NAME = "frame_{:05d}.png"
+# The EXIF standard puts an eight-byte name of the character set before a user comment.
+_EXIF_ASCII = b"ASCII\0\0\0"
+
+
+def check_output_path(path: str | os.PathLike) -> Path:
+    """The path, after checking that `write_video` can write it: better before a long run than after it."""
+    path = Path(path)
+    if path.suffix and path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}, "
+            "or none for a folder of PNG frames"
+        )
+    if path.suffix.lower() == ".mp4":
+        _av()
+    if path.suffix and path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
+    if not path.suffix:
+        _check_replaceable(path)
+    return path
+
+
+def write_video(
+    path: str | os.PathLike,
+    frames: np.ndarray,
+    fps: float = 8.0,
+    metadata: dict[str, Any] | None = None,
+    loop: bool = True,
+    quality: int | None = None,
+) -> Path:
+    """Write frames, uint8 (F, H, W, 3), to `path` in the kind its suffix names, whole or not at all.
+
+    `quality` (0 to 100) makes a WebP lossy; without it a WebP is lossless. `metadata` must fit into JSON. The
+    same arguments give the same bytes. Raises ValueError on another shape, dtype or suffix, and ImportError
+    for MP4 without PyAV.
+    """
+    path = check_output_path(path)
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 (F, height, width, 3)")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"fps is {fps}, expected more than 0 and at most 1000 frames a second")
+    if quality is not None and not 0 <= quality <= 100:
+        raise ValueError(f"quality is {quality}, expected 0 to 100, or none for lossless")
+    text = json.dumps(metadata or {}, sort_keys=True)
+    suffix = path.suffix.lower()
+    if not suffix:
+        _write_folder(path, frames, text)
+    else:
+        with atomic_file(path) as temporary:
+            if suffix == ".webp":
+                _write_webp(temporary, frames, fps, text, loop, quality)
+            elif suffix == ".gif":
+                _write_gif(temporary, frames, fps, text, loop)
+            elif suffix == ".mp4":
+                _write_mp4(temporary, frames, fps, text)
+            else:
+                _write_png(temporary, contact_sheet(frames), text)
+    return path
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """The settings that `write_video` put into a file or a folder of frames; ValueError if it has none."""
+    path = Path(path)
+    text = None
+    if path.is_dir():
+        path = path / _FRAME_NAME.format(0)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, expected a file or folder written by unet_motion")
+    if path.suffix.lower() == ".mp4":
+        with _av().open(str(path)) as container:
+            text = container.metadata.get("comment")
+    else:
+        with Image.open(path) as image:
+            text = image.info.get(_PNG_KEY) or image.info.get("comment") or _exif_comment(image)
+    try:
+        settings = json.loads(text) if text else None
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no settings, expected a file written by unet_motion")
+    return settings
+
+
+def resize(frames: np.ndarray, factor: int, method: str = "lanczos") -> np.ndarray:
+    """Frames, uint8 (F, H, W, 3), enlarged `factor` times in both directions, for looking at small ones."""
+    if method not in RESIZE_FILTERS:
+        raise ValueError(f"filter {method!r} is not known, expected one of {', '.join(RESIZE_FILTERS)}")
+    if not 1 <= factor <= 64:
+        raise ValueError(f"scale is {factor}, expected 1 to 64")
+    if factor == 1:
+        return frames
+    size = (frames.shape[2] * factor, frames.shape[1] * factor)
+    return np.stack([np.asarray(Image.fromarray(f).resize(size, RESIZE_FILTERS[method])) for f in frames])
+
+
+def contact_sheet(frames: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """All frames, uint8 (F, H, W, 3), in rows on white: one picture, uint8 (H', W', 3)."""
+    count, height, width, _ = frames.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, frame in enumerate(frames):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = frame
+    return sheet
+
+
+def _write_webp(
+    path: Path, frames: np.ndarray, fps: float, text: str, loop: bool, quality: int | None
+) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _EXIF_ASCII + text.encode("ascii")
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(
+        path, "WEBP", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 1),
+        loop=0 if loop else 1, exif=exif.tobytes(), lossless=quality is None,
+        quality=80 if quality is None else quality, method=4,
+    )  # fmt: skip
+
+
+def _write_gif(path: Path, frames: np.ndarray, fps: float, text: str, loop: bool) -> None:
+    images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
+    options: dict[str, Any] = {"loop": 0} if loop else {}
+    images[0].save(
+        path, "GIF", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 10),
+        comment=text.encode("ascii"), optimize=False, **options,
+    )  # fmt: skip
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: float, text: str) -> None:
+    from fractions import Fraction
+
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"frames are {width}x{height}, expected an even width and height for MP4")
+    with _av().open(str(path), "w", format="mp4") as container:
+        container.metadata["comment"] = text
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": "16", "threads": "1"}
+        for frame in frames:
+            picture = _av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def _write_png(path: Path, picture: np.ndarray, text: str) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text(_PNG_KEY, text)
+    Image.fromarray(picture).save(path, "PNG", pnginfo=chunks)
+
+
+def _write_folder(path: Path, frames: np.ndarray, text: str) -> None:
+    with atomic_folder(path) as temporary:
+        for i, frame in enumerate(frames):
+            _write_png(temporary / _FRAME_NAME.format(i), frame, text)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise unless `path` is free, or a folder that holds nothing but frames of an earlier run."""
+    if path.is_file():
+        raise NotADirectoryError(f"{path} is a file, expected a folder, or a name that ends in .webp")
+    if not path.is_dir():
+        return
+    for entry in path.iterdir():
+        if not (entry.is_file() and entry.match("frame_*.png")):
+            raise FileExistsError(f"{path} holds {entry.name}, expected a new folder or one with frames only")
+
+
+def _durations(count: int, fps: float, unit: int) -> list[int]:
+    """Milliseconds of each frame, in whole units, such that the whole plays in count / fps seconds."""
+    edges = [round(i * 1000 / fps / unit) for i in range(count + 1)]
+    return [max(1, b - a) * unit for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def _exif_comment(image: Image.Image) -> str | None:
+    comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    if isinstance(comment, bytes) and comment.startswith(_EXIF_ASCII):
+        return comment[len(_EXIF_ASCII) :].decode("ascii", "replace")
+    return None
+
+
+def _av():
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("MP4 needs PyAV, which is not installed: `pip install av`") from error
+    return av
