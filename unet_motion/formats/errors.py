@@ -1,0 +1,41 @@
+"""What can be wrong with a file of weights. Each message names the file, what was found and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class FileFormatError(ValueError):
+    """A file that is damaged, of another kind, or does not fit; nothing of it was kept."""
+
+
+class UnsafeFileError(FileFormatError):
+    """A pickle that asks for more than tensors; none of its code was run."""
+
+
+class WrongKindError(FileFormatError):
+    """A sound file of another kind than the one asked for."""
+
+
+class KeyMismatchError(FileFormatError):
+    """Tensors that are missing, not expected, or of another shape than the model has."""
+
+
+class BadWeightsError(FileFormatError):
+    """A tensor that holds NaN or infinite values."""
+
+
+def name_some(keys: Iterable[str], limit: int = 4) -> str:
+    """``"a, b, c, d and 12 more"``: enough names to act on, in a sentence that stays readable."""
+    keys = list(keys)
+    shown = ", ".join(keys[:limit])
+    return shown if len(keys) <= limit else f"{shown} and {len(keys) - limit} more"
+
+
+def check_exists(path: str | Path) -> Path:
+    """The path, or FileNotFoundError with a sentence that names it."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    return path

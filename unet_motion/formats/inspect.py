@@ -1,0 +1,126 @@
+"""What a file is, read from its header."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import UNetMotionConfig
+from .detect import KINDS, MOTION_KINDS, UNET_KINDS
+from .errors import FileFormatError, check_exists
+from .expected import adapter_shapes, compare, unet_shapes
+from .infer import unet_family
+from .motion_module import adapter_config, trained_scopes
+from .opening import Opened, open_model
+from .unet import base_arguments
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file is.
+
+    Attributes:
+        path: the file, or the folder of weights.
+        kind: a key of ``unet_motion.formats.detect.KINDS``.
+        description: the kind in words.
+        version: of a UNet ``sd1``, ``sd2``, ``sdxl``, ``sdxl-refiner`` or ``custom``; of a motion module ``v1``,
+            ``v2``, ``v3`` or ``sdxl``; None where unknown.
+        loadable: whether ``load_unet`` or ``load_motion_module`` reads it.
+        frames: rows of the position tables: the longest clip; None without tables.
+        norm_scopes: (``resnet_norm_scope``, ``motion_norm_scope``) that ``auto`` stands for; None without motion.
+        dtype: of most values.
+        tensors, parameters: how many, of everything in the file.
+        missing, unexpected: names that the kind should have and has not, and the reverse.
+        mismatched: names whose shape is another than the rest of the file implies.
+        config: the constructor's arguments that were read or inferred.
+        problem: why a file of a known kind cannot be loaded, or None.
+    """
+
+    path: str
+    kind: str
+    description: str
+    version: str | None = None
+    loadable: bool = False
+    frames: int | None = None
+    norm_scopes: tuple[str, str] | None = None
+    dtype: str | None = None
+    tensors: int = 0
+    parameters: int = 0
+    prefix: str = ""
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def inspect_file(path: str | Path) -> FileInfo:
+    """Tell what a file or folder is; of safetensors only the header is read.
+
+    Raises:
+        OSError: nothing is there.
+        FileFormatError: it is damaged, or no file of tensors at all.
+    """
+    opened = open_model(check_exists(path), ("unet", "motion_adapter"))
+    infos = opened.source.infos
+    dtype = opened.source.float_dtype(opened.keys(opened.names) or None) or opened.source.float_dtype()
+    facts: dict[str, Any] = {
+        "path": str(opened.path),
+        "kind": opened.found.kind,
+        "description": KINDS[opened.found.kind],
+        "dtype": str(dtype).removeprefix("torch.") if dtype else None,
+        "tensors": len(infos),
+        "parameters": sum(math.prod(info.shape) for info in infos.values()),
+        "prefix": opened.found.prefix,
+    }
+    if opened.found.kind not in (*UNET_KINDS, *MOTION_KINDS):
+        return FileInfo(**facts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            facts |= _motion_facts(opened) if opened.found.kind in MOTION_KINDS else {}
+            facts |= _unet_facts(opened) if opened.found.kind in UNET_KINDS else {}
+        except FileFormatError as error:
+            return FileInfo(**facts, problem=str(error), unexpected=opened.beside)
+    facts["unexpected"] = facts["unexpected"] + opened.beside
+    sound = not (facts["missing"] or facts["mismatched"] or len(facts["unexpected"]) > len(opened.beside))
+    return FileInfo(**facts, loadable=sound)
+
+
+def _motion_facts(opened: Opened) -> dict[str, Any]:
+    shapes = {k: v for k, v in opened.shapes.items() if opened.found.kind not in UNET_KINDS or ".motion_modules." in k}
+    config = adapter_config(opened, shapes)
+    version, scopes = trained_scopes(opened, config)
+    return {
+        "version": version,
+        "frames": config.motion_max_seq_length,
+        "norm_scopes": scopes,
+        "config": config.to_dict(),
+        **_differences(shapes, adapter_shapes(config)),
+    }
+
+
+def _unet_facts(opened: Opened) -> dict[str, Any]:
+    values = base_arguments(opened)
+    try:
+        config = UNetMotionConfig(**values)
+    except (ValueError, TypeError) as error:
+        raise FileFormatError(f"{opened.path}: describes a UNet that cannot be built ({error})") from error
+    with_motion = opened.found.kind in MOTION_KINDS
+    expected = {k: v for k, v in unet_shapes(config).items() if with_motion or ".motion_modules." not in k}
+    facts = {"config": config.to_dict(), **_differences(opened.shapes, expected)}
+    if not with_motion:
+        facts["version"] = unet_family({name: config[name] for name in config.field_names()})
+    return facts
+
+
+def _differences(found, expected) -> dict[str, list[str]]:
+    missing, unexpected, mismatched = compare(found, expected)
+    return {"missing": missing, "unexpected": unexpected, "mismatched": mismatched}

@@ -1,0 +1,198 @@
+"""Loading motion modules: AnimateDiff's own files and diffusers' MotionAdapter."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..config import NORM_SCOPES, MotionAdapterConfig
+from .assign import assign, choose_dtype, read_all
+from .detect import KINDS, MOTION_KINDS
+from .errors import FileFormatError, name_some
+from .expected import adapter_shapes, check_shapes, is_table
+from .infer import DEFAULT_FRAMES, LCM_FRAMES, infer_adapter, motion_version, table_rows
+from .opening import Opened, open_model
+
+if TYPE_CHECKING:
+    from ..motion import MotionAdapter
+
+SCOPE_FIELDS = ("resnet_norm_scope", "motion_norm_scope")
+PUBLISHED_WIDTHS = ((320, 640, 1280, 1280), (320, 640, 1280))
+EXPECTED = "an AnimateDiff motion module or a diffusers MotionAdapter"
+
+
+@dataclass(frozen=True)
+class MotionModule:
+    """The weights of motion modules, with diffusers' names, and what is known of them.
+
+    Attributes:
+        kind: ``v1``, ``v2``, ``v3`` or ``sdxl`` for AnimateDiff's own files, ``diffusers`` for an adapter.
+        version: which published module has this structure, also for an adapter; None for any other.
+        state_dict: tensors as in ``MotionAdapter.state_dict()``.
+        config: the adapter's configuration.
+        resnet_norm_scope, motion_norm_scope: how it was trained (``frame`` or ``clip``).
+        path: the file or folder.
+    """
+
+    kind: str
+    version: str | None
+    state_dict: dict[str, torch.Tensor]
+    config: MotionAdapterConfig
+    resnet_norm_scope: str
+    motion_norm_scope: str
+    path: Path
+
+    @property
+    def norm_scopes(self) -> tuple[str, str]:
+        """``(resnet_norm_scope, motion_norm_scope)``."""
+        return self.resnet_norm_scope, self.motion_norm_scope
+
+    @property
+    def words(self) -> str:
+        """What to call it in a sentence, with its block widths."""
+        widths = ", ".join(map(str, self.config.block_out_channels))
+        names = {"v1": "an AnimateDiff v1", "v2": "an AnimateDiff v2", "v3": "an AnimateDiff v3", "sdxl": "an SDXL"}
+        return f"{names.get(self.version, 'a')} motion module (block widths {widths})"
+
+    def to_adapter(self, operations: Any = None) -> MotionAdapter:
+        """A MotionAdapter that shares these tensors."""
+        from ..motion import MotionAdapter
+
+        dtype = next(t.dtype for k, t in self.state_dict.items() if not is_table(k))
+        adapter = MotionAdapter.from_config(self.config, operations=operations, dtype=dtype, device="meta")
+        device = next(iter(self.state_dict.values())).device
+        return assign(adapter, self.state_dict, dtype, device)
+
+    @classmethod
+    def from_adapter(cls, adapter: MotionAdapter, path: str | Path = "MotionAdapter") -> MotionModule:
+        """The weights of an adapter, shared with it."""
+        version = published_version(adapter.config)
+        scopes = NORM_SCOPES[version or "diffusers"]
+        state = {key: value.detach() for key, value in adapter.state_dict().items()}
+        return cls("diffusers", version, state, adapter.config, *scopes, Path(path))
+
+
+def load_motion_module(
+    path: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> MotionModule:
+    """Load the motion modules in a file or folder, whatever it is called.
+
+    Files of AnimateDiff (v1, v2, v3, SDXL beta; ``module.`` or ``unet.`` before the names or not), a diffusers
+    MotionAdapter as file or folder, and the motion modules of a UNetMotionModel or of an AnimateDiff training
+    checkpoint. The norm scopes are those of training: an adapter with the structure and widths of a published
+    module holds that module's converted weights and gets its scopes; any other adapter was trained with diffusers'
+    unless its ``config.json`` says otherwise.
+
+    Args:
+        path: file or folder; tensors stay mapped to it where neither dtype nor device change.
+        dtype: of the result; default is the file's.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        FileFormatError: damaged, of another kind, incomplete, with extra tensors, or with NaN weights.
+    """
+    opened = open_model(path, ("motion_adapter", "unet"))
+    opened.require(MOTION_KINDS, EXPECTED)
+    return motion_part(opened, dtype, device)
+
+
+def motion_part(opened: Opened, dtype: torch.dtype | None, device: torch.device | str) -> MotionModule:
+    """The motion modules of an opened file that has some."""
+    whole_unet = opened.found.kind in ("unet_motion", "animatediff_unet")
+    shapes = {k: v for k, v in opened.shapes.items() if not whole_unet or ".motion_modules." in k}
+    left = [key for name, keys in opened.names.items() if name not in shapes for key in keys]
+    if left or opened.beside:
+        _warn_unused(opened, left)
+    config = adapter_config(opened, shapes)
+    check_shapes(opened.path, shapes, adapter_shapes(config), f"its motion module ({_summary(config)})")
+    stored = opened.stored(shapes)
+    dtype = choose_dtype(dtype, opened.source.float_dtype(opened.keys(shapes)), False, opened.path)
+    tensors = read_all(stored, dtype, device)
+    version, scopes = trained_scopes(opened, config)
+    kind = version if opened.found.kind in ("motion_module", "animatediff_unet") else "diffusers"
+    module = MotionModule(kind or "diffusers", version, tensors, config, *scopes, opened.path)
+    return dataclasses.replace(module, state_dict=_with_tables(module, dtype, device))
+
+
+def adapter_config(opened: Opened, shapes: Mapping[str, tuple[int, ...]]) -> MotionAdapterConfig:
+    """The adapter's configuration: from ``config.json`` if there is one, else from the shapes.
+
+    Raises:
+        FileFormatError: the shapes or the ``config.json`` describe no motion module.
+    """
+    try:
+        if opened.found.kind == "motion_adapter" and opened.config is not None:
+            return MotionAdapterConfig.from_dict({k: v for k, v in opened.config.items() if k not in SCOPE_FIELDS})
+        frames = None
+        if table_rows(shapes, opened.path) is None:
+            frames = LCM_FRAMES if opened.found.kind == "motion_module" else DEFAULT_FRAMES
+            if opened.found.kind == "unet_motion" and opened.config is not None:
+                frames = opened.config.get("motion_max_seq_length", DEFAULT_FRAMES)
+            else:
+                warnings.warn(
+                    f"{opened.path}: holds no position tables, sinusoidal ones of {frames} rows are used.", stacklevel=3
+                )
+        config = infer_adapter(shapes, opened.path, frames)
+        if opened.found.kind == "unet_motion" and opened.config is not None:
+            config = config.replace(
+                motion_num_attention_heads=opened.config.get("motion_num_attention_heads", 8),
+                motion_norm_num_groups=opened.config.get("norm_num_groups", 32),
+            )
+        return config
+    except FileFormatError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise FileFormatError(f"{opened.path}: describes a motion module that cannot be built ({error})") from error
+
+
+def published_version(config: MotionAdapterConfig) -> str | None:
+    """The published module with this structure and these widths, or None."""
+    return motion_version(config) if config.block_out_channels in PUBLISHED_WIDTHS else None
+
+
+def trained_scopes(opened: Opened, config: MotionAdapterConfig) -> tuple[str | None, tuple[str, str]]:
+    """The published version, and the norm scopes that the module was trained with."""
+    if opened.found.kind in ("motion_module", "animatediff_unet"):
+        version = motion_version(config)
+        return version, NORM_SCOPES[version or "v2"]
+    version = published_version(config)
+    resnet, motion = NORM_SCOPES[version or "diffusers"]
+    given = opened.config or {}
+    return version, (given.get("resnet_norm_scope", resnet), given.get("motion_norm_scope", motion))
+
+
+def _with_tables(module: MotionModule, dtype: torch.dtype | None, device) -> dict[str, torch.Tensor]:
+    """The tensors with the tables that the file leaves out, in the order of ``MotionAdapter.state_dict()``."""
+    from ..motion import sinusoidal_table
+
+    tensors = {}
+    for name, shape in adapter_shapes(module.config).items():
+        tensor = module.state_dict.get(name)
+        if tensor is None:
+            tensor = sinusoidal_table(shape[1], shape[2]).to(device=device, dtype=dtype)
+        tensors[name] = tensor
+    return tensors
+
+
+def _summary(config: MotionAdapterConfig) -> str:
+    mid = "with" if config.use_motion_mid_block else "without"
+    widths = ", ".join(map(str, config.block_out_channels))
+    return f"block widths {widths}, {config.motion_max_seq_length} frames, {mid} mid block"
+
+
+def _warn_unused(opened: Opened, left: list[str]) -> None:
+    parts = []
+    if left:
+        parts.append(f"{len(left)} tensors of the UNet ({name_some(left, 2)})")
+    if opened.beside:
+        parts.append(f"{len(opened.beside)} tensors that belong to nothing known ({name_some(opened.beside)})")
+    warnings.warn(
+        f"{opened.path}: {KINDS[opened.found.kind]}; not used for the motion module: {' and '.join(parts)}.",
+        stacklevel=4,
+    )

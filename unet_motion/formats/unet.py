@@ -1,0 +1,217 @@
+"""Loading a motion UNet from an image UNet and a motion module, or from one file that holds both."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..config import NORM_SCOPES, UNetMotionConfig, check_norm_scope
+from ..motion import MotionAdapter
+from .assign import assign, choose_dtype, initialise, read_all
+from .detect import UNET_KINDS
+from .diffusers_config import unet2d_arguments
+from .errors import FileFormatError, KeyMismatchError, name_some
+from .expected import check_shapes, is_table, unet_shapes
+from .infer import infer_unet, motion_arguments, unet_family
+from .motion_module import SCOPE_FIELDS, MotionModule, adapter_config, load_motion_module, trained_scopes
+from .opening import Opened, open_model
+
+if TYPE_CHECKING:
+    from ..model import UNetMotionModel
+
+EXPECTED = (
+    "a Stable Diffusion checkpoint, a UNet with its original or with diffusers' names, or a diffusers UNetMotionModel"
+)
+FAMILY_WORDS = {
+    "sd1": "a Stable Diffusion 1.5 UNet",
+    "sd2": "a Stable Diffusion 2 UNet",
+    "sdxl": "an SDXL UNet",
+    "sdxl-refiner": "an SDXL refiner UNet",
+    "custom": "a UNet",
+}
+
+
+def load_unet(
+    path: str | Path,
+    motion_module: str | Path | MotionModule | MotionAdapter | None = None,
+    norm_scope: str | tuple[str, str] = "auto",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    operations: Any = None,
+    weights: Any = None,
+) -> UNetMotionModel:
+    """Load a motion UNet; every file is recognised by its content.
+
+    The model is built without values and given the stored tensors, so that nothing is in memory twice: tensors that
+    change neither dtype nor device stay mapped to the file. Without motion modules anywhere, new ones are put in whose
+    output is zero: the model equals the image UNet.
+
+    Args:
+        path: a Stable Diffusion checkpoint or UNet (original names), a diffusers UNet2DConditionModel or
+            UNetMotionModel (file or folder), a diffusers pipeline's folder, or an AnimateDiff training checkpoint.
+        motion_module: what :func:`load_motion_module` reads, or its result, or an adapter; takes the place of motion
+            modules that ``path`` holds itself.
+        norm_scope: ``auto`` (what the motion module was trained with), a key of ``NORM_SCOPES``, or
+            (``resnet_norm_scope``, ``motion_norm_scope``).
+        dtype: of the parameters; default is that of most of the UNet's values.
+        device: of the parameters.
+        operations, weights: as for ``UNetMotionModel``.
+
+    Raises:
+        OSError: nothing is there.
+        FileFormatError: damaged, of another kind, incomplete, with extra tensors, with NaN weights, or two files that
+            do not belong together.
+    """
+    base = open_model(path, ("unet",))
+    base.require(UNET_KINDS, EXPECTED)
+    _warn_beside(base)
+    own_motion = base.found.kind in ("unet_motion", "animatediff_unet")
+    spatial = [name for name in base.shapes if ".motion_modules." not in name]
+    dtype = choose_dtype(dtype, base.source.float_dtype(base.keys(spatial)), operations is not None, base.path)
+    values = base_arguments(base)
+    if motion_module is None:
+        module, scopes = None, _own_scopes(base) if own_motion else NORM_SCOPES["diffusers"]
+        names = base.shapes
+    else:
+        module = _motion(motion_module, dtype, device)
+        _check_fit(base.path, values, module)
+        values |= _merged(module)
+        scopes, names = module.norm_scopes, spatial
+    values |= dict(zip(SCOPE_FIELDS, resolve_scope(norm_scope, scopes), strict=True))
+    config = _config(base.path, values)
+    _check_base(base, {name: base.shapes[name] for name in names}, config, module, own_motion)
+    return _build(config, base, [n for n in names if n in base.names], module, dtype, device, operations, weights)
+
+
+def base_arguments(base: Opened) -> dict[str, Any]:
+    """Constructor arguments for an opened UNet, its own motion modules included."""
+    if base.found.kind == "unet2d" and base.config is not None:
+        return unet2d_arguments(base.config, base.path)
+    if base.found.kind == "unet_motion" and base.config is not None:
+        config = _guard(base.path, lambda: UNetMotionConfig.from_dict(dict(base.config)))
+        return {name: config[name] for name in config.field_names()}
+    shapes = base.shapes
+    values = infer_unet({k: v for k, v in shapes.items() if ".motion_modules." not in k}, base.path)
+    if base.found.kind in ("unet_motion", "animatediff_unet"):
+        motion = {k: v for k, v in shapes.items() if ".motion_modules." in k}
+        values |= motion_arguments(adapter_config(base, motion))
+    return values
+
+
+def resolve_scope(norm_scope: str | tuple[str, str], auto: tuple[str, str]) -> tuple[str, str]:
+    """The two norm scopes that ``norm_scope`` stands for.
+
+    Raises:
+        ValueError: no such scope.
+    """
+    if isinstance(norm_scope, (tuple, list)) and len(norm_scope) == 2:
+        for name, scope in zip(SCOPE_FIELDS, norm_scope, strict=True):
+            check_norm_scope(name, scope)
+        return tuple(norm_scope)
+    if norm_scope == "auto":
+        return auto
+    if not isinstance(norm_scope, str) or norm_scope not in NORM_SCOPES:
+        raise ValueError(f"`norm_scope` is {norm_scope!r}, expected 'auto' or one of {', '.join(NORM_SCOPES)}.")
+    return NORM_SCOPES[norm_scope]
+
+
+def _own_scopes(base: Opened) -> tuple[str, str]:
+    motion = {k: v for k, v in base.shapes.items() if ".motion_modules." in k}
+    with warnings.catch_warnings():  # what is to be said of the configuration has been said
+        warnings.simplefilter("ignore")
+        config = adapter_config(base, motion)
+    return trained_scopes(base, config)[1]
+
+
+def _motion(given: Any, dtype: torch.dtype | None, device: torch.device | str) -> MotionModule:
+    if isinstance(given, MotionAdapter):
+        given = MotionModule.from_adapter(given)
+    if not isinstance(given, MotionModule):
+        return load_motion_module(given, dtype, device)
+    return given
+
+
+def _merged(module: MotionModule) -> dict[str, Any]:
+    values = motion_arguments(module.config)
+    if module.config.conv_in_channels:
+        values["in_channels"] = module.config.conv_in_channels
+    return values
+
+
+def _check_fit(path: Path, values: dict[str, Any], module: MotionModule) -> None:
+    """Raise FileFormatError unless a UNet and a motion module belong together."""
+    widths = tuple(values.get("block_out_channels", UNetMotionConfig.block_out_channels))
+    unet = f"{path} is {FAMILY_WORDS[_family(values)]} (block widths {', '.join(map(str, widths))})"
+    if module.config.block_out_channels != widths:
+        raise FileFormatError(f"{module.path}: is {module.words}, but {unet}.")
+    blocks = len(widths)
+    layers, motion_layers = (
+        tuple(value) if isinstance(value, (list, tuple)) else (value,) * blocks
+        for value in (values.get("layers_per_block", 2), module.config.motion_layers_per_block)
+    )
+    if layers != motion_layers:
+        raise FileFormatError(
+            f"{module.path}: has {list(motion_layers)} motion modules per down block, "
+            f"but {unet} with {list(layers)} layers."
+        )
+    groups = values.get("norm_num_groups", 32)
+    if groups != module.config.motion_norm_num_groups:
+        raise FileFormatError(
+            f"{module.path}: has norms of {module.config.motion_norm_num_groups} groups, "
+            f"but {unet} with {groups} groups."
+        )
+
+
+def _family(values: dict[str, Any]) -> str:
+    defaults = {f: getattr(UNetMotionConfig, f) for f in UNetMotionConfig.field_names()}
+    return unet_family(defaults | values)
+
+
+def _guard(path: Path, build):
+    try:
+        return build()
+    except FileFormatError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise FileFormatError(f"{path}: describes a UNet that cannot be built ({error})") from error
+
+
+def _config(path: Path, values: dict[str, Any]) -> UNetMotionConfig:
+    return _guard(path, lambda: UNetMotionConfig(**values))
+
+
+def _check_base(base: Opened, shapes, config: UNetMotionConfig, module: MotionModule | None, own_motion: bool) -> None:
+    """Raise KeyMismatchError unless the base holds every tensor of its part, in the right shape, and no other."""
+    expected = unet_shapes(config)
+    if module is not None or not own_motion:
+        expected = {k: v for k, v in expected.items() if ".motion_modules." not in k}
+    if module is not None and module.config.conv_in_channels:
+        shapes, expected = ({k: v for k, v in d.items() if k != "conv_in.weight"} for d in (shapes, expected))
+    check_shapes(base.path, shapes, expected, FAMILY_WORDS[_family({n: config[n] for n in config.field_names()})])
+
+
+def _build(config, base: Opened, names, module: MotionModule | None, dtype, device, operations, weights):
+    from ..model import UNetMotionModel
+
+    arguments = {name: config[name] for name in config.field_names()}
+    model = UNetMotionModel(**arguments, operations=operations, weights=weights, dtype=dtype, device="meta")
+    taken = module.state_dict if module is not None else {}
+    tensors = read_all(base.stored(name for name in names if name not in taken), dtype, device)
+    tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
+    motion = [n for n in unet_shapes(config) if ".motion_modules." in n and n not in tensors and not is_table(n)]
+    if motion and (module is not None or base.found.kind in ("unet_motion", "animatediff_unet")):
+        raise KeyMismatchError(f"{base.path}: the motion module lacks {name_some(motion)}.")
+    tensors |= initialise(model, motion, dtype, device)
+    return assign(model, tensors, dtype, device)
+
+
+def _warn_beside(base: Opened) -> None:
+    if base.beside:
+        warnings.warn(
+            f"{base.path}: {len(base.beside)} tensors belong to no known part of a checkpoint and are not used: "
+            f"{name_some(base.beside)}.",
+            stacklevel=3,
+        )
