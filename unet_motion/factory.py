@@ -32,6 +32,10 @@ class LayerFactory:
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
 
+    def __deepcopy__(self, memo) -> LayerFactory:
+        # Nothing here changes, and a namespace such as torch.nn cannot be copied: a copied model shares it.
+        return self
+
     @property
     def _where(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "device": self.device}

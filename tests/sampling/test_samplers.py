@@ -41,9 +41,7 @@ def test_betas_equal_diffusers(name):
     reference = diffusers.DDIMScheduler(beta_schedule=name, beta_start=0.00085, beta_end=0.012)
     assert torch.allclose(make_betas(name).float(), reference.betas, rtol=2e-5, atol=1e-8)
     ours = NoiseSchedule.named(name).alphas_cumprod
-    assert torch.allclose(
-        ours.float(), reference.alphas_cumprod, rtol=2e-4 if "cos" in name else 2e-5, atol=1e-9
-    )
+    assert torch.allclose(ours.float(), reference.alphas_cumprod, rtol=2e-4 if "cos" in name else 2e-5, atol=1e-9)
 
 
 def test_largest_noise_ratios_are_the_published_ones():
@@ -59,9 +57,7 @@ def test_zero_terminal_snr_equals_diffusers():
     reference = diffusers.DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, rescale_betas_zero_snr=True
     ).alphas_cumprod
-    ours = NoiseSchedule.named(
-        "scaled_linear", zero_terminal_snr=True, prediction="v_prediction"
-    ).alphas_cumprod
+    ours = NoiseSchedule.named("scaled_linear", zero_terminal_snr=True, prediction="v_prediction").alphas_cumprod
     assert ours[-1] == 0
     assert ours[0] == NoiseSchedule.named("scaled_linear").alphas_cumprod[0]
     assert torch.allclose(ours.float(), reference, rtol=1e-4, atol=1e-7)
@@ -95,9 +91,7 @@ def test_ddim_from_zero_terminal_snr_equals_diffusers():
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize(
-    "spacing, count", [("linspace", 10), ("linspace", 28), ("leading", 20), ("trailing", 25)]
-)
+@pytest.mark.parametrize("spacing, count", [("linspace", 10), ("linspace", 28), ("leading", 20), ("trailing", 25)])
 def test_euler_equals_diffusers(spacing, count, prediction):
     # These counts give whole timesteps, where diffusers' straight and our logarithmic interpolation agree.
     reference = diffusers.EulerDiscreteScheduler(
@@ -188,9 +182,7 @@ def test_lcm_equals_diffusers():
     ours = get_sampler("lcm").run(
         model, noise(), schedule, schedule.steps_at(reference.timesteps), torch.Generator().manual_seed(7)
     )
-    assert (
-        relative(ours, run_diffusers(reference, noise(), generator=torch.Generator().manual_seed(7))) <= 1e-5
-    )
+    assert relative(ours, run_diffusers(reference, noise(), generator=torch.Generator().manual_seed(7))) <= 1e-5
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -208,9 +200,7 @@ def test_a_perfect_model_of_one_point_is_sampled_exactly(name, prediction):
         guess = (x - alpha * picture) / sigma
         return guess if prediction == "epsilon" else alpha * guess - sigma * picture
 
-    ours = get_sampler(name).run(
-        ideal, noise().double()[:1], schedule, steps, torch.Generator().manual_seed(0)
-    )
+    ours = get_sampler(name).run(ideal, noise().double()[:1], schedule, steps, torch.Generator().manual_seed(0))
     assert (ours - picture).abs().max() <= 1e-9
 
 
@@ -258,9 +248,7 @@ def test_same_generator_seed_gives_the_same_result_and_another_does_not():
 
     def run(seed):
         steps = schedule.steps(5)
-        return get_sampler("euler_ancestral").run(
-            model, noise(), schedule, steps, torch.Generator().manual_seed(seed)
-        )
+        return get_sampler("euler_ancestral").run(model, noise(), schedule, steps, torch.Generator().manual_seed(seed))
 
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
