@@ -42,6 +42,12 @@ def add_arguments(subparsers) -> None:
     add("--quality", type=int, help="0 to 100 for a lossy WebP (default: lossless)")
     add("--freeu", type=_freeu_factors, metavar="S1,S2,B1,B2", help="FreeU factors, such as 0.9,0.2,1.2,1.4")
     add("--attention", default="auto", help="attention processor: auto, sdpa, math, sliced, ... (default auto)")
+    add(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help="a model of `unet-motion train bundled` (default: the one that ships)",
+    )
     add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
     add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
     parser.set_defaults(run=run)
@@ -50,9 +56,7 @@ def add_arguments(subparsers) -> None:
 def run(args: argparse.Namespace) -> None:
     from . import video
 
-    path = video.check_output_path(args.out or default_path(args.prompt, args.seed))
-    if args.sheet is not None and args.sheet.suffix.lower() != ".png":
-        raise ValueError(f"--sheet is {args.sheet}, expected a name that ends in .png")
+    path = _check_output(args)
     start = time.perf_counter()
     pipeline, unknown = _load(args)
     frames = pipeline(
@@ -81,6 +85,17 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: {len(frames)} frames of {enlarged.shape[2]}x{enlarged.shape[1]}, in {seconds:.1f} s")
 
 
+def _check_output(args: argparse.Namespace) -> Path:
+    """The file to write, after checking all that concerns files: better before a long run than after it."""
+    from . import video
+
+    video.check_playback(args.fps, args.quality)
+    video.check_resize(args.scale, args.filter)
+    if args.sheet is not None and args.sheet.suffix.lower() != ".png":
+        raise ValueError(f"--sheet is {args.sheet}, expected a name that ends in .png")
+    return video.check_output_path(args.out or default_path(args.prompt, args.seed))
+
+
 def default_path(prompt: str, seed: int) -> Path:
     """output/<the prompt's letters and digits>-<seed>.webp"""
     slug = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60] or "clip"
@@ -92,14 +107,15 @@ def describe(args: argparse.Namespace) -> dict:
     names = ("prompt", "negative", "seed", "steps", "guidance", "frames", "width", "height", "sampler")
     settings = {name: getattr(args, name) for name in (*names, "fps", "scale", "filter", "freeu", "attention")}
     settings["negative_prompt"] = settings.pop("negative")
-    return {**settings, "model": "bundled", "version": __version__}
+    return {**settings, "model": args.model.name if args.model else "bundled", "version": __version__}
 
 
 def _load(args: argparse.Namespace):
     """The bundled pipeline, and the words of the prompts that it does not know (said on standard error)."""
     from .sampling import MotionPipeline
 
-    pipeline = MotionPipeline.bundled(device=args.device)
+    _check_device(args.device)
+    pipeline = MotionPipeline.bundled(device=args.device, path=args.model)
     unknown = pipeline.unknown_words(f"{args.prompt} {args.negative}")
     if unknown:
         print(
@@ -108,6 +124,16 @@ def _load(args: argparse.Namespace):
             file=sys.stderr,
         )
     return pipeline, unknown
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}), expected cpu or another one") from error
 
 
 def _options(args: argparse.Namespace):

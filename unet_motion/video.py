@@ -44,6 +44,14 @@ def check_output_path(path: str | os.PathLike) -> Path:
     return path
 
 
+def check_playback(fps: float, quality: int | None = None) -> None:
+    """Raise ValueError unless `write_video` can use these."""
+    if not 0 < fps <= 1000:
+        raise ValueError(f"fps is {fps}, expected more than 0 and at most 1000 frames a second")
+    if quality is not None and not 0 <= quality <= 100:
+        raise ValueError(f"quality is {quality}, expected 0 to 100, or none for lossless")
+
+
 def write_video(
     path: str | os.PathLike,
     frames: np.ndarray,
@@ -62,10 +70,7 @@ def write_video(
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 (F, height, width, 3)")
-    if not 0 < fps <= 1000:
-        raise ValueError(f"fps is {fps}, expected more than 0 and at most 1000 frames a second")
-    if quality is not None and not 0 <= quality <= 100:
-        raise ValueError(f"quality is {quality}, expected 0 to 100, or none for lossless")
+    check_playback(fps, quality)
     text = json.dumps(metadata or {}, sort_keys=True)
     suffix = path.suffix.lower()
     if not suffix:
@@ -106,12 +111,17 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     return settings
 
 
-def resize(frames: np.ndarray, factor: int, method: str = "lanczos") -> np.ndarray:
-    """Frames, uint8 (F, H, W, 3), enlarged `factor` times in both directions, for looking at small ones."""
+def check_resize(factor: int, method: str = "lanczos") -> None:
+    """Raise ValueError unless `resize` can use these."""
     if method not in RESIZE_FILTERS:
         raise ValueError(f"filter {method!r} is not known, expected one of {', '.join(RESIZE_FILTERS)}")
     if not 1 <= factor <= 64:
         raise ValueError(f"scale is {factor}, expected 1 to 64")
+
+
+def resize(frames: np.ndarray, factor: int, method: str = "lanczos") -> np.ndarray:
+    """Frames, uint8 (F, H, W, 3), enlarged `factor` times in both directions, for looking at small ones."""
+    check_resize(factor, method)
     if factor == 1:
         return frames
     size = (frames.shape[2] * factor, frames.shape[1] * factor)
@@ -130,9 +140,7 @@ def contact_sheet(frames: np.ndarray, columns: int | None = None, gap: int = 2) 
     return sheet
 
 
-def _write_webp(
-    path: Path, frames: np.ndarray, fps: float, text: str, loop: bool, quality: int | None
-) -> None:
+def _write_webp(path: Path, frames: np.ndarray, fps: float, text: str, loop: bool, quality: int | None) -> None:
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _EXIF_ASCII + text.encode("ascii")
     images = [Image.fromarray(frame) for frame in frames]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,12 +62,15 @@ class MotionPipeline:
 
     @classmethod
     def bundled(
-        cls, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls, device: str = "cpu", dtype: torch.dtype = torch.float32, path: str | Path | None = None
     ) -> MotionPipeline:
-        """The pipeline of the small model that ships with the package: drawn shapes, 64x64 pixels, 16 frames."""
-        from ..bundled import added_cond, load_bundled
+        """The pipeline of the small model that ships with the package: drawn shapes, 64x64 pixels, 16 frames.
 
-        parts = load_bundled(device=device, dtype=dtype)
+        path: another file of the same form, as `unet-motion train bundled` writes it.
+        """
+        from ..bundled import WEIGHTS, added_cond, load_bundled
+
+        parts = load_bundled(device=device, dtype=dtype, path=path or WEIGHTS)
         return cls(parts.unet, parts.text_encoder, parts.tokenizer, parts.autoencoder, added_cond=added_cond)
 
     @torch.inference_mode()
@@ -137,9 +141,7 @@ class MotionPipeline:
         def model(x: Tensor, timestep: Tensor) -> Tensor:
             rows = torch.cat([x] * len(prompts)).to(self.unet.dtype)
             t = timestep.to(x.device, torch.float32)
-            out = self.unet.forward_frames(
-                rows, t, hidden, num_frames=frames, options=options, **extra
-            ).float()
+            out = self.unet.forward_frames(rows, t, hidden, num_frames=frames, options=options, **extra).float()
             if len(prompts) == 1:
                 return out
             without, with_prompt = out.chunk(2)
@@ -150,9 +152,7 @@ class MotionPipeline:
     def _check(self, frames: int, guidance: float, width: int, height: int) -> None:
         most = self.unet.config.motion_max_seq_length
         if not 1 <= frames <= most:
-            raise ValueError(
-                f"frames is {frames}, expected 1 to {most}, the length of the model's position table"
-            )
+            raise ValueError(f"frames is {frames}, expected 1 to {most}, the length of the model's position table")
         if not 0 <= guidance <= 100:
             raise ValueError(f"guidance is {guidance}, expected 0 to 100")
         unit = self.pixels_per_latent

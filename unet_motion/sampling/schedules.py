@@ -76,9 +76,7 @@ class NoiseSchedule:
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
-            raise ValueError(
-                f"prediction {self.prediction!r} is not known, expected one of {', '.join(PREDICTIONS)}"
-            )
+            raise ValueError(f"prediction {self.prediction!r} is not known, expected one of {', '.join(PREDICTIONS)}")
 
     @classmethod
     def named(
@@ -146,9 +144,7 @@ class NoiseSchedule:
         timesteps = timesteps.double()
         last = len(self.alphas_cumprod) - 1
         if timesteps.numel() == 0 or timesteps.max() > last or timesteps.min() < 0:
-            raise ValueError(
-                f"timesteps are {timesteps.tolist()}, expected at least one, each from 0 to {last}"
-            )
+            raise ValueError(f"timesteps are {timesteps.tolist()}, expected at least one, each from 0 to {last}")
         if (timesteps.diff() >= 0).any():
             raise ValueError(f"timesteps are {timesteps.tolist()}, expected each to be below the one before")
         ratios = torch.cat([self.noise_ratio_at(timesteps), torch.tensor([end], dtype=torch.float64)])

@@ -1,0 +1,185 @@
+"""The command line as a user meets it: what it writes, what it says, and its exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unet_motion import __version__
+from unet_motion.cli import COMMANDS, main
+from unet_motion.sampling import SAMPLERS
+from unet_motion.video import read_metadata
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def generate(model_file, tmp_path):
+    """Call `generate` with few steps; gives the status and the file."""
+
+    def call(*arguments, prompt="a red star moving left", name="clip.webp"):
+        path = tmp_path / name
+        sizes = ["--model", str(model_file), "--frames", "4", "--steps", "2"]
+        return main(["generate", prompt, "--out", str(path), *sizes, *arguments]), path
+
+    return call
+
+
+def test_generate_writes_a_moving_picture_with_its_settings(generate, capsys):
+    status, path = generate("--seed", "7", "--negative", "blue")
+    assert status == 0
+    with Image.open(path) as image:
+        assert image.format == "WEBP" and image.size == (256, 256) and image.n_frames == 4
+    settings = read_metadata(path)
+    assert settings["prompt"] == "a red star moving left" and settings["seed"] == 7
+    assert settings["negative_prompt"] == "blue" and settings["steps"] == 2 and settings["version"] == __version__
+    assert str(path) in capsys.readouterr().out
+
+
+def test_same_seed_same_file_another_seed_another(generate, tmp_path):
+    _, first = generate("--seed", "7", name="1.webp")
+    _, second = generate("--seed", "7", name="2.webp")
+    _, third = generate("--seed", "8", name="3.webp")
+    assert first.read_bytes() == second.read_bytes()
+    assert np.abs(np.asarray(Image.open(first), int) - np.asarray(Image.open(third), int)).max() > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--sampler", "euler_ancestral"),
+        ("--guidance", "1"),
+        ("--freeu", "0.3,0.2,1.4,1.6"),
+        ("--negative", "circle"),
+        ("--width", "32", "--height", "72"),
+    ],
+)
+def test_each_option_changes_the_picture(generate, arguments):
+    _, plain = generate(name="plain.webp")
+    status, changed = generate(*arguments, name="changed.webp")
+    assert status == 0
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in (plain, changed)]
+    assert pictures[0].shape != pictures[1].shape or not np.array_equal(*pictures)
+
+
+def test_attention_processors_agree(generate):
+    _, exact = generate("--attention", "math", name="math.webp")
+    _, fused = generate("--attention", "sdpa", name="sdpa.webp")
+    pictures = [np.asarray(Image.open(path).convert("RGB"), int) for path in (exact, fused)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+    assert read_metadata(exact)["attention"] == "math"
+
+
+def test_size_follows_scale_and_json_is_all_that_is_printed(generate, capsys):
+    status, path = generate(
+        "--scale", "1", "--filter", "nearest", "--json", "--sheet", str(Path(generate()[1]).with_name("s.png"))
+    )
+    out = capsys.readouterr().out.strip().splitlines()
+    assert status == 0
+    assert Image.open(path).size == (64, 64)
+    report = json.loads(out[-1])
+    assert report["path"] == str(path) and report["seed"] == 0 and report["unknown_words"] == []
+    assert Image.open(path.with_name("s.png")).size == (2 * 64 + 2, 2 * 64 + 2)
+
+
+def test_unknown_words_are_named_beside_the_known_ones(generate, capsys):
+    status, _ = generate(prompt="a purple star")
+    said = capsys.readouterr().err
+    assert status == 0
+    assert "purple" in said and "circle, moving, left" in said
+
+
+def test_without_out_the_name_comes_from_the_prompt(model_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["generate", "A Red/../star!", "--seed", "3", "--model", str(model_file), "--frames", "2", "--steps", "1"])
+        == 0
+    )
+    assert [path.name for path in (tmp_path / "output").iterdir()] == ["a-red-star-3.webp"]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--frames", "40"], ["frames is 40", "1 to 8"]),
+        (["--width", "30"], ["width is 30"]),
+        (["--sampler", "fast"], ["'fast'", "euler"]),
+        (["--seed", "-1"], ["seed is -1"]),
+        (["--scale", "0"], ["scale is 0"]),
+        (["--fps", "0"], ["fps is 0"]),
+        (["--filter", "cubic"], ["'cubic'", "lanczos"]),
+        (["--quality", "200"], ["quality is 200"]),
+        (["--attention", "fastest"], ["fastest", "sdpa"]),
+        (["--out", "clip.avi"], ["'.avi'", ".webp"]),
+        (["--sheet", "clip.jpg"], ["clip.jpg", ".png"]),
+        (["--model", "none.safetensors"], ["none.safetensors"]),
+        (["--device", "toaster"], ["toaster"]),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(generate, capsys, arguments, words):
+    status, path = generate(*arguments)
+    said = capsys.readouterr()
+    assert status == 2
+    assert said.err.startswith("unet-motion generate: error: ") and said.err.count("\n") == 1, said.err
+    assert all(word in said.err for word in words), said.err
+    assert not path.exists() and said.out == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["paint"], ["generate"], ["generate", "x", "--freeu", "1,2"], ["inspect"]])
+def test_wrong_usage_is_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: unet-motion" in capsys.readouterr().err
+
+
+def test_a_model_file_of_another_kind_is_refused(generate, capsys, tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(b"not a model")
+    status, path = generate("--model", str(tmp_path / "other.safetensors"))
+    assert status == 2 and not path.exists()
+    assert "other.safetensors" in capsys.readouterr().err
+
+
+def test_inspect_and_bad_files(model_file, tmp_path, capsys):
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"")
+    assert main(["inspect", str(bad)]) == 2
+    assert "bad.safetensors" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "none.safetensors")]) == 2
+    assert "none.safetensors" in capsys.readouterr().err
+    main(["inspect", "--json", str(model_file)])
+    assert json.loads(capsys.readouterr().out)["path"] == str(model_file)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_subcommand_shows_its_help(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"unet-motion {name}" in capsys.readouterr().out
+
+
+def test_help_of_all_lists_the_subcommands_without_importing_torch():
+    code = "import sys; sys.modules['torch'] = None; from unet_motion.cli import main; main(['--help'])"
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_version_of_the_module_run_as_a_program():
+    assert run_python("-m", "unet_motion", "--version").stdout == f"unet-motion {__version__}\n"
+
+
+def test_help_names_every_sampler(capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in SAMPLERS)
