@@ -1,0 +1,31 @@
+"""The nodes of the pack. Each is thin: a schema, a clone, one call into `host` or `unet_motion`."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .host.paths import register_folders
+from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
+from .options import AttentionProcessor, ForwardChunking, FreeU
+from .sampling import MotionSampler
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadBundled,
+    LoadUNet,
+    LoadMotionModule,
+    ApplyMotionModule,
+    FreeU,
+    AttentionProcessor,
+    ForwardChunking,
+    MotionSampler,
+]
+
+
+class UNetMotionExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> UNetMotionExtension:
+    register_folders()
+    return UNetMotionExtension()

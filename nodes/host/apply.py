@@ -1,0 +1,80 @@
+"""Motion modules on a MODEL of ComfyUI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...unet_motion.config import NORM_SCOPES, UNetMotionConfig
+from ...unet_motion.formats import MotionModule, load_motion_module
+from ...unet_motion.formats.infer import motion_arguments
+from .ldm_view import LDMView
+from .model import motion_base_model, original_weights, with_model
+from .unet_config import check_fits, from_comfy
+
+AUTO = "auto"
+FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu") if hasattr(torch, name))
+# The schedule of every published SD1.5 motion module; diffusers calls it "linear".
+MOTION_SCHEDULE = "sqrt_linear"
+MODEL_SAMPLING = "model_sampling"
+
+
+def norm_scopes(norm_scope: str, motion: MotionModule) -> dict[str, str]:
+    """The core's two norm scopes for a node's choice; `auto` is what the motion module was trained with."""
+    resnet, temporal = motion.norm_scopes if norm_scope == AUTO else NORM_SCOPES[norm_scope]
+    return {"resnet_norm_scope": resnet, "motion_norm_scope": temporal}
+
+
+def _motion_weights(motion: MotionModule, dtype: torch.dtype) -> dict[str, Tensor]:
+    # 8-bit weights need the scaling that checkpoints of that kind carry: motion modules keep their own precision.
+    if dtype in FP8:
+        return {f"motion.{key}": tensor for key, tensor in motion.state_dict.items()}
+    return {f"motion.{key}": tensor.to(dtype) for key, tensor in motion.state_dict.items()}
+
+
+def _fill(view: LDMView, weights: dict[str, Tensor], name: str) -> None:
+    missing, unexpected = view.load_state_dict(weights, strict=False, assign=True)
+    if missing or unexpected:
+        parts = [f"{len(keys)} {word}, such as {keys[0]}" for word, keys in (("missing", missing), ("unknown", unexpected)) if keys]
+        raise ValueError(f"{name} and `model` do not make one UNet: weights are {' and '.join(parts)}.")
+    view.requires_grad_(False)
+
+
+def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO, beta_schedule: str = AUTO) -> Any:
+    """A MODEL with motion modules, over the weights of the given one; its LoRAs, patches and options stay.
+
+    Args:
+        model: ComfyUI's ModelPatcher of an SD1.5 UNet.
+        norm_scope: `auto` or a key of NORM_SCOPES.
+        beta_schedule: `auto`, or ComfyUI's name; `auto` keeps a schedule that a node set on the MODEL, any other choice
+            replaces it.
+
+    Raises:
+        ValueError: not an SD1.5 model, or a motion module of another shape.
+    """
+    base = model.model
+    unet = from_comfy(base.model_config.unet_config)
+    name = motion.path.name
+    check_fits(motion.config, unet, name)
+    config = UNetMotionConfig(**unet, **motion_arguments(motion.config), **norm_scopes(norm_scope, motion))
+    weights = original_weights(model)
+    new = motion_base_model(base, config, MOTION_SCHEDULE if beta_schedule == AUTO else beta_schedule)
+    spatial = {key: tensor for key, tensor in weights.items() if not key.startswith("motion.")}
+    _fill(new.diffusion_model, {**spatial, **_motion_weights(motion, base.get_dtype())}, name)
+    clone = with_model(model, new)
+    if beta_schedule != AUTO:
+        clone.object_patches.pop(MODEL_SAMPLING, None)
+    clone.cached_patcher_init = None
+    if getattr(model, "cached_patcher_init", None) is not None and motion.path is not None:
+        clone.cached_patcher_init = (_reload, (model.cached_patcher_init, motion.path, norm_scope, beta_schedule))
+    return clone
+
+
+def _reload(base_init: tuple, path: Any, norm_scope: str, beta_schedule: str, disable_dynamic: bool = False) -> Any:
+    """The same MODEL once more from its files; ComfyUI asks for it where it needs weights of their own."""
+    load, arguments, *index = base_init
+    loaded = load(*arguments, disable_dynamic=disable_dynamic) if disable_dynamic else load(*arguments)
+    model = loaded[index[0]] if index else loaded
+    return apply_motion_module(model, load_motion_module(path), norm_scope, beta_schedule)

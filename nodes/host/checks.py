@@ -1,0 +1,40 @@
+"""Checks of what comes into a node, with sentences that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .ldm_view import LDMView
+
+
+def require_motion_model(model: Any) -> LDMView:
+    """The motion UNet of a MODEL.
+
+    Raises:
+        ValueError: the MODEL has none.
+    """
+    unet = model.model.diffusion_model
+    if not isinstance(unet, LDMView):
+        raise ValueError(
+            f"`model` is a {type(unet).__name__} without motion modules; put Apply Motion Module before this node."
+        )
+    return unet
+
+
+def check_frames(model: Any, shape: Sequence[int], frames_per_clip: int) -> None:
+    """Raise ValueError unless latents of a shape (frames, C, H, W) make whole clips that the model has positions for."""
+    if len(shape) != 4:
+        raise ValueError(f"`latent_image` has shape {tuple(shape)}, expected (frames, channels, height, width).")
+    count = shape[0]
+    if count < 1:
+        raise ValueError("`latent_image` holds 0 frames, expected at least 1.")
+    frames = frames_per_clip or count
+    if count % frames:
+        raise ValueError(f"`latent_image` holds {count} frames, expected a multiple of `frames_per_clip` {frames}.")
+    rows = require_motion_model(model).core.config.motion_max_seq_length
+    if frames > rows:
+        raise ValueError(
+            f"a clip of {frames} frames was asked for, but the motion module knows {rows} positions; use at most {rows} "
+            "frames, or several clips with `frames_per_clip`."
+        )

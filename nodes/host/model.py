@@ -1,0 +1,203 @@
+"""The motion UNet as an ordinary ComfyUI MODEL."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...unet_motion import UNetMotionConfig, UNetMotionModel
+from .ldm_view import LDMView
+from .unet_config import to_comfy
+
+UNET_PREFIX = "diffusion_model."
+
+# ComfyUI and diffusers swap two names: diffusers' "linear" is "sqrt_linear" here, its "scaled_linear" is "linear".
+BETA_SCHEDULES = ("auto", "sqrt_linear", "linear")
+BETA_RANGE = {"linear_start": 0.00085, "linear_end": 0.012}
+
+
+def sampling_settings(beta_schedule: str) -> dict[str, Any]:
+    """ComfyUI's sampling settings of one of its beta schedules, with Stable Diffusion's range."""
+    return {"beta_schedule": beta_schedule, **BETA_RANGE}
+
+
+class MotionConfig(comfy.supported_models_base.BASE):
+    """ComfyUI's description of a motion UNet that is loaded by this pack."""
+
+    unet_extra_config = {}
+    latent_format = comfy.latent_formats.SD15
+    # Activations of the spatial layers as in SD1.5; the temporal layers run one at a time on tensors of the same size.
+    memory_usage_factor = 1.2
+
+
+class MotionModel(comfy.model_base.BaseModel):
+    """BaseModel that turns the pooled text into the vector of models with a label embedding.
+
+    Args:
+        pooled_vector: pooled text (N, P) -> vector (N, D), or None for models without one.
+    """
+
+    def __init__(
+        self, config: MotionConfig, model_type=comfy.model_base.ModelType.EPS, device=None,
+        unet_model: Callable | None = None, pooled_vector: Callable | None = None,
+    ):  # fmt: skip
+        super().__init__(config, model_type, device=device, unet_model=unet_model)
+        self.pooled_vector = pooled_vector
+
+    def encode_adm(self, **kwargs) -> Tensor | None:
+        if self.pooled_vector is None:
+            return None
+        pooled = kwargs.get("pooled_output")
+        if pooled is None:
+            raise ValueError("the conditioning has no pooled text; encode the prompt with the CLIP of the same loader.")
+        return self.pooled_vector(pooled.to(kwargs["device"]))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A UNet ready to become a MODEL.
+
+    Attributes:
+        config: of the core.
+        weights: by the core's names.
+        beta_schedule: ComfyUI's name.
+        latent_format: class of ComfyUI.
+        pooled_vector: see :class:`MotionModel`.
+    """
+
+    config: UNetMotionConfig
+    weights: dict[str, Tensor]
+    beta_schedule: str
+    latent_format: type = comfy.latent_formats.SD15
+    pooled_vector: Callable | None = field(default=None, repr=False)
+
+
+def cast_weights(module: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A layer's weight and bias on the device and in the dtype of x, with ComfyUI's patches applied."""
+    weight, bias = comfy.ops.cast_bias_weight(module, x)
+    return weight, bias
+
+
+def empty_view(config: UNetMotionConfig, operations: Any, dtype: torch.dtype) -> LDMView:
+    """The view of a core without storage."""
+    core = UNetMotionModel(
+        **{name: config[name] for name in config.field_names()},
+        operations=operations,
+        weights=cast_weights,
+        dtype=dtype,
+        device="meta",
+    )
+    return LDMView(core, dtype)
+
+
+def patcher_class(disable_dynamic: bool) -> type:
+    """ComfyUI's current model patcher; resolved late because the server chooses it at start."""
+    plain = comfy.model_patcher.ModelPatcher
+    return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+
+
+def build_model(source: Source, disable_dynamic: bool = False) -> Any:
+    """A MODEL (ModelPatcher) over the source's weights; a weight that needs no other dtype is shared, not copied."""
+    load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    config = MotionConfig(to_comfy(source.config))
+    config.sampling_settings = sampling_settings(source.beta_schedule)
+    config.latent_format = source.latent_format()
+    dtype = mm.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(source.weights),
+        supported_dtypes=config.supported_inference_dtypes,
+        weight_dtype=comfy.utils.weight_dtype(source.weights),
+    )
+    manual_cast = mm.unet_manual_cast(dtype, load_device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, manual_cast)
+
+    def unet_model(device=None, operations=None, **_):
+        return empty_view(source.config, operations, dtype)
+
+    model = MotionModel(
+        config, device=offload_device, unet_model=unet_model, pooled_vector=source.pooled_vector
+    )
+    patcher = patcher_class(disable_dynamic)(model, load_device=load_device, offload_device=offload_device)
+    weights = {name: tensor.to(offload_device, dtype) for name, tensor in source.weights.items()}
+    model.diffusion_model.core.load_state_dict(weights, strict=True, assign=True)
+    model.diffusion_model.requires_grad_(False).eval()
+    return patcher
+
+
+def original_weights(model: Any) -> dict[str, Tensor]:
+    """A MODEL's UNet weights by their latent-diffusion names, as they are without LoRAs and other patches."""
+    found = {}
+    for key, weight in model.model_state_dict(UNET_PREFIX).items():
+        if key in model.backup:
+            weight = model.backup[key].weight
+        elif key in model.hook_backup:
+            weight = model.hook_backup[key][0]
+        found[key[len(UNET_PREFIX) :]] = weight.detach().to(model.offload_device)
+    return found
+
+
+def _operations(base: torch.nn.Module) -> Any:
+    """The layers that ComfyUI chose for a model, as `BaseModel` chooses them."""
+    config = base.model_config
+    if config.custom_operations is not None:
+        return config.custom_operations
+    extra = {"fp8_optimizations": config.optimizations.get("fp8", False)}
+    known = inspect.signature(comfy.ops.pick_operations).parameters
+    if "model_config" in known:
+        extra["model_config"] = config
+    if "scaled_fp8" in known:
+        extra["scaled_fp8"] = config.scaled_fp8
+    return comfy.ops.pick_operations(config.unet_config.get("dtype"), base.manual_cast_dtype, **extra)
+
+
+def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, beta_schedule: str | None) -> torch.nn.Module:
+    """A model of the base's own class and settings around an empty view of a motion UNet.
+
+    Args:
+        base: ComfyUI's BaseModel of an SD1.5 UNet.
+        beta_schedule: ComfyUI's name, or None for that of the base.
+    """
+    # Not copy.copy: ComfyUI's configurations answer every attribute, `__setstate__` too.
+    settings = object.__new__(type(base.model_config))
+    settings.__dict__.update(vars(base.model_config))
+    settings.unet_config = {**base.model_config.unet_config, "disable_unet_model_creation": True}
+    settings.memory_usage_factor = base.memory_usage_factor * MotionConfig.memory_usage_factor
+    settings.sampling_settings = dict(base.model_config.sampling_settings)
+    if beta_schedule is not None:
+        settings.sampling_settings.update(sampling_settings(beta_schedule))
+    model = type(base)(settings, model_type=base.model_type, device=base.device)
+    del settings.unet_config["disable_unet_model_creation"]
+    view = empty_view(config, _operations(base), base.get_dtype())
+    model.diffusion_model = view.requires_grad_(False).eval()
+    if base.concat_keys:
+        model.set_inpaint()
+    return model
+
+
+def with_model(base: Any, model: torch.nn.Module) -> Any:
+    """A clone of a MODEL, with all patches, hooks and options that it carries, around another model."""
+    if "model_override" in inspect.signature(base.clone).parameters:
+        clone = base.clone(model_override=(model, ({}, {}, {}, set())))
+    else:
+        fresh = type(base)(model, base.load_device, base.offload_device)
+        clone = base.clone()
+        clone.model, clone.backup, clone.object_patches_backup = model, fresh.backup, fresh.object_patches_backup
+    clone.hook_backup = {}
+    clone.cached_hook_patches = {}
+    clone.size = 0
+    # The parent takes over a loaded model when its clone is gone; this is no clone of the parent's model.
+    clone.parent = None
+    clone.clone_base_uuid = uuid.uuid4()
+    return clone

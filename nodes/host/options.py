@@ -1,0 +1,85 @@
+"""The pack's settings in a MODEL's `transformer_options`, and what they mean for one call of the UNet.
+
+Settings are plain numbers and strings, because ComfyUI copies `model_options` on every clone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...unet_motion import ForwardOptions, FreeU
+from .hooks import ComfyHooks
+
+KEY = "unet_motion"
+LAST_TIMESTEP = 999
+
+
+def settings(transformer_options: dict) -> dict[str, Any]:
+    """The pack's settings of a call."""
+    return transformer_options.get(KEY, {})
+
+
+def with_settings(model: Any, **changes: Any) -> Any:
+    """A clone of a MODEL with some settings changed; the given MODEL stays as it is."""
+    clone = model.clone()
+    options = clone.model_options["transformer_options"]
+    options[KEY] = {**options.get(KEY, {}), **changes}
+    return clone
+
+
+def clip_frames(x: Tensor, transformer_options: dict) -> int:
+    """Frames per clip of a batch (conds * clips * frames, C, H, W).
+
+    Raises:
+        ValueError: the batch is not made of whole clips.
+    """
+    conds = len(transformer_options.get("cond_or_uncond") or (0,))
+    rows = x.shape[0] // conds
+    frames = settings(transformer_options).get("frames_per_clip") or rows
+    if frames > rows:
+        frames = rows
+    if rows % frames:
+        raise ValueError(f"frames_per_clip is {frames}, but the latent batch of {rows} frames is not a multiple of it.")
+    return frames
+
+
+def publish_animation(x: Tensor, frames: int, transformer_options: dict) -> None:
+    """Tell other packs which frames of the animation are in this call (the `ad_params` they already read)."""
+    window = transformer_options.get("context_window")
+    indices = getattr(window, "index_list", None)
+    params = {"full_length": frames, "context_length": frames, "sub_idxs": None}
+    if indices is not None:
+        params["sub_idxs"] = list(indices)
+        params["full_length"] = getattr(window, "total_frames", None) or max(frames, max(indices) + 1)
+    transformer_options["ad_params"] = {**params, **transformer_options.get("ad_params", {})}
+
+
+def in_range(timesteps: Tensor, start_percent: float, end_percent: float) -> bool:
+    """Whether a step lies in a range of the sampling; 0 is its first step, 1 its last."""
+    if start_percent <= 0 and end_percent >= 1:
+        return True
+    timestep = float(timesteps.flatten()[0])
+    return (1 - end_percent) * LAST_TIMESTEP <= timestep <= (1 - start_percent) * LAST_TIMESTEP
+
+
+def _freeu(chosen: dict, timesteps: Tensor) -> FreeU | None:
+    if not in_range(timesteps, chosen["start_percent"], chosen["end_percent"]):
+        return None
+    return FreeU(**{name: chosen[name] for name in ("s1", "s2", "b1", "b2", "version")})
+
+
+def forward_options(transformer_options: dict, timesteps: Tensor, hooks: ComfyHooks) -> ForwardOptions:
+    """The core's options of one call."""
+    chosen = settings(transformer_options)
+    overrides: dict[str, Any] = {"hooks": hooks}
+    if "freeu" in chosen:
+        overrides["freeu"] = None if chosen["freeu"] is None else _freeu(chosen["freeu"], timesteps)
+    if "attention" in chosen:
+        spatial, temporal = chosen["attention"]["spatial"], chosen["attention"]["temporal"]
+        overrides["attn_processors"] = {"*": spatial, "*.motion_modules.*": temporal}
+    if "chunking" in chosen:
+        chunking = chosen["chunking"]
+        overrides["forward_chunking"] = None if chunking is None else (chunking["size"], chunking["dim"])
+    return ForwardOptions(**overrides)

@@ -1,0 +1,157 @@
+"""Nodes that load a motion UNet or put motion modules on an SD1.5 model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..unet_motion.config import NORM_SCOPES
+from ..unet_motion.formats import load_motion_module
+from .host import paths
+from .host.apply import apply_motion_module
+from .host.bundled import load_bundled_models
+from .host.files import file_stamp, load_unet_model
+from .host.model import BETA_SCHEDULES
+from .schema import MotionModuleType, make_input, make_schema, model_input, model_output
+
+NONE = "none"
+NORM_SCOPE_TIP = (
+    "Over which frames group norms take their statistics. auto: as the motion module was trained (recommended). The others "
+    "force the rule of a family: v1 (resnets over all frames), v2 and v3 (each frame alone), sdxl and diffusers (motion "
+    "modules over all frames). Costs nothing."
+)
+BETA_TIP = (
+    "Noise schedule, by ComfyUI's names. auto: that of the motion module (sqrt_linear for SD1.5, which diffusers calls "
+    "linear), unless a ModelSampling node has set one on the model. linear is Stable Diffusion's own: less contrast and "
+    "motion with most modules. Costs nothing."
+)
+
+
+def _norm_scope_input():
+    return make_input(io.Combo, "norm_scope", options=["auto", *NORM_SCOPES], default="auto", tooltip=NORM_SCOPE_TIP)
+
+
+def _beta_input():
+    return make_input(io.Combo, "beta_schedule", options=list(BETA_SCHEDULES), default="auto", tooltip=BETA_TIP)
+
+
+class LoadBundled(io.ComfyNode):
+    """The small trained model that comes with the pack."""
+
+    @classmethod
+    def define_schema(cls):
+        return make_schema(
+            node_id="UNetMotion_LoadBundled",
+            display_name="Load Bundled Motion Model",
+            description=(
+                "Loads the small text-to-video model that comes with the pack: 64x64 pixels, up to 16 frames, prompts such "
+                "as 'a red star moving left'. Needs no download and runs on a CPU."
+            ),
+            search_aliases=["animatediff", "text to video", "demo"],
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The motion UNet; works with every core sampler."),
+                io.Clip.Output(display_name="clip", tooltip="Its text encoder, for CLIP Text Encode; knows about 50 words."),
+                io.Vae.Output(display_name="vae", tooltip="Its autoencoder: 8 pixels to a latent, 4 channels."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*load_bundled_models())
+
+
+class LoadUNet(io.ComfyNode):
+    """A base UNet from a file, with motion modules if wanted."""
+
+    @classmethod
+    def define_schema(cls):
+        return make_schema(
+            node_id="UNetMotion_LoadUNet",
+            display_name="Load Motion UNet",
+            description="Loads the UNet of an SD1.5 checkpoint or a diffusers folder together with motion modules.",
+            search_aliases=["animatediff loader", "UNetMotionModel"],
+            inputs=[
+                make_input(
+                    io.Combo, "unet_name", options=paths.list_unets(),
+                    tooltip="File in diffusion_models or checkpoints, or folder in diffusers; recognised by its content. "
+                    "An SD1.5 UNet takes 1.7 GB in fp16.",
+                ),
+                make_input(
+                    io.Combo, "motion_module", options=[NONE, *paths.list_motion_modules()], default=NONE,
+                    tooltip="File in animatediff_models (v1, v2, v3 or diffusers adapter), 0.8 to 0.9 GB in fp16. "
+                    "none: for a UNet file that already holds its motion modules.",
+                ),
+                _norm_scope_input(),
+                _beta_input(),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The motion UNet; works with every core sampler.")],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, unet_name, motion_module=NONE, **_):
+        motion = None if motion_module == NONE else file_stamp(paths.find_motion_module(motion_module))
+        return [file_stamp(paths.find_unet(unet_name)), motion]
+
+    @classmethod
+    def execute(cls, unet_name, motion_module, norm_scope, beta_schedule) -> io.NodeOutput:
+        motion = None if motion_module == NONE else paths.find_motion_module(motion_module)
+        return io.NodeOutput(load_unet_model(paths.find_unet(unet_name), motion, norm_scope, beta_schedule))
+
+
+class LoadMotionModule(io.ComfyNode):
+    """Motion modules from a file."""
+
+    @classmethod
+    def define_schema(cls):
+        return make_schema(
+            node_id="UNetMotion_LoadMotionModule",
+            display_name="Load Motion Module",
+            description="Loads AnimateDiff motion modules (v1, v2, v3) or a diffusers MotionAdapter for Apply Motion Module.",
+            search_aliases=["animatediff", "motion adapter"],
+            inputs=[
+                make_input(
+                    io.Combo, "motion_module", options=paths.list_motion_modules(),
+                    tooltip="File in models/animatediff_models; recognised by its content, not by its name. Takes 0.8 to "
+                    "0.9 GB of memory in fp16.",
+                )
+            ],
+            outputs=[MotionModuleType.Output(display_name="motion_module", tooltip="For Apply Motion Module.")],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, motion_module):
+        return file_stamp(paths.find_motion_module(motion_module))
+
+    @classmethod
+    def execute(cls, motion_module) -> io.NodeOutput:
+        return io.NodeOutput(load_motion_module(paths.find_motion_module(motion_module)))
+
+
+class ApplyMotionModule(io.ComfyNode):
+    """Motion modules on any SD1.5 MODEL."""
+
+    @classmethod
+    def define_schema(cls):
+        return make_schema(
+            node_id="UNetMotion_ApplyMotionModule",
+            display_name="Apply Motion Module",
+            description=(
+                "Puts motion modules into an SD1.5 model, so that the images of a batch become the frames of a clip. LoRAs "
+                "and other patches of the model stay, before and after this node."
+            ),
+            search_aliases=["animatediff", "use motion module"],
+            inputs=[
+                model_input("An SD1.5 model, from any loader, with any LoRAs. Its weights are shared, not copied."),
+                make_input(
+                    MotionModuleType, "motion_module",
+                    tooltip="From Load Motion Module. Makes a step about 1.3 to 1.6 times as long.",
+                ),
+                _norm_scope_input(),
+                _beta_input(),
+            ],
+            outputs=[model_output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, motion_module, norm_scope, beta_schedule) -> io.NodeOutput:
+        return io.NodeOutput(apply_motion_module(model, motion_module, norm_scope, beta_schedule))

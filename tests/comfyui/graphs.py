@@ -1,0 +1,40 @@
+"""API graphs for the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SAMPLING = {"seed": 5, "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+
+
+class Graph(dict):
+    """An API graph; `add` returns the node's id, and (id, output) pairs are links."""
+
+    def add(self, class_type: str, node: str | None = None, **inputs: Any) -> str:
+        node = node or str(len(self) + 1)
+        links = {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}
+        self[node] = {"class_type": class_type, "inputs": links}
+        return node
+
+    def prompts(self, clip: tuple[str, int], positive: str, negative: str = "") -> dict[str, tuple[str, int]]:
+        texts = {"positive": positive, "negative": negative}
+        return {name: (self.add("CLIPTextEncode", clip=clip, text=text), 0) for name, text in texts.items()}
+
+    def frames(self, count: int, size: int = 64) -> tuple[str, int]:
+        return self.add("EmptyLatentImage", width=size, height=size, batch_size=count), 0
+
+
+def bundled(frames: int = 8, text: str = "a red star moving left") -> tuple[Graph, dict[str, Any]]:
+    """A graph with the bundled model loaded, and what a sampler needs: model, texts, latents; also `vae`."""
+    graph = Graph()
+    loader = graph.add("UNetMotion_LoadBundled", "loader")
+    needs = {"model": (loader, 0), **graph.prompts((loader, 1), text), "latent_image": graph.frames(frames)}
+    return graph, needs
+
+
+def sample(graph: Graph, needs: dict[str, Any], name: str, class_type: str = "KSampler", **changes: Any) -> str:
+    """Add a sampler and save its latents under a node called `name`; returns the sampler's id."""
+    inputs = {**SAMPLING, **needs, **changes}
+    sampler = graph.add(class_type, f"{name} sampler", **inputs)
+    graph.add("SaveLatent", name, samples=(sampler, 0), filename_prefix=f"latents/{name}")
+    return sampler
