@@ -1,0 +1,159 @@
+"""What the repository promises about itself: packaging, imports, style, and that its parts are in step."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unet_motion
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pytest brings tomli along there
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RUN_TIME_NEEDS = {"torch", "safetensors", "einops", "numpy", "pillow"}
+IMPORT_NAMES = {"torch", "safetensors", "einops", "numpy", "PIL"}
+# What may be imported where it is installed, and by which files.
+OPTIONAL_IMPORTS = {
+    "tqdm": {"unet_motion/progress.py"},
+    "av": {"unet_motion/video.py"},
+    "xformers": {"unet_motion/processors.py"},
+    "sageattention": {"unet_motion/processors.py"},
+}
+
+
+def core_files():
+    return sorted((ROOT / "unet_motion").rglob("*.py"))
+
+
+def git(*arguments):
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("needs a git checkout")
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+
+
+def test_requirements_are_the_run_time_needs_without_pins():
+    lines = (ROOT / "requirements.txt").read_text().split("\n")
+    assert {line for line in lines if line} == RUN_TIME_NEEDS
+    assert PROJECT["project"]["dynamic"] == ["dependencies"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+
+
+def test_version_is_the_same_everywhere():
+    assert PROJECT["project"]["version"] == unet_motion.__version__
+
+
+def test_registry_section_is_what_the_registry_wants():
+    comfy = PROJECT["tool"]["comfy"]
+    assert comfy["PublisherId"] and comfy["DisplayName"]
+    assert comfy["requires-comfyui"] == ">=0.3.64"
+    assert "web" not in comfy  # ComfyUI would then ignore WEB_DIRECTORY
+    assert "comfyui" not in PROJECT["project"]["name"].lower()
+    assert PROJECT["project"]["urls"]["Repository"].startswith("https://")
+
+
+def test_ruff_finds_nothing():
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--output-format=concise", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_the_registry_checks_is_an_error_in_ruff(tmp_path):
+    (tmp_path / "bad.py").write_text("x = 1; y = 2\nexec('x')\neval('x')\n")
+    config = str(ROOT / "pyproject.toml")
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--config", config, "--output-format=concise", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert all(code in done.stdout for code in ("E702", "S102", "S307")), done.stdout
+
+
+def test_the_archive_for_the_registry_holds_the_pack_and_not_its_tests():
+    tracked = set(git("ls-files")) - {""}
+    left_out = set(git("ls-files", "-ci", "--exclude-from=.comfyignore")) - {""}
+    archive = tracked - left_out
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"} <= archive
+    assert "unet_motion/bundled/model.safetensors" in archive
+    assert {"nodes/__init__.py", "unet_motion/model.py", "unet_motion/training/data.py"} <= archive
+    assert not [name for name in archive if name.split("/")[0] in ("tests", "tools", "benchmarks", ".ci", "assets")]
+
+
+def test_the_bundled_model_is_small_enough_for_a_repository():
+    assert (ROOT / "unet_motion" / "bundled" / "model.safetensors").stat().st_size <= 24 * 2**20
+
+
+@pytest.mark.parametrize("path", core_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_core_imports_itself_relatively_and_only_what_it_declares(path):
+    name = path.relative_to(ROOT).as_posix()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            depth = len(path.relative_to(ROOT / "unet_motion").parts)
+            assert node.level <= depth, f"{name}:{node.lineno} reaches out of unet_motion"
+            modules = [node.module] if node.level == 0 else []
+        else:
+            continue
+        for module in modules:
+            top = module.split(".")[0]
+            allowed = top in sys.stdlib_module_names or top in IMPORT_NAMES or name in OPTIONAL_IMPORTS.get(top, ())
+            assert allowed, f"{name}:{node.lineno} imports {module}"
+
+
+def test_core_works_with_neither_comfyui_nor_diffusers_nor_any_extra():
+    blocked = ["comfy", "nodes", "folder_paths", "diffusers", "transformers", "tqdm", "av", "xformers"]
+    code = f"""
+import importlib, pkgutil, sys
+for name in {blocked}:
+    sys.modules[name] = None
+import unet_motion
+names = [m.name for m in pkgutil.walk_packages(unet_motion.__path__, "unet_motion.") if not m.name.endswith("__main__")]
+for name in names:
+    importlib.import_module(name)
+for name in unet_motion.__all__:
+    getattr(unet_motion, name)
+print(len(names))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len([path for path in core_files() if path.name != "__main__.py"]) - 1
+
+
+def test_readme_library_example_runs(tmp_path):
+    """The Python block of the README, run as it stands."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(blocks) == 1
+    lines = [line for line in blocks[0].split("\n") if line.strip()]
+    assert len(lines) <= 12
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{blocks[0]}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("*.webp")), "the example is expected to write a WebP"
+
+
+def test_readme_links_and_pictures_exist():
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r'src="(?!https?://)([^"]+)"', text)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_readme_names_every_subcommand_and_extra():
+    text = (ROOT / "README.md").read_text()
+    from unet_motion.cli import COMMANDS
+
+    assert all(f"unet_motion {name}" in text for name in COMMANDS)
+    assert all(f"`{name}`" in text for name in PROJECT["project"]["optional-dependencies"])
