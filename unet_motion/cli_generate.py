@@ -35,7 +35,7 @@ def add_arguments(subparsers) -> None:
     add("--frames", type=int, default=16, help="frames of the clip (default 16)")
     add("--width", type=int, default=64, help="pixels, a multiple of 8 (default 64, as trained)")
     add("--height", type=int, default=64, help="pixels, a multiple of 8 (default 64, as trained)")
-    add("--sampler", default="euler", help="ddim, euler, euler_ancestral, dpmpp_2m or lcm (default euler)")
+    add("--sampler", default="ddim", help="ddim, euler, euler_ancestral, dpmpp_2m or lcm (default ddim)")
     add("--fps", type=float, default=8.0, help="frames a second in the file (default 8)")
     add("--scale", type=int, default=4, help="enlarge the pictures this many times (default 4)")
     add("--filter", default="lanczos", help="how to enlarge: lanczos or nearest (default lanczos)")

@@ -82,7 +82,7 @@ class MotionPipeline:
         steps: int = 20,
         guidance: float = 3.0,
         seed: int = 0,
-        sampler: str = "euler",
+        sampler: str = "ddim",
         width: int = 64,
         height: int = 64,
         spacing: str | None = None,
