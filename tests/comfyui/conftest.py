@@ -14,9 +14,8 @@ def _parameters() -> list:
         return [pytest.param(None, id="none", marks=pytest.mark.skip(reason=NOT_FOUND))]
     parameters = []
     for item in found:
-        missing = item.missing_packages()
-        reason = f"ComfyUI {item.version} needs packages that are not installed: {', '.join(missing)}"
-        marks = [pytest.mark.skip(reason=reason)] if missing else []
+        problem = item.problem()
+        marks = [pytest.mark.skip(reason=problem)] if problem else []
         parameters.append(pytest.param(item, id=item.version, marks=marks))
     return parameters
 

@@ -15,24 +15,43 @@ NOT_FOUND = "no ComfyUI found: set COMFYUI_PATH to its folder (several: separate
 
 @dataclass(frozen=True)
 class Installation:
-    """A ComfyUI checkout."""
+    """A ComfyUI checkout; the packages that it pins, where `make test` put them, come before the installed ones."""
 
     path: Path
     version: str
 
-    def missing_packages(self) -> list[str]:
-        """Names from its requirements.txt that are not installed in this Python."""
+    @property
+    def packages(self) -> Path:
+        return ROOT / ".venv-extras" / self.version
+
+    def problem(self) -> str | None:
+        """Why this ComfyUI cannot run in this Python, or None."""
         essential = (self.path / "requirements.txt").read_text().lower().split("#non essential")[0]
-        names = [re.split(r"[^A-Za-z0-9_.-]", line.strip())[0] for line in essential.splitlines()]
-        return [name for name in names if name and not _installed(name)]
+        wrong = [line for line in essential.split() if (line[0].isalpha() and not self._has(line))]
+        if not wrong:
+            return None
+        return (
+            f"ComfyUI {self.version} needs {' '.join(wrong)} "
+            f"(`make test` puts them into .venv-extras/{self.version} with pip install --no-deps --target)"
+        )
 
+    def _has(self, requirement: str) -> bool:
+        """Whether a package is there; only ComfyUI's own, which are pinned, must have the right version."""
+        name, *_ = re.split(r"[^a-z0-9_.-]", requirement)
+        found = {item.metadata["Name"].lower().replace("_", "-"): item.version for item in self._distributions(name)}
+        if name.startswith("comfyui-"):
+            return requirement == f"{name}=={found.get(name)}"
+        return name.replace("_", "-") in found
 
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    def _distributions(self, name: str) -> list:
+        own = list(importlib.metadata.distributions(name=name, path=[str(self.packages)]))
+        return own or list(importlib.metadata.distributions(name=name))
+
+    def environment(self) -> dict[str, str]:
+        """For a child process that runs this ComfyUI."""
+        path = os.pathsep.join(part for part in (str(self.packages), os.environ.get("PYTHONPATH")) if part)
+        # Passive: waiting threads leave the cores to others.
+        return {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def _version(path: Path) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -75,7 +74,8 @@ class Server:
         ]  # fmt: skip
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.installation.path, stdout=log, stderr=subprocess.STDOUT, env={**os.environ}
+                command, cwd=self.installation.path, stdout=log, stderr=subprocess.STDOUT,
+                env=self.installation.environment(),
             )
         asyncio.run(self._wait_until_ready())
 

@@ -1,0 +1,39 @@
+"""Puts ComfyUI and the pack into this process. These checks run in a child process, see test_inside.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+PACK = Path(os.environ.get("UNET_MOTION_PACK", Path(__file__).resolve().parents[3]))
+
+sys.path.insert(0, os.environ["UNET_MOTION_COMFYUI"])
+
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = True
+
+
+def load_pack():
+    """The pack as ComfyUI imports it: a package of its own, with `unet_motion` inside."""
+    spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+load_pack()
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    import torch
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield

@@ -1,0 +1,46 @@
+"""The checks in `inside/` run in one child process per ComfyUI version: ComfyUI's modules stay out of this process."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+INSIDE = Path(__file__).with_name("inside")
+
+
+def _checks() -> list[str]:
+    names = []
+    for file in sorted(INSIDE.glob("check_*.py")):
+        functions = (node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef))
+        names += [f"{file.stem}::{name}" for name in functions if name.startswith("test_")]
+    return names
+
+
+@pytest.fixture(scope="session")
+def results(installation, tmp_path_factory) -> dict[str, list[str]]:
+    """Name of each check -> its failures (empty: passed); checks that did not run are absent."""
+    report = tmp_path_factory.mktemp("inside") / "report.xml"
+    command = [
+        sys.executable, "-m", "pytest", str(INSIDE), "--confcutdir", str(INSIDE), "-o", "python_files=check_*.py",
+        "-o", f"pythonpath={INSIDE}", "-p", "no:cacheprovider", "--import-mode=importlib", "--junitxml", str(report), "-q",
+    ]  # fmt: skip
+    environment = {**installation.environment(), "UNET_MOTION_COMFYUI": str(installation.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert report.is_file(), done.stdout[-4000:] + done.stderr[-4000:]
+    found: dict[str, list[str]] = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname').split('.')[-1]}::{case.get('name').split('[')[0]}"
+        bad = [f"{case.get('name')}\n{item.text}" for kind in ("failure", "error") for item in case.findall(kind)]
+        found.setdefault(name, []).extend(bad)
+    return found
+
+
+@pytest.mark.parametrize("check", _checks())
+def test_inside_comfyui(results, check):
+    assert check in results, "the check did not run"
+    assert not results[check], "\n\n".join(results[check])
