@@ -1,0 +1,137 @@
+"""The set-up behind `make demo` and `make test`, without installing anything."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch):
+    """tools/setup_env.py as a module, in a repository and a home of its own; `calls` are the commands it would run."""
+    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.ROOT = tmp_path / "repository"
+    module.ROOT.mkdir()
+    for name in ("requirements.txt", "pyproject.toml"):
+        (module.ROOT / name).write_text((ROOT / name).read_text())
+    module.calls = []
+
+    def run(command, variables=None, check=True):
+        module.calls.append(([str(word) for word in command], variables or {}))
+        if "venv" in command:
+            (module.ROOT / ".venv" / "bin").mkdir(parents=True)
+            (module.ROOT / ".venv" / "bin" / "python").symlink_to(sys.executable)
+        if "--target" in command:
+            Path(command[command.index("--target") + 1]).mkdir(parents=True)
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module.Path, "home", lambda: tmp_path / "home")
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX", "COMFYUI_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return module
+
+
+def make_comfyui(folder, version, frontend="1.0"):
+    folder.mkdir(parents=True)
+    (folder / "main.py").write_text("")
+    (folder / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    (folder / "requirements.txt").write_text(f"comfyui-frontend-package=={frontend}\ntorch\ntorchaudio\n")
+    return folder
+
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake environment is a link")
+
+
+def test_demo_makes_an_environment_once_installs_once_and_generates(setup, capsys):
+    assert setup.demo() == 0
+    words = [" ".join(call[0]) for call in setup.calls]
+    assert len(words) == 3
+    assert "-m venv" in words[0] and "pip install -r requirements.txt" in words[1] and "generate" in words[2]
+    assert setup.DEMO_PROMPT in words[2] and "output/demo.webp" in capsys.readouterr().out
+    setup.calls.clear()
+    assert setup.demo() == 0
+    assert len(setup.calls) == 1 and "generate" in setup.calls[0][0]
+
+
+def test_changed_requirements_are_installed_again(setup):
+    setup.demo()
+    (setup.ROOT / "requirements.txt").write_text("torch\nsomething-new\n")
+    setup.calls.clear()
+    setup.demo()
+    assert "pip" in setup.calls[0][0]
+
+
+def test_an_active_environment_is_used_only_if_it_has_torch(setup, tmp_path, monkeypatch):
+    active = tmp_path / "active"
+    (active / "bin").mkdir(parents=True)
+    (active / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("VIRTUAL_ENV", str(active))
+    monkeypatch.setattr(setup, "has_torch", lambda python: True)
+    assert setup.environment() == active / "bin" / "python"
+    monkeypatch.setattr(setup, "has_torch", lambda python: False)
+    assert setup.environment() == setup.ROOT / ".venv" / "bin" / "python"
+
+
+def test_torch_is_found_in_this_python_and_not_in_a_bare_one(setup):
+    assert setup.has_torch(Path(sys.executable))
+    assert not setup.has_torch(setup.ROOT / "no" / "python")
+
+
+def test_without_comfyui_the_extras_are_installed_and_the_tests_run(setup, capsys):
+    assert setup.test(["tests/core"]) == 0
+    install, tests = setup.calls[-2:]
+    assert install[0][2:] == ["pip", "install", "-e", ".[dev]"]
+    assert tests[0][1:3] == ["-m", "pytest"] and tests[0][-1] == "tests/core" and tests[1] == {}
+    assert "No ComfyUI found" in capsys.readouterr().out
+
+
+def test_the_newest_comfyui_is_installed_and_others_get_their_pins_beside(setup, tmp_path):
+    old = make_comfyui(tmp_path / "home" / "ComfyUI-old", "0.3.64", "1.27.10")
+    new = make_comfyui(tmp_path / "home" / "ComfyUI", "0.33.0", "1.49.6")
+    assert setup.find_comfyuis() == [new, old]
+    setup.test([])
+    commands = [" ".join(call[0]) for call in setup.calls]
+    assert any(f"-e .[dev] -r {new}/requirements.txt" in command for command in commands)
+    target = setup.ROOT / ".venv-extras" / "0.3.64"
+    assert any(f"--no-deps --target {target} comfyui-frontend-package==1.27.10" in command for command in commands)
+    assert not any(f"-r {old}" in command or "0.33.0" in command for command in commands)
+    assert setup.calls[-1][1] == {"COMFYUI_PATH": f"{new}{os.pathsep}{old}"}
+    setup.calls.clear()
+    setup.test([])
+    assert len(setup.calls) == 1  # nothing is installed a second time
+
+
+def test_comfyui_path_comes_first_then_the_one_around_the_pack(setup, tmp_path, monkeypatch):
+    make_comfyui(tmp_path / "home" / "ComfyUI", "0.33.0")
+    around = make_comfyui(tmp_path / "around", "0.9.0")
+    setup.ROOT = around / "custom_nodes" / "pack"
+    assert setup.find_comfyuis() == [around]
+    named = make_comfyui(tmp_path / "named", "0.10.1")
+    monkeypatch.setenv("COMFYUI_PATH", f"{around}{os.pathsep}{named}")
+    assert setup.find_comfyuis() == [named, around]
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nothing"))
+    with pytest.raises(SystemExit, match="COMFYUI_PATH names .*nothing"):
+        setup.find_comfyuis()
+
+
+def test_a_failed_command_is_named_without_a_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "setup_env.py"), "paint"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_makefile_and_ci_call_the_script_and_nothing_else():
+    makefile = (ROOT / "Makefile").read_text()
+    assert "tools/setup_env.py demo" in makefile and "tools/setup_env.py test" in makefile
+    lines = [line for line in (ROOT / ".ci" / "run").read_text().split("\n") if line and not line.startswith("#")]
+    assert lines[-1] == "exec make test"
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
