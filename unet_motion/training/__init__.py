@@ -1,0 +1,1 @@
+"""Training of the bundled text-to-video model, and the measurements made of it."""

@@ -1,0 +1,113 @@
+"""The subcommands `train` and `evaluate`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_arguments(subparsers) -> None:
+    """Add both parsers to the command line; each sets `run`, a function of the parsed arguments."""
+    train = subparsers.add_parser("train", help="train the bundled model")
+    what = train.add_subparsers(dest="what", metavar="WHAT", required=True)
+    bundled = what.add_parser("bundled", help="make the bundled model from nothing: autoencoder, judge, images, motion")
+    bundled.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("runs/bundled"),
+        help="where checkpoints, log and results go; a run that was stopped there goes on (default: %(default)s)",
+    )
+    bundled.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    bundled.add_argument(
+        "--quick", action="store_true", help="a few steps of every stage, to try the code: no usable model"
+    )
+    bundled.set_defaults(run=run_train, func=run_train)
+
+    evaluate = subparsers.add_parser("evaluate", help="measure what the bundled model draws")
+    evaluate.add_argument("--model", type=Path, help="another file of the bundled model's format")
+    evaluate.add_argument("--clips", type=int, default=200, help="number of clips (default: %(default)s)")
+    evaluate.add_argument("--seed", type=int, default=1000, help="seed of the first clip (default: %(default)s)")
+    evaluate.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
+    evaluate.add_argument("--guidance", type=float, default=3.0, help="weight of the prompt (default: %(default)s)")
+    evaluate.add_argument("--sampler", default="ddim", help="sampler (default: %(default)s)")
+    evaluate.add_argument("--sheet", type=Path, help="write a PNG with the first clips there")
+    evaluate.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    evaluate.set_defaults(run=run_evaluate, func=run_evaluate)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Run or resume the making of the bundled model; 1 where a stage misses its gate."""
+    import torch
+
+    from .bundled_run import BundledRecipe, BundledRun, GateError
+    from .runs import RunLog
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    recipe = BundledRecipe.quick() if args.quick else BundledRecipe()
+    try:
+        path = BundledRun(args.folder, recipe, RunLog(args.folder / "log.jsonl")).run()
+    except GateError as error:
+        print(f"unet-motion train: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {path}")
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Measure a model; prints a table, or JSON; 1 where a target is missed."""
+    from ..bundled.parts import WEIGHTS, load_bundled
+    from .evaluate import SampleSettings, evaluate, missed_targets
+    from .export import load_judge
+
+    if args.clips < 1 or args.steps < 1:
+        raise ValueError(f"--clips is {args.clips} and --steps is {args.steps}; expected at least 1 each")
+    settings = SampleSettings(args.steps, args.guidance, args.sampler)
+    figures = evaluate(
+        load_bundled(path=args.model or WEIGHTS),
+        load_judge(),
+        args.clips,
+        args.seed,
+        settings,
+        sheet=args.sheet,
+        quiet=args.json,
+    )
+    missed = missed_targets(figures)
+    print(json.dumps(figures | {"missed": missed}, indent=2) if args.json else table(figures, missed))
+    return 1 if missed else 0
+
+
+def table(figures: dict, missed: list[str]) -> str:
+    """The figures as lines for people."""
+    from .data import MOTIONS
+    from .evaluate import TARGETS
+
+    names = (
+        "colour",
+        "shape",
+        "direction",
+        "direction_measured",
+        "moves",
+        "still",
+        "spinning",
+        "growing",
+        "shrinking",
+        "motion",
+        "whole_prompt",
+        "whole_prompt_held_out",
+        "same_shape_in_all_frames",
+    )
+    lines = [
+        f"{figures['clips']} clips, seed {figures['seed']}, {figures['steps']} {figures['sampler']} steps, "
+        f"guidance {figures['guidance']:g}"
+    ]
+    for name in names:
+        value = figures[name]
+        target = f"   target {TARGETS[name]:.0%}" if name in TARGETS else ""
+        lines.append(f"  {name.replace('_', ' '):26} {'-' if value is None else f'{value:6.1%}'}{target}")
+    lines.append("  asked (rows), judged (columns)")
+    lines.append(" " * 12 + "".join(f"{name[:7]:>8}" for name in MOTIONS))
+    lines += [
+        f"  {name:10}" + "".join(f"{n:8}" for n in row) for name, row in zip(MOTIONS, figures["confusion"], strict=True)
+    ]
+    return "\n".join(lines + [f"missed: {sentence}" for sentence in missed])

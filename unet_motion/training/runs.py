@@ -1,0 +1,91 @@
+"""What every training loop shares: seeded generators, a moving average of weights, checkpoints, logs and the clock."""
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Average:
+    """Exponential moving average of a list of parameters; young averages follow faster, so no start-up bias stays."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float = 0.999):
+        self.parameters = list(parameters)
+        self.decay = decay
+        self.count = 0
+        self.values = [p.detach().float().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the live parameters with the averaged ones; call twice to restore."""
+        for value, parameter in zip(self.values, self.parameters, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)
+
+    def state_dict(self) -> dict:
+        return {"count": self.count, "values": self.values}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.count = state["count"]
+        for value, stored in zip(self.values, state["values"], strict=True):
+            value.copy_(stored)
+
+
+def save_whole(state: dict, path: Path) -> None:
+    """Write a checkpoint so that a kill at any moment leaves either the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def load_state(path: Path) -> dict | None:
+    """Read a checkpoint written by `save_whole`, or None where there is none. Runs no code from the file."""
+    return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+
+
+def rng_state(rng: np.random.Generator) -> str:
+    """A generator's state as text (its integers are too wide for tensors)."""
+    return json.dumps(rng.bit_generator.state)
+
+
+def set_rng_state(rng: np.random.Generator, state: str) -> None:
+    rng.bit_generator.state = json.loads(state)
+
+
+class RunLog:
+    """One JSON object a line, in a file and on the console, with the seconds since the run began."""
+
+    def __init__(self, path: Path | None, quiet: bool = False):
+        self.path, self.quiet, self.began = path, quiet, time.perf_counter()
+
+    def write(self, stage: str, **figures) -> None:
+        row = {"stage": stage, "seconds": round(time.perf_counter() - self.began, 1)}
+        row |= {k: round(v, 5) if isinstance(v, float) else v for k, v in figures.items()}
+        line = json.dumps(row)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as out:
+                out.write(line + "\n")
+        if not self.quiet:
+            print(line, flush=True)
+
+
+def decayed(step: int, steps: int, warmup: int = 50, floor: float = 0.02) -> float:
+    """Learning-rate factor: linear warm-up, then a half cosine from 1 to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    share = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return floor + (1 - floor) * 0.5 * (1 + np.cos(np.pi * share)).item()
