@@ -94,14 +94,15 @@ def check_same_tables(path: str | Path, keys: list[str], tables: list[Tensor]) -
 
 
 def restore_table(stored: Tensor, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """A position table in ``dtype``, computed anew where the stored one is the sinusoidal table but for rounding.
+    """A stored position table in ``dtype``.
 
-    So a table that was stored in half precision is whole again in float32, and one that was learned or stretched
-    stays as it is.
+    Where that is a wider dtype and the table is the sinusoidal one but for rounding, it is computed anew, so that a
+    table stored in half precision is whole again in float32. One that was learned or stretched stays as it is.
     """
     dtype = dtype or stored.dtype
-    exact = sinusoidal_table(stored.shape[1], stored.shape[2]) if stored.shape[2] % 2 == 0 else None
-    rounding = 2e-5 + torch.finfo(stored.dtype).eps / 2
-    if exact is not None and (stored.float().cpu() - exact).abs().max() <= rounding:
-        stored = exact
+    if torch.finfo(dtype).eps < torch.finfo(stored.dtype).eps and stored.shape[2] % 2 == 0:
+        exact = sinusoidal_table(stored.shape[1], stored.shape[2])
+        rounding = 2e-5 + torch.finfo(stored.dtype).eps / 2
+        if (stored.float().cpu() - exact).abs().max() <= rounding:
+            stored = exact
     return stored.to(device=device, dtype=dtype)

@@ -6,8 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from torch import nn
+
 from ..config import MotionAdapterConfig, UNetMotionConfig
 from .errors import KeyMismatchError, name_some
+
+
+def _unstarted(layer: type[nn.Module]) -> type[nn.Module]:
+    """A layer that leaves its values alone: on the meta device there are none, and pretending takes a while."""
+    return type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})
+
+
+class _Unstarted:
+    Linear = _unstarted(nn.Linear)
+    Conv2d = _unstarted(nn.Conv2d)
+    GroupNorm = _unstarted(nn.GroupNorm)
+    LayerNorm = _unstarted(nn.LayerNorm)
 
 
 @lru_cache(maxsize=8)
@@ -15,7 +29,7 @@ def unet_shapes(config: UNetMotionConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters and position tables of a ``UNetMotionModel``; do not change the result."""
     from ..model import UNetMotionModel
 
-    return _shapes(UNetMotionModel.from_config(config, device="meta"))
+    return shapes_of(UNetMotionModel.from_config(config, operations=_Unstarted, device="meta"))
 
 
 @lru_cache(maxsize=8)
@@ -23,10 +37,11 @@ def adapter_shapes(config: MotionAdapterConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters and position tables of a ``MotionAdapter``; do not change the result."""
     from ..motion import MotionAdapter
 
-    return _shapes(MotionAdapter.from_config(config, device="meta"))
+    return shapes_of(MotionAdapter.from_config(config, operations=_Unstarted, device="meta"))
 
 
-def _shapes(model) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's parameters and position tables."""
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 

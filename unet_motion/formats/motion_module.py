@@ -183,7 +183,7 @@ def _with_tables(module: MotionModule, dtype: torch.dtype | None, device) -> dic
 def _summary(config: MotionAdapterConfig) -> str:
     mid = "with" if config.use_motion_mid_block else "without"
     widths = ", ".join(map(str, config.block_out_channels))
-    return f"block widths {widths}, {config.motion_max_seq_length} frames, {mid} mid block"
+    return f"block widths {widths}; {config.motion_max_seq_length} frames; {mid} mid block"
 
 
 def _warn_unused(opened: Opened, left: list[str]) -> None:

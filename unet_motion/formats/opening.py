@@ -52,7 +52,7 @@ class Opened:
 
     def stored(self, names: Iterable[str]) -> dict[str, list[Stored]]:
         """Where the values of these names are."""
-        return {name: [Stored(self.source, key) for key in self.names[name]] for name in names}
+        return {name: [Stored(self.source, key) for key in self.names.get(name, [name])] for name in names}
 
     def keys(self, names: Iterable[str]) -> list[str]:
         """The file's names of these names."""

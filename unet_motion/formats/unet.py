@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,12 @@ from ..motion import MotionAdapter
 from .assign import assign, choose_dtype, initialise, read_all
 from .detect import UNET_KINDS
 from .diffusers_config import unet2d_arguments
-from .errors import FileFormatError, KeyMismatchError, name_some
-from .expected import check_shapes, is_table, unet_shapes
+from .errors import FileFormatError, name_some
+from .expected import check_shapes, is_table, shapes_of
 from .infer import infer_unet, motion_arguments, unet_family
 from .motion_module import SCOPE_FIELDS, MotionModule, adapter_config, load_motion_module, trained_scopes
 from .opening import Opened, open_model
+from .reading import Stored
 
 if TYPE_CHECKING:
     from ..model import UNetMotionModel
@@ -68,22 +70,35 @@ def load_unet(
     base = open_model(path, ("unet",))
     base.require(UNET_KINDS, EXPECTED)
     _warn_beside(base)
-    own_motion = base.found.kind in ("unet_motion", "animatediff_unet")
-    spatial = [name for name in base.shapes if ".motion_modules." not in name]
+    spatial = [name for name in base.shapes if not _is_motion(name)]
     dtype = choose_dtype(dtype, base.source.float_dtype(base.keys(spatial)), operations is not None, base.path)
     values = base_arguments(base)
-    if motion_module is None:
-        module, scopes = None, _own_scopes(base) if own_motion else NORM_SCOPES["diffusers"]
-        names = base.shapes
-    else:
-        module = _motion(motion_module, dtype, device)
-        _check_fit(base.path, values, module)
+    words = FAMILY_WORDS[_family(values)]
+    module = None if motion_module is None else _motion(motion_module, dtype, device)
+    if module is not None:
+        _check_fit(base.path, values, words, module)
         values |= _merged(module)
-        scopes, names = module.norm_scopes, spatial
-    values |= dict(zip(SCOPE_FIELDS, resolve_scope(norm_scope, scopes), strict=True))
-    config = _config(base.path, values)
-    _check_base(base, {name: base.shapes[name] for name in names}, config, module, own_motion)
-    return _build(config, base, [n for n in names if n in base.names], module, dtype, device, operations, weights)
+    scopes = resolve_scope(norm_scope, _own_scopes(base) if module is None else module.norm_scopes)
+    values |= dict(zip(SCOPE_FIELDS, scopes, strict=True))
+    model = _empty_model(base.path, values, operations, weights, dtype)
+
+    taken = {} if module is None else module.state_dict
+    names = spatial if module is not None else base.shapes
+    stored = base.stored(name for name in names if name not in taken)
+    model.attach_ip_adapter({name: entries[0] for name, entries in stored.items()})
+    new = _check(base, stored, model, module, words)
+    tensors = read_all(stored, dtype, device)
+    tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
+    tensors |= initialise(model, new, dtype, device)
+    return assign(model, tensors, dtype, device)
+
+
+def _is_motion(name: str) -> bool:
+    return ".motion_modules." in name
+
+
+def _has_motion(base: Opened) -> bool:
+    return base.found.kind in ("unet_motion", "animatediff_unet")
 
 
 def base_arguments(base: Opened) -> dict[str, Any]:
@@ -94,9 +109,9 @@ def base_arguments(base: Opened) -> dict[str, Any]:
         config = _guard(base.path, lambda: UNetMotionConfig.from_dict(dict(base.config)))
         return {name: config[name] for name in config.field_names()}
     shapes = base.shapes
-    values = infer_unet({k: v for k, v in shapes.items() if ".motion_modules." not in k}, base.path)
-    if base.found.kind in ("unet_motion", "animatediff_unet"):
-        motion = {k: v for k, v in shapes.items() if ".motion_modules." in k}
+    values = infer_unet({k: v for k, v in shapes.items() if not _is_motion(k)}, base.path)
+    if _has_motion(base):
+        motion = {k: v for k, v in shapes.items() if _is_motion(k)}
         values |= motion_arguments(adapter_config(base, motion))
     return values
 
@@ -119,7 +134,9 @@ def resolve_scope(norm_scope: str | tuple[str, str], auto: tuple[str, str]) -> t
 
 
 def _own_scopes(base: Opened) -> tuple[str, str]:
-    motion = {k: v for k, v in base.shapes.items() if ".motion_modules." in k}
+    motion = {k: v for k, v in base.shapes.items() if _is_motion(k)}
+    if not _has_motion(base):
+        return NORM_SCOPES["diffusers"]
     with warnings.catch_warnings():  # what is to be said of the configuration has been said
         warnings.simplefilter("ignore")
         config = adapter_config(base, motion)
@@ -141,10 +158,10 @@ def _merged(module: MotionModule) -> dict[str, Any]:
     return values
 
 
-def _check_fit(path: Path, values: dict[str, Any], module: MotionModule) -> None:
+def _check_fit(path: Path, values: dict[str, Any], words: str, module: MotionModule) -> None:
     """Raise FileFormatError unless a UNet and a motion module belong together."""
     widths = tuple(values.get("block_out_channels", UNetMotionConfig.block_out_channels))
-    unet = f"{path} is {FAMILY_WORDS[_family(values)]} (block widths {', '.join(map(str, widths))})"
+    unet = f"{path} is {words} (block widths {', '.join(map(str, widths))})"
     if module.config.block_out_channels != widths:
         raise FileFormatError(f"{module.path}: is {module.words}, but {unet}.")
     blocks = len(widths)
@@ -156,6 +173,11 @@ def _check_fit(path: Path, values: dict[str, Any], module: MotionModule) -> None
         raise FileFormatError(
             f"{module.path}: has {list(motion_layers)} motion modules per down block, "
             f"but {unet} with {list(layers)} layers."
+        )
+    mid, motion_mid = values.get("mid_block_layers", 1), module.config.motion_mid_block_layers_per_block
+    if module.config.use_motion_mid_block and mid != motion_mid:
+        raise FileFormatError(
+            f"{module.path}: has {motion_mid} motion modules in the mid block, but {unet} with {mid}."
         )
     groups = values.get("norm_num_groups", 32)
     if groups != module.config.motion_norm_num_groups:
@@ -179,33 +201,27 @@ def _guard(path: Path, build):
         raise FileFormatError(f"{path}: describes a UNet that cannot be built ({error})") from error
 
 
-def _config(path: Path, values: dict[str, Any]) -> UNetMotionConfig:
-    return _guard(path, lambda: UNetMotionConfig(**values))
-
-
-def _check_base(base: Opened, shapes, config: UNetMotionConfig, module: MotionModule | None, own_motion: bool) -> None:
-    """Raise KeyMismatchError unless the base holds every tensor of its part, in the right shape, and no other."""
-    expected = unet_shapes(config)
-    if module is not None or not own_motion:
-        expected = {k: v for k, v in expected.items() if ".motion_modules." not in k}
-    if module is not None and module.config.conv_in_channels:
-        shapes, expected = ({k: v for k, v in d.items() if k != "conv_in.weight"} for d in (shapes, expected))
-    check_shapes(base.path, shapes, expected, FAMILY_WORDS[_family({n: config[n] for n in config.field_names()})])
-
-
-def _build(config, base: Opened, names, module: MotionModule | None, dtype, device, operations, weights):
+def _empty_model(path: Path, values: dict[str, Any], operations: Any, weights: Any, dtype) -> UNetMotionModel:
     from ..model import UNetMotionModel
 
-    arguments = {name: config[name] for name in config.field_names()}
-    model = UNetMotionModel(**arguments, operations=operations, weights=weights, dtype=dtype, device="meta")
-    taken = module.state_dict if module is not None else {}
-    tensors = read_all(base.stored(name for name in names if name not in taken), dtype, device)
-    tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
-    motion = [n for n in unet_shapes(config) if ".motion_modules." in n and n not in tensors and not is_table(n)]
-    if motion and (module is not None or base.found.kind in ("unet_motion", "animatediff_unet")):
-        raise KeyMismatchError(f"{base.path}: the motion module lacks {name_some(motion)}.")
-    tensors |= initialise(model, motion, dtype, device)
-    return assign(model, tensors, dtype, device)
+    config = _guard(path, lambda: UNetMotionConfig(**values))
+    return UNetMotionModel.from_config(config, operations=operations, weights=weights, dtype=dtype, device="meta")
+
+
+def _check(
+    base: Opened, stored: Mapping[str, list[Stored]], model, module: MotionModule | None, words: str
+) -> list[str]:
+    """Names of motion modules that are to get starting values, because no file has any.
+
+    Raises:
+        KeyMismatchError: the files do not hold exactly the model's tensors.
+    """
+    expected = shapes_of(model)
+    taken = {} if module is None else module.state_dict
+    new = [] if module is not None or _has_motion(base) else [n for n in expected if _is_motion(n) and not is_table(n)]
+    wanted = {n: s for n, s in expected.items() if n not in taken and not (_is_motion(n) and new)}
+    check_shapes(base.path, {name: entries[0].shape for name, entries in stored.items()}, wanted, words)
+    return new
 
 
 def _warn_beside(base: Opened) -> None:
