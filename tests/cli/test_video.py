@@ -159,3 +159,11 @@ def test_settings_stand_where_other_programs_read_them(tmp_path, frames):
     assert json.loads(comment) == SETTINGS
     exif = Image.open(video.write_video(tmp_path / "clip.webp", frames, metadata=SETTINGS)).getexif()
     assert exif.get_ifd(0x8769)[0x9286].startswith(b"ASCII\0\0\0{")
+
+
+def test_a_clip_repeats_unless_told_otherwise(tmp_path, frames):
+    for suffix, once in ((".webp", 1), (".gif", None)):
+        forever = Image.open(video.write_video(tmp_path / f"forever{suffix}", frames))
+        single = Image.open(video.write_video(tmp_path / f"once{suffix}", frames, loop=False))
+        assert forever.info["loop"] == 0
+        assert single.info.get("loop") == once
