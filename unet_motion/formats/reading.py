@@ -141,16 +141,15 @@ def check_finite(tensor: torch.Tensor, key: str, path: str | Path) -> None:
     """Raise BadWeightsError if a floating-point tensor holds NaN or infinity.
 
     A sum is not finite if any of its terms is not, and costs one read without a temporary copy; only a sum that
-    overflowed by itself needs the second look.
+    overflowed by itself needs the second look, which goes in small parts.
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
     if tensor.element_size() == 1:
         tensor = tensor.to(torch.float16)
-    wide = tensor.dtype if tensor.dtype == torch.float64 else torch.float32
-    if torch.isfinite(tensor.sum(dtype=wide)):
+    if torch.isfinite(tensor.sum()):
         return
-    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+    bad = tensor.numel() - sum(int(torch.isfinite(part).sum()) for part in tensor.flatten().split(2**20))
     if bad:
         raise BadWeightsError(
             f"{path}: tensor {key} holds {bad} NaN or infinite of {tensor.numel()} values, expected finite weights."
