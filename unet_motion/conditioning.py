@@ -36,26 +36,28 @@ def check_rows(name: str, rows: int, batch: int, frames: int) -> None:
         )
 
 
-def build_text(text: Tensor | None, batch: int, frames: int) -> Tensor | None:
-    """encoder_hidden_states (B or B*F, L, D), checked."""
-    if text is None:
-        return None
-    if text.dim() != 3:
-        raise ValueError(f"`encoder_hidden_states` has shape {tuple(text.shape)}, expected (rows, tokens, width).")
-    check_rows("encoder_hidden_states", text.shape[0], batch, frames)
-    return text
+def build_text(
+    text: Tensor | None, mask: Tensor | None, batch: int, frames: int, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    """encoder_hidden_states (B or B*F, L, D), checked, and its mask as an additive one (rows, 1, 1, L).
 
-
-def build_text_mask(mask: Tensor | None, text: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A mask (rows, L) over text tokens as an additive one (rows, 1, 1, L); 1 or True keeps a token."""
+    The mask (B or B*F, L) keeps a token where it is 1 or True. Both come back with the same rows: per clip, or per
+    frame where one of the two is given per frame.
+    """
+    if text is not None:
+        if text.dim() != 3:
+            raise ValueError(f"`encoder_hidden_states` has shape {tuple(text.shape)}, expected (rows, tokens, width).")
+        check_rows("encoder_hidden_states", text.shape[0], batch, frames)
     if mask is None:
-        return None
-    if text is None or tuple(mask.shape) != tuple(text.shape[:2]):
-        expected = (
-            "no mask without text" if text is None else f"{tuple(text.shape[:2])}, the rows and tokens of the text"
-        )
-        raise ValueError(f"`attention_mask` has shape {tuple(mask.shape)}, expected {expected}.")
-    return ((1 - mask.to(dtype)) * -10000.0)[:, None, None, :]
+        return text, None
+    if text is None:
+        raise ValueError("`attention_mask` was given without `encoder_hidden_states`.")
+    if mask.dim() != 2 or mask.shape[1] != text.shape[1]:
+        raise ValueError(f"`attention_mask` has shape {tuple(mask.shape)}, expected (rows, {text.shape[1]} tokens).")
+    check_rows("attention_mask", mask.shape[0], batch, frames)
+    rows = max(text.shape[0], mask.shape[0])
+    text, mask = (t.repeat_interleave(rows // t.shape[0], dim=0) if t.shape[0] < rows else t for t in (text, mask))
+    return text, ((1 - mask.to(dtype)) * -10000.0)[:, None, None, :]
 
 
 def text_time_vector(

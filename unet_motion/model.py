@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .adapters import AdapterMixin
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
-from .conditioning import build_text, build_text_mask, expand_timestep, residual_for, text_time_vector
+from .conditioning import build_text, expand_timestep, residual_for, text_time_vector
 from .config import UNetMotionConfig
 from .factory import make_factory
 from .layers import TimestepEmbedding, scoped_group_norm, timestep_sinusoid
@@ -155,7 +155,8 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         """
         if sample.dim() != 4 or num_frames < 1 or sample.shape[0] % num_frames:
             raise ValueError(
-                f"`sample` has shape {tuple(sample.shape)}, expected (batch * {num_frames} frames, channels, height, width)."
+                f"`sample` has shape {tuple(sample.shape)}, expected (batch * {num_frames} frames, channels, "
+                "height, width)."
             )
         return self._run(sample, timestep, encoder_hidden_states, num_frames, _Conditioning(**conditioning), options)
 
@@ -198,20 +199,23 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             return
         if len(residuals) != len(skips.stack):
             raise ValueError(
-                f"`down_block_additional_residuals` holds {len(residuals)} tensors, expected {len(skips.stack)}, one per skip."
+                f"`down_block_additional_residuals` holds {len(residuals)} tensors, expected {len(skips.stack)}, "
+                "one per skip."
             )
         name = "down_block_additional_residuals[{}]"
-        skips.stack = [s + residual_for(s, r, name.format(i)) for i, (s, r) in enumerate(zip(skips.stack, residuals))]
+        pairs = enumerate(zip(skips.stack, residuals, strict=True))
+        skips.stack = [skip + residual_for(skip, extra, name.format(i)) for i, (skip, extra) in pairs]
 
     def _make_call(self, sample, timestep, text, frames: int, given: _Conditioning, options: ForwardOptions) -> Call:
         batch = sample.shape[0] // frames
         positions = self._check_frames(frames, options.frame_positions)
+        text, text_mask = build_text(text, given.attention_mask, batch, frames, sample.dtype)
         call = Call(
             batch,
             frames,
             temb=self._time_embedding(sample, timestep, batch, frames, given),
-            text=build_text(text, batch, frames),
-            text_mask=build_text_mask(given.attention_mask, text, sample.dtype),
+            text=text,
+            text_mask=text_mask,
             positions=positions,
             hooks=options.hooks,
             checkpointing=self.gradient_checkpointing,
