@@ -51,6 +51,9 @@ _FIXED_FIELDS = {
 class AdapterMixin(IPAdapterMixin):
     """Building, loading and saving of :class:`unet_motion.UNetMotionModel`."""
 
+    # Whether the input layer has channels that came with an adapter and are saved with it.
+    _adapter_conv_in = False
+
     @classmethod
     def from_config(cls, config: UNetMotionConfig | dict, **kwargs: Any):
         """Build from a configuration object or dictionary; ``kwargs`` are the constructor's (``dtype``, ...)."""
@@ -85,17 +88,16 @@ class AdapterMixin(IPAdapterMixin):
             state = unet.state_dict()
             model.attach_ip_adapter(state)
             if motion_adapter is not None and motion_adapter.conv_in is not None:
-                state = {k: v for k, v in state.items() if not k.startswith("conv_in.")}
-            model._load_image_weights(
-                state, skip=("conv_in.",) if values["in_channels"] != unet.config["in_channels"] else ()
-            )
+                own, adapted = state["conv_in.weight"], motion_adapter.conv_in.weight.detach()
+                state["conv_in.weight"] = torch.cat([own, adapted[:, own.shape[1] :].to(own)], dim=1)
+            model._load_image_weights(state)
             if motion_adapter is not None:
                 model.load_motion_modules(motion_adapter)
         return model.train(unet.training)
 
-    def _load_image_weights(self, state: Mapping[str, Tensor], skip: tuple[str, ...]) -> None:
+    def _load_image_weights(self, state: Mapping[str, Tensor]) -> None:
         missing, unexpected = self.load_state_dict(state, strict=False)
-        missing = [k for k in missing if ".motion_modules." not in k and not k.startswith(skip or ("\0",))]
+        missing = [k for k in missing if ".motion_modules." not in k]
         if missing or unexpected:
             raise ValueError(
                 f"the image UNet lacks {len(missing)} tensors of this network {missing[:3]} and has "
@@ -114,7 +116,7 @@ class AdapterMixin(IPAdapterMixin):
         if motion_adapter is None:
             return
         state = dict(motion_adapter.state_dict())
-        conv_in = {k: state.pop(k) for k in list(state) if k.startswith("conv_in.")}
+        conv_in = self._adapted_conv_in(state)
         if self.mid_block.motion_modules is None:
             dropped = [state.pop(k) for k in list(state) if k.startswith("mid_block.")]
             if dropped:
@@ -131,9 +133,8 @@ class AdapterMixin(IPAdapterMixin):
         for name, tensor in state.items():
             if name.startswith("mid_block.") and name.endswith(".pe"):
                 state[name] = _fit_rows(tensor, self.config.motion_max_seq_length)
-        self.load_state_dict(state, strict=False)
-        if conv_in:
-            self._load_conv_in(conv_in)
+        self.load_state_dict({**state, **conv_in}, strict=False)
+        self._adapter_conv_in = bool(conv_in) or self._adapter_conv_in
 
     def _resize_position_tables(self, table: Tensor | None) -> None:
         if table is None or table.shape[1] == self.config.motion_max_seq_length:
@@ -144,19 +145,24 @@ class AdapterMixin(IPAdapterMixin):
                     module.pe = module.pe.new_zeros(1, table.shape[1], module.pe.shape[2])
         self.config = self.config.replace(motion_max_seq_length=table.shape[1])
 
-    def _load_conv_in(self, state: Mapping[str, Tensor]) -> None:
-        weight = state["conv_in.weight"]
-        if weight.shape != self.conv_in.weight.shape:
+    def _adapted_conv_in(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Take the adapter's input layer out of ``state``; of it only the channels behind the latent's count (PIA)."""
+        weight, _ = state.pop("conv_in.weight", None), state.pop("conv_in.bias", None)
+        if weight is None:
+            return {}
+        own = self.conv_in.weight.detach()
+        if weight.shape != own.shape:
             raise ValueError(
-                f"the adapter's `conv_in` has shape {tuple(weight.shape)}, expected {tuple(self.conv_in.weight.shape)}."
+                f"Incompatible Motion Adapter: its `conv_in` has shape {tuple(weight.shape)}, the UNet's has "
+                f"{tuple(own.shape)}."
             )
-        self.load_state_dict(state, strict=False)
-        self._adapter_conv_in = True
+        latent = self.config.out_channels
+        return {"conv_in.weight": torch.cat([own[:, :latent], weight[:, latent:].to(own)], dim=1)}
 
     def motion_adapter(self) -> MotionAdapter:
         """The motion modules as an adapter of their own, sharing the weights of this model."""
         state = {k: v for k, v in self.state_dict().items() if ".motion_modules." in k}
-        if getattr(self, "_adapter_conv_in", False):
+        if self._adapter_conv_in:
             state.update({k: v for k, v in self.state_dict().items() if k.startswith("conv_in.")})
         adapter = MotionAdapter.from_config(self.motion_adapter_config(), dtype=self.dtype, device="meta")
         adapter.load_state_dict(state, strict=True, assign=True)
@@ -176,7 +182,7 @@ class AdapterMixin(IPAdapterMixin):
             motion_norm_num_groups=config.norm_num_groups,
             motion_max_seq_length=config.motion_max_seq_length,
             use_motion_mid_block=config.use_motion_mid_block,
-            conv_in_channels=config.in_channels if getattr(self, "_adapter_conv_in", False) else None,
+            conv_in_channels=config.in_channels if self._adapter_conv_in else None,
             reverse_motion_transformer_layers_per_block=config.reverse_temporal_transformer_layers_per_block,
             reverse_motion_num_attention_heads=config.reverse_motion_num_attention_heads,
         )
@@ -210,6 +216,9 @@ def _unet2d_fields(config: Any) -> dict[str, Any]:
         found = config.get(name, only)
         if found != only and not (only is False and not found):
             raise ValueError(f"the image UNet has `{name}` {found!r}; a motion UNet can only have {only!r}.")
+    # An image UNet also uses `act_fn` behind its last norm, where this network always has SiLU.
+    if config.get("act_fn", "silu") not in ("silu", "swish"):
+        raise ValueError(f"the image UNet has `act_fn` {config['act_fn']!r}; a motion UNet can only continue 'silu'.")
     values = {name: config.get(name) for name in _COPIED_FIELDS if config.get(name) is not None}
     # diffusers' field `attention_head_dim` of an image UNet holds the number of heads.
     heads = config.get("num_attention_heads")
