@@ -92,12 +92,22 @@ def _check_length(name: str, value: Any, blocks: int, blocks_name: str) -> None:
         )
 
 
-def _check_positive(name: str, value: Any) -> None:
+def _check_numbers(name: str, value: Any, least: int = 1) -> None:
     for entry in value if isinstance(value, tuple) else (value,):
         if isinstance(entry, tuple):
-            _check_positive(name, entry)
-        elif not isinstance(entry, int) or isinstance(entry, bool) or entry < 1:
-            raise ValueError(f"`{name}` must hold whole numbers of at least 1, found {entry!r} in {value!r}.")
+            _check_numbers(name, entry, least)
+        elif not isinstance(entry, int) or isinstance(entry, bool) or entry < least:
+            raise ValueError(f"`{name}` must hold whole numbers of at least {least}, found {entry!r} in {value!r}.")
+
+
+def _check_motion_heads(name: str, heads: tuple[int, ...], width: int) -> None:
+    _check_numbers(name, heads)
+    for count in heads:
+        if count * (width // count) % 2 or width < count:
+            raise ValueError(
+                f"`{name}` {count} on a block of width {width} gives an inner width of "
+                f"{count * (width // count)}; the position table needs an even, positive one."
+            )
 
 
 def _per_block(value: PerBlock, blocks: int) -> tuple:
@@ -220,7 +230,8 @@ class UNetMotionConfig(_ConfigBase):
             nested = any(isinstance(v, tuple) for v in _per_block(getattr(self, name), blocks))
             if nested and getattr(self, f"reverse_{name}") is None:
                 raise ValueError(
-                    f"Must provide `reverse_{name}` if using an asymmetrical {words}: `{name}` is {getattr(self, name)}."
+                    f"Must provide `reverse_{name}` if using an asymmetrical {words}: "
+                    f"`{name}` is {getattr(self, name)}."
                 )
 
     def _check_values(self) -> None:
@@ -246,7 +257,14 @@ class UNetMotionConfig(_ConfigBase):
             "motion_num_attention_heads",
             "motion_max_seq_length",
         ):
-            _check_positive(name, getattr(self, name))
+            _check_numbers(name, getattr(self, name))
+        for name in (
+            "downsample_padding",
+            "mid_block_layers",
+            "transformer_layers_per_block",
+            "temporal_transformer_layers_per_block",
+        ):
+            _check_numbers(name, getattr(self, name), least=0)
         for width in self.block_out_channels:
             if width % self.norm_num_groups:
                 raise ValueError(
@@ -330,14 +348,10 @@ class UNetMotionConfig(_ConfigBase):
     def _plan(self, cross, channels, layers, depth, motion_depth, heads, motion_heads, text_dim, resample) -> BlockPlan:
         depths = _per_layer(*depth, layers) if cross else ()
         motion_depths = _per_layer(*motion_depth, layers)
+        head_name = motion_heads[0]
         motion_heads = _per_layer(*motion_heads, layers)
         width = channels[1]
-        for count in motion_heads:
-            if count * (width // count) % 2 or width < count:
-                raise ValueError(
-                    f"`motion_num_attention_heads` {count} on a block of width {width} gives an inner width of "
-                    f"{count * (width // count)}; the position table needs an even, positive one."
-                )
+        _check_motion_heads(head_name, motion_heads, width)
         if cross and width < heads:
             raise ValueError(f"`num_attention_heads` {heads} is more than the block's width {width}.")
         return BlockPlan(cross, *channels, layers, depths, motion_depths, heads, motion_heads, text_dim, resample)
@@ -409,13 +423,23 @@ class MotionAdapterConfig(_ConfigBase):
             "reverse_motion_num_attention_heads",
         ):
             _check_length(name, getattr(self, name), blocks, "block_out_channels")
+        for name in (
+            "block_out_channels",
+            "motion_layers_per_block",
+            "motion_num_attention_heads",
+            "motion_norm_num_groups",
+            "motion_max_seq_length",
+        ):
+            _check_numbers(name, getattr(self, name))
         for width in self.block_out_channels:
             if width % self.motion_norm_num_groups:
                 raise ValueError(
                     f"`block_out_channels` {self.block_out_channels} must be multiples of "
                     f"`motion_norm_num_groups` {self.motion_norm_num_groups}, found {width}."
                 )
-        self.down_layers(), self.up_layers(), self.mid_depths()
+        self.mid_depths()
+        for width, heads, _ in (*self.down_layers(), *self.up_layers()):
+            _check_motion_heads("motion_num_attention_heads", heads, width)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]):
