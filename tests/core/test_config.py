@@ -144,6 +144,11 @@ REFUSED_CLEARLY = [
     ("reverse_motion_num_attention_heads", dict(reverse_motion_num_attention_heads=(2, 2))),
     ("reverse_motion_num_attention_heads", dict(reverse_motion_num_attention_heads=((2, 2), 2, 2))),
     ("motion_num_attention_heads", dict(motion_num_attention_heads=0)),
+    ("reverse_motion_num_attention_heads", dict(reverse_motion_num_attention_heads=0)),
+    ("reverse_motion_num_attention_heads", dict(reverse_motion_num_attention_heads=7)),
+    ("transformer_layers_per_block", dict(transformer_layers_per_block=-1)),
+    ("temporal_transformer_layers_per_block", dict(temporal_transformer_layers_per_block=(1, -1, 1))),
+    ("out_channels", dict(out_channels="4")),
     ("transformer_layers_per_block", dict(transformer_layers_per_block=(1, 1))),
     ("temporal_transformer_layers_per_block", dict(temporal_transformer_layers_per_block=(1, 1))),
 ]

@@ -47,6 +47,7 @@ VARIANTS = {
         temporal_transformer_layers_per_block=[[2, 1], [2], [1, 1]],
         reverse_temporal_transformer_layers_per_block=[[1, 1, 2], [1, 2], [2, 1, 1]],
     ),
+    "depth of zero": dict(transformer_layers_per_block=(0, 1, 1), temporal_transformer_layers_per_block=(1, 0, 2)),
     "up path deeper than down path": dict(
         reverse_transformer_layers_per_block=(2, 3, 1), reverse_temporal_transformer_layers_per_block=(3, 1, 2)
     ),
