@@ -15,13 +15,16 @@ from .schema import MotionModuleType, make_input, make_schema, model_input, mode
 
 NONE = "none"
 NORM_SCOPE_TIP = (
-    "Over which frames group norms take their statistics. auto: as the motion module was trained (recommended). The others "
-    "force the rule of a family: v1 (resnets over all frames), v2 and v3 (each frame alone), sdxl and diffusers (motion "
+    "Over which frames group norms take their statistics. auto: as the motion module was trained (recommended). The "
+    "others "
+    "force the rule of a family: v1 (resnets over all frames), v2 and v3 (each frame alone), sdxl and diffusers "
+    "(motion "
     "modules over all frames). Costs nothing."
 )
 BETA_TIP = (
     "Noise schedule, by ComfyUI's names. auto: that of the motion module (sqrt_linear for SD1.5, which diffusers calls "
-    "linear), unless a ModelSampling node has set one on the model. linear is Stable Diffusion's own: less contrast and "
+    "linear), unless a ModelSampling node has set one on the model. linear is Stable Diffusion's own: less contrast "
+    "and "
     "motion with most modules. Costs nothing."
 )
 
@@ -43,14 +46,15 @@ class LoadBundled(io.ComfyNode):
             node_id="UNetMotion_LoadBundled",
             display_name="Load Bundled Motion Model",
             description=(
-                "Loads the small text-to-video model that comes with the pack: 64x64 pixels, up to 16 frames, prompts such "
+                "Loads the small text-to-video model that comes with the pack: 64x64 pixels, up to 16 frames, "
+                "prompts such "
                 "as 'a red star moving left'. Needs no download and runs on a CPU."
             ),
             search_aliases=["animatediff", "text to video", "demo"],
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The motion UNet; works with every core sampler."),
-                io.Clip.Output(display_name="clip", tooltip="Its text encoder, for CLIP Text Encode; knows about 50 words."),
+                io.Clip.Output(display_name="clip", tooltip="Its text encoder, for CLIP Text Encode; a small vocabulary."),
                 io.Vae.Output(display_name="vae", tooltip="Its autoencoder: 8 pixels to a latent, 4 channels."),
             ],
         )
@@ -73,7 +77,8 @@ class LoadUNet(io.ComfyNode):
             inputs=[
                 make_input(
                     io.Combo, "unet_name", options=paths.list_unets(),
-                    tooltip="File in diffusion_models or checkpoints, or folder in diffusers; recognised by its content. "
+                    tooltip="File in diffusion_models or checkpoints, or folder in diffusers; recognised by its "
+                    "content. "
                     "An SD1.5 UNet takes 1.7 GB in fp16.",
                 ),
                 make_input(
@@ -106,12 +111,13 @@ class LoadMotionModule(io.ComfyNode):
         return make_schema(
             node_id="UNetMotion_LoadMotionModule",
             display_name="Load Motion Module",
-            description="Loads AnimateDiff motion modules (v1, v2, v3) or a diffusers MotionAdapter for Apply Motion Module.",
+            description="Loads AnimateDiff motion modules (v1, v2, v3) or a diffusers MotionAdapter from a file.",
             search_aliases=["animatediff", "motion adapter"],
             inputs=[
                 make_input(
                     io.Combo, "motion_module", options=paths.list_motion_modules(),
-                    tooltip="File in models/animatediff_models; recognised by its content, not by its name. Takes 0.8 to "
+                    tooltip="File in models/animatediff_models; recognised by its content, not by its name. Takes "
+                    "0.8 to "
                     "0.9 GB of memory in fp16.",
                 )
             ],
@@ -136,7 +142,8 @@ class ApplyMotionModule(io.ComfyNode):
             node_id="UNetMotion_ApplyMotionModule",
             display_name="Apply Motion Module",
             description=(
-                "Puts motion modules into an SD1.5 model, so that the images of a batch become the frames of a clip. LoRAs "
+                "Puts motion modules into an SD1.5 model, so that the images of a batch become the frames of a "
+                "clip. LoRAs "
                 "and other patches of the model stay, before and after this node."
             ),
             search_aliases=["animatediff", "use motion module"],

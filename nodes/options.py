@@ -19,7 +19,8 @@ PRESETS = {
 }
 PROCESSOR_NAMES = ["auto", "sdpa", "flash", "mem_efficient", "math", "sliced", "xformers", "sage"]
 PROCESSOR_TIP = (
-    "sdpa: torch's choice of kernel. flash, mem_efficient: that kernel only (NVIDIA; flash also on the CPU). math: float32 "
+    "sdpa: torch's choice of kernel. flash, mem_efficient: that kernel only (NVIDIA; flash also on the CPU). math: "
+    "float32 "
     "reference, slow and memory-hungry. sliced: the same in small parts, least memory, slowest. xformers, sage: where "
     "installed; sage is 8-bit and not exact."
 )
@@ -30,7 +31,8 @@ RANGE_TIP = "Share of the sampling, 0 is the first step and 1 the last."
 def _factor(name: str, default: float, what: str) -> object:
     return make_input(
         io.Float, name, default=default, min=0.0, max=10.0, step=0.01,
-        tooltip=f"Factor for {what}; 1 changes nothing, 0.2 to 1.6 is usual. Only read with the preset custom. Costs nothing.",
+        tooltip=f"Factor for {what}; 1 changes nothing, 0.2 to 1.6 is usual. Only read with the preset custom. "
+        "Costs nothing.",
     )  # fmt: skip
 
 
@@ -43,7 +45,7 @@ class FreeU(io.ComfyNode):
         return make_schema(
             node_id="UNetMotion_FreeU",
             display_name="FreeU (motion)",
-            description="Re-weights backbone and skip features of the two lowest up blocks: clearer shapes for almost no time.",
+            description="Re-weights features of the two lowest up blocks: clearer shapes for almost no time.",
             search_aliases=["freeu"],
             inputs=[
                 model_input("A motion UNet of this pack."),
@@ -53,12 +55,14 @@ class FreeU(io.ComfyNode):
                 ),
                 make_input(
                     io.Combo, "preset", options=[CUSTOM, *PRESETS], default=CUSTOM,
-                    tooltip="custom reads b1, b2, s1 and s2 below; the others use the values that FreeU's authors give for "
+                    tooltip="custom reads b1, b2, s1 and s2 below; the others use the values that FreeU's authors "
+                    "give for "
                     "that model and ignore them. Costs nothing.",
                 ),
                 make_input(
                     io.Combo, "version", options=["v1", "v2"], default="v1",
-                    tooltip="v1: one factor for all pixels, as in diffusers. v2: the factor follows the picture's structure, "
+                    tooltip="v1: one factor for all pixels, as in diffusers. v2: the factor follows the picture's "
+                    "structure, "
                     "gentler on flat areas. Both cost the same.",
                 ),
                 _factor("b1", 1.5, "the backbone of the lowest up block"),
@@ -90,7 +94,7 @@ class AttentionProcessor(io.ComfyNode):
         return make_schema(
             node_id="UNetMotion_AttentionProcessor",
             display_name="Attention Processor (motion)",
-            description="Chooses how attention is computed over pixels and over frames. Changes speed and memory, not the result.",
+            description="Chooses how attention is computed over pixels and over frames: speed and memory, not the result.",
             search_aliases=["sdpa", "flash attention", "xformers", "sliced attention"],
             inputs=[
                 model_input("A motion UNet of this pack."),
@@ -101,7 +105,8 @@ class AttentionProcessor(io.ComfyNode):
                 ),
                 make_input(
                     io.Combo, "temporal", options=PROCESSOR_NAMES, default="auto",
-                    tooltip=f"Attention over the frames, 2 to 32 of them per pixel. auto: the fastest exact one. {PROCESSOR_TIP}",
+                    tooltip="Attention over the frames, 2 to 32 of them per pixel. auto: the fastest exact one. "
+                    f"{PROCESSOR_TIP}",
                 ),
             ],
             outputs=[model_output()],
@@ -126,7 +131,7 @@ class ForwardChunking(io.ComfyNode):
         return make_schema(
             node_id="UNetMotion_ForwardChunking",
             display_name="Forward Chunking (motion)",
-            description="Computes feed-forward layers in parts: less memory at the peak, a little slower, the same result.",
+            description="Computes feed-forward layers in parts: less memory, a little slower, the same result.",
             search_aliases=["enable_forward_chunking", "low memory"],
             inputs=[
                 model_input("A motion UNet of this pack."),
@@ -135,12 +140,14 @@ class ForwardChunking(io.ComfyNode):
                 ),
                 make_input(
                     io.Int, "chunk_size", default=1, min=1, max=65536,
-                    tooltip="Frames (or pixels) at a time. 1 needs the least memory and is the slowest; as many as there are "
+                    tooltip="Frames (or pixels) at a time. 1 needs the least memory and is the slowest; as many as "
+                    "there are "
                     "changes nothing.",
                 ),
                 make_input(
                     io.Combo, "dim", options=CHUNK_DIMS, default=CHUNK_DIMS[0],
-                    tooltip="What is split in the spatial layers; the layers over time split the other one. frames: 2 to 64 "
+                    tooltip="What is split in the spatial layers; the layers over time split the other one. frames: "
+                    "2 to 64 "
                     "parts. pixels: up to 4096 parts at 512x512, so use a chunk size of 256 or more.",
                 ),
             ],

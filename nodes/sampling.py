@@ -33,22 +33,25 @@ class MotionSampler(io.ComfyNode):
                 ),
                 make_input(
                     io.Float, "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                    tooltip="How closely to follow the prompt, 1 to 15; 3 to 8 is usual. 1 ignores the negative prompt and "
+                    tooltip="How closely to follow the prompt, 1 to 15; 3 to 8 is usual. 1 ignores the negative "
+                    "prompt and "
                     "takes half the time.",
                 ),
                 make_input(
                     io.Combo, "sampler_name", options=core.SAMPLERS,
-                    tooltip="How each step is taken. euler, ddim and dpmpp_2m run the UNet once a step, heun and dpm_2 twice.",
+                    tooltip="How each step is taken. euler, ddim and dpmpp_2m run the UNet once a step, heun and "
+                    "dpm_2 twice.",
                 ),
                 make_input(
                     io.Combo, "scheduler", options=core.SCHEDULERS,
                     tooltip="How the noise levels of the steps are spaced. Costs nothing.",
                 ),
                 make_input(io.Conditioning, "positive", tooltip="What the clip should show; one text for all frames."),
-                make_input(io.Conditioning, "negative", tooltip="What it should not show."),
+                make_input(io.Conditioning, "negative", tooltip="What it should not show; not read with cfg 1."),
                 make_input(
                     io.Latent, "latent_image",
-                    tooltip="The batch is the clip: one latent per frame, 2 to 32 frames (16 is usual). Time and memory grow "
+                    tooltip="The batch is the clip: one latent per frame, 2 to 32 frames (16 is usual). Time and "
+                    "memory grow "
                     "in proportion.",
                 ),
                 make_input(
@@ -57,7 +60,8 @@ class MotionSampler(io.ComfyNode):
                 ),
                 make_input(
                     io.Int, "frames_per_clip", default=0, min=0, max=4096,
-                    tooltip="0: the whole batch is one clip. Otherwise the batch holds several clips of this many frames, "
+                    tooltip="0: the whole batch is one clip. Otherwise the batch holds several clips of this many "
+                    "frames, "
                     "which do not see one another. Costs nothing.",
                 ),
             ],
@@ -66,7 +70,8 @@ class MotionSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise, frames_per_clip
+        cls, model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise,
+        frames_per_clip,
     ) -> io.NodeOutput:  # fmt: skip
         from nodes import common_ksampler  # ComfyUI's own module of this name
 

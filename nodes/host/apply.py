@@ -37,7 +37,8 @@ def _motion_weights(motion: MotionModule, dtype: torch.dtype) -> dict[str, Tenso
 def _fill(view: LDMView, weights: dict[str, Tensor], name: str) -> None:
     missing, unexpected = view.load_state_dict(weights, strict=False, assign=True)
     if missing or unexpected:
-        parts = [f"{len(keys)} {word}, such as {keys[0]}" for word, keys in (("missing", missing), ("unknown", unexpected)) if keys]
+        kinds = {"missing": missing, "unknown": unexpected}
+        parts = [f"{len(keys)} {word}, such as {keys[0]}" for word, keys in kinds.items() if keys]
         raise ValueError(f"{name} and `model` do not make one UNet: weights are {' and '.join(parts)}.")
     view.requires_grad_(False)
 

@@ -23,7 +23,8 @@ def require_motion_model(model: Any) -> LDMView:
 
 
 def check_frames(model: Any, shape: Sequence[int], frames_per_clip: int) -> None:
-    """Raise ValueError unless latents of a shape (frames, C, H, W) make whole clips that the model has positions for."""
+    """Raise ValueError unless latents of a shape (frames, C, H, W) make whole clips that the model has positions "
+    "for."""
     if len(shape) != 4:
         raise ValueError(f"`latent_image` has shape {tuple(shape)}, expected (frames, channels, height, width).")
     count = shape[0]
@@ -35,6 +36,7 @@ def check_frames(model: Any, shape: Sequence[int], frames_per_clip: int) -> None
     rows = require_motion_model(model).core.config.motion_max_seq_length
     if frames > rows:
         raise ValueError(
-            f"a clip of {frames} frames was asked for, but the motion module knows {rows} positions; use at most {rows} "
+            f"a clip of {frames} frames was asked for, but the motion module knows {rows} positions; use at most "
+            f"{rows} "
             "frames, or several clips with `frames_per_clip`."
         )

@@ -1,8 +1,8 @@
 """ComfyUI's control dict (ControlNet, T2I-Adapter) as residuals by stage of the UNet.
 
-ComfyUI takes entries from the end of each list, one per stage; here they are indexed, so nothing is consumed. `output` is
-in the order of the skips: its last entry belongs to the first output stage. `input` is reversed: its last entry belongs to
-input stage 0.
+ComfyUI takes entries from the end of each list, one per stage; here they are indexed, so nothing is consumed. `output`
+is in the order of the skips: its last entry belongs to the first output stage. `input` is reversed: its last entry
+belongs to input stage 0.
 """
 
 from __future__ import annotations

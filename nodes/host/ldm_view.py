@@ -108,15 +108,17 @@ def check_text(context: Tensor | None, config: UNetMotionConfig) -> None:
     width = config.last("cross_attention_dim")
     if context is None or context.shape[-1] != width:
         found = "no text" if context is None else f"text of width {context.shape[-1]}"
-        raise ValueError(f"the conditioning has {found}, but the model reads width {width}: use the CLIP of the same loader.")
+        raise ValueError(
+            f"the conditioning has {found}, but the model reads width {width}: use the CLIP of the same loader."
+        )
 
 
 class LDMView(nn.Module):
     """A UNetMotionModel whose layers carry latent-diffusion names, so that everything made for SD1.5 finds them.
 
     The core is kept unregistered and its own layers are registered a second time under `input_blocks.N.M`,
-    `middle_block`, `output_blocks`, `time_embed`, `label_emb` and `out`; motion modules under `motion`. State dicts, LoRA
-    patches and offloading therefore act on the core's weights.
+    `middle_block`, `output_blocks`, `time_embed`, `label_emb` and `out`; motion modules under `motion`. State dicts,
+    LoRA patches and offloading therefore act on the core's weights.
 
     Args:
         core: the model; frames are the batch of what `forward` gets.

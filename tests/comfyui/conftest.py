@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.comfyui.installations import NOT_FOUND, find_installations
@@ -26,8 +28,35 @@ def installation(request):
 
 
 @pytest.fixture(scope="session")
-def server(installation, tmp_path_factory):
-    server = Server(installation, tmp_path_factory.mktemp(f"comfyui-{installation.version}"))
+def elsewhere(tmp_path_factory) -> Path:
+    """Model folders that the servers know through an extra_model_paths.yaml."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for name in ("animatediff_models", "animatediff_motion_lora", "checkpoints", "loras"):
+        (folder / name).mkdir()
+    for name in ("animatediff_models", "animatediff_motion_lora"):
+        (folder / name / f"{name} from yaml.safetensors").write_bytes(b"")
+        (folder / name / "not a model.txt").write_bytes(b"")
+    names = [path.name for path in folder.iterdir()]
+    yaml = "\n".join(["elsewhere:", f"  base_path: {folder}", *(f"  {name}: {name}" for name in names)])
+    (folder / "extra_model_paths.yaml").write_text(yaml + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_motion(elsewhere) -> str:
+    """The name of a small but whole motion module."""
+    from tests.comfyui.big_files import write_motion_module
+    from unet_motion import MotionAdapterConfig
+
+    path = elsewhere / "animatediff_models" / "small motion.safetensors"
+    write_motion_module(path, MotionAdapterConfig(block_out_channels=(32, 64, 128, 128)))
+    return path.name
+
+
+@pytest.fixture(scope="session")
+def server(installation, elsewhere, tmp_path_factory):
+    base = tmp_path_factory.mktemp(f"comfyui-{installation.version}")
+    server = Server(installation, base, ("--extra-model-paths-config", str(elsewhere / "extra_model_paths.yaml")))
     server.start()
     yield server
     server.stop()

@@ -107,7 +107,7 @@ class Recorder:
         self.calls = []
 
     def note(self, name, to):
-        keys = ("block", "block_index", "transformer_index", "activations_shape", "original_shape", "n_heads", "dim_head")
+        keys = "block block_index transformer_index activations_shape original_shape n_heads dim_head".split()
         self.calls.append((name, *(str(to.get(key)) for key in keys)))
 
     def block(self, name, factor):

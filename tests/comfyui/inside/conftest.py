@@ -29,6 +29,10 @@ def load_pack():
 
 load_pack()
 
+from pack.nodes.host.paths import register_folders  # noqa: E402
+
+register_folders()
+
 
 @pytest.fixture(autouse=True)
 def without_gradients():

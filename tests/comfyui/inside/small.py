@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import comfy.model_base
 import comfy.model_patcher
 import comfy.supported_models
@@ -20,7 +22,7 @@ UNET = {
 }  # fmt: skip
 
 
-def fill(module: torch.nn.Module, seed: int = 0) -> None:
+def fill(module: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random weights that keep activations near 1, and norms away from the identity."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
@@ -29,19 +31,28 @@ def fill(module: torch.nn.Module, seed: int = 0) -> None:
             parameter.data.copy_(noise * parameter[0].numel() ** -0.5)
         else:
             parameter.data.copy_(0.2 * noise + (1 if name.endswith("weight") else 0))
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+WEIGHTS: dict[tuple, dict[str, torch.Tensor]] = {}
 
 
 def sd15(**changes) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL of ComfyUI with an SD1.5-structured UNet of 32 to 128 channels."""
+    """A new MODEL of ComfyUI with an SD1.5-structured UNet of 32 to 128 channels and always the same weights."""
     unet = {**UNET, **changes}
     config = comfy.supported_models.SD15(unet)
     config.unet_config = unet
     model = comfy.model_base.BaseModel(config, device=CPU)
-    fill(model.diffusion_model)
+    key = tuple(sorted((name, str(value)) for name, value in changes.items() if name != "dtype"))
+    if key in WEIGHTS:
+        model.diffusion_model.load_state_dict(WEIGHTS[key])
+    else:
+        WEIGHTS[key] = fill(model.diffusion_model)
     model.diffusion_model.requires_grad_(False).eval()
     return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
 
 
+@functools.lru_cache
 def motion_module(active: bool = True, widths: tuple[int, ...] = WIDTHS, **config) -> MotionModule:
     """Motion modules; inactive ones have the zero output that new modules have."""
     adapter = MotionAdapter(block_out_channels=widths, **config)

@@ -1,0 +1,94 @@
+"""A full-size SD1.5 checkpoint with random weights through core's loader and Apply Motion Module."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.comfyui.big_files import write_lora, write_motion_module, write_sd15_checkpoint
+from tests.comfyui.graphs import Graph, sample
+from unet_motion import MotionAdapterConfig
+
+APPLY = {"norm_scope": "auto", "beta_schedule": "auto"}
+FRAMES = 2
+
+
+@pytest.fixture(scope="session")
+def files(elsewhere):
+    """Names of a checkpoint (2.1 GB), a v2 motion module (0.9 GB), an empty one for SDXL, and a LoRA."""
+    write_sd15_checkpoint(elsewhere / "checkpoints" / "sd15.safetensors")
+    modules = elsewhere / "animatediff_models"
+    write_motion_module(modules / "v2.safetensors", MotionAdapterConfig())
+    sdxl = MotionAdapterConfig(block_out_channels=(320, 640, 1280), use_motion_mid_block=False)
+    write_motion_module(modules / "sdxl.safetensors", sdxl, active=False)
+    write_lora(elsewhere / "loras" / "style.safetensors")
+    yield
+    for name in ("checkpoints/sd15", "animatediff_models/v2", "animatediff_models/sdxl"):
+        (elsewhere / f"{name}.safetensors").unlink()
+
+
+def base_graph():
+    graph = Graph()
+    checkpoint = graph.add("CheckpointLoaderSimple", "checkpoint", ckpt_name="sd15.safetensors")
+    needs = {**graph.prompts((checkpoint, 1), "a boat", "blurry"), "latent_image": graph.frames(FRAMES)}
+    graph.add("UNetMotion_LoadMotionModule", "motion", motion_module="v2.safetensors")
+    return graph, needs
+
+
+def apply(graph, model, motion="motion"):
+    return graph.add("UNetMotion_ApplyMotionModule", model=(model, 0), motion_module=(motion, 0), **APPLY), 0
+
+
+def test_motion_loras_and_the_plain_model_side_by_side(server, files):
+    server.free()
+    graph, needs = base_graph()
+    lora = graph.add("LoraLoaderModelOnly", model=("checkpoint", 0), lora_name="style.safetensors", strength_model=1.0)
+    moving = apply(graph, "checkpoint")
+    after = graph.add("LoraLoaderModelOnly", model=moving, lora_name="style.safetensors", strength_model=1.0)
+    models = {"plain": ("checkpoint", 0), "moving": moving, "lora before": apply(graph, lora), "lora after": (after, 0)}
+    for name, model in models.items():
+        sample(graph, {**needs, "model": model}, name)
+    decoded = graph.add("VAEDecode", samples=("moving sampler", 0), vae=("checkpoint", 2))
+    graph.add("PreviewImage", "pictures", images=(decoded, 0))
+    run = server.run(graph)
+    assert run.error is None, run.error
+    latents = {name: server.latent(run, name) for name in models}
+    for name, tensor in latents.items():
+        assert tensor.shape == (FRAMES, 4, 8, 8) and torch.isfinite(tensor).all() and tensor.std() > 0.01, name
+    assert not torch.allclose(latents["plain"], latents["moving"], rtol=1e-2)
+    assert not torch.allclose(latents["moving"], latents["lora after"], rtol=1e-3)
+    assert torch.equal(latents["lora before"], latents["lora after"])
+    assert len(run.outputs["pictures"]["images"]) == FRAMES
+    assert "missing" not in server.log().split("got prompt")[-1]
+
+
+def test_load_unet_gives_the_same_model_as_loading_and_applying(server, files):
+    graph, needs = base_graph()
+    sample(graph, {**needs, "model": apply(graph, "checkpoint")}, "applied", steps=1)
+    options = {"unet_name": "sd15.safetensors", "motion_module": "v2.safetensors", **APPLY}
+    loaded = graph.add("UNetMotion_LoadUNet", **options)
+    sample(graph, {**needs, "model": (loaded, 0)}, "loaded", steps=1)
+    run = server.run(graph)
+    assert run.error is None, run.error
+    applied, loaded = server.latent(run, "applied"), server.latent(run, "loaded")
+    assert float((applied - loaded).norm() / applied.norm()) < 1e-5
+    server.free()
+
+
+def test_an_sdxl_motion_module_on_sd15_is_one_sentence(server, files):
+    graph, needs = base_graph()
+    graph.add("UNetMotion_LoadMotionModule", "sdxl", motion_module="sdxl.safetensors")
+    sample(graph, {**needs, "model": apply(graph, "checkpoint", "sdxl")}, "never")
+    message = server.run(graph).message
+    assert message.startswith("sdxl.safetensors is a motion module for SDXL (3 levels")
+    assert "`model` is SD1.5 (4 levels" in message and "\n" not in message
+
+
+def test_options_on_a_model_without_motion_modules_are_one_sentence(server, files):
+    graph, needs = base_graph()
+    choice = {"spatial": "math", "temporal": "auto"}
+    model = graph.add("UNetMotion_AttentionProcessor", model=("checkpoint", 0), **choice)
+    sample(graph, {**needs, "model": (model, 0)}, "never")
+    message = server.run(graph).message
+    assert message == "`model` is a UNetModel without motion modules; put Apply Motion Module before this node."
+    server.free()
