@@ -52,7 +52,7 @@ class BundledRecipe:
     images: StageRecipe = StageRecipe("images", steps=1700, batch=64, seed=31, pool=384)
     least_shape: float = 0.9
     motion: StageRecipe = StageRecipe(
-        "motion", steps=8000, batch=8, seed=41, high_noise=0.4, every_second=0.75, text_rate=0.5, check_every=1000
+        "motion", steps=5900, batch=8, seed=41, refresh=0.25, every_second=0.85, high_noise=0.3, noise_power=1.0
     )
     clips: int = 200
     targets: Mapping[str, float] = field(default_factory=lambda: TARGETS)
@@ -63,7 +63,7 @@ class BundledRecipe:
         return cls(
             autoencoder=AutoencoderRecipe(steps=4, batch=4),
             least_psnr=0.0,
-            judge=JudgeRecipe(steps=2, batch=4, reconstructed=4, accuracy=0.0),
+            judge=JudgeRecipe(steps=2, frames=4, clips=2, reconstructed=4, accuracy=0.0),
             images=StageRecipe("images", steps=4, batch=4, seed=31, pool=4),
             least_shape=0.0,
             motion=StageRecipe("motion", steps=4, batch=2, seed=41, pool=4, every_second=0.5),

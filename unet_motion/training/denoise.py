@@ -33,13 +33,15 @@ class StageRecipe:
     text_rate: float = 1.0  # factor on the learning rate of what was already trained (text path) in the motion stage
     every_second: float = 0.0  # share of the steps, from the first on, that see every second frame of a clip only
     high_noise: float = 0.0  # share of samples whose timestep is drawn from the noisier half
+    noise_power: float = 0.0  # loss weight alpha_bar^-power: 1 weighs errors as a loss of v would
+    noise_cap: float = 50.0  # largest such weight
     foreground: float = 3.0  # extra loss weight of cells that the shape covers
     drop_prompt: float = 0.1
     average: float = 0.999
     pool: int = 512  # encoded clips held
     refresh: float = 0.5  # newly drawn clips a step, on average
     weight_decay: float = 1e-3
-    save_every: int = 250
+    save_every: int = 200
     log_every: int = 50
     check_every: int = 0  # steps between calls of the gate's check; 0: only at the end
 
@@ -101,6 +103,8 @@ class StageTrainer:
         torch.manual_seed(recipe.seed)
         self.rng = np.random.default_rng(recipe.seed)
         self.schedule = NoiseSchedule.named()
+        weight = self.schedule.alphas_cumprod.pow(-recipe.noise_power).clamp_max(recipe.noise_cap)
+        self.noise_weight = (weight / weight.mean()).float()
         self.new, self.further = trainable_parameters(parts, recipe.name)
         self.groups = [(1.0, self.new), (recipe.text_rate, self.further)]
         self.optimizer = torch.optim.AdamW(
@@ -187,7 +191,8 @@ class StageTrainer:
             )
         weight = 1 + self.recipe.foreground * cover
         error = (predicted.float().unflatten(0, (-1, frames)) - noise).square()
-        return (weight * error).sum() / (weight.sum() * clean.shape[2])
+        rows = (weight * error).flatten(1).sum(1) / (weight.flatten(1).sum(1) * clean.shape[2])
+        return (self.noise_weight[timesteps] * rows).mean()
 
     def train_step(self) -> float:
         """One optimizer step; gives the loss."""

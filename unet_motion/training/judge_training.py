@@ -14,10 +14,11 @@ from .runs import RunLog, decayed
 
 @dataclass(frozen=True)
 class JudgeRecipe:
-    steps: int = 450
-    batch: int = 32
-    frames_per_clip: int = 4
-    reconstructed: int = 192  # clips put through the autoencoder once and used again and again
+    steps: int = 1000
+    frames: int = 96  # newly drawn single frames a step, for shape and colour
+    clips: int = 12  # newly drawn clips, for motion
+    motion_every: int = 3  # motion is learned much sooner than shape, so only every so many steps
+    reconstructed: int = 192  # clips put through the autoencoder once; half as much again of each batch comes from them
     learning_rate: float = 2e-3
     seed: int = 21
     accuracy: float = 0.99  # gate, for each of shape, colour and motion
@@ -61,42 +62,67 @@ def judge_accuracy(judge: Judge, clips: ClipBatch, pictures: torch.Tensor) -> di
     }
 
 
+class JudgeTrainer:
+    """Draws batches for both classifiers and steps them."""
+
+    def __init__(self, autoencoder: Autoencoder, recipe: JudgeRecipe):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.rng, self.judge = recipe, np.random.default_rng(recipe.seed), Judge()
+        self.optimizer = torch.optim.AdamW(self.judge.parameters(), lr=recipe.learning_rate, weight_decay=1e-3)
+        self.every = np.concatenate([triples(False), triples(True)])
+        self.pool = self.draw_parameters(recipe.reconstructed)
+        chunks = (self.pool[slice(i, i + 8)] for i in range(0, len(self.pool), 8))
+        self.pool_pictures = torch.cat([reconstruct(autoencoder, draw(chunk)[0]).half() for chunk in chunks])
+
+    def draw_parameters(self, count: int) -> ClipBatch:
+        return weaker_motions(self.rng, sample_clips(self.rng, count, self.every))
+
+    def _from_pool(self, count: int) -> torch.Tensor:
+        return torch.from_numpy(self.rng.integers(len(self.pool), size=count))
+
+    def frame_loss(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of shape and of colour on single frames, two thirds new, one third reconstructed."""
+        fresh = self.draw_parameters(self.recipe.frames)
+        phase = torch.from_numpy(self.rng.random((len(fresh), 1))).float()
+        rows = self._from_pool(self.recipe.frames // 2)
+        picked = torch.from_numpy(self.rng.integers(self.pool_pictures.shape[1], size=len(rows)))
+        again = self.pool_pictures[rows, picked][:, None].float()
+        frames = roughened(self.rng, torch.cat([draw(fresh, phase)[0], again]))[:, 0]
+        shape, colour = self.judge.frames(frames)
+        return (
+            F.cross_entropy(shape, torch.cat([fresh.shape, self.pool.shape[rows]])),
+            F.cross_entropy(colour, torch.cat([fresh.colour, self.pool.colour[rows]])),
+        )
+
+    def motion_loss(self) -> torch.Tensor:
+        """Cross-entropy of motion on clips, two thirds new, one third reconstructed."""
+        fresh, rows = self.draw_parameters(self.recipe.clips), self._from_pool(self.recipe.clips // 2)
+        clips = roughened(self.rng, torch.cat([draw(fresh)[0], self.pool_pictures[rows].float()]))
+        return F.cross_entropy(self.judge.motion(clips), torch.cat([fresh.motion, self.pool.motion[rows]]))
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One optimizer step; gives the losses."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * decayed(step, self.recipe.steps)
+        shape, colour = self.frame_loss()
+        losses = {"shape": shape, "colour": colour}
+        if step % self.recipe.motion_every == 0:
+            losses["motion"] = self.motion_loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        self.optimizer.step()
+        return {name: loss.item() for name, loss in losses.items()}
+
+
 def train_judge(autoencoder: Autoencoder, recipe: JudgeRecipe, log: RunLog) -> tuple[Judge, dict[str, float]]:
     """Train both classifiers; gives them and their worse accuracy on drawn and on reconstructed clips, by question."""
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    judge = Judge()
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=recipe.learning_rate, weight_decay=1e-3)
-    every = np.concatenate([triples(False), triples(True)])
-    pool = weaker_motions(rng, sample_clips(rng, recipe.reconstructed, every))
-    log.write("judge", step=0, pool=len(pool))
-    pool_pictures = torch.cat(
-        [reconstruct(autoencoder, draw(pool[slice(i, i + 8)])[0]) for i in range(0, len(pool), 8)]
-    )
+    trainer = JudgeTrainer(autoencoder, recipe)
     for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * decayed(step, recipe.steps)
-        fresh = weaker_motions(rng, sample_clips(rng, recipe.batch, every))
-        rows = torch.from_numpy(rng.integers(len(pool), size=recipe.batch // 2))
-        pictures = roughened(rng, torch.cat([draw(fresh)[0], pool_pictures[rows]]))
-        names = {k: torch.cat([getattr(fresh, k), getattr(pool, k)[rows]]) for k in ("shape", "colour", "motion")}
-        picked = torch.from_numpy(rng.integers(pictures.shape[1], size=(len(pictures), recipe.frames_per_clip)))
-        frames = pictures[torch.arange(len(pictures))[:, None], picked].flatten(0, 1)
-        shape, colour = judge.frames(frames)
-        again = lambda name: names[name].repeat_interleave(recipe.frames_per_clip)  # noqa: B023, E731
-        losses = (
-            F.cross_entropy(shape, again("shape")),
-            F.cross_entropy(colour, again("colour")),
-            F.cross_entropy(judge.motion(pictures), names["motion"]),
-        )
-        optimizer.zero_grad(set_to_none=True)
-        sum(losses).backward()
-        optimizer.step()
-        if step % 50 == 0:
-            log.write(
-                "judge", step=step, **dict(zip(("shape", "colour", "motion"), (x.item() for x in losses), strict=True))
-            )
-    return judge.eval(), check_judge(judge, autoencoder, recipe, log)
+        losses = trainer.train_step(step)
+        if step % 60 == 0:
+            log.write("judge", step=step, **losses)
+    judge = trainer.judge.eval()
+    return judge, check_judge(judge, autoencoder, recipe, log)
 
 
 def check_judge(judge: Judge, autoencoder: Autoencoder, recipe: JudgeRecipe, log: RunLog) -> dict[str, float]:
