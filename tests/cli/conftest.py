@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from unet_motion.bundled import build_parts
 from unet_motion.bundled.parts import FORMAT, METADATA_KEY, PREFIXES, UNET_CONFIG
 
+INFO = {"beta_schedule": "scaled_linear", "beta_end": 0.02, "prediction": "v_prediction", "latent_scale": 0.5}
 WORDS = ["a", "red", "blue", "star", "circle", "moving", "left", "right"]
 
 
@@ -22,6 +23,6 @@ def model_file(tmp_path_factory):
         for key, value in getattr(parts, name).state_dict().items()
     }
     path = tmp_path_factory.mktemp("model") / "random.safetensors"
-    description = {"format": FORMAT, "words": WORDS, "unet": config, "info": {}}
+    description = {"format": FORMAT, "words": WORDS, "unet": config, "info": INFO}
     save_file(state, str(path), metadata={METADATA_KEY: json.dumps(description)})
     return path

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unet_motion import __version__
 from unet_motion.cli import COMMANDS, main
-from unet_motion.sampling import SAMPLERS
+from unet_motion.sampling import SAMPLERS, MotionPipeline, NoiseSchedule
 from unet_motion.video import read_metadata
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,13 @@ def test_each_option_changes_the_picture(generate, arguments):
     assert status == 0
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in (plain, changed)]
     assert pictures[0].shape != pictures[1].shape or not np.array_equal(*pictures)
+
+
+def test_the_schedule_is_the_one_in_the_file(model_file):
+    pipeline = MotionPipeline.bundled(path=model_file)
+    expected = NoiseSchedule.named("scaled_linear", end=0.02, prediction="v_prediction")
+    assert torch.equal(pipeline.schedule.alphas_cumprod, expected.alphas_cumprod)
+    assert pipeline.schedule.prediction == "v_prediction" and pipeline.latent_scale == 0.5
 
 
 def test_attention_processors_agree(generate):

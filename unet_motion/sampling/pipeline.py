@@ -15,6 +15,15 @@ from .noise import frame_noise, seeded_generator
 from .samplers import get_sampler
 from .schedules import NoiseSchedule
 
+# Keys of a bundled model's description -> arguments of NoiseSchedule.named.
+INFO_KEYS = {
+    "beta_schedule": "betas",
+    "train_timesteps": "count",
+    "beta_start": "start",
+    "beta_end": "end",
+    "prediction": "prediction",
+}
+
 
 class Tokenizer(Protocol):
     def encode_all(self, prompts: list[str]) -> Tensor:
@@ -71,7 +80,19 @@ class MotionPipeline:
         from ..bundled import WEIGHTS, added_cond, load_bundled
 
         parts = load_bundled(device=device, dtype=dtype, path=path or WEIGHTS)
-        return cls(parts.unet, parts.text_encoder, parts.tokenizer, parts.autoencoder, added_cond=added_cond)
+        # The file says how its model was trained; what it leaves out is AnimateDiff's.
+        schedule = NoiseSchedule.named(
+            **{ours: parts.info[key] for key, ours in INFO_KEYS.items() if key in parts.info}
+        )
+        return cls(
+            parts.unet,
+            parts.text_encoder,
+            parts.tokenizer,
+            parts.autoencoder,
+            schedule,
+            added_cond,
+            parts.info.get("latent_scale", 1.0),
+        )
 
     @torch.inference_mode()
     def __call__(
