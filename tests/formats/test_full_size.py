@@ -122,7 +122,6 @@ def test_a_full_size_checkpoint_and_module_load_without_a_second_copy(files):
         if abs(found["probe"][name] - float(pool.first(name, min(16, shape.numel())).float().sum())) > 1e-5
     ]
     assert not wrong
-    print("seconds of processor time to load:", found["cpu"])
     weights = found["weights"]
     assert weights > 2.5e9
     # The weights are the mapped files themselves: private memory hardly grows, and the peak is one copy of them.

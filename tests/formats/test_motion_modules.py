@@ -1,5 +1,6 @@
 """AnimateDiff's motion modules and diffusers' adapters, against diffusers' converter and models."""
 
+import json
 import math
 
 import diffusers
@@ -18,7 +19,7 @@ from tests.formats.files import (
     unet2d,
     write,
 )
-from unet_motion import MotionAdapter, load_motion_module, load_unet
+from unet_motion import MotionAdapter, UNetMotionModel, load_motion_module, load_unet
 from unet_motion.formats import FileFormatError, KeyMismatchError
 from unet_motion.formats.animatediff import animatediff_to_diffusers, diffusers_to_animatediff
 
@@ -345,3 +346,55 @@ def test_settings_that_the_motion_unet_lacks_are_refused(tmp_path):
     randomise(diffusers.UNet2DConditionModel(**{**unet2d().config, "flip_sin_to_cos": False})).save_pretrained(tmp_path)
     with pytest.raises(FileFormatError, match="`flip_sin_to_cos` is False, the motion UNet exists with True only"):
         load_unet(tmp_path)
+
+
+def test_layers_that_have_no_parameters_until_they_are_loaded(tmp_path):
+    """As ComfyUI's layers are where it maps weights itself."""
+
+    class Late(torch.nn.Linear):
+        def __init__(self, in_features, out_features, bias=True, dtype=None, device=None):
+            torch.nn.Module.__init__(self)
+            self.in_features, self.out_features = in_features, out_features
+            self.weight = self.bias = None
+
+        def _load_from_state_dict(self, state, prefix, *rest):
+            for name in ("weight", "bias"):
+                if prefix + name in state:
+                    setattr(self, name, torch.nn.Parameter(state[prefix + name]))
+
+    class Operations:
+        Linear = Late
+        Conv2d, GroupNorm, LayerNorm = torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm
+
+    unet, motion = unet2d(), adapter()
+    base = write(tmp_path / "sd.safetensors", to_ldm(unet.state_dict(), 2))
+    module = write(tmp_path / "mm.safetensors", to_original(motion.state_dict()))
+    model = load_unet(base, module, norm_scope="diffusers", operations=Operations)
+    assert isinstance(model.time_embedding.linear_1, Late)
+    assert run_motion(model, unet_motion_reference(unet, motion)) < 1e-5
+    model.save_pretrained(tmp_path / "folder")
+    again = type(model).from_pretrained(tmp_path / "folder", operations=Operations)
+    assert same_state(again.state_dict(), model.state_dict())
+    inputs, extra, expected = run_unet2d(unet)
+    with torch.no_grad():
+        assert relative_error(load_unet(base, operations=Operations).forward_frames(*inputs, **extra), expected) < 1e-5
+
+
+def test_a_file_that_carries_its_configuration(tmp_path):
+    """As the bundled model's does, whose head counts and groups no shape tells."""
+    reference = UNetMotionModel(
+        block_out_channels=(40, 80),
+        down_block_types=("CrossAttnDownBlockMotion",) * 2,
+        up_block_types=("CrossAttnUpBlockMotion",) * 2,
+        norm_num_groups=8,
+        num_attention_heads=4,
+        motion_num_attention_heads=2,
+        cross_attention_dim=24,
+        motion_norm_scope="frame",
+    )
+    state = {f"unet.{k}": v for k, v in reference.state_dict().items()} | {"vae.x": torch.zeros(1)}
+    description = json.dumps({"format": 1, "unet": reference.config.to_dict()})
+    path = write(tmp_path / "a.safetensors", state, unet_motion=description)
+    model = load_unet(path)
+    assert model.config == reference.config
+    assert same_state(model.state_dict(), reference.state_dict())

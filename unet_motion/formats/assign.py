@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,32 +72,27 @@ def assign(model: Model, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
     return model.eval()
 
 
-def initialise(model: nn.Module, names: Iterable[str], dtype: torch.dtype | None, device) -> dict[str, torch.Tensor]:
-    """Starting values, as a new model has them, for parameters of a model on the meta device.
+def initialise(
+    names: Iterable[str], shapes: Mapping[str, Sequence[int]], dtype: torch.dtype | None, device
+) -> dict[str, torch.Tensor]:
+    """Starting values for parameters that no file has.
 
-    Raises:
-        KeyError: a name that no layer can start by itself.
+    Norms start at one, the output of motion modules at zero, so that they change nothing, all other layers at the
+    uniform values of ``torch.nn``.
+
+    Args:
+        shapes: of all parameters of the model by name.
     """
-    by_layer: dict[str, list[str]] = {}
-    for name in names:
-        layer, _, leaf = name.rpartition(".")
-        by_layer.setdefault(layer, []).append(leaf)
-    values = {}
-    for name, leaves in by_layer.items():
-        layer = model.get_submodule(name)
-        fresh = _start(layer, name, dtype or torch.get_default_dtype(), device)
-        values.update({f"{name}.{leaf}": fresh[leaf] for leaf in leaves})
-    return values
+    dtype = dtype or torch.get_default_dtype()
+    return {name: _start(name, shapes, torch.empty(tuple(shapes[name]), dtype=dtype, device=device)) for name in names}
 
 
-def _start(layer: nn.Module, name: str, dtype: torch.dtype, device) -> dict[str, torch.Tensor]:
-    """Normal values for a layer with a weight: ones for norms, zeros for a motion module's output, else random."""
-    weight = layer.weight
-    value = torch.empty(weight.shape, dtype=dtype, device=device)
-    bias = torch.zeros(weight.shape[0], dtype=dtype, device=device)
-    if weight.dim() == 1:
-        return {"weight": value.fill_(1), "bias": bias}
-    if ".motion_modules." in name and name.endswith(".proj_out"):
-        return {"weight": value.zero_(), "bias": bias}
-    bound = weight[0].numel() ** -0.5
-    return {"weight": value.uniform_(-bound, bound), "bias": bias.uniform_(-bound, bound)}
+def _start(name: str, shapes: Mapping[str, Sequence[int]], value: torch.Tensor) -> torch.Tensor:
+    layer, _, leaf = name.rpartition(".")
+    weight = shapes[f"{layer}.weight"]
+    if len(weight) == 1:
+        return value.fill_(1 if leaf == "weight" else 0)
+    if ".motion_modules." in name and layer.endswith(".proj_out"):
+        return value.zero_()
+    bound = math.prod(weight[1:]) ** -0.5
+    return value.uniform_(-bound, bound)

@@ -29,7 +29,7 @@ def unet_shapes(config: UNetMotionConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters and position tables of a ``UNetMotionModel``; do not change the result."""
     from ..model import UNetMotionModel
 
-    return shapes_of(UNetMotionModel.from_config(config, operations=_Unstarted, device="meta"))
+    return _shapes(UNetMotionModel.from_config(config, operations=_Unstarted, device="meta"))
 
 
 @lru_cache(maxsize=8)
@@ -37,12 +37,24 @@ def adapter_shapes(config: MotionAdapterConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters and position tables of a ``MotionAdapter``; do not change the result."""
     from ..motion import MotionAdapter
 
-    return shapes_of(MotionAdapter.from_config(config, operations=_Unstarted, device="meta"))
+    return _shapes(MotionAdapter.from_config(config, operations=_Unstarted, device="meta"))
 
 
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's parameters and position tables."""
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def shapes_for(config: UNetMotionConfig | MotionAdapterConfig) -> dict[str, tuple[int, ...]]:
+    """:func:`unet_shapes` or :func:`adapter_shapes`.
+
+    Not read off a model that is being loaded: layers that a host injects may have no parameters until then.
+    """
+    return unet_shapes(config) if isinstance(config, UNetMotionConfig) else adapter_shapes(config)
+
+
+def is_image_layer(key: str) -> bool:
+    """Whether a name is that of an IP-Adapter's layers, which a configuration does not speak of."""
+    return key.startswith("encoder_hid_proj.") or ".processor.to_" in key
 
 
 def is_table(key: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import MotionAdapterConfig
+from ..config import MotionAdapterConfig, UNetMotionConfig
 from .errors import FileFormatError, KeyMismatchError
 from .keys import count_indexed
 
@@ -118,6 +118,23 @@ def motion_arguments(adapter: MotionAdapterConfig) -> dict[str, Any]:
         "reverse_temporal_transformer_layers_per_block": adapter.reverse_motion_transformer_layers_per_block,
         "reverse_motion_num_attention_heads": adapter.reverse_motion_num_attention_heads,
     }
+
+
+def adapter_of(unet: UNetMotionConfig) -> MotionAdapterConfig:
+    """The configuration of the adapter that holds a UNet's motion modules."""
+    return MotionAdapterConfig(
+        block_out_channels=unet.block_out_channels,
+        motion_layers_per_block=unet.layers_per_block,
+        motion_transformer_layers_per_block=unet.temporal_transformer_layers_per_block,
+        motion_mid_block_layers_per_block=unet.mid_block_layers,
+        motion_transformer_layers_per_mid_block=unet.temporal_transformer_layers_per_mid_block or 1,
+        motion_num_attention_heads=unet.motion_num_attention_heads,
+        motion_norm_num_groups=unet.norm_num_groups,
+        motion_max_seq_length=unet.motion_max_seq_length,
+        use_motion_mid_block=unet.use_motion_mid_block,
+        reverse_motion_transformer_layers_per_block=unet.reverse_temporal_transformer_layers_per_block,
+        reverse_motion_num_attention_heads=unet.reverse_motion_num_attention_heads,
+    )
 
 
 def motion_version(adapter: MotionAdapterConfig) -> str | None:

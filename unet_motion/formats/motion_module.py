@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..config import NORM_SCOPES, MotionAdapterConfig
+from ..config import NORM_SCOPES, MotionAdapterConfig, UNetMotionConfig
 from .assign import assign, choose_dtype, read_all
 from .detect import KINDS, MOTION_KINDS
 from .errors import FileFormatError, name_some
 from .expected import adapter_shapes, check_shapes, is_table
-from .infer import DEFAULT_FRAMES, LCM_FRAMES, infer_adapter, motion_version, table_rows
+from .infer import DEFAULT_FRAMES, LCM_FRAMES, adapter_of, infer_adapter, motion_version, table_rows
 from .opening import Opened, open_model
 
 if TYPE_CHECKING:
@@ -129,22 +129,15 @@ def adapter_config(opened: Opened, shapes: Mapping[str, tuple[int, ...]]) -> Mot
     try:
         if opened.found.kind == "motion_adapter" and opened.config is not None:
             return MotionAdapterConfig.from_dict({k: v for k, v in opened.config.items() if k not in SCOPE_FIELDS})
+        if opened.found.kind == "unet_motion" and opened.config is not None:
+            return adapter_of(UNetMotionConfig.from_dict(dict(opened.config)))
         frames = None
         if table_rows(shapes, opened.path) is None:
             frames = LCM_FRAMES if opened.found.kind == "motion_module" else DEFAULT_FRAMES
-            if opened.found.kind == "unet_motion" and opened.config is not None:
-                frames = opened.config.get("motion_max_seq_length", DEFAULT_FRAMES)
-            else:
-                warnings.warn(
-                    f"{opened.path}: holds no position tables, sinusoidal ones of {frames} rows are used.", stacklevel=3
-                )
-        config = infer_adapter(shapes, opened.path, frames)
-        if opened.found.kind == "unet_motion" and opened.config is not None:
-            config = config.replace(
-                motion_num_attention_heads=opened.config.get("motion_num_attention_heads", 8),
-                motion_norm_num_groups=opened.config.get("norm_num_groups", 32),
+            warnings.warn(
+                f"{opened.path}: holds no position tables, sinusoidal ones of {frames} rows are used.", stacklevel=3
             )
-        return config
+        return infer_adapter(shapes, opened.path, frames)
     except FileFormatError:
         raise
     except (ValueError, TypeError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from .folders import config_beside, find_model_folder, open_folder
 from .keys import strip_prefix, unknown_parts
 from .ldm import ldm_names
 from .reading import Stored, TensorSource, open_tensors
+
+METADATA_KEY = "unet_motion"
+"""Entry of a safetensors header under which the bundled model's file describes itself."""
 
 _CLASS_OF_KIND = {
     "unet2d": "UNet2DConditionModel",
@@ -30,7 +35,7 @@ class Opened:
         path: what was asked for.
         source: its tensors.
         found: what it is.
-        config: its ``config.json``, where one of the right class lies in the folder.
+        config: its ``config.json``, where one of the right class lies in the folder, or the one inside the file.
         names: diffusers names -> the file's names that stand for them (more than one for position tables).
         unknown: names inside the recognised part that have no diffusers name.
         beside: names outside the recognised part that belong to no known part of a checkpoint.
@@ -83,8 +88,18 @@ def open_model(path: str | Path, subfolders: Iterable[str]) -> Opened:
     else:
         source = open_tensors(path)
         found = detect(source.infos)
-        config = config_beside(path, _CLASS_OF_KIND[found.kind]) if found.kind in _CLASS_OF_KIND else None
+        config = _config_of_file(path, source, found)
     return Opened(path, source, found, config, *_names(path, source, found))
+
+
+def _config_of_file(path: Path, source: TensorSource, found: Detection) -> dict[str, Any] | None:
+    """The configuration that a file of this project carries inside, or the ``config.json`` of its class beside it."""
+    if found.kind == "unet_motion" and METADATA_KEY in source.metadata:
+        with suppress(ValueError, AttributeError):
+            inside = json.loads(source.metadata[METADATA_KEY]).get("unet")
+            if isinstance(inside, dict):
+                return inside
+    return config_beside(path, _CLASS_OF_KIND[found.kind]) if found.kind in _CLASS_OF_KIND else None
 
 
 def _check_class(path: Path, class_name: Any, found: Detection) -> None:

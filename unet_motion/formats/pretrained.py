@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .assign import assign, choose_dtype, initialise, read_all
 from .errors import FileFormatError, KeyMismatchError, WrongKindError, name_some
-from .expected import compare, is_table
+from .expected import compare, is_image_layer, is_table, shapes_for
 from .folders import PICKLE, SAFETENSORS, Folder, open_folder
+from .infer import Shapes
 from .motion_module import SCOPE_FIELDS
 from .reading import Stored, TensorSource
 from .saving import write_folder
@@ -118,13 +119,14 @@ def from_pretrained(
     factory = {"operations": operations, "dtype": dtype, "device": "meta"}
     model = cls.from_config(config, **factory, **({"weights": weights} if weights is not None else {}))
     stored = {key: Stored(source, key) for key in source.infos}
-    if hasattr(model, "attach_ip_adapter"):
-        model.attach_ip_adapter(stored)
-    info = _compare(folder, source, model, allow_missing, ignore_mismatched_sizes)
+    expected = dict(shapes_for(config))
+    if hasattr(model, "attach_ip_adapter") and model.attach_ip_adapter(stored):
+        expected |= {key: entry.shape for key, entry in stored.items() if is_image_layer(key)}
+    info = _compare(f"{cls.__name__} of {folder.path}", source, expected, allow_missing, ignore_mismatched_sizes)
     other = [name for name, *_ in info["mismatched_keys"]]
     wanted = {k: v for k, v in stored.items() if k not in info["unexpected_keys"] and k not in other}
     tensors = read_all(wanted, dtype, device)
-    tensors |= initialise(model, [n for n in info["missing_keys"] + other if not is_table(n)], dtype, device)
+    tensors |= initialise([n for n in info["missing_keys"] + other if not is_table(n)], expected, dtype, device)
     model = assign(model, tensors, dtype, device)
     return (model, info) if output_loading_info else model
 
@@ -164,18 +166,16 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def _compare(
-    folder: Folder, source: TensorSource, model: nn.Module, allow_missing: bool, ignore_mismatched: bool
+    words: str, source: TensorSource, expected: Shapes, allow_missing: bool, ignore_mismatched: bool
 ) -> dict[str, list]:
     """The loading info; raises or warns as the arguments say."""
     found = {key: info.shape for key, info in source.infos.items()}
-    expected: dict[str, Tensor] = model.state_dict()
-    missing, unexpected, mismatched = compare(found, {key: value.shape for key, value in expected.items()})
-    words = f"{type(model).__name__} of {folder.path}"
+    missing, unexpected, mismatched = compare(found, expected)
     if mismatched and not ignore_mismatched:
         key = mismatched[0]
         raise KeyMismatchError(
             f"{source.path}: {len(mismatched)} tensors have another shape than its config.json says: {key} is "
-            f"{list(found[key])}, expected {list(expected[key].shape)}."
+            f"{list(found[key])}, expected {list(expected[key])}."
         )
     if missing and not allow_missing:
         raise KeyMismatchError(f"{source.path}: {len(missing)} tensors of the model are missing: {name_some(missing)}.")
@@ -188,6 +188,6 @@ def _compare(
     return {
         "missing_keys": missing,
         "unexpected_keys": unexpected,
-        "mismatched_keys": [(key, tuple(found[key]), tuple(expected[key].shape)) for key in mismatched],
+        "mismatched_keys": [(key, tuple(found[key]), tuple(expected[key])) for key in mismatched],
         "error_msgs": [],
     }

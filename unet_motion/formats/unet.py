@@ -15,8 +15,8 @@ from .assign import assign, choose_dtype, initialise, read_all
 from .detect import UNET_KINDS
 from .diffusers_config import unet2d_arguments
 from .errors import FileFormatError, name_some
-from .expected import check_shapes, is_table, shapes_of
-from .infer import infer_unet, motion_arguments, unet_family
+from .expected import check_shapes, is_image_layer, is_table, unet_shapes
+from .infer import Shapes, infer_unet, motion_arguments, unet_family
 from .motion_module import SCOPE_FIELDS, MotionModule, adapter_config, load_motion_module, trained_scopes
 from .opening import Opened, open_model
 from .reading import Stored
@@ -85,11 +85,13 @@ def load_unet(
     taken = {} if module is None else module.state_dict
     names = spatial if module is not None else base.shapes
     stored = base.stored(name for name in names if name not in taken)
-    model.attach_ip_adapter({name: entries[0] for name, entries in stored.items()})
-    new = _check(base, stored, model, module, words)
+    expected = dict(unet_shapes(model.config))
+    if model.attach_ip_adapter({name: entries[0] for name, entries in stored.items()}):
+        expected |= {name: entries[0].shape for name, entries in stored.items() if is_image_layer(name)}
+    new = _check(base, stored, expected, module, words)
     tensors = read_all(stored, dtype, device)
     tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
-    tensors |= initialise(model, new, dtype, device)
+    tensors |= initialise(new, expected, dtype, device)
     return assign(model, tensors, dtype, device)
 
 
@@ -209,14 +211,13 @@ def _empty_model(path: Path, values: dict[str, Any], operations: Any, weights: A
 
 
 def _check(
-    base: Opened, stored: Mapping[str, list[Stored]], model, module: MotionModule | None, words: str
+    base: Opened, stored: Mapping[str, list[Stored]], expected: Shapes, module: MotionModule | None, words: str
 ) -> list[str]:
     """Names of motion modules that are to get starting values, because no file has any.
 
     Raises:
         KeyMismatchError: the files do not hold exactly the model's tensors.
     """
-    expected = shapes_of(model)
     taken = {} if module is None else module.state_dict
     new = [] if module is not None or _has_motion(base) else [n for n in expected if _is_motion(n) and not is_table(n)]
     wanted = {n: s for n, s in expected.items() if n not in taken and not (_is_motion(n) and new)}
