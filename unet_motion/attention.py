@@ -35,7 +35,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.scale = default_scale(head_dim)
         self.is_cross_attention = cross_attention_dim is not None
-        context_dim = cross_attention_dim if self.is_cross_attention else query_dim
+        self.context_dim = context_dim = cross_attention_dim if self.is_cross_attention else query_dim
         self.to_q = make.linear(query_dim, inner, bias=False)
         self.to_k = make.linear(context_dim, inner, bias=False)
         self.to_v = make.linear(context_dim, inner, bias=False)
@@ -94,6 +94,11 @@ class Attention(nn.Module):
             tokens = tokens.reshape(_common_rows(context, call), -1, tokens.shape[-1])
         processor = call.processor(self)
         if not isinstance(processor, AttentionProcessor):
+            if cross and call.images is not None:
+                raise ValueError(
+                    f"attention processor {type(processor).__name__} knows nothing of the loaded IP-Adapter's images; "
+                    "choose a named processor or unload the IP-Adapter."
+                )
             out = processor(self, tokens, encoder_hidden_states=context, attention_mask=mask)
         else:
             query, key, value = self.project(tokens, context, call.fused)
@@ -110,7 +115,7 @@ class Attention(nn.Module):
         processor = call.processor(self)
         if not isinstance(processor, AttentionProcessor):
             return self._temporal_foreign(processor, tokens)
-        batch = zip(*(t.unbind(0) for t in self.project(tokens, None, call.fused)))
+        batch = zip(*(t.unbind(0) for t in self.project(tokens, None, call.fused)), strict=True)
         out = torch.stack([self._attend_clip(processor, *qkv) for qkv in batch])
         return self.finish(out)
 

@@ -37,7 +37,7 @@ def check_rows(name: str, rows: int, batch: int, frames: int) -> None:
 
 
 def build_text(
-    text: Tensor | None, mask: Tensor | None, batch: int, frames: int, dtype: torch.dtype
+    text: Tensor | None, mask: Tensor | None, batch: int, frames: int, dtype: torch.dtype, widths: set[int]
 ) -> tuple[Tensor | None, Tensor | None]:
     """encoder_hidden_states (B or B*F, L, D), checked, and its mask as an additive one (rows, 1, 1, L).
 
@@ -47,6 +47,12 @@ def build_text(
     if text is not None:
         if text.dim() != 3:
             raise ValueError(f"`encoder_hidden_states` has shape {tuple(text.shape)}, expected (rows, tokens, width).")
+        if widths - {text.shape[-1]}:
+            expected = ", ".join(map(str, sorted(widths)))
+            raise ValueError(
+                f"`encoder_hidden_states` has width {text.shape[-1]}, the model reads text of width {expected} "
+                "(`cross_attention_dim`)."
+            )
         check_rows("encoder_hidden_states", text.shape[0], batch, frames)
     if mask is None:
         return text, None

@@ -21,7 +21,7 @@ class ImageProjection(nn.Module):
 
     def __init__(self, make: LayerFactory, image_dim: int, width: int, tokens: int):
         super().__init__()
-        self.tokens = tokens
+        self.image_dim, self.tokens = image_dim, tokens
         self.image_embeds = make.linear(image_dim, tokens * width)
         self.norm = make.layer_norm(width)
 
@@ -43,8 +43,12 @@ class ImageProjections(nn.Module):
                 f"`image_embeds` holds {len(embeds)} tensors, expected {len(self.image_projection_layers)}, "
                 "one per IP-Adapter."
             )
+        for i, (layer, e) in enumerate(zip(self.image_projection_layers, embeds, strict=True)):
+            if e.shape[-1] != layer.image_dim:
+                raise ValueError(f"`image_embeds[{i}]` has width {e.shape[-1]}, expected {layer.image_dim}.")
         return [
-            layer(e.flatten(0, 1)).unflatten(0, e.shape[:2]) for layer, e in zip(self.image_projection_layers, embeds)
+            layer(e.flatten(0, 1)).unflatten(0, e.shape[:2])
+            for layer, e in zip(self.image_projection_layers, embeds, strict=True)
         ]
 
 
@@ -205,7 +209,7 @@ def _check_masks(masks: Sequence[Tensor | None], call: Call) -> list[Tensor | No
         raise ValueError(
             f"`ip_adapter_masks` holds {len(masks)} masks, expected {len(call.images)}, one per IP-Adapter."
         )
-    for i, (mask, images) in enumerate(zip(masks, call.images)):
+    for i, (mask, images) in enumerate(zip(masks, call.images, strict=True)):
         if mask is None:
             continue
         if mask.dim() != 4 or mask.shape[0] not in (1, call.batch) or mask.shape[1] != images.shape[1]:

@@ -209,7 +209,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
     def _make_call(self, sample, timestep, text, frames: int, given: _Conditioning, options: ForwardOptions) -> Call:
         batch = sample.shape[0] // frames
         positions = self._check_frames(frames, options.frame_positions)
-        text, text_mask = build_text(text, given.attention_mask, batch, frames, sample.dtype)
+        text, text_mask = build_text(text, given.attention_mask, batch, frames, sample.dtype, self._text_widths)
         call = Call(
             batch,
             frames,

@@ -26,6 +26,7 @@ class SettingsMixin:
         self._attentions = tuple((path, m) for path, m in self.named_modules() if isinstance(m, Attention))
         for path, attention in self._attentions:
             attention.path = path
+        self._text_widths = {a.context_dim for _, a in self._attentions if a.is_cross_attention}
 
     def _apply_settings(self, call: Call, options: ForwardOptions) -> None:
         def chosen(name: str, default: Any) -> Any:
