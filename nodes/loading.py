@@ -54,7 +54,7 @@ class LoadBundled(io.ComfyNode):
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The motion UNet; works with every core sampler."),
-                io.Clip.Output(display_name="clip", tooltip="Its text encoder, for CLIP Text Encode; a small vocabulary."),
+                io.Clip.Output(display_name="clip", tooltip="Its text encoder, of a small vocabulary."),
                 io.Vae.Output(display_name="vae", tooltip="Its autoencoder: 8 pixels to a latent, 4 channels."),
             ],
         )

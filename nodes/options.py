@@ -94,7 +94,7 @@ class AttentionProcessor(io.ComfyNode):
         return make_schema(
             node_id="UNetMotion_AttentionProcessor",
             display_name="Attention Processor (motion)",
-            description="Chooses how attention is computed over pixels and over frames: speed and memory, not the result.",
+            description="How attention is computed over pixels and over frames: speed and memory, not the result.",
             search_aliases=["sdpa", "flash attention", "xformers", "sliced attention"],
             inputs=[
                 model_input("A motion UNet of this pack."),

@@ -180,6 +180,8 @@ def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, beta_sche
     model = type(base)(settings, model_type=base.model_type, device=base.device)
     del settings.unet_config["disable_unet_model_creation"]
     view = empty_view(config, _operations(base), base.get_dtype())
+    # Newer versions load weights in the file's dtype and cast them to the noted one when they are used.
+    getattr(mm, "archive_model_dtypes", lambda _: None)(view)
     model.diffusion_model = view.requires_grad_(False).eval()
     if base.concat_keys:
         model.set_inpaint()

@@ -38,3 +38,34 @@ def sample(graph: Graph, needs: dict[str, Any], name: str, class_type: str = "KS
     sampler = graph.add(class_type, f"{name} sampler", **inputs)
     graph.add("SaveLatent", name, samples=(sampler, 0), filename_prefix=f"latents/{name}")
     return sampler
+
+
+NOTES = ("Note", "MarkdownNote")
+SEED_CONTROLS = ("fixed", "increment", "decrement", "randomize")
+
+
+def from_workflow(workflow: dict, info: dict) -> Graph:
+    """The API graph of a saved workflow, as the page makes it when Run is pressed.
+
+    Args:
+        info: the server's /object_info, which tells which inputs are widgets and in which order.
+    """
+    links = {link[0]: (str(link[1]), link[2]) for link in workflow["links"]}
+    graph = Graph()
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        values = list(node["widgets_values"])
+        given = {entry["name"]: links[entry["link"]] for entry in node["inputs"]}
+        inputs: dict[str, Any] = {}
+        definition = info[node["type"]]["input"]
+        for name, (kind, *options) in {**definition["required"], **definition.get("optional", {})}.items():
+            if name in given:
+                inputs[name] = given[name]
+            elif isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+                inputs[name] = values.pop(0)
+                if options and options[0].get("control_after_generate"):
+                    assert values.pop(0) in SEED_CONTROLS
+        assert not values, f"{node['type']}: {values} belong to no input"
+        graph.add(node["type"], str(node["id"]), **inputs)
+    return graph

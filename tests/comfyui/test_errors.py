@@ -24,7 +24,7 @@ class Payload:
 
 @pytest.fixture(scope="module")
 def bad_files(server):
-    """Files that are no motion modules: name -> words that the error must hold."""
+    """Files that are no motion modules: name -> what the error must say of them."""
     folder = server.base / "models" / "animatediff_models"
     folder.mkdir(parents=True, exist_ok=True)
     proof = server.base / "code was run"
@@ -35,7 +35,14 @@ def bad_files(server):
     save_file({"lora_unet_mid.lora_down.weight": torch.zeros(4, 8)}, folder / "lora.safetensors")
     header = b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'
     (folder / "cut.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
-    yield ["pickle.ckpt", *(f"{name}.safetensors" for name in ("empty", "text", "vae", "lora", "cut"))]
+    yield {
+        "empty.safetensors": "is empty, expected a safetensors file",
+        "text.safetensors": "is a web page",
+        "pickle.ckpt": "is a pickle that asks for more than tensors, expected tensors only",
+        "vae.safetensors": "looks like a VAE",
+        "lora.safetensors": "looks like a LoRA",
+        "cut.safetensors": "is truncated",
+    }
     assert not proof.exists()
 
 
@@ -56,9 +63,9 @@ def check_sentence(run, *words):
 
 
 def test_files_of_other_kinds_are_refused_by_name(server, bad_files):
-    for name in bad_files:
+    for name, words in bad_files.items():
         run = server.run(load(name))
-        check_sentence(run, name, "expected")
+        check_sentence(run, name, words)
         assert run.error["node_type"] == "UNetMotion_LoadMotionModule"
 
 

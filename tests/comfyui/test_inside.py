@@ -27,7 +27,8 @@ def results(installation, tmp_path_factory) -> dict[str, list[str]]:
     report = tmp_path_factory.mktemp("inside") / "report.xml"
     command = [
         sys.executable, "-m", "pytest", str(INSIDE), "--confcutdir", str(INSIDE), "-o", "python_files=check_*.py",
-        "-o", f"pythonpath={INSIDE}", "-p", "no:cacheprovider", "--import-mode=importlib", "-q", "--junitxml", str(report),
+        "-o", f"pythonpath={INSIDE}", "-p", "no:cacheprovider", "--import-mode=importlib", "-q",
+        "--junitxml", str(report),
     ]  # fmt: skip
     environment = {**installation.environment(), "UNET_MOTION_COMFYUI": str(installation.path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

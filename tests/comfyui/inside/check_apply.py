@@ -169,7 +169,8 @@ def test_inpainting_models_keep_their_extra_channels():
 
 def test_an_sdxl_motion_module_on_sd15_is_named():
     motion = motion_module(widths=(32, 64, 128))
-    with pytest.raises(ValueError, match=r"small_motion.safetensors is a motion module for SDXL \(3 levels.*is SD1.5 \(4"):
+    sentence = r"small_motion.safetensors is a motion module for SDXL \(3 levels.*is SD1.5 \(4"
+    with pytest.raises(ValueError, match=sentence):
         apply_motion_module(sd15(), motion)
 
 

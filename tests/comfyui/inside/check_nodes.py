@@ -48,8 +48,7 @@ def test_every_node_is_documented_and_short(node):
         assert item.tooltip and len(item.tooltip) > 25, f"{made.node_id}.{item.id}"
     for item in made.outputs:
         assert item.tooltip and item.display_name, made.node_id
-    for name in ("define_schema", "execute"):
-        assert len(inspect.getsource(getattr(node, name)).splitlines()) < 75
+    assert len(inspect.getsource(node.execute).splitlines()) < 20
 
 
 def test_motion_folders_join_what_is_there_already(monkeypatch, tmp_path):
