@@ -6,9 +6,10 @@ import diffusers
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.formats.files import adapter, randomise, same_state, unet2d
-from unet_motion import MotionAdapter, UNetMotionModel
+from unet_motion import MotionAdapter, UNetMotionModel, load_motion_module, load_unet
 from unet_motion.formats import FileFormatError, KeyMismatchError, WrongKindError
 
 SMALL = {
@@ -120,12 +121,15 @@ def test_variants_and_old_shards(tmp_path):
     half.save_pretrained(tmp_path, variant="fp16")
     left = [n for n in sharded if "fp16" not in n]
     assert names(tmp_path) == sorted([*left, "diffusion_pytorch_model.fp16.safetensors"])
-    assert same_state(UNetMotionModel.from_pretrained(tmp_path, variant="fp16").state_dict(), half.state_dict())
+    assert same_state(
+        UNetMotionModel.from_pretrained(tmp_path, variant="fp16", dtype="auto").state_dict(), half.state_dict()
+    )
     assert same_state(UNetMotionModel.from_pretrained(tmp_path).state_dict(), full.state_dict())
     half.save_pretrained(tmp_path)
     assert WEIGHTS in names(tmp_path)
     assert not any("-of-" in n or "index" in n for n in names(tmp_path))
-    assert UNetMotionModel.from_pretrained(tmp_path).dtype == torch.float16
+    assert UNetMotionModel.from_pretrained(tmp_path, dtype="auto").dtype == torch.float16
+    assert UNetMotionModel.from_pretrained(tmp_path).dtype == torch.float32
     with pytest.raises(
         OSError, match=r"no file named diffusion_pytorch_model\.bf16\.safetensors or .*found diffusion_"
     ):
@@ -172,7 +176,6 @@ def test_dtypes(tmp_path):
         loaded = UNetMotionModel.from_pretrained(tmp_path, **arguments)
         assert {v.dtype for v in loaded.state_dict().values()} == {torch.float16}
         assert torch.equal(loaded.conv_in.weight, ours.conv_in.weight.half())
-    assert UNetMotionModel.from_pretrained(tmp_path, dtype="auto").dtype == torch.float32
     with pytest.raises(ValueError, match="`dtype` is 'half-ish'"):
         UNetMotionModel.from_pretrained(tmp_path, dtype="half-ish")
 
@@ -181,8 +184,6 @@ def test_absent_tables_are_computed_in_float32(tmp_path):
     ours = model(motion_max_seq_length=32)
     state = {k: v for k, v in ours.state_dict().items() if not k.endswith(".pe")}
     ours.save_pretrained(tmp_path)
-    from safetensors.torch import save_file
-
     save_file(state, tmp_path / WEIGHTS)
     loaded = UNetMotionModel.from_pretrained(tmp_path, torch_dtype=torch.float16)
     for key, value in ours.state_dict().items():
@@ -193,8 +194,6 @@ def test_absent_tables_are_computed_in_float32(tmp_path):
 def test_missing_extra_and_mismatched_tensors(tmp_path):
     ours = model()
     ours.save_pretrained(tmp_path)
-    from safetensors.torch import load_file, save_file
-
     state = load_file(tmp_path / WEIGHTS)
     lost = state.pop("mid_block.resnets.1.conv2.bias")
     save_file({**state, "odd.weight": lost}, tmp_path / WEIGHTS)
@@ -312,6 +311,16 @@ def test_sizes_and_targets(tmp_path):
         model().save_pretrained(tmp_path / "file")
 
 
+def test_more_entries_in_the_configuration(tmp_path):
+    """The norm scopes of training, beside an adapter that any program reads."""
+    ours = randomise(MotionAdapter(block_out_channels=(32, 64)))
+    scopes = {"resnet_norm_scope": "clip", "motion_norm_scope": "frame"}
+    ours.save_pretrained(tmp_path, extra_config=scopes)
+    assert load_motion_module(tmp_path).norm_scopes == ("clip", "frame")
+    assert MotionAdapter.from_pretrained(tmp_path).config == ours.config
+    diffusers.MotionAdapter.from_pretrained(tmp_path)
+
+
 def test_any_depth_saves_its_motion_modules(tmp_path):
     ours = model(temporal_transformer_layers_per_block=2, temporal_transformer_layers_per_mid_block=3)
     ours.save_motion_modules(tmp_path)
@@ -339,3 +348,14 @@ def test_ip_adapter_weights_come_back(tmp_path):
     with torch.no_grad():
         expected = ours(sample, 5, text, added_cond_kwargs=added).sample
         assert torch.equal(again(sample, 5, text, added_cond_kwargs=added).sample, expected)
+        loaded = load_unet(tmp_path)
+        assert torch.equal(loaded(sample, 5, text, added_cond_kwargs=added).sample, expected)
+
+
+def test_an_ip_adapter_of_another_kind_is_refused(tmp_path):
+    model().save_pretrained(tmp_path)
+    state = load_file(tmp_path / WEIGHTS)
+    save_file({**state, "encoder_hid_proj.latents": torch.zeros(1)}, tmp_path / WEIGHTS)
+    for load in (UNetMotionModel.from_pretrained, load_unet):
+        with pytest.raises(FileFormatError, match=f"{tmp_path}: .*encoder_hid_proj.latents.* not supported"):
+            load(tmp_path)

@@ -13,7 +13,7 @@ from torch import nn
 from ..motion import sinusoidal_table
 from .animatediff import check_same_tables, restore_table
 from .errors import FileFormatError
-from .expected import is_table
+from .expected import is_image_layer, is_table
 from .reading import Stored
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -38,6 +38,20 @@ def choose_dtype(
             "compute: give a `dtype`, for example torch.float16."
         )
     return dtype or stored
+
+
+def attach_images(model: nn.Module, stored: Mapping[str, Stored], path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Build a UNet's IP-Adapter layers where the file has some; gives their names and shapes.
+
+    Raises:
+        FileFormatError: an IP-Adapter of another kind, or one that does not fit.
+    """
+    try:
+        if not hasattr(model, "attach_ip_adapter") or not model.attach_ip_adapter(stored):
+            return {}
+    except (ValueError, KeyError) as error:
+        raise FileFormatError(f"{path}: {error}") from error
+    return {name: entry.shape for name, entry in stored.items() if is_image_layer(name)}
 
 
 def read_all(

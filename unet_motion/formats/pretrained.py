@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from .assign import assign, choose_dtype, initialise, read_all
+from .assign import assign, attach_images, choose_dtype, initialise, read_all
 from .errors import FileFormatError, KeyMismatchError, WrongKindError, name_some
-from .expected import compare, is_image_layer, is_table, shapes_for
+from .expected import compare, is_table, shapes_for
 from .folders import PICKLE, SAFETENSORS, Folder, open_folder
 from .infer import Shapes
 from .motion_module import SCOPE_FIELDS
@@ -98,7 +98,8 @@ def from_pretrained(
         cls: ``UNetMotionModel`` or ``MotionAdapter``.
         path: the folder; ``subfolder`` of it if given.
         variant: reads ``diffusion_pytorch_model.<variant>.safetensors``.
-        dtype, torch_dtype: of the parameters (two names of one thing); default, or ``auto``, is the files'.
+        dtype, torch_dtype: of the parameters (two names of one thing); ``auto`` is the files' own, in which they stay
+            mapped; the default is torch's default dtype, as in diffusers.
         use_safetensors: true or false reads that format only; default is safetensors, then ``.bin``.
         output_loading_info: also return the names of ``missing_keys``, ``unexpected_keys``, ``mismatched_keys``.
         allow_missing: give tensors that the files lack starting values, with a warning, instead of an error.
@@ -119,12 +120,11 @@ def from_pretrained(
     factory = {"operations": operations, "dtype": dtype, "device": "meta"}
     model = cls.from_config(config, **factory, **({"weights": weights} if weights is not None else {}))
     stored = {key: Stored(source, key) for key in source.infos}
-    expected = dict(shapes_for(config))
-    if hasattr(model, "attach_ip_adapter") and model.attach_ip_adapter(stored):
-        expected |= {key: entry.shape for key, entry in stored.items() if is_image_layer(key)}
+    expected = shapes_for(config) | attach_images(model, stored, folder.path)
     info = _compare(f"{cls.__name__} of {folder.path}", source, expected, allow_missing, ignore_mismatched_sizes)
     other = [name for name, *_ in info["mismatched_keys"]]
-    wanted = {k: v for k, v in stored.items() if k not in info["unexpected_keys"] and k not in other}
+    unused = {*info["unexpected_keys"], *other}
+    wanted = {key: entry for key, entry in stored.items() if key not in unused}
     tensors = read_all(wanted, dtype, device)
     tensors |= initialise([n for n in info["missing_keys"] + other if not is_table(n)], expected, dtype, device)
     model = assign(model, tensors, dtype, device)
@@ -156,7 +156,7 @@ def _config(cls: type[nn.Module], folder: Folder, changes: Mapping[str, Any]):
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
+        return dtype or torch.get_default_dtype()
     if dtype == "auto":
         return None
     named = getattr(torch, str(dtype), None)

@@ -11,11 +11,11 @@ import torch
 
 from ..config import NORM_SCOPES, UNetMotionConfig, check_norm_scope
 from ..motion import MotionAdapter
-from .assign import assign, choose_dtype, initialise, read_all
+from .assign import assign, attach_images, choose_dtype, initialise, read_all
 from .detect import UNET_KINDS
 from .diffusers_config import unet2d_arguments
 from .errors import FileFormatError, name_some
-from .expected import check_shapes, is_image_layer, is_table, unet_shapes
+from .expected import check_shapes, is_table, unet_shapes
 from .infer import Shapes, infer_unet, motion_arguments, unet_family
 from .motion_module import SCOPE_FIELDS, MotionModule, adapter_config, load_motion_module, trained_scopes
 from .opening import Opened, open_model
@@ -85,9 +85,8 @@ def load_unet(
     taken = {} if module is None else module.state_dict
     names = spatial if module is not None else base.shapes
     stored = base.stored(name for name in names if name not in taken)
-    expected = dict(unet_shapes(model.config))
-    if model.attach_ip_adapter({name: entries[0] for name, entries in stored.items()}):
-        expected |= {name: entries[0].shape for name, entries in stored.items() if is_image_layer(name)}
+    images = attach_images(model, {name: entries[0] for name, entries in stored.items()}, base.path)
+    expected = unet_shapes(model.config) | images
     new = _check(base, stored, expected, module, words)
     tensors = read_all(stored, dtype, device)
     tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
