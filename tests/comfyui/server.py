@@ -20,7 +20,7 @@ from safetensors.torch import load as load_safetensors
 from tests.comfyui.installations import PACK, Installation
 
 START_SECONDS = 120
-PROMPT_SECONDS = 180
+PROMPT_SECONDS = 500
 
 
 @dataclass

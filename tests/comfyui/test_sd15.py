@@ -47,7 +47,7 @@ def test_motion_loras_and_the_plain_model_side_by_side(server, files):
     after = graph.add("LoraLoaderModelOnly", model=moving, lora_name="style.safetensors", strength_model=1.0)
     models = {"plain": ("checkpoint", 0), "moving": moving, "lora before": apply(graph, lora), "lora after": (after, 0)}
     for name, model in models.items():
-        sample(graph, {**needs, "model": model}, name)
+        sample(graph, {**needs, "model": model}, name, cfg=1.0)
     decoded = graph.add("VAEDecode", samples=("moving sampler", 0), vae=("checkpoint", 2))
     graph.add("PreviewImage", "pictures", images=(decoded, 0))
     run = server.run(graph)
@@ -64,10 +64,10 @@ def test_motion_loras_and_the_plain_model_side_by_side(server, files):
 
 def test_load_unet_gives_the_same_model_as_loading_and_applying(server, files):
     graph, needs = base_graph()
-    sample(graph, {**needs, "model": apply(graph, "checkpoint")}, "applied", steps=1)
+    sample(graph, {**needs, "model": apply(graph, "checkpoint")}, "applied", steps=1, cfg=1.0)
     options = {"unet_name": "sd15.safetensors", "motion_module": "v2.safetensors", **APPLY}
     loaded = graph.add("UNetMotion_LoadUNet", **options)
-    sample(graph, {**needs, "model": (loaded, 0)}, "loaded", steps=1)
+    sample(graph, {**needs, "model": (loaded, 0)}, "loaded", steps=1, cfg=1.0)
     run = server.run(graph)
     assert run.error is None, run.error
     applied, loaded = server.latent(run, "applied"), server.latent(run, "loaded")
