@@ -16,16 +16,13 @@ from .schema import MotionModuleType, make_input, make_schema, model_input, mode
 NONE = "none"
 NORM_SCOPE_TIP = (
     "Over which frames group norms take their statistics. auto: as the motion module was trained (recommended). The "
-    "others "
-    "force the rule of a family: v1 (resnets over all frames), v2 and v3 (each frame alone), sdxl and diffusers "
-    "(motion "
-    "modules over all frames). Costs nothing."
+    "others force the rule of a family: v1 (resnets over all frames), v2 and v3 (each frame alone), sdxl and "
+    "diffusers (motion modules over all frames). Costs nothing."
 )
 BETA_TIP = (
-    "Noise schedule, by ComfyUI's names. auto: that of the motion module (sqrt_linear for SD1.5, which diffusers calls "
-    "linear), unless a ModelSampling node has set one on the model. linear is Stable Diffusion's own: less contrast "
-    "and "
-    "motion with most modules. Costs nothing."
+    "Noise schedule, by ComfyUI's names. auto: that of the motion module (sqrt_linear for SD1.5, which diffusers "
+    "calls linear), unless a ModelSampling node has set one on the model. linear is Stable Diffusion's own, "
+    "which motion modules were not trained with. Costs nothing."
 )
 
 
@@ -47,8 +44,7 @@ class LoadBundled(io.ComfyNode):
             display_name="Load Bundled Motion Model",
             description=(
                 "Loads the small text-to-video model that comes with the pack: 64x64 pixels, up to 16 frames, "
-                "prompts such "
-                "as 'a red star moving left'. Needs no download and runs on a CPU."
+                "prompts such as 'a red star moving left'. Needs no download and runs on a CPU."
             ),
             search_aliases=["animatediff", "text to video", "demo"],
             inputs=[],
@@ -78,8 +74,7 @@ class LoadUNet(io.ComfyNode):
                 make_input(
                     io.Combo, "unet_name", options=paths.list_unets(),
                     tooltip="File in diffusion_models or checkpoints, or folder in diffusers; recognised by its "
-                    "content. "
-                    "An SD1.5 UNet takes 1.7 GB in fp16.",
+                    "content. An SD1.5 UNet takes 1.7 GB in fp16.",
                 ),
                 make_input(
                     io.Combo, "motion_module", options=[NONE, *paths.list_motion_modules()], default=NONE,
@@ -117,8 +112,7 @@ class LoadMotionModule(io.ComfyNode):
                 make_input(
                     io.Combo, "motion_module", options=paths.list_motion_modules(),
                     tooltip="File in models/animatediff_models; recognised by its content, not by its name. Takes "
-                    "0.8 to "
-                    "0.9 GB of memory in fp16.",
+                    "0.8 to 0.9 GB of memory in fp16.",
                 )
             ],
             outputs=[MotionModuleType.Output(display_name="motion_module", tooltip="For Apply Motion Module.")],
@@ -143,15 +137,14 @@ class ApplyMotionModule(io.ComfyNode):
             display_name="Apply Motion Module",
             description=(
                 "Puts motion modules into an SD1.5 model, so that the images of a batch become the frames of a "
-                "clip. LoRAs "
-                "and other patches of the model stay, before and after this node."
+                "clip. LoRAs and other patches of the model stay, before and after this node."
             ),
             search_aliases=["animatediff", "use motion module"],
             inputs=[
                 model_input("An SD1.5 model, from any loader, with any LoRAs. Its weights are shared, not copied."),
                 make_input(
                     MotionModuleType, "motion_module",
-                    tooltip="From Load Motion Module. Makes a step about 1.3 to 1.6 times as long.",
+                    tooltip="From Load Motion Module. Adds about 40 % of computation to a step.",
                 ),
                 _norm_scope_input(),
                 _beta_input(),

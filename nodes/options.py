@@ -20,9 +20,8 @@ PRESETS = {
 PROCESSOR_NAMES = ["auto", "sdpa", "flash", "mem_efficient", "math", "sliced", "xformers", "sage"]
 PROCESSOR_TIP = (
     "sdpa: torch's choice of kernel. flash, mem_efficient: that kernel only (NVIDIA; flash also on the CPU). math: "
-    "float32 "
-    "reference, slow and memory-hungry. sliced: the same in small parts, least memory, slowest. xformers, sage: where "
-    "installed; sage is 8-bit and not exact."
+    "float32 reference, slow and memory-hungry. sliced: the same in small parts, least memory, slowest. xformers, "
+    "sage: where installed; sage is 8-bit and not exact."
 )
 CHUNK_DIMS = ["frames", "pixels"]
 RANGE_TIP = "Share of the sampling, 0 is the first step and 1 the last."
@@ -31,8 +30,8 @@ RANGE_TIP = "Share of the sampling, 0 is the first step and 1 the last."
 def _factor(name: str, default: float, what: str) -> object:
     return make_input(
         io.Float, name, default=default, min=0.0, max=10.0, step=0.01,
-        tooltip=f"Factor for {what}; 1 changes nothing, 0.2 to 1.6 is usual. Only read with the preset custom. "
-        "Costs nothing.",
+        tooltip=f"Factor for {what}; 1 changes nothing, 0.2 to 1.6 is usual. Only read with the preset custom. Costs "
+        "nothing.",
     )  # fmt: skip
 
 
@@ -51,19 +50,17 @@ class FreeU(io.ComfyNode):
                 model_input("A motion UNet of this pack."),
                 make_input(
                     io.Boolean, "enabled", default=True,
-                    tooltip="Off takes away a FreeU that an earlier node set. On costs under 1 % of a step.",
+                    tooltip="Off takes away a FreeU that an earlier node set. On costs next to no time.",
                 ),
                 make_input(
                     io.Combo, "preset", options=[CUSTOM, *PRESETS], default=CUSTOM,
                     tooltip="custom reads b1, b2, s1 and s2 below; the others use the values that FreeU's authors "
-                    "give for "
-                    "that model and ignore them. Costs nothing.",
+                    "give for that model and ignore them. Costs nothing.",
                 ),
                 make_input(
                     io.Combo, "version", options=["v1", "v2"], default="v1",
                     tooltip="v1: one factor for all pixels, as in diffusers. v2: the factor follows the picture's "
-                    "structure, "
-                    "gentler on flat areas. Both cost the same.",
+                    "structure, gentler on flat areas. Both cost the same.",
                 ),
                 _factor("b1", 1.5, "the backbone of the lowest up block"),
                 _factor("b2", 1.6, "the backbone of the second up block"),
@@ -100,8 +97,9 @@ class AttentionProcessor(io.ComfyNode):
                 model_input("A motion UNet of this pack."),
                 make_input(
                     io.Combo, "spatial", options=PROCESSOR_NAMES, default="auto",
-                    tooltip="Attention over the pixels and the text. auto: ComfyUI's own (its start options decide). "
-                    f"{PROCESSOR_TIP} A patch of another node that overrides attention wins over this choice.",
+                    tooltip="Attention over the pixels and the text. auto: ComfyUI's own (its start options "
+                    f"decide). {PROCESSOR_TIP} A patch of another node that overrides attention wins over this "
+                    "choice.",
                 ),
                 make_input(
                     io.Combo, "temporal", options=PROCESSOR_NAMES, default="auto",
@@ -141,14 +139,12 @@ class ForwardChunking(io.ComfyNode):
                 make_input(
                     io.Int, "chunk_size", default=1, min=1, max=65536,
                     tooltip="Frames (or pixels) at a time. 1 needs the least memory and is the slowest; as many as "
-                    "there are "
-                    "changes nothing.",
+                    "there are changes nothing.",
                 ),
                 make_input(
                     io.Combo, "dim", options=CHUNK_DIMS, default=CHUNK_DIMS[0],
                     tooltip="What is split in the spatial layers; the layers over time split the other one. frames: "
-                    "2 to 64 "
-                    "parts. pixels: up to 4096 parts at 512x512, so use a chunk size of 256 or more.",
+                    "2 to 64 parts. pixels: up to 4096 parts at 512x512, so use a chunk size of 256 or more.",
                 ),
             ],
             outputs=[model_output()],

@@ -34,8 +34,7 @@ class MotionSampler(io.ComfyNode):
                 make_input(
                     io.Float, "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01,
                     tooltip="How closely to follow the prompt, 1 to 15; 3 to 8 is usual. 1 ignores the negative "
-                    "prompt and "
-                    "takes half the time.",
+                    "prompt and takes half the time.",
                 ),
                 make_input(
                     io.Combo, "sampler_name", options=core.SAMPLERS,
@@ -51,8 +50,7 @@ class MotionSampler(io.ComfyNode):
                 make_input(
                     io.Latent, "latent_image",
                     tooltip="The batch is the clip: one latent per frame, 2 to 32 frames (16 is usual). Time and "
-                    "memory grow "
-                    "in proportion.",
+                    "memory grow in proportion.",
                 ),
                 make_input(
                     io.Float, "denoise", default=1.0, min=0.0, max=1.0, step=0.01,
@@ -61,8 +59,7 @@ class MotionSampler(io.ComfyNode):
                 make_input(
                     io.Int, "frames_per_clip", default=0, min=0, max=4096,
                     tooltip="0: the whole batch is one clip. Otherwise the batch holds several clips of this many "
-                    "frames, "
-                    "which do not see one another. Costs nothing.",
+                    "frames, which do not see one another. Costs nothing.",
                 ),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised clip, one latent per frame.")],

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from ...unet_motion.hooks import Hooks
 from .control import add_residual
 
+KEY = "unet_motion"
+"""Where the pack's own settings stand in `transformer_options`."""
+
 OVERRIDE = "optimized_attention_override"
 BLOCK_PATCHES = (
     "attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch", "middle_patch",
@@ -84,7 +87,7 @@ class ComfyHooks(Hooks):
         self.patches_blocks = any(self.patches.get(name) for name in BLOCK_PATCHES) or any(
             self.replace.get(name) for name in ("attn1", "attn2")
         )
-        chosen = options.get("unet_motion", {}).get("attention", {}).get("spatial", "auto")
+        chosen = options.get(KEY, {}).get("attention", {}).get("spatial", "auto")
         self.core_attention = chosen != "auto" and OVERRIDE not in options
         options["original_shape"] = list(x.shape)
         options["transformer_index"] = 0

@@ -10,9 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ...unet_motion import ForwardOptions, FreeU
-from .hooks import ComfyHooks
+from .hooks import KEY, ComfyHooks
 
-KEY = "unet_motion"
 LAST_TIMESTEP = 999
 
 
