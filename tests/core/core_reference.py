@@ -4,6 +4,8 @@ diffusers' `UNetMotionModel` is the reference. It wants one row of text per fram
 one row per clip before it calls; everything else is passed through unchanged.
 """
 
+import functools
+
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter as TheirAdapter
 from diffusers.models.unets.unet_motion_model import UNetMotionModel as TheirModel
@@ -85,6 +87,16 @@ def pair(config: dict, seed: int = 0, **extra) -> tuple[UNetMotionModel, TheirMo
     return ours, theirs
 
 
+@functools.lru_cache(maxsize=4)
+def _shared_pair(name: str) -> tuple[UNetMotionModel, TheirModel]:
+    return pair(CONFIGS[name])
+
+
+def shared_pair(config: dict) -> tuple[UNetMotionModel, TheirModel]:
+    """`pair` of one of `CONFIGS`, built once: only for tests that change neither model."""
+    return _shared_pair(next(name for name, known in CONFIGS.items() if known is config))
+
+
 def adapter_pair(seed: int = 3, **config) -> tuple[MotionAdapter, TheirAdapter]:
     theirs = randomise(TheirAdapter(**config), seed)
     ours = MotionAdapter(**config).eval()
@@ -133,6 +145,15 @@ def run_theirs(model: TheirModel, inputs: dict, **extra) -> torch.Tensor:
 
 def run_ours(model: UNetMotionModel, inputs: dict, **extra) -> torch.Tensor:
     return model(**{**inputs, **extra}).sample
+
+
+def as_double(value):
+    """Floating-point tensors in float64, also inside dicts and lists."""
+    if isinstance(value, dict):
+        return {key: as_double(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_double(item) for item in value]
+    return value.double() if value.is_floating_point() else value
 
 
 def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:

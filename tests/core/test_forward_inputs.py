@@ -15,10 +15,10 @@ from core_reference import (
     clip_of_rows,
     make_inputs,
     pair,
-    relative_error,
     rows_of_frames,
     run_ours,
     run_theirs,
+    shared_pair,
     skip_shapes,
     with_time_embedding,
 )
@@ -40,7 +40,7 @@ def as_rows(inputs: dict) -> dict:
 @pytest.mark.parametrize("text_rows", ["clip", "frame"])
 @torch.no_grad()
 def test_frames_entry_equals_clip_entry(name, text_rows):
-    ours, theirs = pair(CONFIGS[name])
+    ours, theirs = shared_pair(CONFIGS[name])
     inputs = make_inputs(CONFIGS[name], batch=2, frames=3, height=9, width=7, text_rows=text_rows)
     rows = ours.forward_frames(**as_rows(inputs))
     assert rows.shape == (6, 4, 9, 7)
@@ -62,7 +62,7 @@ def test_frames_entry_takes_everything_forward_takes():
 
 @torch.no_grad()
 def test_number_of_frames_decides_what_belongs_together():
-    ours, theirs = pair(TINY)
+    ours, theirs = shared_pair(TINY)
     inputs = make_inputs(TINY, batch=1, frames=6)
     rows = dict(as_rows(inputs), timestep=7)
     for frames in (1, 2, 3, 6):
@@ -75,7 +75,7 @@ def test_number_of_frames_decides_what_belongs_together():
 
 @torch.no_grad()
 def test_timestep_per_frame():
-    ours, theirs = pair(TINY)
+    ours, theirs = shared_pair(TINY)
     inputs = make_inputs(TINY, batch=2, frames=3)
     timesteps = torch.tensor([10, 500, 900, 1, 2, 300])
     undo = with_time_embedding(theirs, theirs.time_embedding(theirs.time_proj(timesteps)))
@@ -91,7 +91,7 @@ def test_timestep_per_frame():
 @torch.no_grad()
 def test_concatenated_vector_equals_pooled_text_and_time_ids(rows):
     """ComfyUI hands over [pooled text, embedded sizes] already concatenated."""
-    ours, theirs = pair(SDXL)
+    ours, theirs = shared_pair(SDXL)
     inputs = make_inputs(SDXL, batch=2, frames=3)
     added = inputs["added_cond_kwargs"]
     sizes = theirs.add_time_proj(added["time_ids"].flatten()).reshape(2, -1)
@@ -106,7 +106,7 @@ def test_concatenated_vector_equals_pooled_text_and_time_ids(rows):
 
 @torch.no_grad()
 def test_pooled_text_per_frame():
-    ours, theirs = pair(SDXL)
+    ours, theirs = shared_pair(SDXL)
     inputs = make_inputs(SDXL, batch=2, frames=3)
     pooled, ids = torch.randn(6, 10), torch.randint(0, 64, (6, 6)).float()
     sizes = theirs.add_time_proj(ids.flatten()).reshape(6, -1)
@@ -126,7 +126,7 @@ def test_pooled_text_per_frame():
 def test_attention_mask_shortens_the_text(name):
     """diffusers misuses this argument, so the reference is diffusers with a text that is really shorter."""
     config = CONFIGS[name]
-    ours, theirs = pair(config)
+    ours, theirs = shared_pair(config)
     inputs = make_inputs(config, batch=2, frames=3, tokens=6)
     keep = torch.tensor([1, 1, 0, 1, 0, 0])
     masked = run_ours(ours, inputs, attention_mask=keep.expand(2, -1))
@@ -148,7 +148,7 @@ def repeat_kept_tokens(text: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
 @torch.no_grad()
 def test_attention_mask_differs_between_clips(dtype):
-    ours, theirs = pair(SD15)
+    ours, theirs = shared_pair(SD15)
     inputs = make_inputs(SD15, batch=2, frames=3, tokens=6)
     keep = torch.tensor([[1, 0, 0, 1, 0, 1], [0, 1, 0, 0, 0, 1]])
     shorter = repeat_kept_tokens(inputs["encoder_hidden_states"], keep.bool())
@@ -159,7 +159,7 @@ def test_attention_mask_differs_between_clips(dtype):
 @pytest.mark.parametrize("text_rows", ["clip", "frame"])
 @torch.no_grad()
 def test_attention_mask_per_frame(text_rows):
-    ours, theirs = pair(SD15)
+    ours, theirs = shared_pair(SD15)
     inputs = make_inputs(SD15, batch=2, frames=2, tokens=6, text_rows=text_rows)
     keep = torch.tensor([[1, 0, 0, 1, 0, 1], [0, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 1, 0, 0, 0, 1]])
     text = inputs["encoder_hidden_states"]
@@ -170,9 +170,33 @@ def test_attention_mask_per_frame(text_rows):
 
 @torch.no_grad()
 def test_attention_mask_of_ones_changes_nothing():
-    ours, _ = pair(SD15)
+    ours, _ = shared_pair(SD15)
     inputs = make_inputs(SD15, tokens=6)
     assert_close(run_ours(ours, inputs, attention_mask=torch.ones(1, 6)), run_ours(ours, inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_text_masked_altogether_gives_finite_numbers(dtype):
+    ours, _ = pair(TINY)
+    inputs = make_inputs(TINY, batch=2, tokens=6)
+    inputs = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
+    keep = torch.tensor([[0] * 6, [1] * 6])
+    assert torch.isfinite(run_ours(ours.to(dtype), inputs, attention_mask=keep)).all()
+
+
+@torch.no_grad()
+def test_memory_layout_of_the_inputs_does_not_matter():
+    ours, _ = shared_pair(TINY)
+    inputs = make_inputs(TINY, batch=2, height=9, width=7)
+    expected = run_ours(ours, inputs)
+    strided = {
+        **inputs,
+        "sample": inputs["sample"].permute(4, 2, 0, 3, 1).contiguous().permute(2, 4, 1, 3, 0),
+        "encoder_hidden_states": inputs["encoder_hidden_states"].mT.contiguous().mT,
+    }
+    assert not strided["sample"].is_contiguous()
+    assert_close(run_ours(ours, strided), expected, limit=1e-6)
 
 
 # frame positions
@@ -198,7 +222,7 @@ def test_frame_positions_choose_rows_of_the_table(positions):
 
 @torch.no_grad()
 def test_first_positions_are_the_default():
-    ours, _ = pair(SD15)
+    ours, _ = shared_pair(SD15)
     inputs = make_inputs(SD15)
     options = ForwardOptions(frame_positions=torch.arange(3))
     assert_close(run_ours(ours, inputs, options=options), run_ours(ours, inputs), limit=1e-6)
@@ -207,7 +231,7 @@ def test_first_positions_are_the_default():
 @torch.no_grad()
 def test_more_frames_than_rows_through_positions():
     """Forty frames on a table of 32 rows work when the caller says which rows to use."""
-    ours, theirs = pair(TINY)
+    ours, theirs = shared_pair(TINY)
     inputs = make_inputs(TINY, frames=40, height=4, width=4)
     positions = torch.arange(40) * 31 // 39
     longer = TheirModel(**{**TINY, "motion_max_seq_length": 40}).eval()
@@ -219,7 +243,7 @@ def test_more_frames_than_rows_through_positions():
 
 @pytest.mark.parametrize("positions", [[0, 1], [0, 1, 32], [-1, 0, 1]])
 def test_wrong_frame_positions(positions):
-    ours, _ = pair(TINY)
+    ours, _ = shared_pair(TINY)
     with pytest.raises(ValueError, match="frame_positions"):
         run_ours(ours, make_inputs(TINY, frames=3), options=ForwardOptions(frame_positions=torch.tensor(positions)))
 
@@ -229,7 +253,7 @@ def test_wrong_frame_positions(positions):
 
 @torch.no_grad()
 def test_output_object_and_tuple():
-    ours, _ = pair(TINY)
+    ours, _ = shared_pair(TINY)
     inputs = make_inputs(TINY)
     output = ours(**inputs)
     assert isinstance(output, UNetMotionOutput)
@@ -250,7 +274,7 @@ def test_forward_has_diffusers_arguments_in_order():
 
 @torch.no_grad()
 def test_arguments_by_position():
-    ours, theirs = pair(TINY)
+    ours, theirs = shared_pair(TINY)
     inputs = make_inputs(TINY)
     result = ours(*inputs.values(), None, None, None, None, None, None, False)[0]
     assert_close(result, run_theirs(theirs, inputs))
@@ -258,7 +282,7 @@ def test_arguments_by_position():
 
 @torch.no_grad()
 def test_unknown_cross_attention_kwargs_do_not_stop_a_run():
-    ours, theirs = pair(TINY)
+    ours, theirs = shared_pair(TINY)
     inputs = make_inputs(TINY)
     expected = run_theirs(theirs, inputs, cross_attention_kwargs={"scale": 0.5})
     assert_close(run_ours(ours, inputs, cross_attention_kwargs={"scale": 0.5}), expected)
@@ -267,32 +291,28 @@ def test_unknown_cross_attention_kwargs_do_not_stop_a_run():
 # errors
 
 
-@pytest.mark.parametrize("table, frames", [(32, 33), (4, 5), (1, 2)])
+@pytest.mark.parametrize("table, frames", [(32, 33), (4, 5)])
 def test_too_many_frames_names_both_numbers(table, frames):
     ours, _ = pair({**TINY, "motion_max_seq_length": table})
     with pytest.raises(ValueError, match=rf"(?s)(?=.*\b{frames}\b)(?=.*\b{table}\b)"):
-        if table == 1:
-            pytest.skip("diffusers broadcasts a one-row table over any number of frames")
         run_ours(ours, make_inputs(TINY, frames=frames))
 
 
 @torch.no_grad()
-def test_one_row_table_is_broadcast_or_refused():
-    """diffusers uses row 0 for every frame; either that or a clear error, never something else."""
+def test_one_row_table_is_not_broadcast_unasked():
+    """diffusers uses row 0 for every frame without a word; here the caller says so."""
     config = {**TINY, "motion_max_seq_length": 1}
     ours, theirs = pair(config)
     inputs = make_inputs(config, frames=3)
-    try:
-        result = run_ours(ours, inputs)
-    except ValueError as error:
-        assert "3" in str(error) and "1" in str(error)
-    else:
-        assert relative_error(result, run_theirs(theirs, inputs)) <= 1e-5
+    with pytest.raises(ValueError, match=r"(?=.*\b3\b)(?=.*\b1\b)"):
+        run_ours(ours, inputs)
+    options = ForwardOptions(frame_positions=torch.zeros(3, dtype=torch.int64))
+    assert_close(run_ours(ours, inputs, options=options), run_theirs(theirs, inputs))
 
 
 @pytest.mark.parametrize("missing", ["text_embeds", "time_ids"])
 def test_missing_added_condition(missing):
-    ours, theirs = pair(SDXL)
+    ours, theirs = shared_pair(SDXL)
     inputs = make_inputs(SDXL)
     del inputs["added_cond_kwargs"][missing]
     with pytest.raises(ValueError, match=missing):
@@ -302,14 +322,16 @@ def test_missing_added_condition(missing):
 
 
 def test_added_conditions_left_out_altogether():
-    ours, _ = pair(SDXL)
+    ours, _ = shared_pair(SDXL)
     inputs = make_inputs(SDXL)
     with pytest.raises(ValueError, match="added_cond_kwargs"):
         run_ours(ours, inputs, added_cond_kwargs=None)
 
 
 WRONG = {
-    "encoder_hidden_states": dict(encoder_hidden_states=torch.randn(5, 5, 12)),
+    "encoder_hidden_states rows": dict(encoder_hidden_states=torch.randn(5, 5, 12)),
+    "encoder_hidden_states width": dict(encoder_hidden_states=torch.randn(2, 5, 13)),
+    "encoder_hidden_states None": dict(encoder_hidden_states=None),
     "timestep_cond": dict(timestep_cond=torch.randn(2, 7)),
     "timestep": dict(timestep=torch.tensor([1, 2, 3, 4, 5])),
     "attention_mask": dict(attention_mask=torch.ones(2, 4)),
@@ -319,15 +341,15 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_named(name):
-    ours, _ = pair(TINY)
-    with pytest.raises(ValueError, match=name):
+    ours, _ = shared_pair(TINY)
+    with pytest.raises(ValueError, match=name.split()[0]):
         run_ours(ours, make_inputs(TINY, batch=2, frames=3), **WRONG[name])
 
 
 @pytest.mark.parametrize("change", [-1, 1])
 def test_wrong_number_of_control_residuals(change):
     """diffusers drops the surplus silently; a wrong count is always a mistake of the caller."""
-    ours, theirs = pair(TINY)
+    ours, theirs = shared_pair(TINY)
     inputs = make_inputs(TINY)
     shapes, _ = skip_shapes(theirs, inputs)
     residuals = [torch.randn(shape) for shape in [*shapes, shapes[-1]][: len(shapes) + change]]
@@ -336,12 +358,12 @@ def test_wrong_number_of_control_residuals(change):
 
 
 def test_rows_that_are_not_whole_clips():
-    ours, _ = pair(TINY)
+    ours, _ = shared_pair(TINY)
     with pytest.raises(ValueError, match="3 frames"):
         ours.forward_frames(torch.randn(7, 4, 8, 8), 1, torch.randn(1, 5, 12), num_frames=3)
 
 
 def test_sample_without_frame_axis():
-    ours, _ = pair(TINY)
+    ours, _ = shared_pair(TINY)
     with pytest.raises(ValueError, match="sample"):
         ours(torch.randn(2, 4, 8, 8), 1, torch.randn(2, 5, 12))

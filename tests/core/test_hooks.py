@@ -12,6 +12,7 @@ from core_reference import (
     pair,
     run_ours,
     run_theirs,
+    shared_pair,
     skip_shapes,
 )
 
@@ -63,7 +64,7 @@ def test_identity_hooks_change_nothing_and_see_every_stage(config):
 
 @torch.no_grad()
 def test_transformer_blocks_in_their_stages():
-    ours, _ = pair(SD15)
+    ours, _ = shared_pair(SD15)
     hooks = Recorder()
     run_ours(ours, make_inputs(SD15, frames=3), options=ForwardOptions(hooks=hooks))
     assert [block for block, *_ in hooks.blocks] == [
@@ -121,7 +122,7 @@ def test_changed_input_reaches_the_skip_only_where_it_should():
 
 @torch.no_grad()
 def test_changed_middle_equals_a_residual():
-    ours, theirs = pair(TINY)
+    ours, theirs = shared_pair(TINY)
     inputs = make_inputs(TINY)
     _, shape = skip_shapes(theirs, inputs)
     addition = torch.randn(shape)
@@ -168,7 +169,7 @@ def test_replaced_attention_and_block():
 
 @torch.no_grad()
 def test_hooks_of_one_call_only():
-    ours, _ = pair(TINY)
+    ours, _ = shared_pair(TINY)
     inputs = make_inputs(TINY)
     hooks = Recorder()
     run_ours(ours, inputs, options=ForwardOptions(hooks=hooks))

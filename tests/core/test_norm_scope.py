@@ -12,6 +12,7 @@ import torch
 from core_reference import (
     SD15,
     TINY,
+    as_double,
     assert_close,
     assert_differs,
     make_inputs,
@@ -58,10 +59,6 @@ def restate(theirs, resnet: str, motion: str, frames: int):
     return theirs
 
 
-def double(inputs):
-    return {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
-
-
 def uneven_inputs(config, **kwargs):
     """Frames of very different contrast: the scopes then give very different results."""
     inputs = make_inputs(config, **kwargs)
@@ -78,7 +75,7 @@ def test_scopes_equal_their_definition(resnet, motion, use_mid):
     ours, theirs = pair(config, resnet_norm_scope=resnet, motion_norm_scope=motion)
     inputs = uneven_inputs(config, batch=2, frames=4, height=9, width=7)
     result = run_ours(ours, inputs)
-    expected = run_theirs(restate(theirs, resnet, motion, frames=4), double(inputs))
+    expected = run_theirs(restate(theirs, resnet, motion, frames=4), as_double(inputs))
     assert_close(result, expected)
 
 
@@ -87,7 +84,7 @@ def test_restatement_itself_equals_diffusers():
     _, theirs = pair(SD15)
     inputs = uneven_inputs(SD15, batch=2, frames=4)
     expected = run_theirs(theirs, inputs)
-    assert_close(run_theirs(restate(theirs, "frame", "clip", frames=4), double(inputs)), expected)
+    assert_close(run_theirs(restate(theirs, "frame", "clip", frames=4), as_double(inputs)), expected)
 
 
 @torch.no_grad()

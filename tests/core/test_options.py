@@ -1,5 +1,6 @@
 """Options travel with the call: one model, many callers, no interference. Forward chunking."""
 
+import copy
 import threading
 
 import pytest
@@ -137,6 +138,25 @@ def test_one_options_object_serves_two_models():
     ]
     assert torch.equal(run_ours(first, make_inputs(TINY), options=options), expected[0])
     assert torch.equal(run_ours(second, make_inputs(SD15), options=options), expected[1])
+
+
+@torch.no_grad()
+def test_copied_model_has_settings_and_weights_of_its_own():
+    ours, _ = pair(TINY)
+    inputs = make_inputs(TINY)
+    ours.set_attn_processor(Sharper())
+    ours.enable_freeu(0.9, 0.2, 1.5, 1.6)
+    expected = run_ours(ours, inputs)
+    copied = copy.deepcopy(ours)
+    assert torch.equal(run_ours(copied, inputs), expected)
+    copied.set_default_attn_processor()
+    copied.disable_freeu()
+    changed = run_ours(copied, inputs)
+    assert_differs(changed, expected)
+    for parameter in copied.parameters():
+        parameter.mul_(0.9)
+    assert_differs(run_ours(copied, inputs), changed)
+    assert torch.equal(run_ours(ours, inputs), expected)
 
 
 # forward chunking

@@ -1,7 +1,7 @@
 """Random legal configurations and inputs, drawn by Hypothesis, against diffusers."""
 
 import torch
-from core_reference import assert_close, make_inputs, pair, run_ours, run_theirs
+from core_reference import as_double, assert_close, make_inputs, pair, relative_error, run_ours, run_theirs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +57,7 @@ def configs(draw):
             draw(st.sampled_from(["CrossAttnDownBlockMotion", "DownBlockMotion"])) for _ in range(blocks)
         ),
         up_block_types=tuple(draw(st.sampled_from(["CrossAttnUpBlockMotion", "UpBlockMotion"])) for _ in range(blocks)),
-        block_out_channels=tuple(draw(st.sampled_from([4, 8, 12, 16, 20])) for _ in range(blocks)),
+        block_out_channels=tuple(draw(st.sampled_from([8, 12, 16, 20])) for _ in range(blocks)),
         layers_per_block=layers if len(set(layers)) > 1 else layers[0],
         downsample_padding=draw(st.integers(0, 1)),
         mid_block_scale_factor=draw(st.sampled_from([1, 1.5])),
@@ -117,4 +117,12 @@ def test_random_nets_equal_diffusers(case):
     if freeu is not None:
         ours.enable_freeu(*freeu)
         theirs.enable_freeu(*freeu)
-    assert_close(run_ours(ours, inputs), run_theirs(theirs, inputs), what="random net")
+    single, single_expected = run_ours(ours, inputs), run_theirs(theirs, inputs)
+    inputs = as_double(inputs)
+    expected = run_theirs(theirs.double(), inputs)
+    # diffusers' FreeU computes in float32 whatever the dtype.
+    limit = 1e-9 if freeu is None else 1e-6
+    assert_close(run_ours(ours.double(), inputs), expected, limit=limit, what="random net in float64")
+    # A group of few, nearly equal values loses digits in float32 on either side; float64 has told about such nets.
+    if relative_error(single_expected, expected) <= 3e-6:
+        assert_close(single, single_expected, what="random net")
