@@ -25,8 +25,9 @@ TINY = {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 24,
 }
-IMAGES = StageRecipe("images", steps=6, batch=3, seed=1, pool=3, refresh=0.5, save_every=1, log_every=2)
-MOTION = replace(IMAGES, name="motion", batch=2, every_second=0.5, high_noise=0.5, noise_power=1.0)
+IMAGES = StageRecipe("images", steps=6, frames=3, seed=1, pool=3, refresh=0.5, save_every=1, log_every=2)
+PLAN = ((0.5, {1: 0.5, 4: 0.5}), (1.0, {16: 1.0}))
+MOTION = replace(IMAGES, name="motion", frames=8, plan=PLAN, high_noise=0.5, noise_power=1.0)
 PLAIN = replace(MOTION, noise_power=0.0, drop_prompt=0.0)
 
 
@@ -96,13 +97,20 @@ def test_the_image_stage_leaves_motion_modules_alone_and_skips_them(tmp_path):
 
 def test_a_batch_is_the_pool_at_the_frames_that_its_positions_name(tmp_path):
     trainer = StageTrainer(tiny_parts(), MOTION, tmp_path, RunLog(None, quiet=True))
-    latents, cover, prompts, positions = trainer.sample()
-    assert positions.tolist() in (list(range(0, 16, 2)), list(range(1, 16, 2)))
-    assert latents.shape == (2, 8, 4, 8, 8) and cover.shape == (2, 8, 1, 8, 8) and len(prompts) == 2
-    stored = [torch.equal(latents[0], row[positions].float()) for row in trainer.pool.latents]
-    assert sum(stored) == 1
-    trainer.step = MOTION.steps
-    assert trainer.sample()[3].tolist() == list(range(16))
+    counts = set()
+    for _ in range(12):
+        latents, cover, prompts, positions = trainer.sample()
+        count = len(positions)
+        counts.add(count)
+        assert positions.tolist() == sorted(set(positions.tolist())) and 0 <= positions[0] and positions[-1] < 16
+        assert latents.shape == (8 // count, count, 4, 8, 8) and cover.shape == (8 // count, count, 1, 8, 8)
+        assert len(prompts) == 8 // count
+        stored = [torch.equal(latents[0], row[positions].float()) for row in trainer.pool.latents]
+        assert sum(stored) == 1
+    assert counts == {1, 4}
+    trainer.step = MOTION.steps // 2
+    latents, _, _, positions = trainer.sample()
+    assert positions.tolist() == list(range(16)) and len(latents) == 1
 
 
 def test_the_loss_is_the_weighted_error_of_the_noise(tmp_path):

@@ -49,10 +49,37 @@ class BundledRecipe:
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     least_psnr: float = 28.0
     judge: JudgeRecipe = field(default_factory=JudgeRecipe)
-    images: StageRecipe = StageRecipe("images", steps=1700, batch=64, seed=31, pool=384)
+    images: StageRecipe = StageRecipe("images", steps=1700, frames=64, seed=31, pool=384)
     least_shape: float = 0.9
-    motion: StageRecipe = StageRecipe(
-        "motion", steps=5900, batch=8, seed=41, refresh=0.25, every_second=0.85, high_noise=0.3, noise_power=1.0
+    placed: StageRecipe = field(
+        default_factory=lambda: StageRecipe(
+            "placed",
+            steps=1500,
+            frames=64,
+            seed=36,
+            learning_rate=1e-3,
+            pool=384,
+            high_noise=0.2,
+            noise_power=0.5,
+            alone=0.65,
+            place_words=0.5,
+            place_words_from=600,
+            plan=((1.0, {4: 0.5, 8: 0.5}),),
+            average=0.995,
+        )
+    )
+    motion: StageRecipe = field(
+        default_factory=lambda: StageRecipe(
+            "motion",
+            steps=2000,
+            frames=64,
+            seed=41,
+            pool=384,
+            refresh=0.25,
+            high_noise=0.2,
+            noise_power=0.5,
+            plan=((0.5, {4: 0.2, 8: 0.5, 16: 0.3}), (1.0, {8: 0.2, 16: 0.8})),
+        )
     )
     clips: int = 200
     targets: Mapping[str, float] = field(default_factory=lambda: TARGETS)
@@ -64,9 +91,10 @@ class BundledRecipe:
             autoencoder=AutoencoderRecipe(steps=4, batch=4),
             least_psnr=0.0,
             judge=JudgeRecipe(steps=2, frames=4, clips=2, reconstructed=4, accuracy=0.0),
-            images=StageRecipe("images", steps=4, batch=4, seed=31, pool=4),
+            images=StageRecipe("images", steps=4, frames=4, seed=31, pool=4),
             least_shape=0.0,
-            motion=StageRecipe("motion", steps=4, batch=2, seed=41, pool=4, every_second=0.5),
+            placed=StageRecipe("placed", steps=4, frames=16, seed=36, pool=4, alone=0.5),
+            motion=StageRecipe("motion", steps=4, frames=16, seed=41, pool=4),
             targets={},
             clips=8,
         )

@@ -1,4 +1,9 @@
-"""The loop of both denoising stages: single frames first (images), then whole clips with the image weights frozen."""
+"""The loop of the three denoising stages.
+
+images: single frames, without motion modules. placed: all weights, on single frames that know their place in the clip
+and on clips, so that the image layers learn that a prompt and a place together decide where the shape is. motion:
+clips, with the image weights frozen.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,10 +16,11 @@ from torch import Tensor, nn
 
 from ..bundled.parts import BundledParts, added_cond
 from ..options import ForwardOptions
+from ..processors import AttentionProcessor
 from ..sampling.schedules import NoiseSchedule
-from .data import FRAMES
+from .data import DIRECTIONS, FRAMES, MOTIONS
 from .latents import LatentPool
-from .prompts import write_prompts
+from .prompts import place_prompt, write_prompts
 from .runs import Average, RunLog, decayed, load_state, rng_state, save_whole, set_rng_state
 
 # The fused CPU kernel's backward pass is several times slower than plain products on sequences this short.
@@ -22,16 +28,39 @@ PROCESSOR = "math"
 
 
 @dataclass(frozen=True)
-class StageRecipe:
-    """How one stage is trained. A step sees `batch` samples of one frame (images) or of a clip's frames (motion)."""
+class Batch:
+    """R independent rows of f frames each, with the prompt and the timestep of every row."""
 
-    name: str  # "images" or "motion"
+    clean: Tensor  # latents (R, f, 4, 8, 8)
+    cover: Tensor  # (R, f, 1, 8, 8)
+    prompts: list[str]
+    frames: int  # frames of a clip as the UNet sees it; f, or more where single frames (f = 1) are set side by side
+    options: ForwardOptions
+
+
+class OwnFrame(AttentionProcessor):
+    """Attention of every token to itself alone: frames that are set side by side stay strangers."""
+
+    name = "own_frame"
+
+    def attend(self, query, key, value, mask, scale):
+        return value
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """How one stage is trained. A step sees `frames` frames: single ones, or those of some clips."""
+
+    name: str  # "images", "placed" or "motion"
     steps: int
-    batch: int
+    frames: int
     seed: int
     learning_rate: float = 1.2e-3
-    text_rate: float = 1.0  # factor on the learning rate of what was already trained (text path) in the motion stage
-    every_second: float = 0.0  # share of the steps, from the first on, that see every second frame of a clip only
+    further_rate: float = 1.0  # factor on the learning rate of what an earlier stage has trained already
+    alone: float = 0.0  # placed: share of the steps that see single frames, each with its row of the position table
+    place_words: float = 0.0  # placed: share of moving single frames whose prompt says where they are instead
+    place_words_from: int = 0  # first step of that
+    plan: tuple[tuple[float, dict[int, float]], ...] = ((1.0, {FRAMES: 1.0}),)  # motion: see `frames_per_clip`
     high_noise: float = 0.0  # share of samples whose timestep is drawn from the noisier half
     noise_power: float = 0.0  # loss weight alpha_bar^-power: 1 weighs errors as a loss of v would
     noise_cap: float = 50.0  # largest such weight
@@ -61,7 +90,8 @@ def text_path(parts: BundledParts) -> list[tuple[str, nn.Parameter]]:
 def trainable_parameters(parts: BundledParts, stage: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Set `requires_grad` for a stage and give its (newly trained, further trained) parameters.
 
-    images: everything but the motion modules. motion: the motion modules; the text path is trained further.
+    images: everything but the motion modules. placed: the motion modules; everything else is trained further. motion:
+    the motion modules; the text path is trained further.
     """
     parts.autoencoder.requires_grad_(False)
     parts.text_encoder.requires_grad_(True)
@@ -70,12 +100,15 @@ def trainable_parameters(parts: BundledParts, stage: str) -> tuple[list[nn.Param
             parameter.requires_grad_("motion_modules." not in name)
         modules = (parts.unet, parts.text_encoder)
         return [p for module in modules for p in module.parameters() if p.requires_grad], []
-    if stage != "motion":
-        raise ValueError(f"stage is {stage!r}; expected 'images' or 'motion'")
+    if stage not in ("placed", "motion"):
+        raise ValueError(f"stage is {stage!r}; expected 'images', 'placed' or 'motion'")
     parts.unet.requires_grad_(True)
     parts.unet.freeze_unet2d_params()
     new = [p for p in parts.unet.parameters() if p.requires_grad]
-    further = [p for _, p in text_path(parts)]
+    if stage == "placed":
+        further = [p for p in parts.unet.parameters() if not p.requires_grad] + list(parts.text_encoder.parameters())
+    else:
+        further = [p for _, p in text_path(parts)]
     for parameter in further:
         parameter.requires_grad_(True)
     return new, further
@@ -106,7 +139,7 @@ class StageTrainer:
         weight = self.schedule.alphas_cumprod.pow(-recipe.noise_power).clamp_max(recipe.noise_cap)
         self.noise_weight = (weight / weight.mean()).float()
         self.new, self.further = trainable_parameters(parts, recipe.name)
-        self.groups = [(1.0, self.new), (recipe.text_rate, self.further)]
+        self.groups = [(1.0, self.new), (recipe.further_rate, self.further)]
         self.optimizer = torch.optim.AdamW(
             [{"params": params} for _, params in self.groups if params],
             lr=recipe.learning_rate,
@@ -148,50 +181,83 @@ class StageTrainer:
             self.path,
         )
 
-    def sample(self) -> tuple[Tensor, Tensor, list[str], Tensor | None]:
-        """Clean latents (B, F, 4, 8, 8), cover (B, F, 1, 8, 8), prompts, and the frames' rows of the position table."""
+    def sample(self) -> Batch:
+        """Draw a batch from the pool, with prompts."""
         recipe, rng = self.recipe, self.rng
-        rows = torch.from_numpy(rng.integers(len(self.pool), size=recipe.batch))
-        if recipe.name == "images":
-            frames = torch.from_numpy(rng.integers(FRAMES, size=(recipe.batch, 1)))
-            positions = None
-        else:
-            half = self.step < recipe.every_second * recipe.steps
-            positions = torch.arange(int(rng.integers(2)), FRAMES, 2) if half else torch.arange(FRAMES)
-            frames = positions.expand(recipe.batch, -1)
-        picked = rows[:, None], frames
-        prompts = write_prompts(rng, self.pool.clips[rows])
-        dropped = rng.random(recipe.batch) < recipe.drop_prompt
-        prompts = ["" if drop else prompt for prompt, drop in zip(prompts, dropped, strict=True)]
-        return self.pool.latents[picked].float(), self.pool.cover[picked].float(), prompts, positions
+        if recipe.name == "images" or rng.random() < recipe.alone:
+            return self._single_frames(in_place=recipe.name != "images")
+        count = self.frames_per_clip()
+        rows = torch.from_numpy(rng.integers(len(self.pool), size=max(1, recipe.frames // count)))
+        positions = torch.from_numpy(np.sort(rng.choice(FRAMES, count, replace=False)))
+        options = ForwardOptions(frame_positions=positions, attn_processors=PROCESSOR)
+        return self._batch(rows, positions.expand(len(rows), -1), count, options)
 
-    def timesteps(self) -> Tensor:
-        """(B,) timesteps in 0..999."""
+    def _single_frames(self, in_place: bool) -> Batch:
+        """Frames of different clips; in place: 16 side by side, each at its own row of the position table."""
+        frames = self.recipe.frames
+        rows = torch.from_numpy(self.rng.integers(len(self.pool), size=frames))
+        if not in_place:
+            picked = torch.from_numpy(self.rng.integers(FRAMES, size=(frames, 1)))
+            return self._batch(rows, picked, 1, ForwardOptions(attn_processors=PROCESSOR))
+        if frames % FRAMES:
+            raise ValueError(
+                f"frames is {frames}; expected a multiple of {FRAMES} in a stage with frames in their place"
+            )
+        processors = {"*": PROCESSOR, "*motion_modules*": OwnFrame()}
+        options = ForwardOptions(attn_processors=processors, motion_norm_scope="frame")
+        picked = torch.arange(FRAMES).repeat(frames // FRAMES)[:, None]
+        batch = self._batch(rows, picked, FRAMES, options)
+        if self.step >= self.recipe.place_words_from and self.recipe.place_words:
+            clips = self.pool.clips[rows]
+            for i in np.flatnonzero(self.rng.random(frames) < self.recipe.place_words):
+                if batch.prompts[i] and MOTIONS[clips.motion[i]] in DIRECTIONS:
+                    batch.prompts[i] = place_prompt(clips, int(i), picked[i, 0].item() / (FRAMES - 1))
+        return batch
+
+    def _batch(self, rows: Tensor, picked: Tensor, frames: int, options: ForwardOptions) -> Batch:
+        prompts = write_prompts(self.rng, self.pool.clips[rows])
+        dropped = self.rng.random(len(rows)) < self.recipe.drop_prompt
+        prompts = ["" if drop else prompt for prompt, drop in zip(prompts, dropped, strict=True)]
+        at = rows[:, None], picked
+        return Batch(self.pool.latents[at].float(), self.pool.cover[at].float(), prompts, frames, options)
+
+    def frames_per_clip(self) -> int:
+        """How many frames of each clip this step sees, drawn from the part of the plan that the step is in.
+
+        The plan is ((share of the steps at which the part ends, {frames: probability}), ...). Few frames first: a
+        single frame tells nothing of its clip's direction, so the modules must read it from the prompt and from the
+        position table, while a whole clip gives its direction away and leaves the prompt's word without use.
+        """
+        share = self.step / self.recipe.steps
+        part = next((chances for end, chances in self.recipe.plan if share < end), self.recipe.plan[-1][1])
+        return int(self.rng.choice(list(part), p=list(part.values())))
+
+    def timesteps(self, batch: int) -> Tensor:
+        """(batch,) timesteps in 0..999."""
         count = len(self.schedule.alphas_cumprod)
-        u = self.rng.random(self.recipe.batch)
-        noisy = self.rng.random(self.recipe.batch) < self.recipe.high_noise
+        u = self.rng.random(batch)
+        noisy = self.rng.random(batch) < self.recipe.high_noise
         return torch.from_numpy((np.where(noisy, 0.5 + 0.5 * u, u) * count).astype(np.int64))
 
     def loss(self) -> Tensor:
         """Weighted squared error of the predicted noise on one batch."""
-        clean, cover, prompts, positions = self.sample()
-        timesteps = self.timesteps()
-        noise = torch.randn_like(clean)
-        noisy = self.schedule.add_noise(clean, noise, timesteps)
-        frames = clean.shape[1]
+        batch = self.sample()
+        timesteps = self.timesteps(len(batch.clean))
+        noise = torch.randn_like(batch.clean)
+        noisy = self.schedule.add_noise(batch.clean, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden, pooled = self.parts.encode_prompts(prompts)
+            hidden, pooled = self.parts.encode_prompts(batch.prompts)
             predicted = self.parts.unet.forward_frames(
                 noisy.flatten(0, 1),
                 timesteps,
                 hidden,
-                num_frames=frames,
+                num_frames=batch.frames,
                 added_cond_kwargs=added_cond(pooled.float()),
-                options=ForwardOptions(frame_positions=positions, attn_processors=PROCESSOR),
+                options=batch.options,
             )
-        weight = 1 + self.recipe.foreground * cover
-        error = (predicted.float().unflatten(0, (-1, frames)) - noise).square()
-        rows = (weight * error).flatten(1).sum(1) / (weight.flatten(1).sum(1) * clean.shape[2])
+        weight = 1 + self.recipe.foreground * batch.cover
+        error = (predicted.float().unflatten(0, noise.shape[:2]) - noise).square()
+        rows = (weight * error).flatten(1).sum(1) / (weight.flatten(1).sum(1) * noise.shape[2])
         return (self.noise_weight[timesteps] * rows).mean()
 
     def train_step(self) -> float:

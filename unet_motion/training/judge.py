@@ -31,7 +31,10 @@ class FrameJudge(nn.Module):
 
 
 class MotionJudge(nn.Module):
-    """Clips (N, 16, 3, 64, 64) in [0, 1] to logits of motion (N, 8): the frames side by side as channels."""
+    """Clips (N, 16, 3, 64, 64) in [0, 1] to logits of motion (N, 8): the frames side by side as channels.
+
+    It sees each frame's difference from the clip's mean, so what does not change does not distract.
+    """
 
     def __init__(self):
         super().__init__()
@@ -39,8 +42,8 @@ class MotionJudge(nn.Module):
         self.head = nn.Sequential(nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, len(MOTIONS)))
 
     def forward(self, clips: Tensor) -> Tensor:
-        small = F.avg_pool2d(clips.flatten(1, 2), SIZE // 32)
-        return self.head(self.body(small * 2 - 1).flatten(1))
+        change = (clips - clips.mean(dim=1, keepdim=True)).flatten(1, 2)
+        return self.head(self.body(F.avg_pool2d(change, SIZE // 32) * 4).flatten(1))
 
 
 class Judge(nn.Module):

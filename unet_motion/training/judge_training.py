@@ -14,10 +14,9 @@ from .runs import RunLog, decayed
 
 @dataclass(frozen=True)
 class JudgeRecipe:
-    steps: int = 1000
+    steps: int = 700
     frames: int = 96  # newly drawn single frames a step, for shape and colour
     clips: int = 12  # newly drawn clips, for motion
-    motion_every: int = 3  # motion is learned much sooner than shape, so only every so many steps
     reconstructed: int = 192  # clips put through the autoencoder once; half as much again of each batch comes from them
     learning_rate: float = 2e-3
     seed: int = 21
@@ -33,7 +32,7 @@ def weaker_motions(rng: np.random.Generator, clips: ClipBatch) -> ClipBatch:
     drift = torch.from_numpy(rng.normal(0, 1.2, (len(clips), 2))).float()
     clips.travel = clips.travel * factor(0.4, 1.1)[:, None] + drift
     clips.growth = clips.growth * factor(0.45, 1.15) + torch.from_numpy(rng.normal(0, 0.04, len(clips))).float()
-    clips.turn = clips.turn * factor(0.35, 1.3)
+    clips.turn = clips.turn * factor(0.45, 1.3)
     return clips
 
 
@@ -105,9 +104,7 @@ class JudgeTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * decayed(step, self.recipe.steps)
         shape, colour = self.frame_loss()
-        losses = {"shape": shape, "colour": colour}
-        if step % self.recipe.motion_every == 0:
-            losses["motion"] = self.motion_loss()
+        losses = {"shape": shape, "colour": colour, "motion": self.motion_loss()}
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         self.optimizer.step()

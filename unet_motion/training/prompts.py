@@ -81,6 +81,18 @@ def write_prompts(rng: np.random.Generator, clips: ClipBatch, varied: float = 0.
     return prompts
 
 
+def place_prompt(clips: ClipBatch, row: int, phase: float, least: float = 4.0) -> str:
+    """A prompt of one moving clip's frame that says where the shape is instead of where it goes: "a red star left".
+
+    Within `least` pixels of the middle of its path it says nothing of the place.
+    """
+    x, y = ((phase - 0.5) * clips.travel[row]).tolist()
+    place = ""
+    if max(abs(x), abs(y)) >= least:
+        place = (" right" if x > 0 else " left") if abs(x) > abs(y) else (" down" if y > 0 else " up")
+    return f"a {COLOUR_NAMES[clips.colour[row]]} {SHAPES[clips.shape[row]]}{place}"
+
+
 def vocabulary() -> list[str]:
     """Every word that `write_prompts` can use, in a fixed order."""
     phrases = [template.format(colour="", shape="", motion="") for template in TEMPLATES]
