@@ -17,7 +17,7 @@ from core_reference import (
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unet_motion import ForwardOptions
+from unet_motion import ForwardOptions, processors
 from unet_motion.attention import Attention
 from unet_motion.processors import (
     PROCESSORS,
@@ -125,6 +125,20 @@ def test_processors_against_softmax_in_float64(processor, with_mask):
     assert_close(PROCESSORS[processor].attend(query, key, value, mask, 0.3), expected, limit=2e-6)
 
 
+@pytest.mark.parametrize("processor", EXACT)
+@torch.no_grad()
+def test_large_batches_are_split(monkeypatch, processor):
+    """Some kernels end at 65535 rows; the split is tried here at three."""
+    monkeypatch.setattr(processors, "MAX_BATCH", 3)
+    ours, theirs = pair(TINY)
+    inputs = make_inputs(TINY, batch=2, frames=4, tokens=6)
+    keep = torch.tensor([[1, 0, 1, 1, 0, 0], [1, 0, 1, 0, 0, 1]])
+    short = torch.stack([text[mask] for text, mask in zip(inputs["encoder_hidden_states"], keep.bool(), strict=True)])
+    options = ForwardOptions(attn_processors=processor)
+    result = run_ours(ours, inputs, attention_mask=keep, options=options)
+    assert_close(result, run_theirs(theirs, inputs, encoder_hidden_states=short))
+
+
 @torch.no_grad()
 def test_named_but_not_available():
     missing = set(PROCESSORS) - set(available_processors())
@@ -160,11 +174,11 @@ def test_one_processor_for_all_layers():
 @torch.no_grad()
 def test_dict_of_all_layers_is_left_whole():
     ours, _ = pair(TINY)
-    processors = dict.fromkeys(ours.attn_processors, "math")
-    processors[next(iter(processors))] = recorder = Recorder()
-    before = dict(processors)
-    ours.set_attn_processor(processors)
-    assert processors == before
+    given = dict.fromkeys(ours.attn_processors, "math")
+    given[next(iter(given))] = recorder = Recorder()
+    before = dict(given)
+    ours.set_attn_processor(given)
+    assert given == before
     run_ours(ours, make_inputs(TINY))
     assert len(recorder.shapes) == 1
     ours.set_attn_processor(ours.attn_processors)
