@@ -12,40 +12,8 @@ from torch import Tensor, nn
 
 from .config import MotionAdapterConfig, UNetMotionConfig
 from .ip_adapter import IPAdapterMixin
-from .motion import MotionAdapter
-
-_COPIED_FIELDS = (
-    "sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "downsample_padding",
-    "mid_block_scale_factor", "act_fn", "norm_num_groups", "norm_eps", "cross_attention_dim",
-    "transformer_layers_per_block", "reverse_transformer_layers_per_block", "use_linear_projection",
-    "addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim", "time_cond_proj_dim",
-)  # fmt: skip
-
-# Settings of an image UNet that this network has no counterpart for, beside the only value that it computes.
-_FIXED_FIELDS = {
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "center_input_sample": False,
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "only_cross_attention": False,
-    "dual_cross_attention": False,
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "resnet_time_scale_shift": "default",
-    "resnet_skip_time_act": False,
-    "resnet_out_scale_factor": 1.0,
-    "time_embedding_type": "positional",
-    "time_embedding_dim": None,
-    "time_embedding_act_fn": None,
-    "timestep_post_act": None,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "attention_type": "default",
-    "class_embeddings_concat": False,
-    "mid_block_only_cross_attention": None,
-    "cross_attention_norm": None,
-    "addition_embed_type_num_heads": 64,
-}
+from .motion import MotionAdapter, sinusoidal_table
+from .unet2d import unet2d_arguments
 
 
 class AdapterMixin(IPAdapterMixin):
@@ -79,7 +47,7 @@ class AdapterMixin(IPAdapterMixin):
         Raises:
             ValueError: a setting of the image UNet that this network does not have, or an adapter that does not fit.
         """
-        values = _unet2d_fields(unet.config)
+        values = unet2d_arguments(unet.config)
         if motion_adapter is not None:
             values.update(_adapter_fields(values, adapter_config(motion_adapter)))
         first = next(unet.parameters())
@@ -189,7 +157,8 @@ class AdapterMixin(IPAdapterMixin):
 
     def save_motion_modules(self, path: str | Path, **kwargs: Any) -> None:
         """Write the motion modules as a :class:`MotionAdapter` folder; ``kwargs`` as for :meth:`save_pretrained`."""
-        self.motion_adapter().save_pretrained(path, **kwargs)
+        scopes = {name: self.config[name] for name in ("resnet_norm_scope", "motion_norm_scope")}
+        self.motion_adapter().save_pretrained(path, **{"extra_config": scopes, **kwargs})
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **kwargs: Any):
@@ -209,26 +178,6 @@ def adapter_config(adapter: nn.Module) -> MotionAdapterConfig:
     """The configuration of an adapter of ours or of diffusers."""
     config = adapter.config
     return config if isinstance(config, MotionAdapterConfig) else MotionAdapterConfig.from_dict(dict(config))
-
-
-def _unet2d_fields(config: Any) -> dict[str, Any]:
-    for name, only in _FIXED_FIELDS.items():
-        found = config.get(name, only)
-        if found != only and not (only is False and not found):
-            raise ValueError(f"the image UNet has `{name}` {found!r}; a motion UNet can only have {only!r}.")
-    # An image UNet also uses `act_fn` behind its last norm, where this network always has SiLU.
-    if config.get("act_fn", "silu") not in ("silu", "swish"):
-        raise ValueError(f"the image UNet has `act_fn` {config['act_fn']!r}; a motion UNet can only continue 'silu'.")
-    values = {name: config.get(name) for name in _COPIED_FIELDS if config.get(name) is not None}
-    # diffusers' field `attention_head_dim` of an image UNet holds the number of heads.
-    heads = config.get("num_attention_heads")
-    values["num_attention_heads"] = heads if heads is not None else config.get("attention_head_dim")
-    for side in ("down", "up"):
-        cross, plain = f"CrossAttn{side.title()}BlockMotion", f"{side.title()}BlockMotion"
-        values[f"{side}_block_types"] = tuple(
-            cross if "CrossAttn" in kind else plain for kind in config[f"{side}_block_types"]
-        )
-    return values
 
 
 def _adapter_fields(values: dict[str, Any], config: MotionAdapterConfig) -> dict[str, Any]:
@@ -287,6 +236,4 @@ def _check_motion_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
 def _fit_rows(table: Tensor, rows: int) -> Tensor:
     if table.shape[1] >= rows:
         return table[:, :rows]
-    from .motion import sinusoidal_table
-
     return sinusoidal_table(rows, table.shape[2], table.device).to(table.dtype)

@@ -1,4 +1,4 @@
-"""A diffusers ``config.json`` of a 2-D UNet as arguments of ``UNetMotionModel``."""
+"""A diffusers ``config.json`` of an image UNet, read for the motion UNet."""
 
 from __future__ import annotations
 
@@ -6,87 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import unet2d
 from .errors import FileFormatError
-
-_BLOCK_TYPES = {
-    "CrossAttnDownBlock2D": "CrossAttnDownBlockMotion",
-    "DownBlock2D": "DownBlockMotion",
-    "CrossAttnUpBlock2D": "CrossAttnUpBlockMotion",
-    "UpBlock2D": "UpBlockMotion",
-}
-_SAME = (
-    "sample_size",
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "layers_per_block",
-    "downsample_padding",
-    "mid_block_scale_factor",
-    "act_fn",
-    "norm_num_groups",
-    "norm_eps",
-    "cross_attention_dim",
-    "transformer_layers_per_block",
-    "reverse_transformer_layers_per_block",
-    "use_linear_projection",
-    "addition_embed_type",
-    "addition_time_embed_dim",
-    "projection_class_embeddings_input_dim",
-    "time_cond_proj_dim",
-)
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "flip_sin_to_cos": (True,),
-    "freq_shift": (0,),
-    "center_input_sample": (False,),
-    "only_cross_attention": (False,),
-    "mid_block_only_cross_attention": (None, False),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-    "dual_cross_attention": (False,),
-    "class_embed_type": (None,),
-    "num_class_embeds": (None,),
-    "class_embeddings_concat": (False,),
-    "resnet_time_scale_shift": ("default",),
-    "resnet_skip_time_act": (False,),
-    "resnet_out_scale_factor": (1, 1.0),
-    "time_embedding_type": ("positional",),
-    "time_embedding_dim": (None,),
-    "time_embedding_act_fn": (None,),
-    "timestep_post_act": (None,),
-    "conv_in_kernel": (3,),
-    "conv_out_kernel": (3,),
-    "cross_attention_norm": (None,),
-    "attention_type": ("default",),
-    "addition_embed_type": (None, "text_time"),
-    "encoder_hid_dim_type": (None,),
-}
-"""Settings of 2-D UNets that change the result and that the motion UNet does not have, with the values it does have."""
 
 
 def unet2d_arguments(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Arguments of ``UNetMotionModel`` for the UNet that ``config`` describes.
-
-    ``attention_head_dim`` stands for the number of heads where ``num_attention_heads`` is not given, as in
-    diffusers. ``upcast_attention`` and ``dropout`` do not change what the model computes and are left out.
-
-    Raises:
-        FileFormatError: a setting that the motion UNet does not have.
-    """
-    skipped = set(config.get("_use_default_values") or ())
-    config = {key: value for key, value in config.items() if key not in skipped}
-    for name, legal in _ONLY.items():
-        if name in config and config[name] not in legal:
-            words = " or ".join(repr(value) for value in legal)
-            raise FileFormatError(f"{path}: `{name}` is {config[name]!r}, the motion UNet exists with {words} only.")
-    values = {name: config[name] for name in _SAME if name in config}
-    for name in ("down_block_types", "up_block_types"):
-        if name in config:
-            values[name] = tuple(_block_type(kind, name, path) for kind in config[name])
-    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
-    values["num_attention_heads"] = tuple(heads) if isinstance(heads, list) else heads
-    return values
-
-
-def _block_type(kind: str, name: str, path: str | Path) -> str:
-    if kind not in _BLOCK_TYPES:
-        raise FileFormatError(f"{path}: `{name}` holds {kind!r}, expected one of {', '.join(_BLOCK_TYPES)}.")
-    return _BLOCK_TYPES[kind]
+    """:func:`unet_motion.unet2d.unet2d_arguments` with the file in its errors, which are FileFormatError."""
+    try:
+        return unet2d.unet2d_arguments(config)
+    except ValueError as error:
+        raise FileFormatError(f"{path}: {error}") from None
