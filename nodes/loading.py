@@ -9,6 +9,7 @@ from ..unet_motion.formats import load_motion_module
 from .host import paths
 from .host.apply import apply_motion_module
 from .host.bundled import load_bundled_models
+from .host.checks import check_choice
 from .host.files import file_stamp, load_unet_model
 from .host.model import BETA_SCHEDULES
 from .schema import MotionModuleType, make_input, make_schema, model_input, model_output
@@ -26,12 +27,21 @@ BETA_TIP = (
 )
 
 
+NORM_SCOPE_CHOICES = ["auto", *NORM_SCOPES]
+BETA_CHOICES = list(BETA_SCHEDULES)
+
+
 def _norm_scope_input():
-    return make_input(io.Combo, "norm_scope", options=["auto", *NORM_SCOPES], default="auto", tooltip=NORM_SCOPE_TIP)
+    return make_input(io.Combo, "norm_scope", options=NORM_SCOPE_CHOICES, default="auto", tooltip=NORM_SCOPE_TIP)
 
 
 def _beta_input():
-    return make_input(io.Combo, "beta_schedule", options=list(BETA_SCHEDULES), default="auto", tooltip=BETA_TIP)
+    return make_input(io.Combo, "beta_schedule", options=BETA_CHOICES, default="auto", tooltip=BETA_TIP)
+
+
+def _check(norm_scope: str, beta_schedule: str) -> None:
+    check_choice("norm_scope", norm_scope, NORM_SCOPE_CHOICES)
+    check_choice("beta_schedule", beta_schedule, BETA_CHOICES)
 
 
 class LoadBundled(io.ComfyNode):
@@ -94,6 +104,7 @@ class LoadUNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, unet_name, motion_module, norm_scope, beta_schedule) -> io.NodeOutput:
+        _check(norm_scope, beta_schedule)
         motion = None if motion_module == NONE else paths.find_motion_module(motion_module)
         return io.NodeOutput(load_unet_model(paths.find_unet(unet_name), motion, norm_scope, beta_schedule))
 
@@ -154,4 +165,5 @@ class ApplyMotionModule(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, motion_module, norm_scope, beta_schedule) -> io.NodeOutput:
+        _check(norm_scope, beta_schedule)
         return io.NodeOutput(apply_motion_module(model, motion_module, norm_scope, beta_schedule))

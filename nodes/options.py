@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..unet_motion import FreeU as FreeUFactors
 from ..unet_motion.processors import PROCESSORS, available_processors
-from .host.checks import require_motion_model
+from .host.checks import check_choice, require_motion_model
 from .host.options import with_settings
 from .schema import make_input, make_schema, model_input, model_output
 
@@ -77,6 +77,7 @@ class FreeU(io.ComfyNode):
         require_motion_model(model)
         if not enabled:
             return io.NodeOutput(with_settings(model, freeu=None))
+        check_choice("preset", preset, [CUSTOM, *PRESETS])
         factors = PRESETS.get(preset, {"b1": b1, "b2": b2, "s1": s1, "s2": s2})
         FreeUFactors(**factors, version=version)
         when = {"start_percent": start_percent, "end_percent": end_percent}
@@ -153,5 +154,6 @@ class ForwardChunking(io.ComfyNode):
     @classmethod
     def execute(cls, model, enabled, chunk_size, dim) -> io.NodeOutput:
         require_motion_model(model)
+        check_choice("dim", dim, CHUNK_DIMS)
         chunking = {"size": chunk_size, "dim": CHUNK_DIMS.index(dim)} if enabled else None
         return io.NodeOutput(with_settings(model, chunking=chunking))

@@ -8,6 +8,12 @@ from typing import Any
 from .ldm_view import LDMView
 
 
+def check_choice(name: str, value: str, options: Sequence[str]) -> None:
+    """Raise ValueError unless a value is one of an input's options; older ComfyUI versions do not check that."""
+    if value not in options:
+        raise ValueError(f"`{name}` is {value!r}, expected one of {', '.join(options)}.")
+
+
 def require_motion_model(model: Any) -> LDMView:
     """The motion UNet of a MODEL.
 

@@ -149,8 +149,12 @@ def test_forward_chunking_splits_the_feed_forward_and_keeps_the_values(loaded, m
     assert spatial and all(shape[dim] <= 2 for shape in spatial)
 
 
-def test_several_clips_in_a_batch_do_not_see_one_another(loaded):
-    model, clip, _ = loaded
+def test_several_clips_in_a_batch_do_not_see_one_another():
+    model, clip, _ = load_bundled_models()
+    for name, parameter in model.model.diffusion_model.motion.named_parameters():
+        if ".proj_out." in f".{name}":
+            # Whatever was learned, frames must see one another strongly enough to tell.
+            parameter += 0.1 * torch.randn_like(parameter)
     cond, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
     x, sigma, _, frames = case(model)
     alone = denoise(model, cond, pooled, x[:3], sigma[:3], 3)

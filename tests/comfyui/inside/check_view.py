@@ -40,7 +40,7 @@ def test_every_parameter_of_the_core_is_registered_once(pair):
     assert buffers == {id(b) for b in view.core.buffers()}
 
 
-@pytest.mark.parametrize(("frames", "height", "width"), [(1, 8, 8), (3, 12, 20), (16, 8, 8), (2, 17, 19)])
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 8, 8), (3, 12, 20), (16, 8, 8), (2, 9, 11)])
 def test_output_equals_comfyui(pair, frames, height, width):
     core, ours = both(pair, inputs(frames, height, width))
     assert relative(ours, core) < TOLERANCE
@@ -60,7 +60,7 @@ def test_output_equals_comfyui_with_motion_only_in_the_motion_modules():
     assert (moved[:4] > 1e-3).all() and (moved[4:] < 1e-6).all()
 
 
-def control(frames: int, conds: int = 2, height: int = 12, width: int = 20) -> dict:
+def control(frames: int, conds: int = 2, height: int = 8, width: int = 12) -> dict:
     """Residuals in ComfyUI's order, all different: 12 for the skips, one for the middle, T2I features with gaps."""
     generator = torch.Generator().manual_seed(3)
     rows = frames * conds
@@ -95,8 +95,8 @@ def test_control_is_not_consumed(pair):
 
 def test_a_control_model_for_another_base_is_an_error(pair):
     given = control(3)
-    given["output"][11] = torch.zeros(6, 1280, 2, 3)
-    with pytest.raises(ValueError, match=r"output block 0 has shape \(6, 1280, 2, 3\).*another base model"):
+    given["output"][11] = torch.zeros(6, 1280, 1, 2)
+    with pytest.raises(ValueError, match=r"output block 0 has shape \(6, 1280, 1, 2\).*another base model"):
         pair[1](**inputs(3), control=given, transformer_options=options())
 
 
@@ -158,7 +158,7 @@ class Recorder:
 
 def patched(pair, **extra):
     """Each UNet under a recorder of its own, with those of its patches that `extra` selects."""
-    arguments, results = inputs(3), []
+    arguments, results = inputs(2), []
     for unet in pair:
         recorder = Recorder()
         chosen = {key: make(recorder) for key, make in extra.items()}

@@ -64,7 +64,7 @@ def motion_module(active: bool = True, widths: tuple[int, ...] = WIDTHS, **confi
     return MotionModule.from_adapter(adapter, "small_motion.safetensors")
 
 
-def inputs(frames: int, height: int = 12, width: int = 20, conds: int = 2) -> dict:
+def inputs(frames: int, height: int = 8, width: int = 12, conds: int = 2) -> dict:
     """Arguments of a diffusion model; the text differs between the conds, not between the frames."""
     rows = frames * conds
     return {
