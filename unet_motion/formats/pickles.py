@@ -52,7 +52,7 @@ def load_pickle(path: Path, mapped: bool) -> tuple[dict[str, torch.Tensor], dict
     """
     try:
         with _lock, torch.serialization.safe_globals(_STAND_INS):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            content = _load(path, mapped)
     except pickle.UnpicklingError as error:
         raise _explain(path, error) from error
     except Exception as error:  # the loader raises whatever a damaged stream happens to hit
@@ -64,6 +64,14 @@ def load_pickle(path: Path, mapped: bool) -> tuple[dict[str, torch.Tensor], dict
             f"{path}: holds {_describe(content)}, expected a dictionary of tensors or one with a `state_dict`."
         )
     return state, extras
+
+
+def _load(path: Path, mapped: bool) -> Any:
+    if path.name.endswith(".safetensors"):
+        # Newer releases of torch go by this name and would not look inside; they cannot map an open file.
+        with path.open("rb") as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _explain(path: Path, error: pickle.UnpicklingError) -> FileFormatError:
