@@ -90,8 +90,8 @@ def _register_rest(view: nn.Module, core: nn.Module) -> None:
     """Register what latent diffusion has no name for under `extra.` and its own name."""
     known = {id(module) for module in view.modules()}
     for name, module in core.named_modules():
-        owns = next(module.parameters(recurse=False), None) is not None
-        owns = owns or next(module.buffers(recurse=False), None) is not None
+        # Some layers of ComfyUI have a weight of None until they are loaded.
+        owns = bool(module._parameters or module._buffers or "weight" in vars(module))
         if not owns or id(module) in known:
             continue
         parent = view
