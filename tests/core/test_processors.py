@@ -131,9 +131,9 @@ def test_large_batches_are_split(monkeypatch, processor):
     """Some kernels end at 65535 rows; the split is tried here at three."""
     monkeypatch.setattr(processors, "MAX_BATCH", 3)
     ours, theirs = pair(TINY)
-    inputs = make_inputs(TINY, batch=2, frames=4, tokens=6)
-    keep = torch.tensor([[1, 0, 1, 1, 0, 0], [1, 0, 1, 0, 0, 1]])
-    short = torch.stack([text[mask] for text, mask in zip(inputs["encoder_hidden_states"], keep.bool(), strict=True)])
+    inputs = make_inputs(TINY, batch=2, frames=4, tokens=6, text_rows="frame")
+    keep = torch.stack([torch.randperm(6) < 3 for _ in range(8)])
+    short = torch.stack([text[mask] for text, mask in zip(inputs["encoder_hidden_states"], keep, strict=True)])
     options = ForwardOptions(attn_processors=processor)
     result = run_ours(ours, inputs, attention_mask=keep, options=options)
     assert_close(result, run_theirs(theirs, inputs, encoder_hidden_states=short))
