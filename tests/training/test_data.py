@@ -6,7 +6,7 @@ import torch
 
 from unet_motion.bundled.text import Tokenizer
 from unet_motion.training import data
-from unet_motion.training.prompts import plain_prompt, vocabulary, write_prompts
+from unet_motion.training.prompts import place_prompt, plain_prompt, vocabulary, write_prompts
 from unet_motion.training.shapes import SHAPES, shape_distance
 
 
@@ -112,3 +112,12 @@ def test_prompts_name_what_is_drawn_in_known_words():
     triples = zip(clips.shape.tolist(), clips.colour.tolist(), clips.motion.tolist(), strict=True)
     assert plain == [plain_prompt(*triple) for triple in triples]
     assert plain_prompt(SHAPES.index("star"), 0, 0) == "a red star moving left"
+
+
+@pytest.mark.parametrize("motion, start, end", [("left", "right", "left"), ("down", "up", "down")])
+def test_place_prompts_say_where_a_frame_shows_the_shape(motion, start, end):
+    clip = one("star", "blue", motion)
+    assert place_prompt(clip, 0, 0.0) == f"a blue star {start}"
+    assert place_prompt(clip, 0, 0.5) == "a blue star"
+    assert place_prompt(clip, 0, 1.0) == f"a blue star {end}"
+    assert not Tokenizer(vocabulary()).unknown_words(place_prompt(clip, 0, 0.0))

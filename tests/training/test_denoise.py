@@ -1,4 +1,4 @@
-"""Both denoising stages with a tiny network: resuming is exact, and the freeze holds."""
+"""The denoising stages with a tiny network: resuming is exact, and the freeze holds."""
 
 from dataclasses import replace
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from unet_motion.bundled import build_parts
+from unet_motion.options import ForwardOptions
 from unet_motion.training import data
-from unet_motion.training.denoise import StageRecipe, StageTrainer, text_path, without_motion
+from unet_motion.training.denoise import Batch, StageRecipe, StageTrainer, text_path, without_motion
 from unet_motion.training.prompts import vocabulary
 from unet_motion.training.runs import RunLog
 
@@ -28,6 +29,8 @@ TINY = {
 IMAGES = StageRecipe("images", steps=6, frames=3, seed=1, pool=3, refresh=0.5, save_every=1, log_every=2)
 PLAN = ((0.5, {1: 0.5, 4: 0.5}), (1.0, {16: 1.0}))
 MOTION = replace(IMAGES, name="motion", frames=8, plan=PLAN, high_noise=0.5, noise_power=1.0)
+PLACED = replace(MOTION, name="placed", frames=16, alone=1.0)
+MIXED = replace(PLACED, alone=0.5, place_words=0.5, place_steps=(0, 6))
 PLAIN = replace(MOTION, noise_power=0.0, drop_prompt=0.0)
 
 
@@ -57,7 +60,7 @@ def trained(recipe, folder, steps=None):
     return weights(parts)
 
 
-@pytest.mark.parametrize("recipe", [IMAGES, MOTION], ids=["images", "motion"])
+@pytest.mark.parametrize("recipe", [IMAGES, MIXED, MOTION], ids=["images", "placed", "motion"])
 def test_a_run_killed_and_resumed_equals_an_unbroken_one(recipe, tmp_path):
     unbroken = trained(recipe, tmp_path / "unbroken")
     trained(recipe, tmp_path / "killed", steps=2)
@@ -99,18 +102,48 @@ def test_a_batch_is_the_pool_at_the_frames_that_its_positions_name(tmp_path):
     trainer = StageTrainer(tiny_parts(), MOTION, tmp_path, RunLog(None, quiet=True))
     counts = set()
     for _ in range(12):
-        latents, cover, prompts, positions = trainer.sample()
-        count = len(positions)
-        counts.add(count)
+        batch = trainer.sample()
+        positions = batch.options.frame_positions
+        counts.add(batch.frames)
         assert positions.tolist() == sorted(set(positions.tolist())) and 0 <= positions[0] and positions[-1] < 16
-        assert latents.shape == (8 // count, count, 4, 8, 8) and cover.shape == (8 // count, count, 1, 8, 8)
-        assert len(prompts) == 8 // count
-        stored = [torch.equal(latents[0], row[positions].float()) for row in trainer.pool.latents]
+        assert batch.clean.shape == (8 // batch.frames, batch.frames, 4, 8, 8)
+        assert batch.cover.shape == (8 // batch.frames, batch.frames, 1, 8, 8)
+        assert len(batch.prompts) == 8 // batch.frames
+        stored = [torch.equal(batch.clean[0], row[positions].float()) for row in trainer.pool.latents]
         assert sum(stored) == 1
     assert counts == {1, 4}
     trainer.step = MOTION.steps // 2
-    latents, _, _, positions = trainer.sample()
-    assert positions.tolist() == list(range(16)) and len(latents) == 1
+    batch = trainer.sample()
+    assert batch.options.frame_positions.tolist() == list(range(16)) and len(batch.clean) == 1
+
+
+def test_frames_in_place_are_strangers_at_their_own_position(tmp_path):
+    trainer = StageTrainer(tiny_parts(), PLACED, tmp_path, RunLog(None, quiet=True))
+    batch = trainer.sample()
+    assert batch.clean.shape == (16, 1, 4, 8, 8) and batch.frames == 16
+    for place, frame in enumerate(batch.clean[:, 0]):
+        assert any(torch.equal(frame, clip[place].float()) for clip in trainer.pool.latents)
+    unet, hidden = trainer.parts.unet, torch.randn(16, 16, 16)
+    torch.nn.init.normal_(unet.mid_block.motion_modules[0].proj_out.weight)
+    x, times, vector = torch.randn(16, 4, 8, 8), torch.arange(16), {"vector": torch.randn(16, 24)}
+
+    def run(frames):
+        return unet.forward_frames(frames, times, hidden, 16, added_cond_kwargs=vector, options=batch.options)
+
+    changed = x.clone()
+    changed[3] += 1.0
+    moved = (run(x) - run(changed)).flatten(1).abs().amax(1) > 1e-6
+    assert moved.nonzero().flatten().tolist() == [3]
+
+
+def test_late_frames_come_from_the_end_of_their_clips(tmp_path):
+    trainer = StageTrainer(tiny_parts(), replace(PLACED, late=(0, 3)), tmp_path, RunLog(None, quiet=True))
+    seen = set()
+    for _ in range(4):
+        seen |= set(trainer.sample().options.frame_positions.tolist())
+    assert seen == {11, 12, 13, 14, 15}
+    trainer.step = 3
+    assert trainer.sample().options.frame_positions.tolist() == list(range(16))
 
 
 def test_the_loss_is_the_weighted_error_of_the_noise(tmp_path):
@@ -119,7 +152,7 @@ def test_the_loss_is_the_weighted_error_of_the_noise(tmp_path):
     torch.nn.init.zeros_(trainer.parts.unet.conv_out.bias)
     latents, cover = torch.zeros(2, 8, 4, 8, 8), torch.zeros(2, 8, 1, 8, 8)
     cover[:, :, :, :4] = 1.0
-    trainer.sample = lambda: (latents, cover, ["a red star moving left"] * 2, torch.arange(8))
+    trainer.sample = lambda: Batch(latents, cover, ["a red star moving left"] * 2, 8, ForwardOptions())
     state = torch.get_rng_state()
     loss = trainer.loss()
     torch.set_rng_state(state)

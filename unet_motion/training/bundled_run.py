@@ -1,4 +1,7 @@
-"""The whole making of the bundled model: autoencoder, judge, images, motion, each behind its gate, then the files."""
+"""The whole making of the bundled model: five stages, each behind its gate, then the files.
+
+autoencoder, judge, images, placed and motion; see denoise.py for the last three.
+"""
 
 import json
 from collections.abc import Mapping
@@ -54,16 +57,17 @@ class BundledRecipe:
     placed: StageRecipe = field(
         default_factory=lambda: StageRecipe(
             "placed",
-            steps=1500,
+            steps=1600,
             frames=64,
             seed=36,
-            learning_rate=1e-3,
+            learning_rate=1.2e-3,
             pool=384,
             high_noise=0.2,
             noise_power=0.5,
             alone=0.65,
             place_words=0.5,
-            place_words_from=600,
+            place_steps=(600, 1250),
+            late=(600, 850),
             plan=((1.0, {4: 0.5, 8: 0.5}),),
             average=0.995,
         )
@@ -71,7 +75,7 @@ class BundledRecipe:
     motion: StageRecipe = field(
         default_factory=lambda: StageRecipe(
             "motion",
-            steps=2000,
+            steps=1650,
             frames=64,
             seed=41,
             pool=384,
@@ -81,6 +85,8 @@ class BundledRecipe:
             plan=((0.5, {4: 0.2, 8: 0.5, 16: 0.3}), (1.0, {8: 0.2, 16: 0.8})),
         )
     )
+    least_direction: float = 0.5
+    check_clips: int = 32
     clips: int = 200
     targets: Mapping[str, float] = field(default_factory=lambda: TARGETS)
 
@@ -93,6 +99,8 @@ class BundledRecipe:
             judge=JudgeRecipe(steps=2, frames=4, clips=2, reconstructed=4, accuracy=0.0),
             images=StageRecipe("images", steps=4, frames=4, seed=31, pool=4),
             least_shape=0.0,
+            least_direction=0.0,
+            check_clips=8,
             placed=StageRecipe("placed", steps=4, frames=16, seed=36, pool=4, alone=0.5),
             motion=StageRecipe("motion", steps=4, frames=16, seed=41, pool=4),
             targets={},
@@ -146,36 +154,39 @@ class BundledRun:
             export_judge(judge, path, {"accuracy": reached})
         return load_judge(path)
 
-    def images(self, parts: BundledParts, judge: Judge) -> None:
-        trainer = StageTrainer(parts, self.recipe.images, self.folder, self.log)
-
-        def check(step: int) -> dict:
-            figures = image_figures(parts, judge)
-            write_sheet(figures.pop("frames").repeat(1, 1, 1, 1, 1), self.folder / f"images-{step}.png", 1, 12)
-            self.log.write("images", step=step, **figures)
-            return figures
-
-        trainer.run(check)
+    def stage(self, parts: BundledParts, recipe: StageRecipe) -> None:
+        """Train one denoising stage to its end and leave the averaged weights in `parts`."""
+        trainer = StageTrainer(parts, recipe, self.folder, self.log)
+        trainer.run()
         trainer.finish()
-        figures = check(trainer.step)
+
+    def images(self, parts: BundledParts, judge: Judge) -> None:
+        """Single frames; the gate is that the judge sees the shape and the colour asked for."""
+        self.stage(parts, self.recipe.images)
+        figures = image_figures(parts, judge)
+        write_sheet(figures.pop("frames"), self.folder / "images.png", 1, 12)
+        self.log.write("images", step=self.recipe.images.steps, **figures)
         if min(figures.values()) < self.recipe.least_shape:
             raise GateError(f"single frames are right in {figures}; expected at least {self.recipe.least_shape} each")
 
+    def placed(self, parts: BundledParts, judge: Judge) -> None:
+        """Frames in their place; the gate is that clips go where they are asked to, however roughly."""
+        self.stage(parts, self.recipe.placed)
+        figures = evaluate(parts, judge, self.recipe.check_clips, 700, self.quick, 16, self.folder / "placed.png")
+        self.log.write("placed", step=self.recipe.placed.steps, **figures)
+        if figures["direction"] < self.recipe.least_direction:
+            raise GateError(
+                f"{figures['direction']:.0%} of the clips go where they should after stage placed; "
+                f"expected at least {self.recipe.least_direction:.0%}"
+            )
+
     def motion(self, parts: BundledParts, judge: Judge) -> dict:
-        trainer = StageTrainer(parts, self.recipe.motion, self.folder, self.log)
-
-        def check(step: int) -> None:
-            figures = evaluate(parts, judge, 64, 700, self.quick, 16, self.folder / f"motion-{step}.png")
-            self.log.write("motion", step=step, **figures)
-
-        trainer.run(check)
-        trainer.finish()
+        """Clips, with the image weights frozen; gives the figures of the finished model."""
+        self.stage(parts, self.recipe.motion)
         for module in (parts.unet, parts.text_encoder):
             module.eval().requires_grad_(False)
-        sheet = self.folder / "motion.png"
-        return evaluate(
-            parts, judge, self.recipe.clips, settings=replace(self.quick, steps=20, bfloat16=False), sheet=sheet
-        )
+        settings = replace(self.quick, steps=20)
+        return evaluate(parts, judge, self.recipe.clips, settings=settings, sheet=self.folder / "motion.png")
 
     def parts(self, autoencoder: Autoencoder) -> BundledParts:
         torch.manual_seed(self.recipe.seed)
@@ -189,6 +200,7 @@ class BundledRun:
         judge = self.judge(autoencoder)
         parts = self.parts(autoencoder)
         self.images(parts, judge)
+        self.placed(parts, judge)
         figures = self.motion(parts, judge)
         self.log.write("evaluate", **figures)
         path = self.folder / "model.safetensors"

@@ -59,7 +59,8 @@ class StageRecipe:
     further_rate: float = 1.0  # factor on the learning rate of what an earlier stage has trained already
     alone: float = 0.0  # placed: share of the steps that see single frames, each with its row of the position table
     place_words: float = 0.0  # placed: share of moving single frames whose prompt says where they are instead
-    place_words_from: int = 0  # first step of that
+    place_steps: tuple[int, int] = (0, 0)  # from and to which step that
+    late: tuple[int, int] = (0, 0)  # placed: from and to which step only single frames of the clips' ends are seen
     plan: tuple[tuple[float, dict[int, float]], ...] = ((1.0, {FRAMES: 1.0}),)  # motion: see `frames_per_clip`
     high_noise: float = 0.0  # share of samples whose timestep is drawn from the noisier half
     noise_power: float = 0.0  # loss weight alpha_bar^-power: 1 weighs errors as a loss of v would
@@ -184,16 +185,21 @@ class StageTrainer:
     def sample(self) -> Batch:
         """Draw a batch from the pool, with prompts."""
         recipe, rng = self.recipe, self.rng
-        if recipe.name == "images" or rng.random() < recipe.alone:
-            return self._single_frames(in_place=recipe.name != "images")
+        late = recipe.late[0] <= self.step < recipe.late[1]
+        if recipe.name == "images" or late or rng.random() < recipe.alone:
+            return self._single_frames(recipe.name != "images", late)
         count = self.frames_per_clip()
         rows = torch.from_numpy(rng.integers(len(self.pool), size=max(1, recipe.frames // count)))
         positions = torch.from_numpy(np.sort(rng.choice(FRAMES, count, replace=False)))
         options = ForwardOptions(frame_positions=positions, attn_processors=PROCESSOR)
         return self._batch(rows, positions.expand(len(rows), -1), count, options)
 
-    def _single_frames(self, in_place: bool) -> Batch:
-        """Frames of different clips; in place: 16 side by side, each at its own row of the position table."""
+    def _single_frames(self, in_place: bool, late: bool) -> Batch:
+        """Frames of different clips; in place: 16 side by side, each at its own row of the position table.
+
+        Late frames are the last five of a clip: there "moving left" means left of the centre and "growing" means large,
+        which is learned as readily as a colour, and only then has the frame's place something to multiply.
+        """
         frames = self.recipe.frames
         rows = torch.from_numpy(self.rng.integers(len(self.pool), size=frames))
         if not in_place:
@@ -204,10 +210,11 @@ class StageTrainer:
                 f"frames is {frames}; expected a multiple of {FRAMES} in a stage with frames in their place"
             )
         processors = {"*": PROCESSOR, "*motion_modules*": OwnFrame()}
-        options = ForwardOptions(attn_processors=processors, motion_norm_scope="frame")
-        picked = torch.arange(FRAMES).repeat(frames // FRAMES)[:, None]
+        positions = torch.from_numpy(self.rng.integers(FRAMES - 5, FRAMES, FRAMES)) if late else torch.arange(FRAMES)
+        options = ForwardOptions(frame_positions=positions, attn_processors=processors, motion_norm_scope="frame")
+        picked = positions.repeat(frames // FRAMES)[:, None]
         batch = self._batch(rows, picked, FRAMES, options)
-        if self.step >= self.recipe.place_words_from and self.recipe.place_words:
+        if self.recipe.place_steps[0] <= self.step < self.recipe.place_steps[1]:
             clips = self.pool.clips[rows]
             for i in np.flatnonzero(self.rng.random(frames) < self.recipe.place_words):
                 if batch.prompts[i] and MOTIONS[clips.motion[i]] in DIRECTIONS:
