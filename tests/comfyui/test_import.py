@@ -10,7 +10,8 @@ from tests.comfyui.installations import PACK
 
 LOAD = """
 import importlib.util, sys
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
+folder = sys.argv[1]
+spec = importlib.util.spec_from_file_location("pack", folder + "/__init__.py", submodule_search_locations=[folder])
 module = importlib.util.module_from_spec(spec)
 sys.modules["pack"] = module
 spec.loader.exec_module(module)
@@ -20,7 +21,8 @@ print("entrypoint" if hasattr(module, "comfy_entrypoint") else "nothing", "torch
 
 def load(path="") -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", LOAD, str(PACK)]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(path)}, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def test_without_comfyui_it_registers_nothing_and_loads_nothing():
