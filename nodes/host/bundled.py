@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ...unet_motion.bundled import BundledParts, Tokenizer, added_vector, load_bundled
 from ...unet_motion.bundled.text import MIN_TOKENS, PAD, START
-from .apply import MOTION_SCHEDULE
-from .model import Source, build_model
+from .model import COMFY_SCHEDULES, Source, build_model, sampling_settings
 
 TOKENS = "unet_motion"
 
@@ -86,7 +85,9 @@ class BundledTextModel(nn.Module):
 
 
 def _model(parts: BundledParts, disable_dynamic: bool = False) -> Any:
-    source = Source(parts.unet.config, parts.unet.state_dict(), MOTION_SCHEDULE, BundledLatent, added_vector)
+    info = parts.info
+    sampling = sampling_settings(COMFY_SCHEDULES[info["beta_schedule"]], info["beta_start"], info["beta_end"])
+    source = Source(parts.unet.config, parts.unet.state_dict(), sampling, BundledLatent, added_vector)
     return build_model(source, disable_dynamic)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...unet_motion.formats import load_unet
 from .apply import AUTO, MOTION_SCHEDULE
-from .model import Source, build_model
+from .model import Source, build_model, sampling_settings
 
 
 def file_stamp(path: str) -> list:
@@ -31,6 +31,6 @@ def load_unet_model(
     """
     core = load_unet(path, motion_module=motion, norm_scope=norm_scope)
     schedule = MOTION_SCHEDULE if beta_schedule == AUTO else beta_schedule
-    model = build_model(Source(core.config, core.state_dict(), schedule), disable_dynamic)
+    model = build_model(Source(core.config, core.state_dict(), sampling_settings(schedule)), disable_dynamic)
     model.cached_patcher_init = (load_unet_model, (path, motion, norm_scope, beta_schedule))
     return model

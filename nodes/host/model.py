@@ -24,14 +24,15 @@ from .unet_config import to_comfy
 
 UNET_PREFIX = "diffusion_model."
 
-# ComfyUI and diffusers swap two names: diffusers' "linear" is "sqrt_linear" here, its "scaled_linear" is "linear".
-BETA_SCHEDULES = ("auto", "sqrt_linear", "linear")
-BETA_RANGE = {"linear_start": 0.00085, "linear_end": 0.012}
+COMFY_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
+"""diffusers' name of a beta schedule -> ComfyUI's, which swaps the two."""
+
+BETA_SCHEDULES = ("auto", *COMFY_SCHEDULES.values())
 
 
-def sampling_settings(beta_schedule: str) -> dict[str, Any]:
-    """ComfyUI's sampling settings of one of its beta schedules, with Stable Diffusion's range."""
-    return {"beta_schedule": beta_schedule, **BETA_RANGE}
+def sampling_settings(beta_schedule: str, start: float = 0.00085, end: float = 0.012) -> dict[str, Any]:
+    """ComfyUI's sampling settings of one of its beta schedules, by default with Stable Diffusion's range."""
+    return {"beta_schedule": beta_schedule, "linear_start": start, "linear_end": end}
 
 
 class MotionConfig(comfy.supported_models_base.BASE):
@@ -73,14 +74,14 @@ class Source:
     Attributes:
         config: of the core.
         weights: by the core's names.
-        beta_schedule: ComfyUI's name.
+        sampling: see :func:`sampling_settings`.
         latent_format: class of ComfyUI.
         pooled_vector: see :class:`MotionModel`.
     """
 
     config: UNetMotionConfig
     weights: dict[str, Tensor]
-    beta_schedule: str
+    sampling: dict[str, Any]
     latent_format: type = comfy.latent_formats.SD15
     pooled_vector: Callable | None = field(default=None, repr=False)
 
@@ -113,7 +114,7 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     """A MODEL (ModelPatcher) over the source's weights; a weight that needs no other dtype is shared, not copied."""
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     config = MotionConfig(to_comfy(source.config))
-    config.sampling_settings = sampling_settings(source.beta_schedule)
+    config.sampling_settings = dict(source.sampling)
     config.latent_format = source.latent_format()
     dtype = mm.unet_dtype(
         model_params=comfy.utils.calculate_parameters(source.weights),
@@ -126,9 +127,7 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     def unet_model(device=None, operations=None, **_):
         return empty_view(source.config, operations, dtype)
 
-    model = MotionModel(
-        config, device=offload_device, unet_model=unet_model, pooled_vector=source.pooled_vector
-    )
+    model = MotionModel(config, device=offload_device, unet_model=unet_model, pooled_vector=source.pooled_vector)
     patcher = patcher_class(disable_dynamic)(model, load_device=load_device, offload_device=offload_device)
     weights = {name: tensor.to(offload_device, dtype) for name, tensor in source.weights.items()}
     model.diffusion_model.core.load_state_dict(weights, strict=True, assign=True)
@@ -162,21 +161,20 @@ def _operations(base: torch.nn.Module) -> Any:
     return comfy.ops.pick_operations(config.unet_config.get("dtype"), base.manual_cast_dtype, **extra)
 
 
-def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, beta_schedule: str | None) -> torch.nn.Module:
+def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, beta_schedule: str) -> torch.nn.Module:
     """A model of the base's own class and settings around an empty view of a motion UNet.
 
     Args:
         base: ComfyUI's BaseModel of an SD1.5 UNet.
-        beta_schedule: ComfyUI's name, or None for that of the base.
+        beta_schedule: ComfyUI's name.
     """
     # Not copy.copy: ComfyUI's configurations answer every attribute, `__setstate__` too.
     settings = object.__new__(type(base.model_config))
     settings.__dict__.update(vars(base.model_config))
     settings.unet_config = {**base.model_config.unet_config, "disable_unet_model_creation": True}
-    settings.memory_usage_factor = base.memory_usage_factor * MotionConfig.memory_usage_factor
-    settings.sampling_settings = dict(base.model_config.sampling_settings)
-    if beta_schedule is not None:
-        settings.sampling_settings.update(sampling_settings(beta_schedule))
+    if not isinstance(base.diffusion_model, LDMView):
+        settings.memory_usage_factor = base.memory_usage_factor * MotionConfig.memory_usage_factor
+    settings.sampling_settings = {**base.model_config.sampling_settings, **sampling_settings(beta_schedule)}
     model = type(base)(settings, model_type=base.model_type, device=base.device)
     del settings.unet_config["disable_unet_model_creation"]
     view = empty_view(config, _operations(base), base.get_dtype())
