@@ -69,6 +69,18 @@ def test_files_of_other_kinds_are_refused_by_name(server, bad_files):
         assert run.error["node_type"] == "UNetMotion_LoadMotionModule"
 
 
+def test_files_of_other_kinds_are_refused_as_unets_too(server, bad_files, small_motion):
+    folder = server.base / "models" / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    for name, words in bad_files.items():
+        (folder / name).hardlink_to(server.base / "models" / "animatediff_models" / name)
+        graph = Graph()
+        options = {"norm_scope": "auto", "beta_schedule": "auto", "motion_module": small_motion}
+        graph.add("UNetMotion_LoadUNet", "loader", unet_name=name, **options)
+        graph.add("PreviewAny", source=("loader", 0))
+        check_sentence(server.run(graph), name, words)
+
+
 def test_a_missing_file_is_named(server):
     run = server.run(load("gone.safetensors"))
     if "node_errors" in run.error:
