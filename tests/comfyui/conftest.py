@@ -9,6 +9,9 @@ import pytest
 from tests.comfyui.installations import NOT_FOUND, find_installations
 from tests.comfyui.server import Server
 
+# Run by test_inside.py in a process with ComfyUI's modules.
+collect_ignore = ["inside"]
+
 
 def _parameters() -> list:
     found = find_installations()
