@@ -1,4 +1,4 @@
-"""Make the README's pictures with the bundled model: assets/demo.webp, and assets/demo.png as a still of it.
+"""Make the README's picture with the bundled model: assets/demo.webp.
 
 python tools/readme_picture.py
 """
@@ -40,7 +40,6 @@ def main() -> None:
     frames = np.concatenate(rows, axis=1)
     settings = {"prompts": PROMPTS, "seed": SEED, "model": "bundled"}
     write_video(ROOT / "assets" / "demo.webp", frames, fps=8, metadata=settings, quality=90)
-    write_video(ROOT / "assets" / "demo.png", frames[:1], metadata=settings)
 
 
 def captioned(frames: np.ndarray, text: str) -> np.ndarray:
