@@ -59,7 +59,7 @@ def test_the_autoencoder_reaches_its_figure_on_held_out_frames(parts):
     with torch.no_grad():
         latents = parts.autoencoder.encode(frames)
     assert 0.7 < latents.std().item() < 1.3
-    assert latents.abs().max().item() < 4.5
+    assert latents.abs().max().item() < 6
 
 
 def test_the_committed_figures_meet_the_targets():

@@ -75,7 +75,7 @@ class BundledRecipe:
     motion: StageRecipe = field(
         default_factory=lambda: StageRecipe(
             "motion",
-            steps=1650,
+            steps=1450,
             frames=64,
             seed=41,
             pool=384,
@@ -86,8 +86,10 @@ class BundledRecipe:
         )
     )
     least_direction: float = 0.5
+    check_images: int = 96
     check_clips: int = 32
     clips: int = 200
+    sampling_steps: int = 20
     targets: Mapping[str, float] = field(default_factory=lambda: TARGETS)
 
     @classmethod
@@ -96,15 +98,17 @@ class BundledRecipe:
         return cls(
             autoencoder=AutoencoderRecipe(steps=4, batch=4),
             least_psnr=0.0,
-            judge=JudgeRecipe(steps=2, frames=4, clips=2, reconstructed=4, accuracy=0.0),
+            judge=JudgeRecipe(steps=2, frames=4, clips=2, reconstructed=4, accuracy=0.0, check=6),
             images=StageRecipe("images", steps=4, frames=4, seed=31, pool=4),
             least_shape=0.0,
             least_direction=0.0,
+            check_images=8,
             check_clips=8,
             placed=StageRecipe("placed", steps=4, frames=16, seed=36, pool=4, alone=0.5),
             motion=StageRecipe("motion", steps=4, frames=16, seed=41, pool=4),
             targets={},
             clips=8,
+            sampling_steps=2,
         )
 
 
@@ -112,7 +116,7 @@ class GateError(RuntimeError):
     """A stage ended below what the next one needs."""
 
 
-def image_figures(parts: BundledParts, judge: Judge, count: int = 96, seed: int = 500) -> dict:
+def image_figures(parts: BundledParts, judge: Judge, count: int, seed: int = 500) -> dict:
     """Shares of single generated frames whose shape and colour are named right."""
     asked = evaluation_triples(count, seed)
     settings = SampleSettings(steps=12, frames=1, bfloat16=True)
@@ -128,7 +132,7 @@ class BundledRun:
 
     def __init__(self, folder: Path, recipe: BundledRecipe, log: RunLog):
         self.folder, self.recipe, self.log = folder, recipe, log
-        self.quick = SampleSettings(steps=12, bfloat16=True)
+        self.quick = SampleSettings(steps=max(1, recipe.sampling_steps // 2), bfloat16=True)
 
     def autoencoder(self) -> Autoencoder:
         path = self.folder / "autoencoder.safetensors"
@@ -163,7 +167,7 @@ class BundledRun:
     def images(self, parts: BundledParts, judge: Judge) -> None:
         """Single frames; the gate is that the judge sees the shape and the colour asked for."""
         self.stage(parts, self.recipe.images)
-        figures = image_figures(parts, judge)
+        figures = image_figures(parts, judge, self.recipe.check_images)
         write_sheet(figures.pop("frames"), self.folder / "images.png", 1, 12)
         self.log.write("images", step=self.recipe.images.steps, **figures)
         if min(figures.values()) < self.recipe.least_shape:
@@ -185,7 +189,7 @@ class BundledRun:
         self.stage(parts, self.recipe.motion)
         for module in (parts.unet, parts.text_encoder):
             module.eval().requires_grad_(False)
-        settings = replace(self.quick, steps=20)
+        settings = replace(self.quick, steps=self.recipe.sampling_steps)
         return evaluate(parts, judge, self.recipe.clips, settings=settings, sheet=self.folder / "motion.png")
 
     def parts(self, autoencoder: Autoencoder) -> BundledParts:

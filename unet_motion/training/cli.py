@@ -30,6 +30,7 @@ def add_arguments(subparsers) -> None:
     evaluate.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
     evaluate.add_argument("--guidance", type=float, default=3.0, help="weight of the prompt (default: %(default)s)")
     evaluate.add_argument("--sampler", default="ddim", help="sampler (default: %(default)s)")
+    evaluate.add_argument("--bfloat16", action="store_true", help="compute in bfloat16: faster on CPUs made for it")
     evaluate.add_argument("--sheet", type=Path, help="write a PNG with the first clips there")
     evaluate.add_argument("--json", action="store_true", help="print JSON and nothing else")
     evaluate.set_defaults(run=run_evaluate, func=run_evaluate)
@@ -62,7 +63,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     if args.clips < 1 or args.steps < 1:
         raise ValueError(f"--clips is {args.clips} and --steps is {args.steps}; expected at least 1 each")
-    settings = SampleSettings(args.steps, args.guidance, args.sampler)
+    settings = SampleSettings(args.steps, args.guidance, args.sampler, bfloat16=args.bfloat16)
     figures = evaluate(
         load_bundled(path=args.model or WEIGHTS),
         load_judge(),

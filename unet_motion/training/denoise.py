@@ -6,6 +6,7 @@ clips, with the image weights frozen.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -291,12 +292,14 @@ class StageTrainer:
     def run(self, check: Callable[[int], None] | None = None) -> None:
         """Train to the last step, saving as the recipe says; `check` is called with the averaged weights in place."""
         recipe, seen = self.recipe, []
+        first, began = self.step, time.perf_counter()
         skip = without_motion(self.parts.unet) if recipe.name == "images" else contextlib.nullcontext()
         with skip:
             while self.step < recipe.steps:
                 seen.append(self.train_step())
                 if self.step % recipe.log_every == 0:
-                    self.log.write(recipe.name, step=self.step, loss=float(np.mean(seen)))
+                    left = (time.perf_counter() - began) / (self.step - first) * (recipe.steps - self.step) / 60
+                    self.log.write(recipe.name, step=self.step, loss=float(np.mean(seen)), minutes_left=round(left, 1))
                     seen.clear()
                 if self.step % recipe.save_every == 0 or self.step == recipe.steps:
                     self.save()

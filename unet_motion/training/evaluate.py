@@ -136,7 +136,8 @@ def evaluate(
     if sheet is not None:
         write_sheet(pictures[:32], sheet)
     figures = figures_of(judge.verdict(pictures), asked)
-    return figures | {"seed": seed, "steps": settings.steps, "guidance": settings.guidance, "sampler": settings.sampler}
+    how = {name: getattr(settings, name) for name in ("steps", "guidance", "sampler", "bfloat16")}
+    return figures | {"seed": seed} | how
 
 
 def missed_targets(figures: dict, targets: dict[str, float] = TARGETS) -> list[str]:

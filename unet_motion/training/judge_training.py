@@ -21,6 +21,7 @@ class JudgeRecipe:
     learning_rate: float = 2e-3
     seed: int = 21
     accuracy: float = 0.99  # gate, for each of shape, colour and motion
+    check: int = 256  # clips of the gate as drawn; a third of them also as reconstructed
 
 
 def weaker_motions(rng: np.random.Generator, clips: ClipBatch) -> ClipBatch:
@@ -124,9 +125,10 @@ def train_judge(autoencoder: Autoencoder, recipe: JudgeRecipe, log: RunLog) -> t
 
 def check_judge(judge: Judge, autoencoder: Autoencoder, recipe: JudgeRecipe, log: RunLog) -> dict[str, float]:
     """Accuracy on newly drawn clips of held-out triples, as drawn and through the autoencoder; the worse of the two."""
-    clips = sample_clips(np.random.default_rng(recipe.seed + 1), 256, triples(held_out=True))
+    clips = sample_clips(np.random.default_rng(recipe.seed + 1), recipe.check, triples(held_out=True))
     drawn = draw(clips)[0]
+    third = max(1, recipe.check // 3)
     as_drawn = judge_accuracy(judge, clips, drawn)
-    again = judge_accuracy(judge, clips[slice(96)], reconstruct(autoencoder, drawn[:96]))
+    again = judge_accuracy(judge, clips[slice(third)], reconstruct(autoencoder, drawn[:third]))
     log.write("judge", step=recipe.steps, drawn=as_drawn, reconstructed=again)
     return {name: min(as_drawn[name], again[name]) for name in as_drawn}
