@@ -5,7 +5,7 @@ autoencoder, judge, images, placed and motion; see denoise.py for the last three
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ class BundledRecipe:
     check_images: int = 96
     check_clips: int = 32
     clips: int = 200
-    sampling_steps: int = 20
+    sampling_steps: int = 10
     targets: Mapping[str, float] = field(default_factory=lambda: TARGETS)
 
     @classmethod
@@ -132,7 +132,7 @@ class BundledRun:
 
     def __init__(self, folder: Path, recipe: BundledRecipe, log: RunLog):
         self.folder, self.recipe, self.log = folder, recipe, log
-        self.quick = SampleSettings(steps=max(1, recipe.sampling_steps // 2), bfloat16=True)
+        self.settings = SampleSettings(steps=recipe.sampling_steps, bfloat16=True)
 
     def autoencoder(self) -> Autoencoder:
         path = self.folder / "autoencoder.safetensors"
@@ -176,7 +176,7 @@ class BundledRun:
     def placed(self, parts: BundledParts, judge: Judge) -> None:
         """Frames in their place; the gate is that clips go where they are asked to, however roughly."""
         self.stage(parts, self.recipe.placed)
-        figures = evaluate(parts, judge, self.recipe.check_clips, 700, self.quick, 16, self.folder / "placed.png")
+        figures = evaluate(parts, judge, self.recipe.check_clips, 700, self.settings, 16, self.folder / "placed.png")
         self.log.write("placed", step=self.recipe.placed.steps, **figures)
         if figures["direction"] < self.recipe.least_direction:
             raise GateError(
@@ -189,8 +189,7 @@ class BundledRun:
         self.stage(parts, self.recipe.motion)
         for module in (parts.unet, parts.text_encoder):
             module.eval().requires_grad_(False)
-        settings = replace(self.quick, steps=self.recipe.sampling_steps)
-        return evaluate(parts, judge, self.recipe.clips, settings=settings, sheet=self.folder / "motion.png")
+        return evaluate(parts, judge, self.recipe.clips, settings=self.settings, sheet=self.folder / "motion.png")
 
     def parts(self, autoencoder: Autoencoder) -> BundledParts:
         torch.manual_seed(self.recipe.seed)
