@@ -18,7 +18,6 @@ class JudgeRecipe:
     frames: int = 96  # newly drawn single frames a step, for shape and colour
     clips: int = 12  # newly drawn clips, for motion
     reconstructed: int = 192  # clips put through the autoencoder once; half as much again of each batch comes from them
-    shimmer: float = 0.15  # noise on those clips' latents, as a sampled clip has a little
     learning_rate: float = 2e-3
     seed: int = 21
     accuracy: float = 0.99  # gate, for each of shape, colour and motion
@@ -34,8 +33,7 @@ def weaker_motions(rng: np.random.Generator, clips: ClipBatch) -> ClipBatch:
     drift = torch.from_numpy(rng.normal(0, 1.2, (len(clips), 2))).float()
     clips.travel = clips.travel * factor(0.4, 1.1)[:, None] + drift
     clips.growth = clips.growth * factor(0.45, 1.15) + torch.from_numpy(rng.normal(0, 0.04, len(clips))).float()
-    # A few degrees over a whole clip are too little to see: such a clip is still.
-    clips.turn = clips.turn * factor(0.45, 1.3) + torch.from_numpy(rng.normal(0, 0.14, len(clips))).float()
+    clips.turn = clips.turn * factor(0.45, 1.3)
     return clips
 
 
@@ -48,13 +46,10 @@ def roughened(rng: np.random.Generator, pictures: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def reconstruct(autoencoder: Autoencoder, pictures: torch.Tensor, shimmer: float = 0.0) -> torch.Tensor:
-    """Clips (N, F, 3, H, W) through the autoencoder; `shimmer` is the deviation of noise added to each frame's latents."""
-    parts = []
+def reconstruct(autoencoder: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
+    """Clips (N, F, 3, H, W) through the autoencoder."""
     with torch.autocast("cpu", torch.bfloat16):
-        for part in pictures.flatten(0, 1).split(32):
-            latents = autoencoder.encode(part)
-            parts.append(autoencoder.decode(latents + shimmer * torch.randn_like(latents)).float())
+        parts = [autoencoder.decode(autoencoder.encode(part)).float() for part in pictures.flatten(0, 1).split(32)]
     return torch.cat(parts).clamp(0, 1).unflatten(0, pictures.shape[:2])
 
 
@@ -77,9 +72,7 @@ class JudgeTrainer:
         self.every = np.concatenate([triples(False), triples(True)])
         self.pool = self.draw_parameters(recipe.reconstructed)
         chunks = (self.pool[slice(i, i + 8)] for i in range(0, len(self.pool), 8))
-        self.pool_pictures = torch.cat(
-            [reconstruct(autoencoder, draw(chunk)[0], recipe.shimmer).half() for chunk in chunks]
-        )
+        self.pool_pictures = torch.cat([reconstruct(autoencoder, draw(chunk)[0]).half() for chunk in chunks])
 
     def draw_parameters(self, count: int) -> ClipBatch:
         return weaker_motions(self.rng, sample_clips(self.rng, count, self.every))
