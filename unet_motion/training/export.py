@@ -37,8 +37,9 @@ def export_bundled(parts: BundledParts, path: Path, info: dict) -> int:
         "unet": parts.unet.config.to_dict(),
         "info": info,
     }
+    # One metadata entry only: safetensors writes several in a random order, and equal models are equal files.
     with atomic_file(path) as part:
-        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(description), "format": "pt"})
+        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(description)})
     return path.stat().st_size
 
 
@@ -46,7 +47,7 @@ def export_judge(judge: Judge, path: Path, info: dict) -> None:
     """Write the judge's weights in float16."""
     tensors = {key: value.detach().half().contiguous() for key, value in judge.state_dict().items()}
     with atomic_file(path) as part:
-        save_file(tensors, part, metadata={"unet_motion_judge": json.dumps(info), "format": "pt"})
+        save_file(tensors, part, metadata={"unet_motion_judge": json.dumps(info)})
 
 
 def load_judge(path: Path = JUDGE_WEIGHTS) -> Judge:
