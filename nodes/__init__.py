@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .host.paths import register_folders
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
+from .lora import LoadLoRA
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .sampling import MotionSampler
 
@@ -12,6 +13,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadUNet,
     LoadMotionModule,
     ApplyMotionModule,
+    LoadLoRA,
     FreeU,
     AttentionProcessor,
     ForwardChunking,

@@ -8,6 +8,7 @@ import folder_paths
 
 MOTION_MODULES = "animatediff_models"
 MOTION_LORAS = "animatediff_motion_lora"
+LORA_FOLDERS = ("loras", MOTION_LORAS)
 UNET_FOLDERS = ("diffusion_models", "checkpoints", "diffusers")
 # Of the folders that ComfyUI lists by file; `diffusers` holds folders instead.
 EXTENSIONS = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
@@ -26,6 +27,11 @@ def list_motion_modules() -> list[str]:
     return folder_paths.get_filename_list(MOTION_MODULES)
 
 
+def list_loras() -> list[str]:
+    """Files in `loras` and in `animatediff_motion_lora`."""
+    return list(dict.fromkeys(name for folder in LORA_FOLDERS for name in folder_paths.get_filename_list(folder)))
+
+
 def list_unets() -> list[str]:
     """Files in `diffusion_models` and `checkpoints`, and folders in `diffusers` that hold a UNet."""
     names = [name for folder in UNET_FOLDERS[:2] for name in folder_paths.get_filename_list(folder)]
@@ -34,6 +40,10 @@ def list_unets() -> list[str]:
 
 def find_motion_module(name: str) -> str:
     return _find(name, (MOTION_MODULES,))
+
+
+def find_lora(name: str) -> str:
+    return _find(name, LORA_FOLDERS)
 
 
 def find_unet(name: str) -> str:

@@ -1,0 +1,48 @@
+"""The node that loads LoRAs."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .host import paths
+from .host.files import file_stamp
+from .host.lora import load_lora
+from .schema import make_input, make_schema, model_input, model_output
+
+
+class LoadLoRA(io.ComfyNode):
+    """A LoRA of any naming on a MODEL."""
+
+    @classmethod
+    def define_schema(cls):
+        return make_schema(
+            node_id="UNetMotion_LoadLoRA",
+            display_name="Load LoRA (motion)",
+            description=(
+                "Puts a LoRA on a model. Knows PEFT and diffusers names, which core's Load LoRA leaves out for SD1.5, "
+                "kohya's names and motion LoRAs, and says how many layers of the file it found in the model."
+            ),
+            search_aliases=["lora", "peft", "motion lora"],
+            inputs=[
+                model_input("A motion UNet, or the SD1.5 model before Apply Motion Module for LoRAs of image layers."),
+                make_input(
+                    io.Combo, "lora_name", options=paths.list_loras(),
+                    tooltip="File in loras or animatediff_motion_lora; recognised by its content. A file that fits "
+                    "no layer of the model is refused.",
+                ),
+                make_input(
+                    io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
+                    tooltip="How much of the change: 0 none, 1 as trained, negative the opposite; 0.5 to 1 is "
+                    "usual. Costs a moment when the model is loaded and nothing per step.",
+                ),
+            ],
+            outputs=[model_output()],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_):
+        return file_stamp(paths.find_lora(lora_name))
+
+    @classmethod
+    def execute(cls, model, lora_name, strength) -> io.NodeOutput:
+        return io.NodeOutput(load_lora(model, paths.find_lora(lora_name), strength))
