@@ -31,6 +31,7 @@ PLAN = ((0.5, {1: 0.5, 4: 0.5}), (1.0, {16: 1.0}))
 MOTION = replace(IMAGES, name="motion", frames=8, plan=PLAN, high_noise=0.5, noise_power=1.0)
 PLACED = replace(MOTION, name="placed", frames=16, alone=1.0)
 MIXED = replace(PLACED, alone=0.5, place_words=0.5, place_steps=(0, 6))
+STEADY = replace(MOTION, name="steady", frames=16, plan=((1.0, {16: 1.0}),), flicker=0.5, favoured={"still": 3.0})
 PLAIN = replace(MOTION, noise_power=0.0, drop_prompt=0.0)
 
 
@@ -60,7 +61,7 @@ def trained(recipe, folder, steps=None):
     return weights(parts)
 
 
-@pytest.mark.parametrize("recipe", [IMAGES, MIXED, MOTION], ids=["images", "placed", "motion"])
+@pytest.mark.parametrize("recipe", [IMAGES, MIXED, MOTION, STEADY], ids=["images", "placed", "motion", "steady"])
 def test_a_run_killed_and_resumed_equals_an_unbroken_one(recipe, tmp_path):
     unbroken = trained(recipe, tmp_path / "unbroken")
     trained(recipe, tmp_path / "killed", steps=2)
@@ -71,11 +72,12 @@ def test_a_run_killed_and_resumed_equals_an_unbroken_one(recipe, tmp_path):
     assert [k for k in unbroken if not torch.equal(unbroken[k], start[k])]
 
 
-def test_the_motion_stage_moves_only_motion_modules_and_the_text_path(tmp_path):
+@pytest.mark.parametrize("recipe", [MOTION, STEADY], ids=["motion", "steady"])
+def test_the_clip_stages_move_only_motion_modules_and_the_text_path(recipe, tmp_path):
     parts = tiny_parts()
     before = weights(parts)
     allowed = {name for name, _ in text_path(parts)}
-    after = trained(MOTION, tmp_path)
+    after = trained(recipe, tmp_path)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert not [name for name in moved if "motion_modules." not in name and name not in allowed]
     assert [name for name in moved if "motion_modules." in name]
@@ -159,6 +161,30 @@ def test_the_loss_is_the_weighted_error_of_the_noise(tmp_path):
     noise = torch.randn_like(latents)
     expected = (4 * noise[..., :4, :].square().mean() + noise[..., 4:, :].square().mean()) / 5
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_flicker_adds_the_weighted_change_of_the_error_from_frame_to_frame(tmp_path):
+    losses = []
+    latents, cover = torch.zeros(2, 8, 4, 8, 8), torch.zeros(2, 8, 1, 8, 8)
+    cover[:, :, :, :4] = 1.0
+    for recipe in (PLAIN, replace(PLAIN, flicker=0.5)):
+        trainer = StageTrainer(tiny_parts(), recipe, tmp_path, RunLog(None, quiet=True))
+        torch.nn.init.zeros_(trainer.parts.unet.conv_out.weight)
+        torch.nn.init.zeros_(trainer.parts.unet.conv_out.bias)
+        trainer.sample = lambda: Batch(latents, cover, ["a red star still"] * 2, 8, ForwardOptions())
+        torch.manual_seed(5)
+        losses.append(trainer.loss().item())
+    torch.manual_seed(5)
+    change = torch.randn_like(latents).diff(dim=1)
+    expected = (4 * change[..., :4, :].square().mean() + change[..., 4:, :].square().mean()) / 5
+    assert losses[1] - losses[0] == pytest.approx(0.5 * expected.item(), rel=1e-4)
+
+
+def test_favoured_motions_are_seen_as_many_times_as_often(tmp_path):
+    trainer = StageTrainer(tiny_parts(), replace(MOTION, favoured={"still": 3.0}), tmp_path, RunLog(None, quiet=True))
+    trainer.pool.clips.motion[:] = torch.tensor([data.MOTIONS.index(name) for name in ("still", "left", "up")])
+    seen = torch.bincount(trainer.rows(6000), minlength=3) / 6000
+    assert seen.tolist() == pytest.approx([0.6, 0.2, 0.2], abs=0.03)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(tmp_path):

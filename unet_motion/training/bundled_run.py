@@ -1,6 +1,6 @@
-"""The whole making of the bundled model: five stages, each behind its gate, then the files.
+"""The whole making of the bundled model: six stages, each behind its gate, then the files.
 
-autoencoder, judge, images, placed and motion; see denoise.py for the last three.
+autoencoder, judge, images, placed, motion and steady; see denoise.py for the last four.
 """
 
 import json
@@ -85,11 +85,27 @@ class BundledRecipe:
             plan=((0.5, {4: 0.2, 8: 0.5, 16: 0.3}), (1.0, {8: 0.2, 16: 0.8})),
         )
     )
+    steady: StageRecipe = field(
+        default_factory=lambda: StageRecipe(
+            "steady",
+            steps=5000,
+            frames=64,
+            seed=51,
+            learning_rate=8e-4,
+            further_rate=0.5,
+            pool=512,
+            refresh=0.25,
+            noise_power=0.25,
+            flicker=0.5,
+            favoured={"still": 3.0, "spinning": 2.0},
+            save_every=250,
+        )
+    )
     least_direction: float = 0.5
     check_images: int = 96
     check_clips: int = 32
     clips: int = 200
-    sampling_steps: int = 10
+    sampling_steps: int = 20
     targets: Mapping[str, float] = field(default_factory=lambda: TARGETS)
 
     @classmethod
@@ -106,6 +122,7 @@ class BundledRecipe:
             check_clips=8,
             placed=StageRecipe("placed", steps=4, frames=16, seed=36, pool=4, alone=0.5),
             motion=StageRecipe("motion", steps=4, frames=16, seed=41, pool=4),
+            steady=StageRecipe("steady", steps=4, frames=16, seed=51, pool=4, flicker=0.5, favoured={"still": 3.0}),
             targets={},
             clips=8,
             sampling_steps=2,
@@ -173,23 +190,24 @@ class BundledRun:
         if min(figures.values()) < self.recipe.least_shape:
             raise GateError(f"single frames are right in {figures}; expected at least {self.recipe.least_shape} each")
 
-    def placed(self, parts: BundledParts, judge: Judge) -> None:
-        """Frames in their place; the gate is that clips go where they are asked to, however roughly."""
-        self.stage(parts, self.recipe.placed)
-        figures = evaluate(parts, judge, self.recipe.check_clips, 700, self.settings, 16, self.folder / "placed.png")
-        self.log.write("placed", step=self.recipe.placed.steps, **figures)
+    def clips(self, parts: BundledParts, judge: Judge, recipe: StageRecipe) -> None:
+        """Frames in their place, or clips; the gate is that clips go where they are asked to, however roughly."""
+        self.stage(parts, recipe)
+        sheet = self.folder / f"{recipe.name}.png"
+        figures = evaluate(parts, judge, self.recipe.check_clips, 700, self.settings, 16, sheet)
+        self.log.write(recipe.name, step=recipe.steps, **figures)
         if figures["direction"] < self.recipe.least_direction:
             raise GateError(
-                f"{figures['direction']:.0%} of the clips go where they should after stage placed; "
+                f"{figures['direction']:.0%} of the clips go where they should after stage {recipe.name}; "
                 f"expected at least {self.recipe.least_direction:.0%}"
             )
 
-    def motion(self, parts: BundledParts, judge: Judge) -> dict:
-        """Clips, with the image weights frozen; gives the figures of the finished model."""
-        self.stage(parts, self.recipe.motion)
+    def steady(self, parts: BundledParts, judge: Judge) -> dict:
+        """Whole clips whose frames must agree; gives the figures of the finished model."""
+        self.stage(parts, self.recipe.steady)
         for module in (parts.unet, parts.text_encoder):
             module.eval().requires_grad_(False)
-        return evaluate(parts, judge, self.recipe.clips, settings=self.settings, sheet=self.folder / "motion.png")
+        return evaluate(parts, judge, self.recipe.clips, settings=self.settings, sheet=self.folder / "steady.png")
 
     def parts(self, autoencoder: Autoencoder) -> BundledParts:
         torch.manual_seed(self.recipe.seed)
@@ -203,8 +221,9 @@ class BundledRun:
         judge = self.judge(autoencoder)
         parts = self.parts(autoencoder)
         self.images(parts, judge)
-        self.placed(parts, judge)
-        figures = self.motion(parts, judge)
+        self.clips(parts, judge, self.recipe.placed)
+        self.clips(parts, judge, self.recipe.motion)
+        figures = self.steady(parts, judge)
         self.log.write("evaluate", **figures)
         path = self.folder / "model.safetensors"
         size = export_bundled(parts, path, INFO | {"figures": figures})

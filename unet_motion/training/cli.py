@@ -27,7 +27,7 @@ def add_arguments(subparsers) -> None:
     evaluate.add_argument("--model", type=Path, help="another file of the bundled model's format")
     evaluate.add_argument("--clips", type=int, default=200, help="number of clips (default: %(default)s)")
     evaluate.add_argument("--seed", type=int, default=1000, help="seed of the first clip (default: %(default)s)")
-    evaluate.add_argument("--steps", type=int, default=10, help="sampling steps (default: %(default)s)")
+    evaluate.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
     evaluate.add_argument("--guidance", type=float, default=3.0, help="weight of the prompt (default: %(default)s)")
     evaluate.add_argument("--sampler", default="ddim", help="sampler (default: %(default)s)")
     evaluate.add_argument("--bfloat16", action="store_true", help="compute in bfloat16: faster on CPUs made for it")

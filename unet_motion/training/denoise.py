@@ -1,14 +1,15 @@
-"""The loop of the three denoising stages.
+"""The loop of the four denoising stages.
 
 images: single frames, without motion modules. placed: all weights, on single frames that know their place in the clip
 and on clips, so that the image layers learn that a prompt and a place together decide where the shape is. motion:
-clips, with the image weights frozen.
+clips, with the image weights frozen. steady: the same on whole clips, with an extra loss on what differs from frame to
+frame.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from .runs import Average, RunLog, decayed, load_state, rng_state, save_whole, s
 
 # The fused CPU kernel's backward pass is several times slower than plain products on sequences this short.
 PROCESSOR = "math"
+STAGES = ("images", "placed", "motion", "steady")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class OwnFrame(AttentionProcessor):
 class StageRecipe:
     """How one stage is trained. A step sees `frames` frames: single ones, or those of some clips."""
 
-    name: str  # "images", "placed" or "motion"
+    name: str  # one of STAGES
     steps: int
     frames: int
     seed: int
@@ -67,6 +69,8 @@ class StageRecipe:
     noise_power: float = 0.0  # loss weight alpha_bar^-power: 1 weighs errors as a loss of v would
     noise_cap: float = 50.0  # largest such weight
     foreground: float = 3.0  # extra loss weight of cells that the shape covers
+    flicker: float = 0.0  # weight of the error's change from frame to frame, of clips: what makes outlines tremble
+    favoured: Mapping[str, float] = field(default_factory=dict)  # how many times as often a motion's clips are seen
     drop_prompt: float = 0.1
     average: float = 0.999
     pool: int = 512  # encoded clips held
@@ -92,8 +96,8 @@ def text_path(parts: BundledParts) -> list[tuple[str, nn.Parameter]]:
 def trainable_parameters(parts: BundledParts, stage: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Set `requires_grad` for a stage and give its (newly trained, further trained) parameters.
 
-    images: everything but the motion modules. placed: the motion modules; everything else is trained further. motion:
-    the motion modules; the text path is trained further.
+    images: everything but the motion modules. placed: the motion modules; everything else is trained further. motion
+    and steady: the motion modules; the text path is trained further.
     """
     parts.autoencoder.requires_grad_(False)
     parts.text_encoder.requires_grad_(True)
@@ -102,8 +106,8 @@ def trainable_parameters(parts: BundledParts, stage: str) -> tuple[list[nn.Param
             parameter.requires_grad_("motion_modules." not in name)
         modules = (parts.unet, parts.text_encoder)
         return [p for module in modules for p in module.parameters() if p.requires_grad], []
-    if stage not in ("placed", "motion"):
-        raise ValueError(f"stage is {stage!r}; expected 'images', 'placed' or 'motion'")
+    if stage not in STAGES:
+        raise ValueError(f"stage is {stage!r}; expected one of {', '.join(STAGES)}")
     parts.unet.requires_grad_(True)
     parts.unet.freeze_unet2d_params()
     new = [p for p in parts.unet.parameters() if p.requires_grad]
@@ -114,6 +118,11 @@ def trainable_parameters(parts: BundledParts, stage: str) -> tuple[list[nn.Param
     for parameter in further:
         parameter.requires_grad_(True)
     return new, further
+
+
+def weighted_mean_square(error: Tensor, weight: Tensor) -> Tensor:
+    """(R,) weighted means of squares. error (R, f, 4, 8, 8), weight (R, f, 1, 8, 8)."""
+    return (weight * error.square()).flatten(1).sum(1) / (weight.flatten(1).sum(1) * error.shape[2])
 
 
 @contextlib.contextmanager
@@ -190,10 +199,17 @@ class StageTrainer:
         if recipe.name == "images" or late or rng.random() < recipe.alone:
             return self._single_frames(recipe.name != "images", late)
         count = self.frames_per_clip()
-        rows = torch.from_numpy(rng.integers(len(self.pool), size=max(1, recipe.frames // count)))
+        rows = self.rows(max(1, recipe.frames // count))
         positions = torch.from_numpy(np.sort(rng.choice(FRAMES, count, replace=False)))
         options = ForwardOptions(frame_positions=positions, attn_processors=PROCESSOR)
         return self._batch(rows, positions.expand(len(rows), -1), count, options)
+
+    def rows(self, count: int) -> Tensor:
+        """Indices (count,) of clips of the pool, drawn with the recipe's favour for some motions."""
+        if not self.recipe.favoured:
+            return torch.from_numpy(self.rng.integers(len(self.pool), size=count))
+        times = np.array([self.recipe.favoured.get(name, 1.0) for name in MOTIONS])[self.pool.clips.motion.numpy()]
+        return torch.from_numpy(self.rng.choice(len(times), size=count, p=times / times.sum()))
 
     def _single_frames(self, in_place: bool, late: bool) -> Batch:
         """Frames of different clips; in place: 16 side by side, each at its own row of the position table.
@@ -202,7 +218,7 @@ class StageTrainer:
         which is learned as readily as a colour, and only then has the frame's place something to multiply.
         """
         frames = self.recipe.frames
-        rows = torch.from_numpy(self.rng.integers(len(self.pool), size=frames))
+        rows = self.rows(frames)
         if not in_place:
             picked = torch.from_numpy(self.rng.integers(FRAMES, size=(frames, 1)))
             return self._batch(rows, picked, 1, ForwardOptions(attn_processors=PROCESSOR))
@@ -264,8 +280,10 @@ class StageTrainer:
                 options=batch.options,
             )
         weight = 1 + self.recipe.foreground * batch.cover
-        error = (predicted.float().unflatten(0, noise.shape[:2]) - noise).square()
-        rows = (weight * error).flatten(1).sum(1) / (weight.flatten(1).sum(1) * noise.shape[2])
+        error = predicted.float().unflatten(0, noise.shape[:2]) - noise
+        rows = weighted_mean_square(error, weight)
+        if self.recipe.flicker and error.shape[1] > 1:
+            rows = rows + self.recipe.flicker * weighted_mean_square(error.diff(dim=1), weight[:, 1:])
         return (self.noise_weight[timesteps] * rows).mean()
 
     def train_step(self) -> float:

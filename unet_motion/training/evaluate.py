@@ -29,7 +29,7 @@ TARGETS = {  # least share of clips, of the first version of the bundled model
 
 @dataclass(frozen=True)
 class SampleSettings:
-    steps: int = 10
+    steps: int = 20
     guidance: float = 3.0
     sampler: str = "ddim"
     frames: int = FRAMES

@@ -16,8 +16,9 @@ from .runs import RunLog, decayed
 class JudgeRecipe:
     steps: int = 700
     frames: int = 96  # newly drawn single frames a step, for shape and colour
-    clips: int = 12  # newly drawn clips, for motion
-    reconstructed: int = 192  # clips put through the autoencoder once; half as much again of each batch comes from them
+    clips: int = 12  # newly drawn clips, for motion; as many again come from those put through the autoencoder
+    reconstructed: int = 256  # clips put through the autoencoder once; a third of the single frames come from them
+    tremble: float = 0.25  # most noise in their latents, another in each frame: what a model leaves in them
     learning_rate: float = 2e-3
     seed: int = 21
     accuracy: float = 0.99  # gate, for each of shape, colour and motion
@@ -46,10 +47,16 @@ def roughened(rng: np.random.Generator, pictures: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def reconstruct(autoencoder: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
-    """Clips (N, F, 3, H, W) through the autoencoder."""
+def reconstruct(
+    autoencoder: Autoencoder, pictures: torch.Tensor, rng: np.random.Generator | None = None, tremble: float = 0.0
+) -> torch.Tensor:
+    """Clips (N, F, 3, H, W) through the autoencoder; each clip's latents with up to `tremble` of noise from `rng`."""
     with torch.autocast("cpu", torch.bfloat16):
-        parts = [autoencoder.decode(autoencoder.encode(part)).float() for part in pictures.flatten(0, 1).split(32)]
+        latents = torch.cat([autoencoder.encode(part).float() for part in pictures.flatten(0, 1).split(32)])
+        if rng is not None:
+            strength = rng.uniform(0, tremble, (len(pictures), 1, 1, 1)).repeat(pictures.shape[1], axis=0)
+            latents = latents + torch.from_numpy(strength * rng.standard_normal(latents.shape)).float()
+        parts = [autoencoder.decode(part).float() for part in latents.split(32)]
     return torch.cat(parts).clamp(0, 1).unflatten(0, pictures.shape[:2])
 
 
@@ -72,7 +79,9 @@ class JudgeTrainer:
         self.every = np.concatenate([triples(False), triples(True)])
         self.pool = self.draw_parameters(recipe.reconstructed)
         chunks = (self.pool[slice(i, i + 8)] for i in range(0, len(self.pool), 8))
-        self.pool_pictures = torch.cat([reconstruct(autoencoder, draw(chunk)[0]).half() for chunk in chunks])
+        self.pool_pictures = torch.cat(
+            [reconstruct(autoencoder, draw(chunk)[0], self.rng, recipe.tremble).half() for chunk in chunks]
+        )
 
     def draw_parameters(self, count: int) -> ClipBatch:
         return weaker_motions(self.rng, sample_clips(self.rng, count, self.every))
@@ -95,8 +104,8 @@ class JudgeTrainer:
         )
 
     def motion_loss(self) -> torch.Tensor:
-        """Cross-entropy of motion on clips, two thirds new, one third reconstructed."""
-        fresh, rows = self.draw_parameters(self.recipe.clips), self._from_pool(self.recipe.clips // 2)
+        """Cross-entropy of motion on clips, half new, half reconstructed."""
+        fresh, rows = self.draw_parameters(self.recipe.clips), self._from_pool(self.recipe.clips)
         clips = roughened(self.rng, torch.cat([draw(fresh)[0], self.pool_pictures[rows].float()]))
         return F.cross_entropy(self.judge.motion(clips), torch.cat([fresh.motion, self.pool.motion[rows]]))
 
