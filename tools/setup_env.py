@@ -19,6 +19,9 @@ ROOT = Path(__file__).absolute().parent.parent
 DEMO_PROMPT = "a red star moving left"
 # ComfyUI pins these to its own version; a second ComfyUI gets its own copies beside the environment.
 COMFYUI_PINNED = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
+# ComfyUI imports torchaudio. Its newest release, 2.11, imports beside torch 2.11 only and does not say so to pip, which
+# would put it beside the newest torch.
+TORCH_WITH_AUDIO = ("torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*")
 
 
 def main() -> int:
@@ -40,7 +43,8 @@ def main() -> int:
 
 def demo() -> int:
     python = environment()
-    install(python, "demo", ["-r", "requirements.txt"], [ROOT / "requirements.txt"])
+    wanted = ["-r", "requirements.txt", *fitting_torch(python, find_comfyuis())]
+    install(python, "demo", wanted, [ROOT / "requirements.txt"])
     clip, sheet = ROOT / "output" / "demo.webp", ROOT / "output" / "demo.png"
     run([python, "-m", "unet_motion", "generate", DEMO_PROMPT, "--out", clip, "--sheet", sheet])
     say(f"The clip:                  {clip}   (a browser plays it)")
@@ -56,8 +60,7 @@ def test(pytest_arguments: list[str]) -> int:
     sources = [ROOT / "requirements.txt", ROOT / "pyproject.toml"]
     if comfyuis:
         say("ComfyUI found: " + ", ".join(f"{path} ({comfyui_version(path)})" for path in comfyuis))
-        # One call, so that pip chooses versions of torch, torchvision and torchaudio that fit together.
-        wanted += ["-r", str(comfyuis[0] / "requirements.txt")]
+        wanted += ["-r", str(comfyuis[0] / "requirements.txt"), *fitting_torch(python, comfyuis)]
         sources += [path / "requirements.txt" for path in comfyuis]
     else:
         say("No ComfyUI found (COMFYUI_PATH, the folder above custom_nodes, ~/ComfyUI*): its tests are skipped.")
@@ -85,6 +88,11 @@ def environment() -> Path:
             say("On Debian and Ubuntu, `apt install python3-venv` adds what is missing.")
             raise
     return python
+
+
+def fitting_torch(python: Path, comfyuis: list[Path]) -> tuple[str, ...]:
+    """Versions of torch and its companions that ComfyUI can import; none to an environment that is not ours."""
+    return TORCH_WITH_AUDIO if comfyuis and python.is_relative_to(ROOT / ".venv") else ()
 
 
 def install(python: Path, task: str, arguments: list[str], sources: list[Path]) -> None:
