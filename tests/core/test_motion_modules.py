@@ -184,13 +184,16 @@ def test_whole_model_comes_back(name, tmp_path):
     again = UNetMotionModel.from_pretrained(tmp_path / "ours")
     assert again.config == ours.config and not again.training
     inputs = make_inputs(config)
-    assert torch.equal(run_ours(again, inputs), run_ours(ours, inputs))
+    assert_same_state(again.state_dict(), ours.state_dict())
+    # Not to the last bit: weights read from a file lie elsewhere in memory, and some products depend on that.
+    assert_close(run_ours(again, inputs), run_ours(ours, inputs))
 
     theirs.save_pretrained(tmp_path / "theirs")
     read = UNetMotionModel.from_pretrained(tmp_path / "theirs")
     assert_close(run_ours(read, inputs), run_theirs(theirs, inputs))
     back = type(theirs).from_pretrained(tmp_path / "ours")
-    assert torch.equal(run_theirs(back.eval(), inputs), run_theirs(theirs, inputs))
+    assert_same_state(back.state_dict(), theirs.state_dict())
+    assert_close(run_theirs(back.eval(), inputs), run_theirs(theirs, inputs))
 
 
 def test_adapter_shares_no_memory_with_the_model():
