@@ -11,7 +11,7 @@ from ...unet_motion.config import NORM_SCOPES, UNetMotionConfig
 from ...unet_motion.formats import MotionModule, load_motion_module
 from ...unet_motion.formats.infer import motion_arguments
 from .ldm_view import LDMView
-from .model import motion_base_model, original_weights, with_model
+from .model import motion_base_model, original_weights, sampling_settings, with_model
 from .unet_config import check_fits, from_comfy
 
 AUTO = "auto"
@@ -25,6 +25,14 @@ def norm_scopes(norm_scope: str, motion: MotionModule) -> dict[str, str]:
     """The core's two norm scopes for a node's choice; `auto` is what the motion module was trained with."""
     resnet, temporal = motion.norm_scopes if norm_scope == AUTO else NORM_SCOPES[norm_scope]
     return {"resnet_norm_scope": resnet, "motion_norm_scope": temporal}
+
+
+def trained_sampling(motion: MotionModule | None, beta_schedule: str) -> dict[str, Any]:
+    """ComfyUI's sampling settings for a node's choice; `auto` is what the motion module was trained with."""
+    known = None if motion is None else motion.published
+    if beta_schedule != AUTO or known is None:
+        return sampling_settings(MOTION_SCHEDULE if beta_schedule == AUTO else beta_schedule)
+    return sampling_settings(known.comfy_schedule, known.beta_start, known.beta_end)
 
 
 def _motion_weights(motion: MotionModule, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -47,13 +55,13 @@ def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO
     """A MODEL with motion modules, over the weights of the given one; its LoRAs, patches and options stay.
 
     Args:
-        model: ComfyUI's ModelPatcher of an SD1.5 UNet.
+        model: ComfyUI's ModelPatcher of an SD1.5 or SDXL UNet.
         norm_scope: `auto` or a key of NORM_SCOPES.
         beta_schedule: `auto`, or ComfyUI's name; `auto` keeps a schedule that a node set on the MODEL, any other choice
             replaces it.
 
     Raises:
-        ValueError: not an SD1.5 model, or a motion module of another shape.
+        ValueError: neither an SD1.5 nor an SDXL model, or a motion module of another shape.
     """
     base = model.model
     unet = from_comfy(base.model_config.unet_config)
@@ -61,7 +69,7 @@ def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO
     check_fits(motion.config, unet, name)
     config = UNetMotionConfig(**unet, **motion_arguments(motion.config), **norm_scopes(norm_scope, motion))
     weights = original_weights(model)
-    new = motion_base_model(base, config, MOTION_SCHEDULE if beta_schedule == AUTO else beta_schedule)
+    new = motion_base_model(base, config, trained_sampling(motion, beta_schedule))
     spatial = {key: tensor for key, tensor in weights.items() if not key.startswith("motion.")}
     _fill(new.diffusion_model, {**spatial, **_motion_weights(motion, base.get_dtype())}, name)
     clone = with_model(model, new)

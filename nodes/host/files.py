@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ...unet_motion.formats import load_unet
-from .apply import AUTO, MOTION_SCHEDULE
-from .model import Source, build_model, sampling_settings
+from ...unet_motion.formats import load_motion_module, load_unet
+from .apply import AUTO, trained_sampling
+from .model import Source, build_model
+from .saving import saved_settings
 
 
 def file_stamp(path: str) -> list:
@@ -24,13 +25,18 @@ def load_unet_model(
 ) -> Any:
     """A MODEL from the files of a UNet and, unless it holds them itself, of its motion modules.
 
+    A file that core saved of such a MODEL gives the same MODEL again.
+
     Args:
         norm_scope: `auto` or a preset of the core.
         beta_schedule: `auto` or ComfyUI's name.
         disable_dynamic: use ComfyUI's plain model patcher.
     """
-    core = load_unet(path, motion_module=motion, norm_scope=norm_scope)
-    schedule = MOTION_SCHEDULE if beta_schedule == AUTO else beta_schedule
-    model = build_model(Source(core.config, core.state_dict(), sampling_settings(schedule)), disable_dynamic)
+    module = None if motion is None else load_motion_module(motion)
+    core = load_unet(path, motion_module=module, norm_scope=norm_scope)
+    settings = saved_settings(path)
+    if beta_schedule != AUTO or module is not None or not settings:
+        settings["sampling"] = {**settings.get("sampling", {}), **trained_sampling(module, beta_schedule)}
+    model = build_model(Source(core.config, core.state_dict(), **settings), disable_dynamic)
     model.cached_patcher_init = (load_unet_model, (path, motion, norm_scope, beta_schedule))
     return model

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from ...unet_motion import UNetMotionConfig, UNetMotionModel
 from .ldm_view import LDMView
+from .options import publish_before_control
+from .saving import describe_when_saved
 from .unet_config import to_comfy
 
 UNET_PREFIX = "diffusion_model."
@@ -77,6 +79,8 @@ class Source:
         sampling: see :func:`sampling_settings`.
         latent_format: class of ComfyUI.
         pooled_vector: see :class:`MotionModel`.
+        model_type: of ComfyUI, what the UNet predicts.
+        inpaint: whether a mask and the masked picture are part of the UNet's input.
     """
 
     config: UNetMotionConfig
@@ -84,6 +88,8 @@ class Source:
     sampling: dict[str, Any]
     latent_format: type = comfy.latent_formats.SD15
     pooled_vector: Callable | None = field(default=None, repr=False)
+    model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS
+    inpaint: bool = False
 
 
 def cast_weights(module: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -127,11 +133,15 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     def unet_model(device=None, operations=None, **_):
         return empty_view(source.config, operations, dtype)
 
-    model = MotionModel(config, device=offload_device, unet_model=unet_model, pooled_vector=source.pooled_vector)
+    model = MotionModel(config, source.model_type, offload_device, unet_model, source.pooled_vector)
+    if source.inpaint:
+        model.set_inpaint()
+    describe_when_saved(model, source.config)
     patcher = patcher_class(disable_dynamic)(model, load_device=load_device, offload_device=offload_device)
     weights = {name: tensor.to(offload_device, dtype) for name, tensor in source.weights.items()}
     model.diffusion_model.core.load_state_dict(weights, strict=True, assign=True)
     model.diffusion_model.requires_grad_(False).eval()
+    publish_before_control(patcher)
     return patcher
 
 
@@ -161,12 +171,12 @@ def _operations(base: torch.nn.Module) -> Any:
     return comfy.ops.pick_operations(config.unet_config.get("dtype"), base.manual_cast_dtype, **extra)
 
 
-def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, beta_schedule: str) -> torch.nn.Module:
+def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, sampling: dict[str, Any]) -> torch.nn.Module:
     """A model of the base's own class and settings around an empty view of a motion UNet.
 
     Args:
-        base: ComfyUI's BaseModel of an SD1.5 UNet.
-        beta_schedule: ComfyUI's name.
+        base: ComfyUI's BaseModel of an SD1.5 or SDXL UNet.
+        sampling: see :func:`sampling_settings`.
     """
     # Not copy.copy: ComfyUI's configurations answer every attribute, `__setstate__` too.
     settings = object.__new__(type(base.model_config))
@@ -174,7 +184,7 @@ def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, beta_sche
     settings.unet_config = {**base.model_config.unet_config, "disable_unet_model_creation": True}
     if not isinstance(base.diffusion_model, LDMView):
         settings.memory_usage_factor = base.memory_usage_factor * MotionConfig.memory_usage_factor
-    settings.sampling_settings = {**base.model_config.sampling_settings, **sampling_settings(beta_schedule)}
+    settings.sampling_settings = {**base.model_config.sampling_settings, **sampling}
     model = type(base)(settings, model_type=base.model_type, device=base.device)
     del settings.unet_config["disable_unet_model_creation"]
     view = empty_view(config, _operations(base), base.get_dtype())
@@ -183,6 +193,7 @@ def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, beta_sche
     model.diffusion_model = view.requires_grad_(False).eval()
     if base.concat_keys:
         model.set_inpaint()
+    describe_when_saved(model, config)
     return model
 
 
@@ -200,4 +211,5 @@ def with_model(base: Any, model: torch.nn.Module) -> Any:
     # The parent takes over a loaded model when its clone is gone; this is no clone of the parent's model.
     clone.parent = None
     clone.clone_base_uuid = uuid.uuid4()
+    publish_before_control(clone)
     return clone

@@ -7,6 +7,8 @@ from typing import Any
 from ...unet_motion import MotionAdapterConfig, UNetMotionConfig
 
 SD15_TEXT_WIDTH = 768
+SDXL_TEXT_WIDTH = 2048
+SIZE_EMBED_DIM = 256
 CROSS = ("CrossAttnDownBlockMotion", "CrossAttnUpBlockMotion")
 PLAIN = ("DownBlockMotion", "UpBlockMotion")
 
@@ -41,6 +43,11 @@ def to_comfy(config: UNetMotionConfig) -> dict[str, Any]:
     }
 
 
+def _is_sdxl(unet_config: dict[str, Any]) -> bool:
+    levels, adm = len(unet_config.get("channel_mult") or ()), unet_config.get("adm_in_channels")
+    return levels == 3 and adm is not None and unet_config.get("context_dim") == SDXL_TEXT_WIDTH
+
+
 def check_sd15(unet_config: dict[str, Any]) -> None:
     """Raise ValueError unless ComfyUI's `unet_config` is that of an SD1.5 UNet (of any width)."""
     levels = len(unet_config.get("channel_mult") or ())
@@ -55,19 +62,26 @@ def check_sd15(unet_config: dict[str, Any]) -> None:
 
 
 def from_comfy(unet_config: dict[str, Any]) -> dict[str, Any]:
-    """The core's arguments for an SD1.5 UNet of ComfyUI, without its motion modules.
+    """The core's arguments for an SD1.5 or SDXL UNet of ComfyUI, without its motion modules.
 
     Raises:
-        ValueError: the model is not an SD1.5 UNet.
+        ValueError: the model is neither.
     """
-    check_sd15(unet_config)
+    is_sdxl = _is_sdxl(unet_config)
+    if not is_sdxl:
+        check_sd15(unet_config)
     layers = unet_config["num_res_blocks"]
-    layers = [layers] * 4 if isinstance(layers, int) else list(layers)
+    layers = [layers] * len(unet_config["channel_mult"]) if isinstance(layers, int) else list(layers)
     ends = [sum(layers[: level + 1]) for level in range(len(layers))]
     depths = unet_config["transformer_depth"]
     cross = [any(depths[end - count : end]) for end, count in zip(ends, layers, strict=True)]
     width = unet_config["model_channels"]
     return {
+        **(
+            _sdxl_arguments(unet_config, ends)
+            if is_sdxl
+            else {"num_attention_heads": unet_config["num_heads"], "transformer_layers_per_block": 1}
+        ),
         "in_channels": unet_config["in_channels"],
         "out_channels": unet_config["out_channels"],
         "block_out_channels": tuple(width * mult for mult in unet_config["channel_mult"]),
@@ -75,8 +89,22 @@ def from_comfy(unet_config: dict[str, Any]) -> dict[str, Any]:
         "down_block_types": tuple(CROSS[0] if has else PLAIN[0] for has in cross),
         "up_block_types": tuple(CROSS[1] if has else PLAIN[1] for has in cross[::-1]),
         "cross_attention_dim": unet_config["context_dim"],
-        "num_attention_heads": unet_config["num_heads"],
-        "transformer_layers_per_block": 1,
+    }
+
+
+def _sdxl_arguments(unet_config: dict[str, Any], ends: list[int]) -> dict[str, Any]:
+    """What an SDXL UNet has beyond SD1.5: depths, heads of one width, linear projections and the size vector."""
+    depths = [unet_config["transformer_depth"][end - 1] for end in ends]
+    head = unet_config["num_head_channels"]
+    widths = [unet_config["model_channels"] * mult for mult in unet_config["channel_mult"]]
+    return {
+        "num_attention_heads": tuple(width // head for width in widths),
+        "transformer_layers_per_block": tuple(depth or 1 for depth in depths),
+        "transformer_layers_per_mid_block": unet_config["transformer_depth_middle"],
+        "use_linear_projection": unet_config["use_linear_in_transformer"],
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": SIZE_EMBED_DIM,
+        "projection_class_embeddings_input_dim": unet_config["adm_in_channels"],
     }
 
 
@@ -84,8 +112,9 @@ def check_fits(motion: MotionAdapterConfig, unet: dict[str, Any], name: str) -> 
     """Raise ValueError unless motion modules have the channels of the UNet (the core's arguments)."""
     found, expected = motion.block_out_channels, unet["block_out_channels"]
     if tuple(found) != tuple(expected):
-        family = "SDXL" if len(found) == 3 else "a UNet of another width"
+        family = "SDXL" if len(found) == 3 else "SD1.5" if len(expected) == 3 else "a UNet of another width"
+        base = "SDXL" if len(expected) == 3 else "SD1.5"
         raise ValueError(
             f"{name} is a motion module for {family} ({len(found)} levels with channels {tuple(found)}), "
-            f"but `model` is SD1.5 ({len(expected)} levels with channels {tuple(expected)})."
+            f"but `model` is {base} ({len(expected)} levels with channels {tuple(expected)})."
         )

@@ -174,7 +174,6 @@ OTHER_KINDS = {
     "a text encoder ": ["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"],
     "a CLIP image encoder": ["vision_model.encoder.layers.0.mlp.fc1.weight"],
     "an IP-Adapter": ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"],
-    "a HotshotXL motion module": ["down_blocks.0.temporal_attentions.0.proj_in.weight"],
     "a diffusion transformer": ["double_blocks.0.img_attn.qkv.weight"],
     "a textual-inversion embedding": ["emb_params"],
     "a file of unknown content": ["something.else"],

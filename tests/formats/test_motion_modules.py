@@ -200,8 +200,8 @@ def test_a_missing_and_an_extra_tensor_are_named(tmp_path):
     short = {k: v for k, v in state.items() if k != gone}
     with pytest.raises(KeyMismatchError, match=r"1 missing: down_blocks\.1\.motion_modules\.0\.proj_out\.bias"):
         load_motion_module(write(tmp_path / "a.safetensors", short))
-    with pytest.raises(KeyMismatchError, match=r"1 not expected: fps_embedding\.linear\.weight"):
-        load_motion_module(write(tmp_path / "a.safetensors", {**state, "fps_embedding.linear.weight": torch.zeros(2)}))
+    with pytest.raises(KeyMismatchError, match=r"1 not expected: odd_embedding\.linear\.weight"):
+        load_motion_module(write(tmp_path / "a.safetensors", {**state, "odd_embedding.linear.weight": torch.zeros(2)}))
     down_only = {k: v for k, v in state.items() if k.startswith("down_blocks")}
     with pytest.raises(KeyMismatchError, match="2 down blocks and 0 up blocks"):
         load_motion_module(write(tmp_path / "a.safetensors", down_only))

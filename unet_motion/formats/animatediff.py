@@ -16,8 +16,10 @@ from torch import Tensor
 from ..motion import sinusoidal_table
 from .errors import FileFormatError
 from .expected import is_table
+from .kinds import HOTSHOT_RENAMES
 
 _TO_DIFFUSERS = (
+    *((re.compile(pattern), replacement) for pattern, replacement in HOTSHOT_RENAMES),
     (re.compile(r"\.temporal_transformer\."), "."),
     (re.compile(r"\.attention_blocks\.[01]\.pos_encoder\.pe$"), ".pos_embed.pe"),
     (re.compile(r"\.attention_blocks\.0\."), ".attn1."),
@@ -37,8 +39,8 @@ _TO_ORIGINAL = (
 
 
 def diffusers_name(key: str) -> str:
-    """The diffusers name of an original one; names outside motion modules stay as they are."""
-    if ".motion_modules." not in key:
+    """The diffusers name of AnimateDiff's or HotshotXL's; names outside motion modules stay as they are."""
+    if ".motion_modules." not in key and ".temporal_attentions." not in key:
         return key
     for pattern, replacement in _TO_DIFFUSERS:
         key = pattern.sub(replacement, key)

@@ -35,6 +35,13 @@ def describe(info: Any) -> str:
         lines.append(
             f"  up to {info.frames} frames; norm scopes: resnets {info.norm_scopes[0]}, motion {info.norm_scopes[1]}"
         )
+    if info.recommended:
+        beta, use = info.beta_schedule, info.recommended
+        lines.append(
+            f"  made for {info.base}; noise schedule {beta['comfyui']} in ComfyUI ({beta['diffusers']} in diffusers), "
+            f"{beta['start']:g} to {beta['end']:g}; {use['frames']} frames, {use['sampler']}, {use['steps']} steps, "
+            f"guidance {use['guidance']:g}"
+        )
     widths = info.config.get("block_out_channels")
     if widths:
         text = info.config.get("cross_attention_dim")

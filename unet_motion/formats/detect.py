@@ -10,16 +10,18 @@ from .keys import prefix_before
 
 KINDS: dict[str, str] = {
     "ldm_unet": "a UNet with Stable Diffusion's original (LDM) names",
+    "ldm_unet_motion": "a motion UNet with Stable Diffusion's original (LDM) names, as ComfyUI saves it",
     "unet2d": "a diffusers UNet2DConditionModel",
     "unet_motion": "a diffusers UNetMotionModel",
     "animatediff_unet": "an AnimateDiff training checkpoint (UNet and motion module)",
     "motion_module": "an AnimateDiff motion module",
+    "animatelcm_i2v": "an AnimateLCM-I2V motion module with an image encoder",
+    "fancyvideo": "a FancyVideo motion module",
     "motion_adapter": "a diffusers MotionAdapter",
     "motion_lora": "a motion LoRA",
     "lora": "a LoRA",
     "sparsectrl": "a SparseCtrl encoder",
     "controlnet": "a ControlNet",
-    "hotshot": "a HotshotXL motion module",
     "camera": "a CameraCtrl or MotionCtrl camera encoder",
     "ip_adapter": "an IP-Adapter",
     "t2i_adapter": "a T2I-Adapter",
@@ -34,8 +36,11 @@ KINDS: dict[str, str] = {
 }
 """Every kind that is told apart, with the words that errors use for it."""
 
-UNET_KINDS = ("ldm_unet", "unet2d", "unet_motion", "animatediff_unet")
-MOTION_KINDS = ("motion_module", "motion_adapter", "unet_motion", "animatediff_unet")
+MOTION_UNET_KINDS = ("unet_motion", "animatediff_unet", "ldm_unet_motion")
+UNET_KINDS = ("ldm_unet", "unet2d", *MOTION_UNET_KINDS)
+MOTION_KINDS = ("motion_module", "motion_adapter", *MOTION_UNET_KINDS)
+SELF_DESCRIBED = ("unet_motion", "ldm_unet_motion")
+"""Kinds whose configuration is that of a ``UNetMotionModel``."""
 
 _LORA = re.compile(
     r"\.lora_(up|down|A|B|mid)\.|_lora\.(up|down)\.|\.lora\.(up|down)\.|\.lora_linear_layer\.|\.hada_w\d|\.lokr_w\d"
@@ -44,6 +49,7 @@ _LORA = re.compile(
 _MOTION = re.compile(r"motion_modules|temporal_transformer")
 _ORIGINAL_MOTION = "down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight"
 _DIFFUSERS_MOTION = "down_blocks.0.motion_modules.0.proj_in.weight"
+_HOTSHOT = re.compile(r"(.*?)(down_blocks|up_blocks)\.\d+\.temporal_attentions\.\d+\.")
 _RESNET = "down_blocks.0.resnets.0.conv1.weight"
 _LDM = "input_blocks.0.0.weight"
 
@@ -98,12 +104,18 @@ def _unets(keys: list[str]) -> Detection | None:
     prefix = prefix_before(keys, _LDM)
     if prefix is not None and prefix_before(keys, "time_embed.0.weight") is not None:
         foreign = _find(keys, r"(.*\.)?(time_stack|time_mixer|temopral_conv|temporal_conv)\.")
-        return Detection("video_unet", prefix, foreign) if foreign else Detection("ldm_unet", prefix, prefix + _LDM)
+        if foreign:
+            return Detection("video_unet", prefix, foreign)
+        motion = _find(keys, re.escape(prefix) + r"motion\.(down_blocks|mid_block|up_blocks)\.")
+        return Detection("ldm_unet_motion" if motion else "ldm_unet", prefix, motion or prefix + _LDM)
     prefix = prefix_before(keys, _RESNET)
     if prefix is None or f"{prefix}time_embedding.linear_1.weight" not in keys:
         return None
     if prefix + _ORIGINAL_MOTION in keys:
         return Detection("animatediff_unet", prefix, prefix + _ORIGINAL_MOTION)
+    hotshot = next((key for key in keys if _HOTSHOT.match(key)), None)
+    if hotshot:
+        return Detection("animatediff_unet", prefix, hotshot)
     if prefix + _DIFFUSERS_MOTION in keys:
         return Detection("unet_motion", prefix, prefix + _DIFFUSERS_MOTION)
     foreign = _find(keys, r".*\.(temp_convs|temp_attentions|temporal_transformer_blocks)\.")
@@ -113,9 +125,16 @@ def _unets(keys: list[str]) -> Detection | None:
 
 
 def _motion_modules(keys: list[str]) -> Detection | None:
-    hotshot = _find(keys, r".*temporal_attentions\.\d+\.")
+    hotshot = next((match for key in keys if (match := _HOTSHOT.match(key))), None)
     if hotshot:
-        return Detection("hotshot", evidence=hotshot)
+        return Detection("motion_module", hotshot[1], hotshot.string)
+    for kind, pattern in (
+        ("animatelcm_i2v", r"(.*\.)?img_encoder\."),
+        ("fancyvideo", r"(.*\.)?fps_embedding\.linear\."),
+    ):
+        extra = _find(keys, pattern)
+        if extra and any(_MOTION.search(key) for key in keys):
+            return Detection(kind, evidence=extra)
     for kind, anchor in (("motion_module", _ORIGINAL_MOTION), ("motion_adapter", _DIFFUSERS_MOTION)):
         prefix = prefix_before(keys, anchor)
         if prefix is not None:

@@ -137,20 +137,6 @@ def adapter_of(unet: UNetMotionConfig) -> MotionAdapterConfig:
     )
 
 
-def motion_version(adapter: MotionAdapterConfig) -> str | None:
-    """Which published module has this structure: ``v1``, ``v2``, ``v3``, ``sdxl``, or None."""
-    depths = (adapter.motion_transformer_layers_per_block, adapter.motion_transformer_layers_per_mid_block)
-    if adapter.motion_layers_per_block != 2 or depths != (1, 1):
-        return None
-    if len(adapter.block_out_channels) == 3:
-        return None if adapter.use_motion_mid_block else "sdxl"
-    if len(adapter.block_out_channels) != 4:
-        return None
-    if adapter.use_motion_mid_block:
-        return "v2" if adapter.motion_mid_block_layers_per_block == 1 else None
-    return "v1" if adapter.motion_max_seq_length == 24 else "v3"
-
-
 def unet_family(values: Mapping[str, Any]) -> str:
     """``sd1``, ``sd2``, ``sdxl``, ``sdxl-refiner`` or ``custom``: what the shapes of a UNet are called."""
     widths, text = tuple(values["block_out_channels"]), values["cross_attention_dim"]

@@ -13,6 +13,7 @@ from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .errors import FileFormatError, check_exists
 from .expected import adapter_shapes, compare, unet_shapes
 from .infer import unet_family
+from .kinds import MOTION_MODULES
 from .motion_module import adapter_config, trained_scopes
 from .opening import Opened, open_model
 from .unet import base_arguments
@@ -26,11 +27,14 @@ class FileInfo:
         path: the file, or the folder of weights.
         kind: a key of ``unet_motion.formats.detect.KINDS``.
         description: the kind in words.
-        version: of a UNet ``sd1``, ``sd2``, ``sdxl``, ``sdxl-refiner`` or ``custom``; of a motion module ``v1``,
-            ``v2``, ``v3`` or ``sdxl``; None where unknown.
+        version: of a UNet ``sd1``, ``sd2``, ``sdxl``, ``sdxl-refiner`` or ``custom``; of a motion module
+            a key of ``unet_motion.formats.kinds.MOTION_MODULES``; None where unknown.
         loadable: whether ``load_unet`` or ``load_motion_module`` reads it.
         frames: rows of the position tables: the longest clip; None without tables.
         norm_scopes: (``resnet_norm_scope``, ``motion_norm_scope``) that ``auto`` stands for; None without motion.
+        base: the image model that the motion module was trained on.
+        beta_schedule: of its training: ``diffusers`` and ``comfyui`` name, ``start``, ``end``.
+        recommended: ``frames``, ``sampler``, ``steps`` and ``guidance`` that its authors used.
         dtype: of most values.
         tensors, parameters: how many, of everything in the file.
         missing, unexpected: names that the kind should have and has not, and the reverse.
@@ -46,6 +50,9 @@ class FileInfo:
     loadable: bool = False
     frames: int | None = None
     norm_scopes: tuple[str, str] | None = None
+    base: str | None = None
+    beta_schedule: dict[str, Any] | None = None
+    recommended: dict[str, Any] | None = None
     dtype: str | None = None
     tensors: int = 0
     parameters: int = 0
@@ -98,7 +105,9 @@ def _motion_facts(opened: Opened) -> dict[str, Any]:
     shapes = {k: v for k, v in opened.shapes.items() if opened.found.kind not in UNET_KINDS or ".motion_modules." in k}
     config = adapter_config(opened, shapes)
     version, scopes = trained_scopes(opened, config)
+    known = MOTION_MODULES[version].facts() if version else {}
     return {
+        **known,
         "version": version,
         "frames": config.motion_max_seq_length,
         "norm_scopes": scopes,

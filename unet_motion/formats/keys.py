@@ -36,8 +36,10 @@ OTHER_PARTS = (
     "scale_factor",
     "edm_mean",
     "edm_std",
+    "edm_vpred.",
     "v_pred",
     "ztsnr",
+    "unet_motion",
 )
 """Parts of a full checkpoint that are no part of the UNet; leaving them out is not worth a warning."""
 

@@ -37,6 +37,10 @@ _RESNET = {
 }
 
 
+OWN_PREFIXES = ("motion.", "extra.")
+"""What stands before diffusers' name of a layer for which LDM has none, where this project's models are saved."""
+
+
 def ldm_modules(layers: Sequence[int], up_attention: Sequence[bool]) -> dict[str, str]:
     """Module names, diffusers -> LDM. Transformers have the same names below theirs in both.
 
@@ -179,5 +183,5 @@ def ldm_names(keys: Iterable[str], path: str | Path) -> tuple[dict[str, str], li
     """LDM names without prefix -> diffusers names, from the names alone; and those that have no diffusers name."""
     keys = list(keys)
     back = {theirs: ours for ours, theirs in ldm_modules(*ldm_layers(keys, path)).items()}
-    found = {key: _translate(key, back) for key in keys}
+    found = {key: key.split(".", 1)[1] if key.startswith(OWN_PREFIXES) else _translate(key, back) for key in keys}
     return {k: v for k, v in found.items() if v is not None}, [k for k, v in found.items() if v is None]

@@ -13,10 +13,11 @@ import torch
 
 from ..config import NORM_SCOPES, MotionAdapterConfig, UNetMotionConfig
 from .assign import assign, choose_dtype, read_all
-from .detect import KINDS, MOTION_KINDS
+from .detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, SELF_DESCRIBED
 from .errors import FileFormatError, name_some
 from .expected import adapter_shapes, check_shapes, is_table
-from .infer import DEFAULT_FRAMES, LCM_FRAMES, adapter_of, infer_adapter, motion_version, table_rows
+from .infer import DEFAULT_FRAMES, LCM_FRAMES, adapter_of, infer_adapter, table_rows
+from .kinds import MOTION_MODULES, MotionKind, recognise
 from .opening import Opened, open_model
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class MotionModule:
     """The weights of motion modules, with diffusers' names, and what is known of them.
 
     Attributes:
-        kind: ``v1``, ``v2``, ``v3`` or ``sdxl`` for AnimateDiff's own files, ``diffusers`` for an adapter.
-        version: which published module has this structure, also for an adapter; None for any other.
+        kind: a key of ``MOTION_MODULES`` (``v1``, ``hotshot``, ...) for original files, ``diffusers`` for an adapter.
+        version: which of them has this structure, also for an adapter; None for any other.
         state_dict: tensors as in ``MotionAdapter.state_dict()``.
         config: the adapter's configuration.
         resnet_norm_scope, motion_norm_scope: how it was trained (``frame`` or ``clip``).
@@ -54,11 +55,15 @@ class MotionModule:
         return self.resnet_norm_scope, self.motion_norm_scope
 
     @property
+    def published(self) -> MotionKind | None:
+        """What is known of its training: schedule, frames, sampler."""
+        return MOTION_MODULES.get(self.version or "")
+
+    @property
     def words(self) -> str:
         """What to call it in a sentence, with its block widths."""
         widths = ", ".join(map(str, self.config.block_out_channels))
-        names = {"v1": "an AnimateDiff v1", "v2": "an AnimateDiff v2", "v3": "an AnimateDiff v3", "sdxl": "an SDXL"}
-        return f"{names.get(self.version, 'a')} motion module (block widths {widths})"
+        return f"{self.published.title if self.published else 'a'} motion module (block widths {widths})"
 
     def to_adapter(self, operations: Any = None) -> MotionAdapter:
         """A MotionAdapter that shares these tensors."""
@@ -73,7 +78,7 @@ class MotionModule:
     def from_adapter(cls, adapter: MotionAdapter, path: str | Path = "MotionAdapter") -> MotionModule:
         """The weights of an adapter, shared with it."""
         version = published_version(adapter.config)
-        scopes = NORM_SCOPES[version or "diffusers"]
+        scopes = MOTION_MODULES[version].norm_scopes if version else NORM_SCOPES["diffusers"]
         state = {key: value.detach() for key, value in adapter.state_dict().items()}
         return cls("diffusers", version, state, adapter.config, *scopes, Path(path))
 
@@ -83,7 +88,7 @@ def load_motion_module(
 ) -> MotionModule:
     """Load the motion modules in a file or folder, whatever it is called.
 
-    Files of AnimateDiff (v1, v2, v3, SDXL beta; ``module.`` or ``unet.`` before the names or not), a diffusers
+    Every kind of ``MOTION_MODULES`` (``module.`` or ``unet.`` before the names or not), a diffusers
     MotionAdapter as file or folder, and the motion modules of a UNetMotionModel or of an AnimateDiff training
     checkpoint. The norm scopes are those of training: an adapter with the structure and widths of a published
     module holds that module's converted weights and gets its scopes; any other adapter was trained with diffusers'
@@ -104,7 +109,7 @@ def load_motion_module(
 
 def motion_part(opened: Opened, dtype: torch.dtype | None, device: torch.device | str) -> MotionModule:
     """The motion modules of an opened file that has some."""
-    whole_unet = opened.found.kind in ("unet_motion", "animatediff_unet")
+    whole_unet = opened.found.kind in MOTION_UNET_KINDS
     shapes = {k: v for k, v in opened.shapes.items() if not whole_unet or ".motion_modules." in k}
     left = [key for name, keys in opened.names.items() if name not in shapes for key in keys]
     if left or opened.beside:
@@ -129,7 +134,7 @@ def adapter_config(opened: Opened, shapes: Mapping[str, tuple[int, ...]]) -> Mot
     try:
         if opened.found.kind == "motion_adapter" and opened.config is not None:
             return MotionAdapterConfig.from_dict({k: v for k, v in opened.config.items() if k not in SCOPE_FIELDS})
-        if opened.found.kind == "unet_motion" and opened.config is not None:
+        if opened.found.kind in SELF_DESCRIBED and opened.config is not None:
             return adapter_of(UNetMotionConfig.from_dict(dict(opened.config)))
         frames = None
         if table_rows(shapes, opened.path) is None:
@@ -146,16 +151,18 @@ def adapter_config(opened: Opened, shapes: Mapping[str, tuple[int, ...]]) -> Mot
 
 def published_version(config: MotionAdapterConfig) -> str | None:
     """The published module with this structure and these widths, or None."""
-    return motion_version(config) if config.block_out_channels in PUBLISHED_WIDTHS else None
+    kind = recognise(config) if config.block_out_channels in PUBLISHED_WIDTHS else None
+    return kind.name if kind else None
 
 
 def trained_scopes(opened: Opened, config: MotionAdapterConfig) -> tuple[str | None, tuple[str, str]]:
     """The published version, and the norm scopes that the module was trained with."""
     if opened.found.kind in ("motion_module", "animatediff_unet"):
-        version = motion_version(config)
-        return version, NORM_SCOPES[version or "v2"]
+        has_tables = any(is_table(name) for name in opened.names)
+        kind = recognise(config, has_tables, ".temporal_attentions." in opened.found.evidence)
+        return (kind.name, kind.norm_scopes) if kind else (None, NORM_SCOPES["v2"])
     version = published_version(config)
-    resnet, motion = NORM_SCOPES[version or "diffusers"]
+    resnet, motion = MOTION_MODULES[version].norm_scopes if version else NORM_SCOPES["diffusers"]
     given = opened.config or {}
     return version, (given.get("resnet_norm_scope", resnet), given.get("motion_norm_scope", motion))
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .animatediff import diffusers_names
-from .detect import KINDS, Detection, detect
+from .description import read_description
+from .detect import KINDS, SELF_DESCRIBED, Detection, detect
 from .errors import WrongKindError, check_exists
 from .folders import config_beside, find_model_folder, open_folder
 from .keys import strip_prefix, unknown_parts
 from .ldm import ldm_names
 from .reading import Stored, TensorSource, open_tensors
-
-METADATA_KEY = "unet_motion"
-"""Entry of a safetensors header under which the bundled model's file describes itself."""
 
 _CLASS_OF_KIND = {
     "unet2d": "UNet2DConditionModel",
@@ -94,11 +90,10 @@ def open_model(path: str | Path, subfolders: Iterable[str]) -> Opened:
 
 def _config_of_file(path: Path, source: TensorSource, found: Detection) -> dict[str, Any] | None:
     """The configuration that a file of this project carries inside, or the ``config.json`` of its class beside it."""
-    if found.kind == "unet_motion" and METADATA_KEY in source.metadata:
-        with suppress(ValueError, AttributeError):
-            inside = json.loads(source.metadata[METADATA_KEY]).get("unet")
-            if isinstance(inside, dict):
-                return inside
+    if found.kind in SELF_DESCRIBED:
+        inside = read_description(source).get("unet")
+        if isinstance(inside, dict):
+            return inside
     return config_beside(path, _CLASS_OF_KIND[found.kind]) if found.kind in _CLASS_OF_KIND else None
 
 
@@ -115,7 +110,7 @@ def _names(path: Path, source: TensorSource, found: Detection) -> tuple[dict[str
     if not found.prefix:
         own = set(unknown_parts(inside))
         inside = {name: key for name, key in inside.items() if name in own}
-    if found.kind == "ldm_unet":
+    if found.kind in ("ldm_unet", "ldm_unet_motion"):
         translated, unknown = ldm_names(inside, path)
         return {ours: [inside[theirs]] for theirs, ours in translated.items()}, [inside[k] for k in unknown], beside
     if found.kind in ("motion_module", "animatediff_unet"):

@@ -12,7 +12,7 @@ import torch
 from ..config import NORM_SCOPES, UNetMotionConfig, check_norm_scope
 from ..motion import MotionAdapter
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
-from .detect import UNET_KINDS
+from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
 from .diffusers_config import unet2d_arguments
 from .errors import FileFormatError, name_some
 from .expected import check_shapes, is_table, unet_shapes
@@ -99,14 +99,14 @@ def _is_motion(name: str) -> bool:
 
 
 def _has_motion(base: Opened) -> bool:
-    return base.found.kind in ("unet_motion", "animatediff_unet")
+    return base.found.kind in MOTION_UNET_KINDS
 
 
 def base_arguments(base: Opened) -> dict[str, Any]:
     """Constructor arguments for an opened UNet, its own motion modules included."""
     if base.found.kind == "unet2d" and base.config is not None:
         return unet2d_arguments(base.config, base.path)
-    if base.found.kind == "unet_motion" and base.config is not None:
+    if base.found.kind in SELF_DESCRIBED and base.config is not None:
         config = _guard(base.path, lambda: UNetMotionConfig.from_dict(dict(base.config)))
         return {name: config[name] for name in config.field_names()}
     shapes = base.shapes

@@ -1,0 +1,77 @@
+"""SDXL motion modules on an SDXL MODEL: the structure is ComfyUI's own, and the schedule that of training."""
+
+from __future__ import annotations
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.supported_models
+import pytest
+import torch
+from pack.nodes.host.apply import apply_motion_module
+from pack.unet_motion import MotionAdapter
+from pack.unet_motion.formats import MotionModule
+from small import CPU, fill, motion_module, options, relative, sd15
+
+WIDTHS = (64, 128, 256)
+UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 64, "channel_mult": [1, 2, 4],
+    "num_res_blocks": [2, 2, 2], "transformer_depth": [0, 0, 1, 1, 2, 2], "transformer_depth_middle": 2,
+    "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2], "context_dim": 2048, "num_heads": -1,
+    "num_head_channels": 64, "use_linear_in_transformer": True, "use_spatial_transformer": True,
+    "use_temporal_attention": False, "use_temporal_resblock": False, "adm_in_channels": 2816,
+    "num_classes": "sequential", "legacy": False, "dtype": torch.float32,
+}  # fmt: skip
+
+
+def sdxl():
+    config = comfy.supported_models.SDXL(UNET)
+    config.unet_config = dict(UNET)
+    model = comfy.model_base.SDXL(config, device=CPU)
+    fill(model.diffusion_model)
+    model.diffusion_model.requires_grad_(False).eval()
+    return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
+
+
+def module(version, active=True):
+    adapter = MotionAdapter(
+        block_out_channels=WIDTHS, use_motion_mid_block=False, motion_max_seq_length=24 if version == "hotshot" else 32
+    )
+    fill(adapter, 1)
+    if not active:
+        for name, parameter in adapter.named_parameters():
+            if ".proj_out." in name:
+                parameter.data.zero_()
+    found = MotionModule.from_adapter(adapter, f"{version}.safetensors")
+    scopes = ("clip", "frame") if version == "hotshot" else ("frame", "clip")
+    return MotionModule(version, version, found.state_dict, found.config, *scopes, found.path)
+
+
+def run(model):
+    torch.manual_seed(5)
+    x, text, y = torch.randn(4, 4, 8, 8), torch.randn(2, 7, 2048), torch.randn(2, 2816)
+    arguments = {"context": text.repeat_interleave(2, 0), "y": y.repeat_interleave(2, 0)}
+    return model.model.diffusion_model(x, torch.full((4,), 600.0), **arguments, transformer_options=options(conds=2))
+
+
+def test_idle_modules_leave_an_sdxl_model_as_it_was_and_active_ones_do_not():
+    base = sdxl()
+    plain = run(base)
+    assert relative(run(apply_motion_module(base, module("sdxl", active=False))), plain) < 1e-5
+    assert relative(run(apply_motion_module(base, module("sdxl"))), plain) > 1e-3
+
+
+def test_auto_is_the_schedule_and_the_norm_scope_of_each_kind():
+    base = sdxl()
+    for version, sigma, scope in (("sdxl", 65.93, "frame"), ("hotshot", 14.61, "clip")):
+        model = apply_motion_module(base, module(version)).model
+        assert abs(float(model.model_sampling.sigma_max) - sigma) < 0.01
+        assert model.diffusion_model.core.config.resnet_norm_scope == scope
+    forced = apply_motion_module(base, module("sdxl"), beta_schedule="sqrt_linear").model
+    assert abs(float(forced.model_sampling.sigma_max) - 25.15) < 0.01
+
+
+def test_modules_of_the_other_family_are_refused_by_name():
+    with pytest.raises(ValueError, match="is a motion module for SDXL .* but `model` is SD1.5"):
+        apply_motion_module(sd15(), module("hotshot"))
+    with pytest.raises(ValueError, match="is a motion module for SD1.5 .* but `model` is SDXL"):
+        apply_motion_module(sdxl(), motion_module())

@@ -1,0 +1,185 @@
+"""Every kind of motion module: recognised at full size by its names and shapes, and run as it was trained."""
+
+import re
+import runpy
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from torch import nn
+
+from tests.formats.files import SDXL, adapter, relative_error, to_ldm, to_original, unet2d, write
+from unet_motion import inspect_file, load_motion_module, load_unet
+from unet_motion.formats.errors import KeyMismatchError, WrongKindError
+from unet_motion.formats.kinds import MOTION_MODULES, support_table
+from unet_motion.sampling import NoiseSchedule
+
+ROOT = Path(__file__).parents[2]
+THREE = {
+    **SDXL,
+    "block_out_channels": (64, 64, 128),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (1, 1, 2),
+    "transformer_layers_per_block": (1, 1, 2),
+}
+KINDS = {
+    "v1": {"motion_max_seq_length": 24, "use_motion_mid_block": False},
+    "v2": {},
+    "v3": {"use_motion_mid_block": False},
+    "sdxl": {"block_out_channels": (320, 640, 1280), "use_motion_mid_block": False},
+    "hotshot": {
+        "block_out_channels": (320, 640, 1280), "use_motion_mid_block": False, "motion_max_seq_length": 24,
+    },
+    "lcm": {},
+    "pia": {"use_motion_mid_block": False, "conv_in_channels": 9},
+}  # fmt: skip
+SCHEDULES = {"sdxl": (65.93, "linear"), "hotshot": (14.61, "linear")}
+
+
+def to_hotshot(state, prefix=""):
+    """Names of HotshotXL's temporal layers, from its published module classes."""
+    out = {}
+    for key, value in to_original(state).items():
+        key = re.sub(r"motion_modules\.(\d+)\.temporal_transformer", r"temporal_attentions.\1", key)
+        out[prefix + key.replace("pos_encoder.pe", "pos_encoder.positional_encoding")] = value
+    return out
+
+
+def in_its_names(kind, state, prefix=""):
+    spatial = {f"{prefix}{k}": v for k, v in state.items() if k.startswith("conv_in.")}
+    motion = {k: v for k, v in state.items() if not k.startswith("conv_in.")}
+    if kind == "hotshot":
+        return to_hotshot(motion, prefix)
+    named = to_original(motion, prefix)
+    if kind == "lcm":
+        named = {k: v for k, v in named.items() if "pos_encoder" not in k}
+    return {**named, **spatial}
+
+
+@pytest.mark.filterwarnings("ignore:.*holds no position tables")
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [(kind, "module." if i % 2 else "") for i, kind in enumerate(MOTION_MODULES)]
+)
+def test_full_size_names_and_shapes_of_each_kind_are_recognised(tmp_path, kind, prefix):
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in diffusers.MotionAdapter(**KINDS[kind]).state_dict().items()}
+    if kind == "pia":
+        shapes = {"conv_in.weight": torch.Size((320, 9, 3, 3)), "conv_in.bias": torch.Size((320,)), **shapes}
+    names = in_its_names(kind, {k: torch.zeros(1, dtype=torch.float16).expand(s) for k, s in shapes.items()}, prefix)
+    # Expanded zeros take no place: to_original's clone of the tables is the largest thing here.
+    torch.save(names, tmp_path / "a.pt")
+    info = inspect_file(tmp_path / "a.pt")
+    published = MOTION_MODULES[kind]
+    assert (info.kind, info.version, info.loadable) == ("motion_module", kind, True)
+    assert info.frames == {"v1": 24, "hotshot": 24, "lcm": 64}.get(kind, 32)
+    assert (info.norm_scopes, info.base) == (published.norm_scopes, published.base)
+    sigma, comfy = SCHEDULES.get(kind, (25.15, "sqrt_linear"))
+    assert info.beta_schedule["comfyui"] == comfy
+    named = NoiseSchedule.named(
+        info.beta_schedule["diffusers"], start=info.beta_schedule["start"], end=info.beta_schedule["end"]
+    )
+    assert abs(float(named.noise_ratios[-1]) - sigma) < 0.01
+    assert info.recommended["frames"] == (8 if kind == "hotshot" else 16)
+
+
+class RestatedNorm(nn.Module):
+    """The definition of a group norm over one frame or all frames, for 4-D and 5-D inputs of diffusers' layers."""
+
+    def __init__(self, norm, scope, frames):
+        super().__init__()
+        self.norm, self.scope, self.frames = norm, scope, frames
+
+    def forward(self, x):
+        video = x if x.ndim == 5 else x.unflatten(0, (-1, self.frames)).transpose(1, 2)
+        groups = video.unflatten(1, (self.norm.num_groups, -1))
+        axes = (2, 4, 5) if self.scope == "frame" else (2, 3, 4, 5)
+        mean = groups.mean(axes, keepdim=True)
+        spread = ((groups - mean) ** 2).mean(axes, keepdim=True)
+        y = ((groups - mean) / (spread + self.norm.eps).sqrt()).flatten(1, 2)
+        y = y * self.norm.weight.view(1, -1, 1, 1, 1) + self.norm.bias.view(1, -1, 1, 1, 1)
+        return y if x.ndim == 5 else y.transpose(1, 2).flatten(0, 1)
+
+
+def restated(theirs, resnet, motion, frames):
+    """diffusers' model in float64 with the norms of the original."""
+    theirs = theirs.double().eval()
+    for name, module in list(theirs.named_modules()):
+        for child, norm in list(module.named_children()):
+            if not isinstance(norm, nn.GroupNorm) or ".attentions." in f".{name}.":
+                continue
+            scope = motion if ".motion_modules." in f"{name}." else resnet
+            setattr(module, child, RestatedNorm(norm, scope, frames))
+    return theirs
+
+
+def sdxl_files(tmp_path, kind, whole=False):
+    unet = unet2d(**THREE)
+    rows = 24 if kind == "hotshot" else 32
+    module = adapter(block_out_channels=THREE["block_out_channels"], use_motion_mid_block=False,
+                     motion_max_seq_length=rows)  # fmt: skip
+    base = write(tmp_path / "xl.safetensors", to_ldm(unet.state_dict(), 2, "model.diffusion_model."))
+    motion = write(tmp_path / "motion.safetensors", in_its_names(kind, module.state_dict()))
+    theirs = diffusers.UNetMotionModel.from_unet2d(unet, module)
+    theirs.add_embedding.load_state_dict(unet.add_embedding.state_dict())  # diffusers forgets it
+    if whole:
+        return write(tmp_path / "whole.safetensors", {**unet.state_dict(), **in_its_names(kind, module.state_dict())})
+    return base, motion, theirs
+
+
+def run_both(ours, theirs, frames):
+    generator = torch.Generator().manual_seed(3)
+    sample = torch.randn(1, 4, frames, 8, 8, generator=generator)
+    sample = sample * torch.linspace(0.5, 2, frames).view(1, 1, -1, 1, 1)  # frames of unequal contrast
+    text = torch.randn(1, 5, THREE["cross_attention_dim"], generator=generator)
+    added = {"text_embeds": torch.randn(1, 16, generator=generator), "time_ids": torch.tensor([[64.0] * 6])}
+    with torch.no_grad():
+        double = {k: v.double() for k, v in added.items()}
+        expected = theirs(sample.double(), 77, text.double().repeat_interleave(frames, 0), added_cond_kwargs=double)
+        return relative_error(ours(sample, 77, text, added_cond_kwargs=added).sample.double(), expected.sample)
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "hotshot"])
+def test_sdxl_kinds_compute_what_their_definition_says_in_float64(tmp_path, kind):
+    base, motion, theirs = sdxl_files(tmp_path, kind)
+    model = load_unet(base, motion)
+    assert load_motion_module(motion).kind == kind
+    scopes = ("clip", "frame") if kind == "hotshot" else ("frame", "clip")
+    assert (model.config.resnet_norm_scope, model.config.motion_norm_scope) == scopes
+    theirs = restated(theirs, *scopes, frames=4)
+    assert run_both(model, theirs, 4) < 1e-5
+    other = load_unet(base, motion, norm_scope="v2")
+    assert run_both(other, theirs, 4) > 1e-3
+
+
+def test_a_whole_hotshot_unet_is_the_same_as_its_parts(tmp_path):
+    base, motion, theirs = sdxl_files(tmp_path, "hotshot")
+    model = load_unet(sdxl_files(tmp_path, "hotshot", whole=True))
+    assert run_both(model, restated(theirs, "clip", "frame", 4), 4) < 1e-5
+
+
+def test_sd15_refuses_sdxl_modules_by_name(tmp_path):
+    _, motion, _ = sdxl_files(tmp_path, "hotshot")
+    base = write(tmp_path / "sd.safetensors", to_ldm(unet2d().state_dict(), 2))
+    with pytest.raises(ValueError, match=r"is a HotshotXL motion module \(block widths 64, 64, 128\), but"):
+        load_unet(base, motion)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("img_encoder.conv_in.weight", "an AnimateLCM-I2V"), ("fps_embedding.linear.weight", "a FancyVideo")],
+)
+def test_kinds_that_cannot_run_yet_are_refused_by_name(tmp_path, key, words):
+    state = {**to_original(adapter().state_dict()), key: torch.zeros(2)}
+    with pytest.raises((WrongKindError, KeyMismatchError), match=f"looks like {words}"):
+        load_motion_module(write(tmp_path / "a.safetensors", state))
+
+
+def test_the_readme_shows_the_table_of_the_code():
+    renewed = runpy.run_path(str(ROOT / "tools" / "readme_kinds.py"))["renewed"]
+    text = (ROOT / "README.md").read_text()
+    assert renewed(text, support_table()) == text, "run tools/readme_kinds.py"
+    assert all(kind.title.split(" ", 1)[1] in text for kind in MOTION_MODULES.values())
+    with pytest.raises(ValueError, match="no place for the table"):
+        renewed("nothing", support_table())

@@ -1,0 +1,160 @@
+"""The published kinds of motion modules: how each is told apart, and how it was trained.
+
+One table. ``inspect``, the loaders, the nodes' ``auto`` and the README's support table read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import NORM_SCOPES, MotionAdapterConfig
+
+COMFY_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
+"""diffusers' name of a beta schedule -> ComfyUI's, which swaps the two."""
+
+HOTSHOT_RENAMES = (
+    (r"\.temporal_attentions\.(\d+)\.", r".motion_modules.\1.temporal_transformer."),
+    (r"\.pos_encoder\.positional_encoding$", ".pos_encoder.pe"),
+)
+
+
+@dataclass(frozen=True)
+class MotionKind:
+    """A published kind of motion module.
+
+    Attributes:
+        name: what ``FileInfo.version`` and ``MotionModule.version`` say.
+        title: what to call it in a sentence.
+        base: the image model that it was trained on.
+        levels: resolutions of the UNet.
+        mid_block: whether its mid block moves; None where both exist.
+        rows: of its position tables; None where it does not tell the kind apart.
+        recognised_by: in words.
+        norm_preset: key of ``NORM_SCOPES``.
+        conv_in: whether it brings an input layer of nine channels.
+        tables: False where the file has no position tables and they are computed.
+        renames: (pattern, replacement) from the file's names to AnimateDiff's.
+        beta_schedule, beta_start, beta_end: of its training, by diffusers' name.
+        frames, sampler, steps, guidance: what its authors used.
+    """
+
+    name: str
+    title: str
+    base: str
+    levels: int
+    mid_block: bool | None
+    rows: int | None
+    recognised_by: str
+    norm_preset: str
+    conv_in: bool = False
+    tables: bool = True
+    renames: tuple[tuple[str, str], ...] = ()
+    beta_schedule: str = "linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    frames: int = 16
+    sampler: str = "ddim"
+    steps: int = 25
+    guidance: float = 7.5
+
+    @property
+    def norm_scopes(self) -> tuple[str, str]:
+        """(``resnet_norm_scope``, ``motion_norm_scope``) of its training."""
+        return NORM_SCOPES[self.norm_preset]
+
+    @property
+    def comfy_schedule(self) -> str:
+        """ComfyUI's name of the beta schedule."""
+        return COMFY_SCHEDULES[self.beta_schedule]
+
+    def facts(self) -> dict[str, Any]:
+        """What a user sets by it, ready for JSON."""
+        return {
+            "base": self.base,
+            "beta_schedule": {
+                "diffusers": self.beta_schedule,
+                "comfyui": self.comfy_schedule,
+                "start": self.beta_start,
+                "end": self.beta_end,
+            },
+            "recommended": {
+                "frames": self.frames,
+                "sampler": self.sampler,
+                "steps": self.steps,
+                "guidance": self.guidance,
+            },
+        }
+
+    def fits(self, config: MotionAdapterConfig, has_tables: bool, renamed: bool) -> bool:
+        """Whether a structure is this kind's; kinds are asked in the order of the table."""
+        if len(config.block_out_channels) != self.levels or (config.conv_in_channels is not None) != self.conv_in:
+            return False
+        if self.mid_block is not None and config.use_motion_mid_block != self.mid_block:
+            return False
+        if renamed and self.renames:
+            return True
+        return has_tables >= self.tables and (self.tables or not has_tables) and (
+            self.rows is None or not self.tables or config.motion_max_seq_length == self.rows
+        )  # fmt: skip
+
+
+_SDXL = {"base": "SDXL", "levels": 3, "mid_block": False, "beta_schedule": "scaled_linear"}
+
+MOTION_MODULES: dict[str, MotionKind] = {
+    kind.name: kind
+    for kind in (
+        MotionKind(
+            "pia", "a PIA", "SD1.5", 4, None, None, "`conv_in` of nine channels beside the modules", "v1", conv_in=True,
+        ),
+        MotionKind(
+            "lcm", "an AnimateLCM", "SD1.5", 4, None, 64, "original names, no position tables", "v2", tables=False,
+            sampler="lcm", steps=6, guidance=1.5,
+        ),
+        MotionKind(
+            "hotshot", "a HotshotXL", rows=24, recognised_by="`temporal_attentions`, or three levels with 24 rows",
+            norm_preset="v1", renames=HOTSHOT_RENAMES, frames=8, sampler="euler_ancestral", steps=30, **_SDXL,
+        ),
+        MotionKind(
+            "sdxl", "an SDXL", rows=None, recognised_by="three levels, no mid block", norm_preset="sdxl",
+            beta_end=0.02, steps=100, guidance=8.5, **_SDXL,
+        ),
+        MotionKind("v2", "an AnimateDiff v2", "SD1.5", 4, True, None, "four levels, mid block", "v2"),
+        MotionKind("v1", "an AnimateDiff v1", "SD1.5", 4, False, 24, "four levels, no mid block, 24 rows", "v1"),
+        MotionKind("v3", "an AnimateDiff v3", "SD1.5", 4, False, None, "four levels, no mid block, 32 rows", "v3"),
+    )
+}  # fmt: skip
+"""Name -> kind, in the order in which they are asked."""
+
+
+def recognise(config: MotionAdapterConfig, has_tables: bool = True, renamed: bool = False) -> MotionKind | None:
+    """The published kind with this structure, at any widths, or None.
+
+    Args:
+        has_tables: whether the file itself holds position tables.
+        renamed: whether its names were HotshotXL's.
+    """
+    depths = (config.motion_transformer_layers_per_block, config.motion_transformer_layers_per_mid_block)
+    if config.motion_layers_per_block != 2 or depths != (1, 1):
+        return None
+    if config.use_motion_mid_block and config.motion_mid_block_layers_per_block != 1:
+        return None
+    return next((kind for kind in MOTION_MODULES.values() if kind.fits(config, has_tables, renamed)), None)
+
+
+def support_table() -> str:
+    """The table of kinds in Markdown, for the README."""
+    lines = [
+        "| motion module | base | recognised by | group norms over (resnets, motion) | noise schedule in ComfyUI "
+        "(diffusers) | made for |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in MOTION_MODULES.values():
+        title = kind.title.split(" ", 1)[1]
+        end = "" if kind.beta_end == 0.012 else f" to {kind.beta_end:g}"
+        lines.append(
+            f"| {title} | {kind.base} | {kind.recognised_by} | {', '.join(kind.norm_scopes)} | "
+            f"`{kind.comfy_schedule}` (`{kind.beta_schedule}`){end} | {kind.frames} frames, `{kind.sampler}`, "
+            f"{kind.steps} steps, guidance {kind.guidance:g} |"
+        )
+    return "\n".join(lines) + "\n"
