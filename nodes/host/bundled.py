@@ -6,7 +6,6 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
-import comfy.latent_formats
 import comfy.sd
 import comfy.sd1_clip
 import torch
@@ -15,14 +14,9 @@ from torch import Tensor, nn
 from ...unet_motion.bundled import BundledParts, Tokenizer, added_vector, load_bundled
 from ...unet_motion.bundled.text import MIN_TOKENS, PAD, START
 from .model import COMFY_SCHEDULES, Source, build_model, sampling_settings
+from .saving import UnscaledLatent
 
 TOKENS = "unet_motion"
-
-
-class BundledLatent(comfy.latent_formats.LatentFormat):
-    """Latents of the bundled autoencoder: 4 channels, unscaled."""
-
-    scale_factor = 1.0
 
 
 class BundledTokenizer:
@@ -87,7 +81,7 @@ class BundledTextModel(nn.Module):
 def _model(parts: BundledParts, disable_dynamic: bool = False) -> Any:
     info = parts.info
     sampling = sampling_settings(COMFY_SCHEDULES[info["beta_schedule"]], info["beta_start"], info["beta_end"])
-    source = Source(parts.unet.config, parts.unet.state_dict(), sampling, BundledLatent, added_vector)
+    source = Source(parts.unet.config, parts.unet.state_dict(), sampling, UnscaledLatent, added_vector)
     return build_model(source, disable_dynamic)
 
 
