@@ -1,6 +1,7 @@
 """The judge: names the shape and colour of frames and the motion of clips, and measures paths in pixels."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,9 @@ from .data import COLOUR_NAMES, FRAMES, MOTIONS, SIZE
 from .shapes import SHAPES
 
 
-def _stage(before: int, after: int, kernel: int = 3) -> nn.Sequential:
+def _stage(before: int, after: int, norm: nn.Module, kernel: int = 3) -> nn.Sequential:
     conv = nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.GroupNorm(8, after), nn.ReLU())
+    return nn.Sequential(conv, norm, nn.ReLU())
 
 
 class FrameJudge(nn.Module):
@@ -20,7 +21,13 @@ class FrameJudge(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(_stage(3, 24, 5), _stage(24, 48), _stage(48, 64), _stage(64, 96))
+        widths = (3, 24, 48, 64, 96)
+        self.body = nn.Sequential(
+            *(
+                _stage(before, after, nn.GroupNorm(8, after), kernel=5 if before == 3 else 3)
+                for before, after in pairwise(widths)
+            )
+        )
         self.shape = nn.Sequential(nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, len(SHAPES)))
         self.colour = nn.Sequential(nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, len(COLOUR_NAMES)))
 
@@ -33,12 +40,18 @@ class FrameJudge(nn.Module):
 class MotionJudge(nn.Module):
     """Clips (N, 16, 3, 64, 64) in [0, 1] to logits of motion (N, 8): the frames side by side as channels.
 
-    It sees each frame's difference from the clip's mean, so what does not change does not distract.
+    It sees each frame's difference from the clip's mean, so what does not change does not distract. How strong that
+    difference is tells a faint residue from a motion, so the norms are over the batch: one over a clip would divide
+    the strength away.
     """
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(_stage(FRAMES * 3, 48, 5), _stage(48, 64), _stage(64, 64))
+        self.body = nn.Sequential(
+            _stage(FRAMES * 3, 48, nn.BatchNorm2d(48), kernel=5),
+            _stage(48, 64, nn.BatchNorm2d(64)),
+            _stage(64, 64, nn.BatchNorm2d(64)),
+        )
         self.head = nn.Sequential(nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, len(MOTIONS)))
 
     def forward(self, clips: Tensor) -> Tensor:

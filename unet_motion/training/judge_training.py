@@ -18,7 +18,7 @@ class JudgeRecipe:
     frames: int = 96  # newly drawn single frames a step, for shape and colour
     clips: int = 12  # newly drawn clips, for motion; as many again come from those put through the autoencoder
     reconstructed: int = 256  # clips put through the autoencoder once; a third of the single frames come from them
-    tremble: float = 0.25  # most noise in their latents, another in each frame: what a model leaves in them
+    tremble: float = 0.25  # most noise in their latents, changing from frame to frame: what a model leaves in them
     learning_rate: float = 2e-3
     seed: int = 21
     accuracy: float = 0.99  # gate, for each of shape, colour and motion
@@ -46,16 +46,31 @@ def roughened(rng: np.random.Generator, pictures: torch.Tensor) -> torch.Tensor:
     return (pictures + strength * noise + offset).clamp(0, 1)
 
 
+def trembling(rng: np.random.Generator, shape: torch.Size, most: float) -> torch.Tensor:
+    """Noise for latents of clips (N, F, C, H, W): up to `most` strong, from another in each frame to one slow drift.
+
+    Each clip's noise is drawn at 2 to F points in time and turned from one into the next, which keeps its variance.
+    """
+    noise = torch.empty(shape)
+    for clip in noise:
+        knots = torch.from_numpy(rng.standard_normal((rng.integers(2, len(clip) + 1), *clip.shape[1:]))).float()
+        place = torch.linspace(0, len(knots) - 1, len(clip))
+        before = place.long().clamp_max(len(knots) - 2)
+        angle = ((place - before) * torch.pi / 2)[:, None, None, None]
+        clip.copy_(rng.uniform(0, most) * (angle.cos() * knots[before] + angle.sin() * knots[before + 1]))
+    return noise
+
+
 @torch.no_grad()
 def reconstruct(
     autoencoder: Autoencoder, pictures: torch.Tensor, rng: np.random.Generator | None = None, tremble: float = 0.0
 ) -> torch.Tensor:
-    """Clips (N, F, 3, H, W) through the autoencoder; each clip's latents with up to `tremble` of noise from `rng`."""
+    """Clips (N, F, 3, H, W) through the autoencoder; its latents `trembling` if there is an `rng`."""
     with torch.autocast("cpu", torch.bfloat16):
         latents = torch.cat([autoencoder.encode(part).float() for part in pictures.flatten(0, 1).split(32)])
         if rng is not None:
-            strength = rng.uniform(0, tremble, (len(pictures), 1, 1, 1)).repeat(pictures.shape[1], axis=0)
-            latents = latents + torch.from_numpy(strength * rng.standard_normal(latents.shape)).float()
+            clips = latents.unflatten(0, pictures.shape[:2])
+            latents = (clips + trembling(rng, clips.shape, tremble)).flatten(0, 1)
         parts = [autoencoder.decode(part).float() for part in latents.split(32)]
     return torch.cat(parts).clamp(0, 1).unflatten(0, pictures.shape[:2])
 
