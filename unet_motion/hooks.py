@@ -20,6 +20,14 @@ class Hooks:
     layer of its block. A motion module runs inside the stage of its layer. Tensors are (B*F, C, H, W).
     """
 
+    def after_time_embedding(self, embedding: Tensor) -> Tensor:
+        """The embedding of the timestep, (B or B*F, 4 * C0), before other conditioning is added to it."""
+        return embedding
+
+    def after_embedding(self, embedding: Tensor) -> Tensor:
+        """The embedding that the resnets read, before their activation."""
+        return embedding
+
     def before_stage(self, kind: str, index: int) -> None:
         """A stage begins; ``kind`` is ``input``, ``middle`` or ``output``."""
 

@@ -14,6 +14,7 @@ from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .conditioning import build_text, expand_timestep, residual_for, text_time_vector
 from .config import UNetMotionConfig
 from .factory import make_factory
+from .hooks import Hooks
 from .layers import TimestepEmbedding, scoped_group_norm, timestep_sinusoid
 from .options import Call, ForwardOptions
 from .settings import SettingsMixin
@@ -213,7 +214,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         call = Call(
             batch,
             frames,
-            temb=self._time_embedding(sample, timestep, batch, frames, given),
+            temb=self._time_embedding(sample, timestep, batch, frames, given, options.hooks),
             text=text,
             text_mask=text_mask,
             positions=positions,
@@ -239,17 +240,23 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             )
         return positions
 
-    def _time_embedding(self, sample: Tensor, timestep, batch: int, frames: int, given: _Conditioning) -> Tensor:
+    def _time_embedding(
+        self, sample: Tensor, timestep, batch: int, frames: int, given: _Conditioning, hooks: Hooks | None
+    ) -> Tensor:
         timesteps = expand_timestep(timestep, batch, frames, sample.device)
         sinusoid = timestep_sinusoid(timesteps, self.config.block_out_channels[0]).to(sample.dtype)
         if given.timestep_cond is not None and self.time_embedding.cond_proj is None:
             raise ValueError("`timestep_cond` was given, but the model has no `time_cond_proj_dim`.")
         emb = self.time_embedding(sinusoid, given.timestep_cond)
+        if hooks is not None:
+            emb = hooks.after_time_embedding(emb)
         if self.config.addition_embed_type == "text_time":
             vector = text_time_vector(given.added_cond_kwargs, self.config, batch, frames, sample)
             extra = self.add_embedding(vector)
             if extra.shape[0] != emb.shape[0] and min(extra.shape[0], emb.shape[0]) != 1:
                 emb, extra = (t.repeat_interleave(batch * frames // t.shape[0], dim=0) for t in (emb, extra))
             emb = emb + extra
+        if hooks is not None:
+            emb = hooks.after_embedding(emb)
         # Every resnet reads the activated embedding, so it is activated once.
         return self.down_blocks[0].resnets[0].act(emb)

@@ -22,7 +22,7 @@ def add_residual(hidden: Tensor, control: dict | None, kind: str, index: int) ->
     """hidden (N, C, H, W) plus the stage's residual (N or 1, C, H, W).
 
     Raises:
-        ValueError: the residual has another shape, so it was made for another model.
+        ValueError: the residual has another shape, so it was made for another model, size or number of frames.
     """
     extra = residual(control, kind, index)
     if extra is None:
@@ -30,6 +30,14 @@ def add_residual(hidden: Tensor, control: dict | None, kind: str, index: int) ->
     if extra.shape[1:] != hidden.shape[1:] or extra.shape[0] not in (1, hidden.shape[0]):
         raise ValueError(
             f"{NAMES[kind]} residual for {kind} block {index} has shape {tuple(extra.shape)}, but the model has "
-            f"{tuple(hidden.shape)} there: the control model is made for another base model."
+            f"{tuple(hidden.shape)} there: {_reason(extra, hidden)}."
         )
     return hidden + extra.to(hidden.dtype)
+
+
+def _reason(extra: Tensor, hidden: Tensor) -> str:
+    if extra.shape[1] != hidden.shape[1]:
+        return "the control model is made for another base model"
+    if extra.shape[2:] != hidden.shape[2:]:
+        return "its hint has another size, or another node (such as PatchModelAddDownscale) resizes the UNet's pictures"
+    return "it is for another number of frames"

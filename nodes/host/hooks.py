@@ -41,9 +41,14 @@ class Place:
 
 
 class Places:
-    """The place of every spatial transformer block of a core, in the order of the forward pass."""
+    """The place of every spatial transformer block of a core, in the order of the forward pass.
+
+    Attributes:
+        model_channels: of the UNet's first layer.
+    """
 
     def __init__(self, core: nn.Module):
+        self.model_channels = core.conv_in.out_channels
         self._places: dict[int, Place] = {}
         self._count = 0
         for level, block in enumerate(core.down_blocks):
@@ -81,6 +86,7 @@ class ComfyHooks(Hooks):
     ):  # fmt: skip
         self.places, self.options, self.control = places, options, control
         self.context = context
+        self.model_channels = places.model_channels
         self.arguments = {"x": x, "timesteps": timesteps, "context": context, "y": y}
         self.patches: dict[str, list[Callable]] = options.get("patches", {})
         self.replace: dict[str, dict] = options.get("patches_replace", {})
@@ -89,8 +95,18 @@ class ComfyHooks(Hooks):
         )
         chosen = options.get(KEY, {}).get("attention", {}).get("spatial", "auto")
         self.core_attention = chosen != "auto" and OVERRIDE not in options
+        self.embedding: Tensor | None = None
         options["original_shape"] = list(x.shape)
         options["transformer_index"] = 0
+
+    def after_time_embedding(self, embedding: Tensor) -> Tensor:
+        for patch in self.patches.get("emb_patch", ()):
+            embedding = patch(embedding, self.model_channels, self.options)
+        return embedding
+
+    def after_embedding(self, embedding: Tensor) -> Tensor:
+        self.embedding = embedding
+        return embedding
 
     def before_stage(self, kind: str, index: int) -> None:
         self.options["block"] = (kind, index)
@@ -104,7 +120,8 @@ class ComfyHooks(Hooks):
     def after_middle(self, hidden: Tensor) -> Tensor:
         hidden = add_residual(hidden, self.control, "middle", 0)
         for patch in self.patches.get("middle_block_after_patch", ()):
-            hidden = patch({"h": hidden, **self.arguments, "transformer_options": self.options})["h"]
+            seen = {"h": hidden, "emb": self.embedding, **self.arguments, "transformer_options": self.options}
+            hidden = patch(seen)["h"]
         return hidden
 
     def before_output(self, hidden: Tensor, skip: Tensor, index: int) -> tuple[Tensor, Tensor]:
@@ -117,9 +134,7 @@ class ComfyHooks(Hooks):
             hidden, skip = hidden[:, :-channels], hidden[:, -channels:]
         return hidden, skip
 
-    def transformer_block(
-        self, block: nn.Module, tokens: Tensor, call: Any, run: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def transformer_block(self, block: nn.Module, tokens: Tensor, call: Any, run: Callable[[Tensor], Tensor]) -> Tensor:
         place = self.places[block]
         height, width = (-(-size // 2**place.level) for size in self.options["original_shape"][2:])
         self.options["block_index"] = place.index

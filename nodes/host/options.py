@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.patcher_extension
 from torch import Tensor
 
 from ...unet_motion import ForwardOptions, FreeU
@@ -53,6 +54,21 @@ def publish_animation(x: Tensor, frames: int, transformer_options: dict) -> None
         params["sub_idxs"] = list(indices)
         params["full_length"] = getattr(window, "total_frames", None) or max(frames, max(indices) + 1)
     transformer_options["ad_params"] = {**params, **transformer_options.get("ad_params", {})}
+
+
+def publish_before_control(model: Any) -> None:
+    """Make a MODEL publish its animation before ControlNets run, which is before the UNet is called."""
+
+    def wrapper(executor, base, conds, x, timestep, model_options):
+        options = dict(model_options.get("transformer_options", {}))
+        # A batch that makes no whole clips is named by the UNet.
+        frames = settings(options).get("frames_per_clip") or x.shape[0]
+        publish_animation(x, min(frames, x.shape[0]), options)
+        return executor(base, conds, x, timestep, {**model_options, "transformer_options": options})
+
+    kind = comfy.patcher_extension.WrappersMP.CALC_COND_BATCH
+    model.remove_wrappers_with_key(kind, KEY)
+    model.add_wrapper_with_key(kind, KEY, wrapper)
 
 
 def in_range(timesteps: Tensor, start_percent: float, end_percent: float) -> bool:
