@@ -19,6 +19,8 @@ _EXPORTS = {
     "load_unet": ".formats",
     "load_motion_module": ".formats",
     "inspect_file": ".formats",
+    "apply_motion_lora": ".motion_lora",
+    "remove_motion_lora": ".motion_lora",
     "MotionPipeline": ".sampling",
 }
 

@@ -52,7 +52,8 @@ class Attention(nn.Module):
 
     def project(self, tokens: Tensor, context: Tensor | None, fused: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of ``tokens``, keys and values of ``context`` (default: ``tokens``); any leading shape."""
-        if not fused:
+        # A layer with a forward hook, such as a LoRA's, has to be called.
+        if not fused or any(m._forward_hooks for m in (self.to_q, self.to_k, self.to_v)):
             source = tokens if context is None else context
             return self.to_q(tokens), self.to_k(source), self.to_v(source)
         # The product is built from the current weights, so edits and LoRA patches reach it.

@@ -48,6 +48,13 @@ def add_arguments(subparsers) -> None:
         metavar="FILE",
         help="a model of `unet-motion train bundled` (default: the one that ships)",
     )
+    add(
+        "--motion-lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA on the model, such as pan.safetensors:0.8 (without a number: 1); may be given several times",
+    )
     add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
     add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
     parser.set_defaults(run=run)
@@ -107,15 +114,23 @@ def describe(args: argparse.Namespace) -> dict:
     names = ("prompt", "negative", "seed", "steps", "guidance", "frames", "width", "height", "sampler")
     settings = {name: getattr(args, name) for name in (*names, "fps", "scale", "filter", "freeu", "attention")}
     settings["negative_prompt"] = settings.pop("negative")
-    return {**settings, "model": args.model.name if args.model else "bundled", "version": __version__}
+    return {
+        **settings,
+        "model": args.model.name if args.model else "bundled",
+        "motion_lora": args.motion_lora,
+        "version": __version__,
+    }
 
 
 def _load(args: argparse.Namespace):
     """The bundled pipeline, and the words of the prompts that it does not know (said on standard error)."""
+    from .motion_lora import apply_motion_lora
     from .sampling import MotionPipeline
 
     _check_device(args.device)
     pipeline = MotionPipeline.bundled(device=args.device, path=args.model)
+    for path, strength in map(_lora, args.motion_lora):
+        apply_motion_lora(pipeline.unet, path, strength)
     unknown = pipeline.unknown_words(f"{args.prompt} {args.negative}")
     if unknown:
         print(
@@ -124,6 +139,15 @@ def _load(args: argparse.Namespace):
             file=sys.stderr,
         )
     return pipeline, unknown
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """FILE or FILE:STRENGTH; a colon inside the file's name, as of a drive, is no strength."""
+    path, _, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if path else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _check_device(name: str) -> None:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.lora
 import comfy.utils
 import torch
-from torch import Tensor
 
 from ...unet_motion.formats.errors import KeyMismatchError, name_some
-from ...unet_motion.formats.reading import TensorSource, open_tensors
+from ...unet_motion.formats.lora_names import layer_of, original_motion, read_lora, spellings
+from ...unet_motion.formats.reading import open_tensors
 from .model import UNET_PREFIX
 
-PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "unet.", "module.")
-"""What trainers put before a layer's name, in any combination."""
-
-TEXT = ("lora_te_", "lora_te1_", "lora_te2_", "text_encoder.", "text_encoder_2.", "te1.", "te2.")
 MOTION = "motion."
-METADATA = "lora_adapter_metadata"
-# The names of PEFT carry the adapter's own name in the middle: `to_q.lora_A.default.weight`.
-_PEFT = re.compile(r"\.(lora_[AB])\.[^.]+\.(weight|bias)$")
-_PARAMETER = re.compile(
-    r"(\.(lora_(up|down|mid|A|B)(\.default)?(\.weight)?|lora\.(up|down)\.weight|lora_linear_layer\.(up|down)\.weight"
-    r"|alpha|dora_scale|diff|diff_b|set_weight|w_norm|b_norm|reshape_weight|rescale|oft_blocks|[ab][12]\.weight"
-    r"|(hada|lokr)_[wt]\d(_[ab])?)|_lora\.(up|down)\.weight)$"
-)
 
 
 @dataclass(frozen=True)
@@ -49,19 +34,6 @@ class Match:
     text_layers: int
 
 
-def _spellings(layer: str) -> Iterable[str]:
-    """A layer's diffusers name as PEFT, as diffusers' attention processors and as kohya's and LyCORIS' scripts say."""
-    processor = layer.replace(".to_", ".processor.to_").removesuffix(".0") if ".to_" in layer else layer
-    flat = layer.replace(".", "_")
-    return (layer, processor, f"lora_unet_{flat}", f"lycoris_{flat}")
-
-
-def _original_motion(layer: str) -> str:
-    """A motion layer's name in AnimateDiff's own files."""
-    layer = re.sub(r"(motion_modules\.\d+)\.", r"\1.temporal_transformer.", layer)
-    return re.sub(r"\.attn([12])\.", lambda found: f".attention_blocks.{int(found[1]) - 1}.", layer)
-
-
 def layer_names(model: Any) -> dict[str, str]:
     """Every name by which LoRA files call a layer of a MODEL's UNet -> its weight in the MODEL."""
     names = comfy.lora.model_lora_keys_unet(model.model, {})
@@ -72,45 +44,12 @@ def layer_names(model: Any) -> dict[str, str]:
             own[layer] = key
             if layer.startswith(MOTION):
                 layer = layer[len(MOTION) :]
-                spelled = [*_spellings(layer), *_spellings(_original_motion(layer))]
+                spelled = [*spellings(layer), *spellings(original_motion(layer))]
                 own.update(dict.fromkeys(spelled, key))
     for layer, key in comfy.utils.unet_to_diffusers(model.model.model_config.unet_config).items():
         if layer.endswith(".weight"):
-            own.update(dict.fromkeys(_spellings(layer[: -len(".weight")]), UNET_PREFIX + key))
+            own.update(dict.fromkeys(spellings(layer[: -len(".weight")]), UNET_PREFIX + key))
     return {**names, **own}
-
-
-def _strip(key: str) -> str:
-    while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None):
-        key = key[len(prefix) :]
-    return key
-
-
-def _layer(key: str) -> str:
-    return _PARAMETER.sub("", key)
-
-
-def _alphas(layers: Iterable[str], metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """Scales that PEFT keeps in the file's header, as the tensors in which other formats keep them."""
-    try:
-        adapter = json.loads(metadata.get(METADATA, "{}"))
-        alpha = adapter.get("unet.lora_alpha", adapter.get("lora_alpha"))
-        patterns = adapter.get("unet.alpha_pattern", adapter.get("alpha_pattern")) or {}
-    except (ValueError, AttributeError):
-        return {}
-    if alpha is None:
-        return {}
-    found = {layer: next((a for name, a in patterns.items() if layer.endswith(name)), alpha) for layer in layers}
-    return {f"{layer}.alpha": torch.tensor(float(value)) for layer, value in found.items()}
-
-
-def _read(source: TensorSource) -> tuple[dict[str, Tensor], int]:
-    """The file's tensors of UNet layers without prefixes; and how many layers belong to text encoders."""
-    inside = {key: _strip(key) for key in source.keys()}
-    text = {_layer(key) for key in inside if key.startswith(TEXT)}
-    tensors = {_PEFT.sub(r".\1.\2", name): source.read(key) for key, name in inside.items() if not key.startswith(TEXT)}
-    peft = {_layer(name) for name in tensors if ".lora_A" in name} - {_layer(n) for n in tensors if ".alpha" in n}
-    return {**tensors, **_alphas(peft, source.metadata)}, len(text)
 
 
 def _fits(patch: Any, shape: torch.Size) -> bool:
@@ -129,9 +68,9 @@ def match_lora(model: Any, path: str) -> Match:
     Raises:
         FileFormatError: the file is damaged, or holds NaN.
     """
-    tensors, text_layers = _read(open_tensors(path))
+    tensors, text_layers = read_lora(open_tensors(path))
     names = layer_names(model)
-    wanted = {_layer(name) for name in tensors}
+    wanted = {layer_of(name) for name in tensors}
     known = {layer: names[layer] for layer in wanted if layer in names}
     shapes = {key: tensor.shape for key, tensor in model.model.state_dict().items() if key.startswith(UNET_PREFIX)}
     patches = comfy.lora.load_lora(tensors, known, log_missing=False)
