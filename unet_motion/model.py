@@ -186,7 +186,8 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
 
     def _run_up(self, x: Tensor, call: Call, skips: Skips) -> Tensor:
         factor = 2 ** (len(self.up_blocks) - 1)
-        exact = any(size % factor for size in skips.stack[0].shape[-2:])
+        # A host's hooks may resize.
+        exact = call.hooks is not None or any(size % factor for size in skips.stack[0].shape[-2:])
         for block in self.up_blocks:
             # The skip that the next block reads first gives the size where halving was not exact.
             left = len(skips.stack) - len(block.resnets)
