@@ -16,6 +16,8 @@ from . import __version__
 COMMANDS = {
     "generate": (".cli_generate", "make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames"),
     "inspect": (".formats.cli", "tell what a model file is: kind, version, frames, dtype, odd keys"),
+    "convert": (".formats.convert_cli", "write a UNet or motion modules under other names, bit for bit"),
+    "merge": (".formats.convert_cli", "mix motion modules, or scale them block by block"),
     "train": (".training.cli", "train the bundled model"),
     "evaluate": (".training.cli", "measure what the bundled model draws"),
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...unet_motion.config import NORM_SCOPES, UNetMotionConfig
-from ...unet_motion.formats import MotionModule, load_motion_module
+from ...unet_motion.formats import MotionModule, PositionOptions, load_motion_module
 from ...unet_motion.formats.infer import motion_arguments
 from .ldm_view import LDMView
 from .model import motion_base_model, original_weights, sampling_settings, with_model
@@ -77,13 +77,19 @@ def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO
         clone.object_patches.pop(MODEL_SAMPLING, None)
     clone.cached_patcher_init = None
     if getattr(model, "cached_patcher_init", None) is not None and motion.path is not None:
-        clone.cached_patcher_init = (_reload, (model.cached_patcher_init, motion.path, norm_scope, beta_schedule))
+        clone.cached_patcher_init = (
+            _reload,
+            (model.cached_patcher_init, motion.path, norm_scope, beta_schedule, motion.positions),
+        )
     return clone
 
 
-def _reload(base_init: tuple, path: Any, norm_scope: str, beta_schedule: str, disable_dynamic: bool = False) -> Any:
+def _reload(
+    base_init: tuple, path: Any, norm_scope: str, beta_schedule: str, positions: PositionOptions,
+    disable_dynamic: bool = False,
+) -> Any:  # fmt: skip
     """The same MODEL once more from its files; ComfyUI asks for it where it needs weights of their own."""
     load, arguments, *index = base_init
     loaded = load(*arguments, disable_dynamic=disable_dynamic) if disable_dynamic else load(*arguments)
     model = loaded[index[0]] if index else loaded
-    return apply_motion_module(model, load_motion_module(path), norm_scope, beta_schedule)
+    return apply_motion_module(model, load_motion_module(path, positions=positions), norm_scope, beta_schedule)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .errors import BadWeightsError, FileFormatError, KeyMismatchError, UnsafeFileError, WrongKindError
 from .inspect import FileInfo, inspect_file
 from .motion_module import MotionModule, load_motion_module
+from .positions import PositionOptions
 from .pretrained import from_pretrained, save_pretrained
 from .unet import load_unet
 
@@ -18,6 +19,7 @@ __all__ = [
     "FileInfo",
     "KeyMismatchError",
     "MotionModule",
+    "PositionOptions",
     "UnsafeFileError",
     "WrongKindError",
     "from_pretrained",

@@ -19,6 +19,7 @@ from .expected import adapter_shapes, check_shapes, is_table
 from .infer import DEFAULT_FRAMES, LCM_FRAMES, adapter_of, infer_adapter, table_rows
 from .kinds import MOTION_MODULES, MotionKind, recognise
 from .opening import Opened, open_model
+from .positions import UNCHANGED, PositionOptions, with_positions
 
 if TYPE_CHECKING:
     from ..motion import MotionAdapter
@@ -39,6 +40,7 @@ class MotionModule:
         config: the adapter's configuration.
         resnet_norm_scope, motion_norm_scope: how it was trained (``frame`` or ``clip``).
         path: the file or folder.
+        positions: how its position tables were changed after loading.
     """
 
     kind: str
@@ -48,6 +50,7 @@ class MotionModule:
     resnet_norm_scope: str
     motion_norm_scope: str
     path: Path
+    positions: PositionOptions = UNCHANGED
 
     @property
     def norm_scopes(self) -> tuple[str, str]:
@@ -84,7 +87,10 @@ class MotionModule:
 
 
 def load_motion_module(
-    path: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    positions: PositionOptions = UNCHANGED,
 ) -> MotionModule:
     """Load the motion modules in a file or folder, whatever it is called.
 
@@ -97,6 +103,7 @@ def load_motion_module(
     Args:
         path: file or folder; tensors stay mapped to it where neither dtype nor device change.
         dtype: of the result; default is the file's.
+        positions: changes of the position tables.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -104,7 +111,7 @@ def load_motion_module(
     """
     opened = open_model(path, ("motion_adapter", "unet"))
     opened.require(MOTION_KINDS, EXPECTED)
-    return motion_part(opened, dtype, device)
+    return with_positions(motion_part(opened, dtype, device), positions)
 
 
 def motion_part(opened: Opened, dtype: torch.dtype | None, device: torch.device | str) -> MotionModule:

@@ -21,6 +21,9 @@ from .saving import write_folder
 
 Model = TypeVar("Model", bound=nn.Module)
 
+ADAPTER_INPUT = "_adapter_conv_in"
+"""Attribute of a UNet, and entry of its ``config.json``: its input layer came with a motion adapter (PIA)."""
+
 _DOWNLOADING = frozenset(
     (
         "cache_dir",
@@ -62,6 +65,8 @@ def save_pretrained(
     if not is_main_process:
         return
     config = {**model.config.to_dict(), "_class_name": model.config_class.class_name, **(extra_config or {})}
+    if getattr(model, ADAPTER_INPUT, False):
+        config[ADAPTER_INPUT] = True
     write_folder(
         Path(folder).expanduser(),
         config,
@@ -128,6 +133,8 @@ def from_pretrained(
     tensors = read_all(wanted, dtype, device)
     tensors |= initialise([n for n in info["missing_keys"] + other if not is_table(n)], expected, dtype, device)
     model = assign(model, tensors, dtype, device)
+    if folder.config.get(ADAPTER_INPUT):
+        setattr(model, ADAPTER_INPUT, True)
     return (model, info) if output_loading_info else model
 
 

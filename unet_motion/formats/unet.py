@@ -91,7 +91,11 @@ def load_unet(
     tensors = read_all(stored, dtype, device)
     tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
     tensors |= initialise(new, expected, dtype, device)
-    return assign(model, tensors, dtype, device)
+    model = assign(model, tensors, dtype, device)
+    own_input = (base.config or {}).get("_adapter_conv_in", False) if module is None else False
+    # Saved with the motion modules again, as PIA's is.
+    model._adapter_conv_in = bool(module is not None and module.config.conv_in_channels) or bool(own_input)
+    return model
 
 
 def _is_motion(name: str) -> bool:

@@ -1,0 +1,155 @@
+"""Files of weights in another form: the same tensors, bit for bit, under other names or in a folder."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..atomic import atomic_file
+from ..config import UNetMotionConfig
+from .animatediff import check_same_tables, diffusers_to_animatediff
+from .detect import KINDS, MOTION_KINDS, UNET_KINDS
+from .errors import FileFormatError, name_some
+from .expected import adapter_shapes, check_shapes, is_image_layer, unet_shapes
+from .ldm import diffusers_to_ldm
+from .motion_module import SCOPE_FIELDS, adapter_config, trained_scopes
+from .opening import Opened, open_model
+from .saving import write_folder
+from .unet import base_arguments
+
+FORMS = ("original", "hotshot", "diffusers", "folder")
+_MOTION_NAME = re.compile(r"\.motion_modules\.(\d+)\.temporal_transformer\.")
+
+
+def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> list[str]:
+    """Write the UNet or the motion modules of a file in another form; no value and no dtype changes.
+
+    Args:
+        path: what ``load_unet`` or ``load_motion_module`` reads.
+        out: a file that ends in ``.safetensors``, or a folder for the form ``folder``.
+        form: ``original`` (AnimateDiff's names of motion modules, Stable Diffusion's of image UNets), ``hotshot``
+            (HotshotXL's names of motion modules), ``diffusers`` (one file with its names), or ``folder`` (diffusers'
+            folder with ``config.json``).
+        prefix: put before every name of a single file, such as ``model.diffusion_model.``.
+
+    Returns:
+        Names in the file that are no part of the UNet or the motion modules, and were left out.
+
+    Raises:
+        OSError: nothing is there, or ``out`` cannot be written.
+        FileFormatError: the file cannot be converted.
+        ValueError: no such form, or a name of another ending.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}, expected one of {', '.join(FORMS)}.")
+    out = Path(out).expanduser()
+    if form != "folder" and out.suffix != ".safetensors":
+        raise ValueError(f"{out}: expected a file name that ends in .safetensors for the form {form}.")
+    opened = open_model(path, ("motion_adapter", "unet"))
+    opened.require((*UNET_KINDS, *MOTION_KINDS), "a UNet or motion modules")
+    _check_complete(opened)
+    state = _tensors(opened)
+    if form == "folder":
+        write_folder(out, _config(opened), state)
+    else:
+        named = _named(opened, state, form)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(out) as temporary:
+            tensors = {prefix + name: tensor.contiguous() for name, tensor in named.items()}
+            save_file(tensors, temporary, metadata={"format": "pt"})
+    used = {key for keys in opened.names.values() for key in keys}
+    return [key for key in opened.source.infos if key not in used]
+
+
+def _tensors(opened: Opened) -> dict[str, Tensor]:
+    """Every tensor as it is stored, by diffusers' names."""
+    state = {}
+    for name, keys in opened.names.items():
+        tensors = [opened.source.read(key, check=False) for key in keys]
+        check_same_tables(opened.path, keys, tensors)
+        # Two names of one storage cannot be saved; a clone of the mapped file cannot change under a save over it.
+        state[name] = tensors[0].clone()
+    return state
+
+
+def _check_complete(opened: Opened) -> None:
+    shapes = {k: v for k, v in opened.shapes.items() if not is_image_layer(k)}
+    if opened.found.kind in UNET_KINDS:
+        expected = unet_shapes(_unet_config(opened))
+        if opened.found.kind not in MOTION_KINDS:
+            expected = {k: v for k, v in expected.items() if ".motion_modules." not in k}
+    else:
+        expected = adapter_shapes(_adapter(opened))
+    check_shapes(opened.path, shapes, expected, KINDS[opened.found.kind])
+
+
+def _adapter(opened: Opened):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tables that are computed: they are not written
+        return adapter_config(opened, opened.shapes)
+
+
+def _unet_config(opened: Opened) -> UNetMotionConfig:
+    return UNetMotionConfig(**base_arguments(opened))
+
+
+def _named(opened: Opened, state: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:
+    if form == "diffusers":
+        return dict(state)
+    has_motion = opened.found.kind in MOTION_KINDS
+    if form == "original" and not has_motion:
+        return diffusers_to_ldm(state, _unet_config(opened))
+    if not has_motion:
+        raise FileFormatError(
+            f"{opened.path}: is {KINDS[opened.found.kind]}, expected motion modules for HotshotXL's form."
+        )
+    # Two names of one table: each gets a storage of its own.
+    named = diffusers_to_animatediff(state)
+    named = {name: tensor.clone() if name.endswith(".pe") else tensor for name, tensor in named.items()}
+    if form == "hotshot":
+        named = {_MOTION_NAME.sub(r".temporal_attentions.\1.", k): v for k, v in named.items()}
+        named = {k.replace(".pos_encoder.pe", ".pos_encoder.positional_encoding"): v for k, v in named.items()}
+    return named
+
+
+def _config(opened: Opened) -> dict[str, Any]:
+    if opened.config is not None:
+        return dict(opened.config)
+    if opened.found.kind in ("motion_module", "motion_adapter"):
+        config = _adapter(opened)
+        scopes = dict(zip(SCOPE_FIELDS, trained_scopes(opened, config)[1], strict=True))
+        return {"_class_name": config.class_name, **config.to_dict(), **scopes}
+    config = _unet_config(opened)
+    if opened.found.kind in MOTION_KINDS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            motion = {k: v for k, v in opened.shapes.items() if ".motion_modules." in k}
+            scopes = trained_scopes(opened, adapter_config(opened, motion))[1]
+        return {"_class_name": config.class_name, **config.to_dict(), **dict(zip(SCOPE_FIELDS, scopes, strict=True))}
+    return _unet2d_config(config)
+
+
+def _unet2d_config(config: UNetMotionConfig) -> dict[str, Any]:
+    """The ``config.json`` of diffusers' UNet2DConditionModel for a motion UNet's image layers."""
+    names = (
+        "in_channels", "out_channels", "block_out_channels", "layers_per_block", "cross_attention_dim",
+        "norm_num_groups", "norm_eps", "act_fn", "transformer_layers_per_block", "reverse_transformer_layers_per_block",
+        "use_linear_projection", "time_cond_proj_dim", "addition_embed_type", "addition_time_embed_dim",
+        "projection_class_embeddings_input_dim",
+    )  # fmt: skip
+    values = config.to_dict()
+    kept = {name: values[name] for name in names if values[name] is not None}
+    for name in ("down_block_types", "up_block_types"):
+        kept[name] = [kind.replace("Motion", "2D") for kind in values[name]]
+    return {"_class_name": "UNet2DConditionModel", **kept, "attention_head_dim": values["num_attention_heads"]}
+
+
+def name_left_out(path: str | Path, left: list[str]) -> str:
+    """One sentence about tensors that were left out."""
+    return f"{path}: {len(left)} tensors of other parts are left out: {name_some(left)}."

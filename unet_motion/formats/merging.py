@@ -1,0 +1,82 @@
+"""Motion modules mixed with each other, and scaled, as a whole or block by block."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from .errors import FileFormatError
+from .expected import is_table
+
+if TYPE_CHECKING:
+    from .motion_module import MotionModule
+
+
+def merge_motion_modules(
+    modules: Sequence[MotionModule], weights: Sequence[float], blocks: Mapping[str, Sequence[float]] | None = None
+) -> MotionModule:
+    """The weighted sum of motion modules of one structure, in float32, in the first one's dtype; tables are its too.
+
+    Args:
+        weights: one number for each module.
+        blocks: other weights below a name, such as ``up_blocks`` or ``down_blocks.0``; the longest name counts.
+
+    Raises:
+        FileFormatError: modules of different structure.
+        ValueError: another number of weights, or a name that is no block.
+    """
+    blocks = dict(blocks or {})
+    for name, numbers in {"weights": weights, **blocks}.items():
+        if len(numbers) != len(modules) or not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"`{name}` is {list(numbers)}, expected {len(modules)} finite numbers, one per module.")
+    first = modules[0]
+    _check_blocks(first, blocks)
+    for other in modules[1:]:
+        for key, tensor in first.state_dict.items():
+            found = other.state_dict.get(key)
+            if not is_table(key) and (found is None or found.shape != tensor.shape):
+                raise FileFormatError(f"{other.path}: is {other.words}, but {first.path} is {first.words} ({key}).")
+        extra = other.state_dict.keys() - first.state_dict.keys()
+        if extra:
+            raise FileFormatError(f"{other.path}: has {min(extra)}, which {first.path} has not.")
+    state = {}
+    for key, tensor in first.state_dict.items():
+        factors = _of_block(key, blocks, weights)
+        terms = (f * m.state_dict[key].float() for f, m in zip(factors, modules, strict=True))
+        state[key] = tensor if is_table(key) else sum(terms).to(tensor.dtype)
+    return dataclasses.replace(first, state_dict=state)
+
+
+def scale_blocks(module: MotionModule, factors: Mapping[str, float]) -> MotionModule:
+    """Motion modules whose effect is multiplied block by block: 0 is none, 1 as trained.
+
+    The output projection is scaled, which scales what a module adds to its input.
+
+    Raises:
+        ValueError: a name that is no block, or a factor that is not finite.
+    """
+    _check_blocks(module, factors)
+    for name, factor in factors.items():
+        if not math.isfinite(factor):
+            raise ValueError(f"`{name}` is {factor}, expected a finite number.")
+    state = dict(module.state_dict)
+    for key, tensor in state.items():
+        factor = _of_block(key, factors, 1.0)
+        if ".proj_out." in key and factor != 1.0:
+            state[key] = (tensor.float() * factor).to(tensor.dtype)
+    return dataclasses.replace(module, state_dict=state)
+
+
+def _of_block(key: str, blocks: Mapping, default):
+    fitting = [name for name in blocks if key.startswith(f"{name}.")]
+    return blocks[max(fitting, key=len)] if fitting else default
+
+
+def _check_blocks(module: MotionModule, names) -> None:
+    for name in names:
+        if not any(key.startswith(f"{name}.") for key in module.state_dict):
+            raise ValueError(
+                f"{name!r} is no block of {module.path}, expected a name such as down_blocks.0 or mid_block."
+            )
