@@ -71,7 +71,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         raw = file.read(length)
     try:
         header = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(
             f"{path}: has a header that is not JSON ({error}), expected a safetensors file."
         ) from None
@@ -91,9 +91,9 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, tuple[int, in
         shape = tuple(entry["shape"])
         begin, end = entry["data_offsets"]
         dtype_name = entry["dtype"]
-        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+        if not all(type(n) is int and 0 <= n < 2**63 for n in (*shape, begin, end)) or type(dtype_name) is not str:
             raise ValueError
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, IndexError):
         raise FileFormatError(
             f"{path}: the header entry of {name} is {str(entry)[:80]}, expected dtype, shape and data_offsets."
         ) from None
