@@ -73,14 +73,17 @@ class Attention(nn.Module):
 
     def attend(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor, mask) -> Tensor:
         """Attention on (N, L, heads*dim) tensors with a named processor."""
+        return self.attend_heads(processor, query, key, value, mask).transpose(1, 2).flatten(2)
+
+    def attend_heads(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor, mask) -> Tensor:
+        """The same, as (N, heads, L, dim)."""
         reason = processor.unavailable(query.device)
         if reason is not None:
             raise ValueError(f"attention processor {processor.name!r} cannot run here: {reason}.")
         if mask is not None:
             mask = mask.to(query.dtype)
         heads = (self.split_heads(t) for t in (query, key, value))
-        out = processor.attend(*heads, mask, self.scale)
-        return out.transpose(1, 2).flatten(2)
+        return processor.attend(*heads, mask, self.scale)
 
     def spatial(self, tokens: Tensor, call: Call, cross: bool) -> Tensor:
         """Attention over the pixels of each frame, or of each frame's pixels over the text.
@@ -118,11 +121,12 @@ class Attention(nn.Module):
             return self._temporal_foreign(processor, tokens)
         batch = zip(*(t.unbind(0) for t in self.project(tokens, None, call.fused)), strict=True)
         out = torch.stack([self._attend_clip(processor, *qkv) for qkv in batch])
-        return self.finish(out)
+        return self.finish(out.flatten(-2))
 
     def _attend_clip(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(F, P, C) each -> a view (F, P, heads, dim)."""
         qkv = (t.transpose(0, 1) for t in (query, key, value))
-        return self.attend(processor, *qkv, None).transpose(0, 1)
+        return self.attend_heads(processor, *qkv, None).permute(2, 0, 1, 3)
 
     def _temporal_foreign(self, processor: Callable[..., Tensor], tokens: Tensor) -> Tensor:
         b, f, p, c = tokens.shape

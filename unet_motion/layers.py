@@ -129,10 +129,38 @@ class Upsample(nn.Module):
     def __init__(self, make: LayerFactory, channels: int):
         super().__init__()
         self.conv = make.conv(channels, channels, 3, padding=1)
+        self.weights = make.weights
 
     def forward(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        height, width = x.shape[-2:]
+        if size in (None, (2 * height, 2 * width)) and x.device.type == "cpu" and not self.conv._forward_hooks:
+            return self.phases(x)
         x = F.interpolate(x, size=size, mode="nearest") if size else F.interpolate(x, scale_factor=2.0, mode="nearest")
         return self.conv(x)
+
+    def phases(self, x: Tensor) -> Tensor:
+        """The same with 4 products for each 9: a 2x2 convolution for each of the four output pixels of an input pixel.
+
+        Rows 2i and 2i + 1 of the upsampled picture are equal, so the kernel's rows that meet them are added.
+        """
+        weight, bias = self.weights(self.conv, x)
+        rows = torch.stack(
+            [
+                torch.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], dim=2),
+                torch.stack([weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]], dim=2),
+            ]
+        )
+        first = torch.stack([rows[..., 0], rows[..., 1] + rows[..., 2]], dim=-1)
+        second = torch.stack([rows[..., 0] + rows[..., 1], rows[..., 2]], dim=-1)
+        kernels = torch.stack([first, second], dim=1).flatten(0, 2)
+        n, _, height, width = x.shape
+        phases = F.conv2d(x, kernels, None if bias is None else bias.repeat(4), padding=1)
+        phases = phases.unflatten(1, (2, 2, -1))
+        out = x.new_empty(n, 2 * height, 2 * width, phases.shape[3]).permute(0, 3, 1, 2)
+        for i in range(2):
+            for j in range(2):
+                out[:, :, i::2, j::2] = phases[:, i, j, :, i : i + height, j : j + width]
+        return out
 
 
 class GEGLU(nn.Module):
@@ -144,7 +172,14 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        if torch.is_grad_enabled() or self.proj._forward_hooks:
+            return value * F.gelu(gate)
+        # In place: at this width the tensors are the largest of the network.
+        return value.mul_(torch.ops.aten.gelu_(gate))
+
+
+CPU_CHUNK = 1 << 22
+"""Entries of a feed-forward layer's inner tensor that a CPU computes at once, so that they stay in its caches."""
 
 
 class FeedForward(nn.Module):
@@ -155,7 +190,19 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([GEGLU(make, width, width * 4), nn.Dropout(0.0), make.linear(width * 4, width)])
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.net[2](self.net[0](tokens))
+        """tokens (..., C)."""
+        proj, last = self.net[0].proj, self.net[2]
+        # A layer with a hook, such as a LoRA's, may want to see all tokens in their shape.
+        if torch.is_grad_enabled() or proj._forward_hooks or last._forward_hooks:
+            return last(self.net[0](tokens))
+        flat = tokens.reshape(-1, tokens.shape[-1])
+        rows = max(1, CPU_CHUNK // (8 * flat.shape[1])) if flat.device.type == "cpu" else len(flat)
+        if rows >= len(flat):
+            return last(self.net[0](flat)).view(tokens.shape)
+        out = torch.empty_like(flat)
+        for part, place in zip(flat.split(rows), out.split(rows), strict=True):
+            place.copy_(last(self.net[0](part)))
+        return out.view(tokens.shape)
 
     def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int) -> Tensor:
         """The same, ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
