@@ -6,6 +6,7 @@ from .host.paths import register_folders
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA
 from .options import AttentionProcessor, ForwardChunking, FreeU
+from .pia import PIAFirstFrame
 from .sampling import MotionSampler
 
 NODES: list[type[io.ComfyNode]] = [
@@ -17,6 +18,7 @@ NODES: list[type[io.ComfyNode]] = [
     FreeU,
     AttentionProcessor,
     ForwardChunking,
+    PIAFirstFrame,
     MotionSampler,
 ]
 

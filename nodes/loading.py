@@ -1,16 +1,16 @@
-"""Nodes that load a motion UNet or put motion modules on an SD1.5 model."""
+"""Nodes that load a motion UNet or put motion modules on an SD1.5 or SDXL model."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..unet_motion.config import NORM_SCOPES
-from ..unet_motion.formats import load_motion_module
+from ..unet_motion.formats import PositionOptions
 from .host import paths
 from .host.apply import apply_motion_module
 from .host.bundled import load_bundled_models
 from .host.checks import check_choice
-from .host.files import file_stamp, load_unet_model
+from .host.files import file_stamp, load_motion_file, load_unet_model
 from .host.model import BETA_SCHEDULES
 from .schema import MotionModuleType, make_input, make_schema, model_input, model_output
 
@@ -29,6 +29,21 @@ BETA_TIP = (
 
 NORM_SCOPE_CHOICES = ["auto", *NORM_SCOPES]
 BETA_CHOICES = list(BETA_SCHEDULES)
+
+
+POSITIONS = {
+    "position_stretch": "1. Interpolate the position table to so many rows more: slower motion and longer clips.",
+    "position_skip": "2. Drop so many rows at the start of the table.",
+    "position_cap": "3. Keep at most so many rows; with position_skip this is a window of the table.",
+    "position_interpolate": "4. Interpolate what is left to so many rows.",
+    "position_skip_after": "5. Drop so many rows at the start of that.",
+}
+"""Changes of the position table, in the order in which they are made."""
+
+
+def _position_input(name: str, text: str):
+    tooltip = f"{text} 0 changes nothing. Costs nothing."
+    return make_input(io.Int, name, default=0, min=0, max=512, optional=True, advanced=True, tooltip=tooltip)
 
 
 def _norm_scope_input():
@@ -117,29 +132,31 @@ class LoadMotionModule(io.ComfyNode):
         return make_schema(
             node_id="UNetMotion_LoadMotionModule",
             display_name="Load Motion Module",
-            description="Loads AnimateDiff motion modules (v1, v2, v3) or a diffusers MotionAdapter from a file.",
+            description="Loads motion modules of AnimateDiff, HotshotXL, AnimateLCM or PIA, or a diffusers adapter.",
             search_aliases=["animatediff", "motion adapter"],
             inputs=[
                 make_input(
                     io.Combo, "motion_module", options=paths.list_motion_modules(),
                     tooltip="File in models/animatediff_models; recognised by its content, not by its name. Takes "
                     "0.8 to 0.9 GB of memory in fp16.",
-                )
+                ),
+                *(_position_input(name, text) for name, text in POSITIONS.items()),
             ],
             outputs=[MotionModuleType.Output(display_name="motion_module", tooltip="For Apply Motion Module.")],
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, motion_module):
+    def fingerprint_inputs(cls, motion_module, **_):
         return file_stamp(paths.find_motion_module(motion_module))
 
     @classmethod
-    def execute(cls, motion_module) -> io.NodeOutput:
-        return io.NodeOutput(load_motion_module(paths.find_motion_module(motion_module)))
+    def execute(cls, motion_module, **positions) -> io.NodeOutput:
+        options = PositionOptions(**{name.removeprefix("position_"): count for name, count in positions.items()})
+        return io.NodeOutput(load_motion_file(paths.find_motion_module(motion_module), options))
 
 
 class ApplyMotionModule(io.ComfyNode):
-    """Motion modules on any SD1.5 MODEL."""
+    """Motion modules on any SD1.5 or SDXL MODEL."""
 
     @classmethod
     def define_schema(cls):
@@ -147,12 +164,12 @@ class ApplyMotionModule(io.ComfyNode):
             node_id="UNetMotion_ApplyMotionModule",
             display_name="Apply Motion Module",
             description=(
-                "Puts motion modules into an SD1.5 model, so that the images of a batch become the frames of a "
+                "Puts motion modules into an SD1.5 or SDXL model, so that the images of a batch become the frames of a "
                 "clip. LoRAs and other patches of the model stay, before and after this node."
             ),
             search_aliases=["animatediff", "use motion module"],
             inputs=[
-                model_input("An SD1.5 model, from any loader, with any LoRAs. Its weights are shared, not copied."),
+                model_input("An SD1.5 or SDXL model from any loader, with any LoRAs. Weights are shared, not copied."),
                 make_input(
                     MotionModuleType, "motion_module",
                     tooltip="From Load Motion Module. Adds about 40 % of computation to a step.",

@@ -19,6 +19,7 @@ FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2", "f
 # The schedule of every published SD1.5 motion module; diffusers calls it "linear".
 MOTION_SCHEDULE = "sqrt_linear"
 MODEL_SAMPLING = "model_sampling"
+INPUT = "input_blocks.0.0.weight"
 
 
 def norm_scopes(norm_scope: str, motion: MotionModule) -> dict[str, str]:
@@ -37,9 +38,18 @@ def trained_sampling(motion: MotionModule | None, beta_schedule: str) -> dict[st
 
 def _motion_weights(motion: MotionModule, dtype: torch.dtype) -> dict[str, Tensor]:
     # 8-bit weights need the scaling that checkpoints of that kind carry: motion modules keep their own precision.
-    if dtype in FP8:
-        return {f"motion.{key}": tensor for key, tensor in motion.state_dict.items()}
-    return {f"motion.{key}": tensor.to(dtype) for key, tensor in motion.state_dict.items()}
+    keep = dtype in FP8
+    own = {key: tensor for key, tensor in motion.state_dict.items() if not key.startswith("conv_in.")}
+    return {f"motion.{key}": tensor if keep else tensor.to(dtype) for key, tensor in own.items()}
+
+
+def _widen_input(unet: dict[str, Any], spatial: dict[str, Tensor], adapted: Tensor, name: str) -> None:
+    """Give the input layer the channels that come with the motion modules (PIA); the latent's own stay the base's."""
+    latent, own = unet["out_channels"], spatial[INPUT]
+    if own.shape[1] != latent or own.shape[0] != adapted.shape[0]:
+        raise ValueError(f"{name} brings an input layer for plain models, but `model` reads {own.shape[1]} channels.")
+    unet["in_channels"] = adapted.shape[1]
+    spatial[INPUT] = torch.cat([own, adapted[:, latent:].to(own)], dim=1)
 
 
 def _fill(view: LDMView, weights: dict[str, Tensor], name: str) -> None:
@@ -67,10 +77,12 @@ def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO
     unet = from_comfy(base.model_config.unet_config)
     name = motion.path.name
     check_fits(motion.config, unet, name)
-    config = UNetMotionConfig(**unet, **motion_arguments(motion.config), **norm_scopes(norm_scope, motion))
     weights = original_weights(model)
-    new = motion_base_model(base, config, trained_sampling(motion, beta_schedule))
     spatial = {key: tensor for key, tensor in weights.items() if not key.startswith("motion.")}
+    if motion.config.conv_in_channels:
+        _widen_input(unet, spatial, motion.state_dict["conv_in.weight"], name)
+    config = UNetMotionConfig(**unet, **motion_arguments(motion.config), **norm_scopes(norm_scope, motion))
+    new = motion_base_model(base, config, trained_sampling(motion, beta_schedule))
     _fill(new.diffusion_model, {**spatial, **_motion_weights(motion, base.get_dtype())}, name)
     clone = with_model(model, new)
     if beta_schedule != AUTO:

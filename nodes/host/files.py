@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from typing import Any
 
-from ...unet_motion.formats import load_motion_module, load_unet
+from ...unet_motion.formats import MotionModule, PositionOptions, load_motion_module, load_unet
+from ...unet_motion.formats.positions import UNCHANGED, with_positions
 from .apply import AUTO, trained_sampling
 from .model import Source, build_model
 from .saving import saved_settings
@@ -20,6 +23,27 @@ def file_stamp(path: str) -> list:
     return [file_stamp(name) for name in sorted(files)]
 
 
+_modules: weakref.WeakValueDictionary[str, MotionModule] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def load_motion_file(path: str, positions: PositionOptions = UNCHANGED) -> MotionModule:
+    """Motion modules from a file; as long as somebody holds them, a second loader of the same file shares them.
+
+    The same file has the same path, size and time of the last change.
+    """
+    stamp = repr(file_stamp(path))
+    with _lock:
+        module = _modules.get(stamp)
+        if module is None:
+            module = _modules[stamp] = load_motion_module(path)
+    # What is returned keeps what was read alive, with changed tables too.
+    changed = with_positions(module, positions)
+    if changed is not module:
+        object.__setattr__(changed, "read_as", module)
+    return changed
+
+
 def load_unet_model(
     path: str, motion: str | None, norm_scope: str = AUTO, beta_schedule: str = AUTO, disable_dynamic: bool = False
 ) -> Any:
@@ -32,7 +56,7 @@ def load_unet_model(
         beta_schedule: `auto` or ComfyUI's name.
         disable_dynamic: use ComfyUI's plain model patcher.
     """
-    module = None if motion is None else load_motion_module(motion)
+    module = None if motion is None else load_motion_file(motion)
     core = load_unet(path, motion_module=module, norm_scope=norm_scope)
     settings = saved_settings(path)
     if beta_schedule != AUTO or module is not None or not settings:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...unet_motion import UNetMotionConfig, UNetMotionModel
 from .hooks import ComfyHooks, Places
 from .options import clip_frames, forward_options, publish_animation
+from .pia import with_first_frame
 
 
 def _sequence(*modules: nn.Module | None) -> nn.Sequential:
@@ -166,7 +167,7 @@ class LDMView(nn.Module):
         publish_animation(x, frames, transformer_options)
         hooks = ComfyHooks(self.places, transformer_options, x, timesteps, context, y, control)
         return self.core.forward_frames(
-            x,
+            with_first_frame(x, frames, self.core.config, transformer_options),
             timesteps,
             context,
             num_frames=frames,

@@ -162,7 +162,7 @@ def test_pias_input_layer_stays_with_its_motion_modules_through_a_whole_unet(tmp
         again.save_motion_modules(tmp_path / "again")
         read = MotionAdapter.from_pretrained(tmp_path / "again")
         assert read.config.conv_in_channels == 9
-        assert torch.equal(read.conv_in.weight, motion.conv_in.weight)
+        assert torch.equal(read.conv_in.weight[:, 4:], motion.conv_in.weight[:, 4:])
     diffusers.UNetMotionModel.from_pretrained(tmp_path / "whole")
     plain = load_unet(tmp_path / "unet")
     assert plain.motion_adapter_config().conv_in_channels is None

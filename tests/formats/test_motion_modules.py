@@ -330,7 +330,9 @@ def test_a_pia_adapter_brings_its_own_input(tmp_path):
     motion.save_pretrained(tmp_path / "pia")
     model = load_unet(tmp_path / "unet", tmp_path / "pia")
     assert model.config.in_channels == 9
-    assert torch.equal(model.conv_in.weight, motion.conv_in.weight)
+    reference = unet_motion_reference(unet, motion)
+    assert torch.equal(model.conv_in.weight, reference.conv_in.weight)
+    assert torch.equal(model.conv_in.bias, unet.conv_in.bias)
 
 
 def test_a_diffusers_pipeline_folder(tmp_path):

@@ -347,9 +347,10 @@ def test_ip_adapter_weights_come_back(tmp_path):
     added = {"image_embeds": [torch.randn(1, 1, 12)]}
     with torch.no_grad():
         expected = ours(sample, 5, text, added_cond_kwargs=added).sample
-        assert torch.equal(again(sample, 5, text, added_cond_kwargs=added).sample, expected)
-        loaded = load_unet(tmp_path)
-        assert torch.equal(loaded(sample, 5, text, added_cond_kwargs=added).sample, expected)
+        # Not to the last bit: some products depend on where in memory the weights lie.
+        for loaded in (again, load_unet(tmp_path)):
+            out = loaded(sample, 5, text, added_cond_kwargs=added).sample
+            torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_ip_adapter_of_another_kind_is_refused(tmp_path):

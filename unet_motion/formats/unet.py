@@ -82,19 +82,25 @@ def load_unet(
     values |= dict(zip(SCOPE_FIELDS, scopes, strict=True))
     model = _empty_model(base.path, values, operations, weights, dtype)
 
-    taken = {} if module is None else module.state_dict
+    taken = {} if module is None else dict(module.state_dict)
+    adapted = taken.pop("conv_in.weight", None)
+    taken.pop("conv_in.bias", None)
     names = spatial if module is not None else base.shapes
     stored = base.stored(name for name in names if name not in taken)
     images = attach_images(model, {name: entries[0] for name, entries in stored.items()}, base.path)
     expected = unet_shapes(model.config) | images
-    new = _check(base, stored, expected, module, words)
+    own_input = {} if adapted is None else {"conv_in.weight": base.shapes.get("conv_in.weight", ())}
+    new = _check(base, stored, expected | own_input, taken, words)
     tensors = read_all(stored, dtype, device)
     tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
     tensors |= initialise(new, expected, dtype, device)
+    if adapted is not None:  # the latent's channels stay the image UNet's
+        own, latent = tensors["conv_in.weight"], model.config.out_channels
+        tensors["conv_in.weight"] = torch.cat([own[:, :latent], adapted[:, latent:].to(own)], dim=1)
     model = assign(model, tensors, dtype, device)
-    own_input = (base.config or {}).get("_adapter_conv_in", False) if module is None else False
+    own_input = module is None and (base.config or {}).get("_adapter_conv_in", False)
     # Saved with the motion modules again, as PIA's is.
-    model._adapter_conv_in = bool(module is not None and module.config.conv_in_channels) or bool(own_input)
+    model._adapter_conv_in = adapted is not None or bool(own_input)
     return model
 
 
@@ -214,15 +220,14 @@ def _empty_model(path: Path, values: dict[str, Any], operations: Any, weights: A
 
 
 def _check(
-    base: Opened, stored: Mapping[str, list[Stored]], expected: Shapes, module: MotionModule | None, words: str
+    base: Opened, stored: Mapping[str, list[Stored]], expected: Shapes, taken: Mapping[str, Any], words: str
 ) -> list[str]:
     """Names of motion modules that are to get starting values, because no file has any.
 
     Raises:
         KeyMismatchError: the files do not hold exactly the model's tensors.
     """
-    taken = {} if module is None else module.state_dict
-    new = [] if module is not None or _has_motion(base) else [n for n in expected if _is_motion(n) and not is_table(n)]
+    new = [] if taken or _has_motion(base) else [n for n in expected if _is_motion(n) and not is_table(n)]
     wanted = {n: s for n, s in expected.items() if n not in taken and not (_is_motion(n) and new)}
     check_shapes(base.path, {name: entries[0].shape for name, entries in stored.items()}, wanted, words)
     return new
