@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,10 +146,22 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     return patcher
 
 
+@contextlib.contextmanager
+def _without_injections(base: torch.nn.Module) -> Iterator[None]:
+    """A model without the layers that other packs put between its own while it is loaded; they are put back after."""
+    holders = [item.model for item in mm.current_loaded_models if item.model is not None and item.model.model is base]
+    with contextlib.ExitStack() as stack:
+        for patcher in holders:
+            stack.enter_context(patcher.use_ejected())
+        yield
+
+
 def original_weights(model: Any) -> dict[str, Tensor]:
     """A MODEL's UNet weights by their latent-diffusion names, as they are without LoRAs and other patches."""
     found = {}
-    for key, weight in model.model_state_dict(UNET_PREFIX).items():
+    with _without_injections(model.model):
+        weights = model.model_state_dict(UNET_PREFIX)
+    for key, weight in weights.items():
         if key in model.backup:
             weight = model.backup[key].weight
         elif key in model.hook_backup:

@@ -71,6 +71,9 @@ def test_each_kind_of_conditioning_acts_as_on_comfyuis_model(pair, moving, plain
     assert relative(core, plain[0]) > 1e-3
     assert relative(ours, core) < TOLERANCE
     assert relative(acting, plain[2]) > 1e-3
+
+
+def test_after_these_the_plain_conditioning_gives_what_it_gave(pair, plain):
     assert torch.equal(sample(pair[1], start=START), plain[1])
 
 

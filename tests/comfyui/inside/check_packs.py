@@ -1,0 +1,170 @@
+"""Other packs beside ours: run with UNET_MOTION_PACKS naming a folder with their checkouts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import folder_paths
+import pytest
+import torch
+from check_control import controlnet, hints
+from pack.nodes.host.apply import apply_motion_module
+from pack.unet_motion.formats import load_motion_module
+from safetensors.torch import save_file
+from sampled import difference, models, noise, sample, text
+from small import motion_module, relative, sd15
+
+FOLDER = os.environ.get("UNET_MOTION_PACKS")
+pytestmark = pytest.mark.skipif(not FOLDER, reason="UNET_MOTION_PACKS names no folder with other packs")
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return models()
+
+
+@pytest.fixture(scope="module")
+def before(pair):
+    """Values from before any other pack was imported: ComfyUI's MODEL, ours without and with acting modules."""
+    return [sample(model) for model in (*pair, models(active=True)[1])]
+
+
+@pytest.fixture
+def imported(before):
+    """Imports a pack as ComfyUI does."""
+
+    def load(name: str):
+        path = Path(FOLDER) / name
+        if not path.is_dir():
+            pytest.skip(f"{path} is not there")
+        key = name.replace("-", "_")
+        if key not in sys.modules:
+            spec = importlib.util.spec_from_file_location(
+                key, path / "__init__.py", submodule_search_locations=[str(path)]
+            )
+            sys.modules[key] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[key])
+        return sys.modules[key]
+
+    return load
+
+
+IMAGE_WIDTH = 64
+
+
+def ip_adapter() -> dict:
+    generator = torch.Generator().manual_seed(50)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator) * shape[-1] ** -0.5
+
+    project = {"proj.weight": random(4 * 768, IMAGE_WIDTH), "proj.bias": torch.zeros(4 * 768)}
+    project |= {"norm.weight": torch.ones(768), "norm.bias": torch.zeros(768)}
+    widths = [32, 32, 64, 64, 128, 128, *[128] * 3, *[64] * 3, *[32] * 3, 128]
+    keys = {
+        f"{2 * place + 1}.to_{part}_ip.weight": random(width, 768)
+        for place, width in enumerate(widths)
+        for part in "kv"
+    }
+    return {"image_proj": project, "ip_adapter": keys}
+
+
+def test_ip_adapter_plus_acts_with_one_image_and_with_one_per_frame(pair, before, imported):
+    nodes = imported("ComfyUI_IPAdapter_plus").NODE_CLASS_MAPPINGS
+    images = torch.randn(3, IMAGE_WIDTH, generator=torch.Generator().manual_seed(51))
+
+    def applied(model, name, rows):
+        embeds = images[rows]
+        arguments = (ip_adapter(), embeds, 1.5, "linear", 0.0, 1.0, torch.zeros_like(embeds))
+        return nodes[name]().apply_ipadapter(model, *arguments)[0]
+
+    with torch.inference_mode(False):
+        core, ours = (sample(applied(model, "IPAdapterEmbeds", [0])) for model in pair)
+        together = sample(applied(pair[1], "IPAdapterEmbedsBatch", [0, 1, 2]))
+        moving = sample(applied(models(active=True)[1], "IPAdapterEmbedsBatch", [0, 1, 2]))
+        assert relative(ours, core) < TOLERANCE < 1e-2 < relative(ours, before[1])
+        for row in range(3):
+            alone = sample(applied(pair[0], "IPAdapterEmbedsBatch", [row]), start=noise()[row : row + 1])
+            assert relative(together[row : row + 1], alone) < TOLERANCE
+    assert min(difference(together, ours)[1:]) > 1e-3
+    assert relative(moving, before[2]) > 1e-2
+
+
+def test_advanced_controlnet_weighs_each_frame(pair, before, imported):
+    imported("ComfyUI-Advanced-ControlNet")
+    nodes = sys.modules["ComfyUI_Advanced_ControlNet.adv_control.nodes"]
+    weights = None
+    for frame, strength in enumerate((1.0, 0.0, 0.5)):
+        weights = nodes.LatentKeyframeNode.execute(frame, strength, weights)[0]
+
+    def controlled(kf):
+        apply = nodes.AdvancedControlNetApply.execute
+        out = apply(text(1), text(2), controlnet(), hints(3), 1.0, 0.0, 1.0, latent_kf_override=kf)
+        return {"positive": out[0], "negative": out[1]}
+
+    core, ours = (sample(model, **controlled(weights)) for model in pair)
+    assert relative(ours, core) < TOLERANCE
+    changes, full = difference(ours, before[1]), difference(ours, sample(pair[1], **controlled(None)))
+    assert changes[1] < TOLERANCE < 1e-2 < min(changes[0], changes[2])
+    assert full[0] < TOLERANCE < 1e-3 < min(full[1], full[2])
+    moving = models(active=True)[1]
+    assert relative(sample(moving, **controlled(weights)), before[2]) > 1e-2
+
+
+NAMES = {
+    "attn1": "attention_blocks.0", "attn2": "attention_blocks.1", "norm1": "norms.0", "norm2": "norms.1",
+    "norm3": "ff_norm",
+}  # fmt: skip
+
+
+def original_names(weights: dict[str, torch.Tensor], positions: int = 32) -> dict[str, torch.Tensor]:
+    """Motion modules under the names that AnimateDiff's authors gave them, with their position tables."""
+    out = {}
+    for key, tensor in weights.items():
+        head, inner = key.split(".transformer_blocks.0.") if ".transformer_blocks.0." in key else (key, None)
+        parts = head.split(".motion_modules.")
+        number, *rest = parts[1].split(".")
+        base = f"{parts[0]}.motion_modules.{number}.temporal_transformer"
+        if inner is None:
+            out[".".join([base, *rest])] = tensor.contiguous()
+            continue
+        first, *last = inner.split(".")
+        if first != "pos_embed":
+            out[".".join([f"{base}.transformer_blocks.0", NAMES.get(first, first), *last])] = tensor.contiguous()
+    for key in [key for key in out if key.endswith(".to_q.weight")]:
+        width = out[key].shape[1]
+        angles = torch.arange(positions)[:, None] * torch.exp(
+            torch.arange(0, width, 2) * (-torch.log(torch.tensor(10000.0)) / width)
+        )
+        table = torch.stack([angles.sin(), angles.cos()], dim=-1).reshape(1, positions, width)
+        out[key.replace("to_q.weight", "pos_encoder.pe")] = table
+    return out
+
+
+def test_animatediff_evolved_and_ours_change_nothing_for_each_other_and_agree(
+    pair, before, imported, tmp_path, monkeypatch
+):
+    imported("ComfyUI-AnimateDiff-Evolved")
+    for model, values in zip((*pair, models(active=True)[1]), before, strict=True):
+        assert torch.equal(sample(model), values)
+
+    path = tmp_path / "mm_small_v2.safetensors"
+    save_file(original_names(motion_module().state_dict), path)
+    folder_paths.add_model_folder_path("animatediff_models", str(tmp_path))
+    # Its widths are written into its code; a tenth of them are those of the small models.
+    theirs = sys.modules["ComfyUI_AnimateDiff_Evolved.animatediff.motion_module_ad"]
+    full = theirs.MotionModule
+    monkeypatch.setattr(theirs, "MotionModule", lambda channels, *rest, **named: full(channels // 10, *rest, **named))
+    loader = sys.modules["ComfyUI_AnimateDiff_Evolved"].NODE_CLASS_MAPPINGS["ADE_AnimateDiffLoaderGen1"]()
+    base = sd15()
+    evolved = loader.load_mm_and_inject_params(base, path.name, "linear (HotshotXL/default)")[0]
+    moved = sample(evolved)
+    assert relative(moved, before[0]) > 1e-2
+    ours = apply_motion_module(base, load_motion_module(path), beta_schedule="linear")
+    assert relative(sample(ours), moved) < 1e-3
+    assert torch.equal(sample(base), before[0])
+    assert torch.equal(sample(evolved), moved)
