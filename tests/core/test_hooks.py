@@ -121,6 +121,29 @@ def test_changed_input_reaches_the_skip_only_where_it_should():
 
 
 @torch.no_grad()
+def test_embeddings_are_changed_before_and_after_the_added_conditioning():
+    ours, theirs = pair(SDXL)
+    inputs = make_inputs(SDXL)
+
+    class Time(Hooks):
+        def after_time_embedding(self, embedding):
+            return embedding * 1.5
+
+    class Whole(Hooks):
+        def after_embedding(self, embedding):
+            return embedding * 1.5
+
+    time, whole = (run_ours(ours, inputs, options=ForwardOptions(hooks=hooks)) for hooks in (Time(), Whole()))
+    handles = [theirs.time_embedding.register_forward_hook(lambda m, a, out: out * 1.5)]
+    assert_close(time, run_theirs(theirs, inputs))
+    handles.append(theirs.add_embedding.register_forward_hook(lambda m, a, out: out * 1.5))
+    assert_close(whole, run_theirs(theirs, inputs))
+    for handle in handles:
+        handle.remove()
+    assert_differs(time, whole)
+
+
+@torch.no_grad()
 def test_changed_middle_equals_a_residual():
     ours, theirs = shared_pair(TINY)
     inputs = make_inputs(TINY)
