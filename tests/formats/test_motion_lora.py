@@ -203,3 +203,15 @@ def test_the_command_line_puts_loras_on_the_bundled_model(tmp_path, capsys):
     assert clips[0] == clips[1] and len(set(clips)) == 3
     assert main([*common, str(tmp_path / "x.png"), "--motion-lora", str(tmp_path / "none.safetensors:1")]) == 2
     assert "none.safetensors does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("leaf", ["ff.net.0.proj", "ff.net.2", "attn2.to_v"])
+@pytest.mark.parametrize("place", ["motion_modules", "attentions"])
+def test_every_layer_of_a_transformer_block_takes_a_lora(unet, place, leaf):
+    model, path = _fresh(unet), f"down_blocks.0.{place}.0.transformer_blocks.0.{leaf}"
+    rows, columns = model.get_submodule(path).weight.shape
+    down, up = torch.randn(3, columns), torch.randn(rows, 3)
+    plain = run(model)
+    apply_motion_lora(model, {f"unet.{path}.lora_A.weight": down, f"unet.{path}.lora_B.weight": up}, 0.1)
+    assert relative_error(run(model), run(merged(_fresh(unet), path, 0.1, down, up))) < 1e-5
+    assert relative_error(run(model), plain) > 1e-4
