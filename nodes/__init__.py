@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .host.paths import register_folders
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA
+from .merging import MergeMotionModules, ScaleMotionBlocks
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
@@ -14,6 +15,8 @@ NODES: list[type[io.ComfyNode]] = [
     LoadUNet,
     LoadMotionModule,
     ApplyMotionModule,
+    MergeMotionModules,
+    ScaleMotionBlocks,
     LoadLoRA,
     FreeU,
     AttentionProcessor,

@@ -88,7 +88,7 @@ def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO
     if beta_schedule != AUTO:
         clone.object_patches.pop(MODEL_SAMPLING, None)
     clone.cached_patcher_init = None
-    if getattr(model, "cached_patcher_init", None) is not None and motion.path is not None:
+    if getattr(model, "cached_patcher_init", None) is not None and motion.is_as_in_file:
         clone.cached_patcher_init = (
             _reload,
             (model.cached_patcher_init, motion.path, norm_scope, beta_schedule, motion.positions),

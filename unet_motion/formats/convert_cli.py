@@ -55,14 +55,13 @@ def run_merge(args: argparse.Namespace) -> int:
 
     from ..atomic import atomic_file
     from .animatediff import diffusers_to_animatediff
-    from .merging import merge_motion_modules, scale_blocks
+    from .merging import merge_motion_modules, parse_blocks, scale_blocks
     from .motion_module import load_motion_module
 
     if args.out.suffix != ".safetensors":
         raise ValueError(f"--out is {args.out}, expected a name that ends in .safetensors")
     pairs = [_weighted(text) for text in args.files]
-    blocks = {name: [_number(w, text) for w in ws.split(",")] for name, ws, text in map(_assigned, args.block)}
-    scales = {name: _number(factor, text) for name, factor, text in map(_assigned, args.scale)}
+    blocks, scales = parse_blocks(args.block), {name: numbers[0] for name, numbers in parse_blocks(args.scale).items()}
     modules = [load_motion_module(path) for path, _ in pairs]
     merged = merge_motion_modules(modules, [weight for _, weight in pairs], blocks)
     state = diffusers_to_animatediff(scale_blocks(merged, scales).state_dict)
@@ -79,17 +78,3 @@ def _weighted(text: str) -> tuple[str, float]:
         return (path, float(weight)) if path else (text, 1.0)
     except ValueError:
         return text, 1.0
-
-
-def _assigned(text: str) -> tuple[str, str, str]:
-    name, mark, value = text.partition("=")
-    if not mark:
-        raise ValueError(f"found {text!r}, expected NAME=NUMBER, such as mid_block=0.5")
-    return name, value, text
-
-
-def _number(value: str, text: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"found {text!r}, expected NAME=NUMBER, such as mid_block=0.5") from None

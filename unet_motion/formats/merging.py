@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .errors import FileFormatError
@@ -46,7 +46,7 @@ def merge_motion_modules(
         factors = _of_block(key, blocks, weights)
         terms = (f * m.state_dict[key].float() for f, m in zip(factors, modules, strict=True))
         state[key] = tensor if is_table(key) else sum(terms).to(tensor.dtype)
-    return dataclasses.replace(first, state_dict=state)
+    return dataclasses.replace(first, state_dict=state, is_as_in_file=False)
 
 
 def scale_blocks(module: MotionModule, factors: Mapping[str, float]) -> MotionModule:
@@ -66,7 +66,27 @@ def scale_blocks(module: MotionModule, factors: Mapping[str, float]) -> MotionMo
         factor = _of_block(key, factors, 1.0)
         if ".proj_out." in key and factor != 1.0:
             state[key] = (tensor.float() * factor).to(tensor.dtype)
-    return dataclasses.replace(module, state_dict=state)
+    return dataclasses.replace(module, state_dict=state, is_as_in_file=False)
+
+
+def parse_blocks(texts: Iterable[str]) -> dict[str, list[float]]:
+    """Numbers by block from texts such as ``up_blocks.1=0.2,0.8``; empty ones are left out.
+
+    Raises:
+        ValueError: a text of another form.
+    """
+    blocks = {}
+    for text in texts:
+        if not text.strip():
+            continue
+        name, mark, numbers = text.partition("=")
+        try:
+            blocks[name.strip()] = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            mark = ""
+        if not mark:
+            raise ValueError(f"found {text!r}, expected NAME=NUMBER, such as mid_block=0.5.")
+    return blocks
 
 
 def _of_block(key: str, blocks: Mapping, default):

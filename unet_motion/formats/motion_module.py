@@ -41,6 +41,7 @@ class MotionModule:
         resnet_norm_scope, motion_norm_scope: how it was trained (``frame`` or ``clip``).
         path: the file or folder.
         positions: how its position tables were changed after loading.
+        is_as_in_file: whether the file gives these weights again; merged and scaled ones are no file's.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class MotionModule:
     motion_norm_scope: str
     path: Path
     positions: PositionOptions = UNCHANGED
+    is_as_in_file: bool = True
 
     @property
     def norm_scopes(self) -> tuple[str, str]:
