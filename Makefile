@@ -2,7 +2,7 @@
 # Without make: `python3 tools/setup_env.py demo` and `python3 tools/setup_env.py test`.
 PYTHON ?= python3
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 # A moving picture from "a red star moving left", in output/.
 demo:
@@ -11,6 +11,10 @@ demo:
 # The test suite; with a ComfyUI's server where one is found. A part of it: make test ARGS="tests/core -k freeu"
 test:
 	@$(PYTHON) tools/setup_env.py test $(ARGS)
+
+# This UNet beside diffusers' on this machine; the table goes to benchmarks/results.
+bench:
+	@$(PYTHON) tools/setup_env.py bench $(ARGS)
 
 # Remove what the targets above made.
 clean:

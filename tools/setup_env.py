@@ -1,4 +1,4 @@
-"""Set-up for `make demo` and `make test`: find or make an environment, install what is missing, run.
+"""Set-up for `make demo`, `make test` and `make bench`: find or make an environment, install what is missing, run.
 
 Only the standard library is used, so any Python from 3.10 on can run this file. Every command is printed before it
 runs; the same commands, typed by hand, do the same.
@@ -26,14 +26,14 @@ TORCH_WITH_AUDIO = ("torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*"
 
 def main() -> int:
     task = sys.argv[1] if len(sys.argv) > 1 else ""
-    if task not in ("demo", "test"):
-        print("usage: python tools/setup_env.py demo|test [pytest arguments]", file=sys.stderr)
+    if task not in ("demo", "test", "bench"):
+        print("usage: python tools/setup_env.py demo|test|bench [arguments of pytest or of the bench]", file=sys.stderr)
         return 2
     if sys.version_info < (3, 10):  # noqa: UP036 - this file is run before anything is installed
         print(f"Python is {sys.version.split()[0]}, expected 3.10 or newer", file=sys.stderr)
         return 2
     try:
-        return demo() if task == "demo" else test(sys.argv[2:])
+        return demo() if task == "demo" else {"test": test, "bench": bench}[task](sys.argv[2:])
     except subprocess.CalledProcessError as error:
         print(f"failed with status {error.returncode}: {shlex.join(map(str, error.cmd))}", file=sys.stderr)
         return 1
@@ -54,6 +54,18 @@ def demo() -> int:
 
 
 def test(pytest_arguments: list[str]) -> int:
+    python, comfyuis = prepare_test()
+    variables = {"COMFYUI_PATH": os.pathsep.join(map(str, comfyuis))} if comfyuis else {}
+    return run([python, "-m", "pytest", "-q", "--durations=10", *pytest_arguments], variables, check=False)
+
+
+def bench(arguments: list[str]) -> int:
+    python, _ = prepare_test()
+    return run([python, "-m", "unet_motion", "bench", "--out", "benchmarks/results", *arguments], check=False)
+
+
+def prepare_test() -> tuple[Path, list[Path]]:
+    """Install what the tests need; gives the Python and the ComfyUI folders found."""
     python = environment()
     comfyuis = find_comfyuis()
     wanted = ["-e", ".[dev]"]
@@ -67,8 +79,7 @@ def test(pytest_arguments: list[str]) -> int:
     install(python, "test", wanted, sources)
     for path in comfyuis[1:]:
         install_pinned(python, path)
-    variables = {"COMFYUI_PATH": os.pathsep.join(map(str, comfyuis))} if comfyuis else {}
-    return run([python, "-m", "pytest", "-q", "--durations=10", *pytest_arguments], variables, check=False)
+    return python, comfyuis
 
 
 def environment() -> Path:

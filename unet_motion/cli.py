@@ -20,6 +20,7 @@ COMMANDS = {
     "merge": (".formats.convert_cli", "mix motion modules, or scale them block by block"),
     "train": (".training.cli", "train the bundled model"),
     "evaluate": (".training.cli", "measure what the bundled model draws"),
+    "bench": (".bench.cli", "time this UNet beside diffusers' with the same weights"),
 }
 
 

@@ -26,6 +26,7 @@ OPTIONAL_IMPORTS = {
     "av": {"unet_motion/video.py"},
     "xformers": {"unet_motion/processors.py"},
     "sageattention": {"unet_motion/processors.py"},
+    "diffusers": {f"unet_motion/bench/{name}.py" for name in ("cases", "cli", "nets", "report")},
 }
 
 

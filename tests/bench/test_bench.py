@@ -1,0 +1,89 @@
+"""The benchmark measures what it says: turns, memory, agreement, and the table it writes."""
+
+import json
+
+import pytest
+import torch
+from diffusers import UNetMotionModel as DiffusersUNetMotionModel
+from torch import nn
+
+from unet_motion.bench import cases, nets
+from unet_motion.bench.measure import Ceilings, flops, operations, peak_memory, take_turns
+from unet_motion.bench.report import markdown
+from unet_motion.cli import main
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.setitem(nets.WIDTHS, "tiny", (32, 64, 64, 64))
+    return cases.Bench(CPU, torch.float32, Ceilings(1e9, 1e9), rounds=2)
+
+
+def test_candidates_run_in_turn():
+    order = []
+    turns = take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, CPU, rounds=3, warm=1)
+    assert order == ["a", "b"] * 4
+    assert [len(turns.seconds[name]) for name in "ab"] == [3, 3]
+    low, high = turns.ratio("a", "b")[1:]
+    assert low <= turns.ratio("a", "b")[0] <= high
+
+
+def test_peak_memory_is_the_most_that_is_held_at_once():
+    def work():
+        first = torch.empty(1 << 20)
+        second = torch.empty(1 << 20)
+        del first
+        return second + 1
+
+    assert peak_memory(work, CPU) == pytest.approx(2 * 4 << 20, abs=1024)
+
+
+def test_arithmetic_and_operators_are_counted():
+    a = torch.randn(64, 32)
+    assert flops(lambda: a @ a.T) == 2 * 64 * 64 * 32
+    launches, shares = operations(lambda: a @ a.T, CPU)
+    assert launches >= 1 and max(shares, key=shares.get) in ("GEMM", "pointwise")
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_both_networks_are_the_same(bench):
+    ours = nets.our_unet("tiny", CPU, torch.float32)
+    theirs = nets.their_unet(ours, CPU, torch.float32)
+    assert isinstance(theirs, DiffusersUNetMotionModel)
+    pointers = {parameter.data_ptr() for parameter in ours.parameters()}
+    assert pointers == {parameter.data_ptr() for parameter in theirs.parameters()}
+    inputs = nets.make_inputs(2, 3, 8, ours.config.cross_attention_dim, CPU, torch.float32)
+    step, their_step = cases.step_of_ours(ours, inputs), cases.step_of_theirs(theirs, inputs)
+    assert nets.relative_error(step(), their_step()) < 1e-5
+    assert step().std() > 0.05
+
+
+def test_outputs_that_differ_are_not_timed(bench):
+    layer, other = nn.Linear(4, 4), nn.Linear(4, 4)
+    x = torch.randn(2, 4)
+    row = bench.compare("linear", "another", lambda: layer(x), lambda: other(x))
+    assert row.ratio is None and row.ours != row.ours and "differ" in row.note
+    assert bench.compare("linear", "itself", lambda: layer(x), lambda: layer(x)).ratio is not None
+
+
+def test_every_kind_of_row_has_its_place_in_the_table(bench):
+    rows = cases.whole_step(bench, "tiny", 1, 2, 8, ">= 1.2") + cases.motion_module(bench, 32, 1, 3, 4, ">= 1.3")
+    rows += cases.long_clips(bench, "tiny", 8, (2, 4))
+    table = markdown({"device": "a CPU", "dtype": "float32"}, rows)
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(lines) == 2 + len(rows) - 1 and {line.count("|") for line in lines} == {11}
+    assert "FreeU adds" in table and rows[0].error < 1e-5 and rows[0].memory[0] > 0
+    assert rows[-1].memory[0] > rows[-2].memory[0]
+
+
+def test_the_command_line_runs_a_case_and_writes_the_table(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(cases.CPU_CASES, "motion-module", lambda b: cases.motion_module(b, 32, 1, 2, 4, ""))
+    assert main(["bench", "motion-module", "--device", "cpu", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    assert "| motion module 32 channels" in capsys.readouterr().out
+    (table,) = tmp_path.glob("*.md")
+    written = json.loads(table.with_suffix(".json").read_text())
+    assert written["rows"][0]["ratio"][0] > 0 and written["about"]["dtype"] == "float32"
+    assert main(["bench", "nothing"]) == 2
+    assert "expected some of step-small" in capsys.readouterr().err

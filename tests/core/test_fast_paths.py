@@ -1,0 +1,89 @@
+"""Each fast path of a CPU against its plain twin, in values and on odd sizes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unet_motion import layers
+from unet_motion.factory import make_factory
+from unet_motion.layers import FeedForward, Upsample
+from unet_motion.processors import PROCESSORS
+
+MAKE = make_factory(None, None, torch.float64, None)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8), (1, 5, 7, 8), (1, 1, 8), (6, 2, 33, 8)])
+def test_feed_forward_in_parts_and_in_place_equals_the_formula(shape, monkeypatch):
+    torch.manual_seed(0)
+    layer, tokens = FeedForward(MAKE, 8), torch.randn(shape, dtype=torch.float64)
+    value, gate = F.linear(tokens, layer.net[0].proj.weight, layer.net[0].proj.bias).chunk(2, dim=-1)
+    expected = F.linear(value * F.gelu(gate), layer.net[2].weight, layer.net[2].bias)
+    before = tokens.clone()
+    for chunk in (1, 8 * 8 * 5, 1 << 22):
+        monkeypatch.setattr(layers, "CPU_CHUNK", chunk)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(tokens), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(tokens, before)
+    torch.testing.assert_close(layer(tokens), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_feed_forward_calls_a_hooked_layer_once_with_all_tokens(monkeypatch):
+    monkeypatch.setattr(layers, "CPU_CHUNK", 1)
+    layer, seen = FeedForward(MAKE, 8), []
+    tokens = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        plain = layer(tokens)
+        handle = layer.net[0].proj.register_forward_hook(lambda m, args, out: seen.append(args[0].shape) or 2 * out)
+        assert not torch.allclose(layer(tokens), plain)
+        handle.remove()
+        torch.testing.assert_close(layer(tokens), plain)
+    assert seen == [tokens.shape]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3), (8, 8)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_upsampling_in_phases_equals_the_convolution_of_the_upsampled_picture(size, grad):
+    torch.manual_seed(0)
+    layer, x = Upsample(MAKE, 6), torch.randn(3, 6, *size, dtype=torch.float64)
+    with torch.set_grad_enabled(grad):
+        expected = layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        for out in (layer(x, None), layer(x, (2 * size[0], 2 * size[1]))):
+            torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+        assert layer(x, None).permute(0, 2, 3, 1).is_contiguous()
+        odd = (2 * size[0] + 1, 2 * size[1])
+        torch.testing.assert_close(layer(x, odd), layer.conv(F.interpolate(x, size=odd, mode="nearest")))
+    if grad:
+        wanted = torch.autograd.grad(expected.square().sum(), layer.conv.weight)[0]
+        got = torch.autograd.grad(layer(x, None).square().sum(), layer.conv.weight)[0]
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_upsampling_reads_the_weights_of_each_call():
+    layer, x = Upsample(MAKE, 4), torch.randn(1, 4, 3, 3, dtype=torch.float64)
+    with torch.no_grad():
+        first = layer(x, None)
+        layer.conv.weight.mul_(2)
+        torch.testing.assert_close(
+            layer(x, None) - layer.conv.bias[:, None, None], 2 * (first - layer.conv.bias[:, None, None])
+        )
+
+
+@pytest.mark.parametrize(
+    "length,pixels,heads,dim", [(1, 3, 2, 5), (7, 1, 3, 8), (16, 9, 8, 40), (64, 2, 1, 16), (65, 2, 2, 4)]
+)
+@pytest.mark.parametrize("grad", [False, True])
+def test_short_sequences_equal_softmax_in_float64(length, pixels, heads, dim, grad):
+    generator = torch.Generator().manual_seed(length)
+    # As in a motion module: (F, P, heads * dim) read as (P, heads, F, dim).
+    tokens = [torch.randn(length, pixels, heads * dim, generator=generator) for _ in range(3)]
+    query, key, value = (
+        t.requires_grad_(grad).transpose(0, 1).unflatten(-1, (heads, dim)).transpose(1, 2) for t in tokens
+    )
+    scores = query.double() @ key.double().transpose(-1, -2) * 0.3
+    expected = scores.softmax(-1) @ value.double()
+    out = PROCESSORS["auto"].attend(query, key, value, None, 0.3)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    if grad:
+        wanted = torch.autograd.grad(expected.square().sum(), tokens)
+        for mine, theirs in zip(torch.autograd.grad(out.square().sum(), tokens), wanted, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)

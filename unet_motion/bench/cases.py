@@ -1,0 +1,206 @@
+"""What is compared with what: the whole step, one motion module, FreeU, loading and long clips."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..factory import make_factory
+from ..model import UNetMotionModel
+from ..motion import MotionModule
+from ..options import Call
+from .measure import Ceilings, Turns, Work, flops, operations, peak_memory, take_turns
+from .nets import Inputs, make_inputs, our_unet, randomise, relative_error, their_unet
+
+LIMITS = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest relative difference between the outputs of two networks that may be compared in time."""
+
+FREEU = {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}
+
+
+@dataclass
+class Row:
+    """One comparison; times in seconds, memory in bytes."""
+
+    case: str
+    peer: str
+    ours: float
+    theirs: float | None = None
+    ratio: tuple[float, float, float] | None = None
+    target: str = ""
+    error: float | None = None
+    memory: tuple[int, int | None] | None = None
+    launches: tuple[int, int] | None = None
+    floor: float | None = None
+    note: str = ""
+    profile: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The machine and the settings of a run."""
+
+    device: torch.device
+    dtype: torch.dtype
+    ceilings: Ceilings
+    rounds: int
+    compiled: bool = False
+
+    def compare(self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1) -> Row:
+        """Check that both give the same, then time, weigh and count them."""
+        expected, result = theirs(), ours()
+        error = relative_error(result, expected)
+        if not error <= LIMITS[self.dtype]:
+            return Row(case, peer, float("nan"), error=error, note="outputs differ: not timed")
+        del expected, result
+        turns = take_turns({"ours": ours, "theirs": theirs}, self.device, self.rounds, inner=inner)
+        row = self.row(case, peer, turns, ours, error, target)
+        row.memory = (peak_memory(ours, self.device), peak_memory(theirs, self.device))
+        (mine, row.profile), (other, _) = operations(ours, self.device), operations(theirs, self.device)
+        row.launches = (mine, other)
+        return row
+
+    def row(self, case: str, peer: str, turns: Turns, ours: Work, error: float | None, target: str) -> Row:
+        return Row(
+            case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target, error,
+            floor=flops(ours) / self.ceilings.flops,
+        )  # fmt: skip
+
+
+def step_of_ours(unet: UNetMotionModel, inputs: Inputs) -> Work:
+    return torch.no_grad()(lambda: unet(inputs.sample, inputs.timestep, inputs.text).sample)
+
+
+def step_of_theirs(unet: nn.Module, inputs: Inputs) -> Work:
+    """diffusers wants the text once per frame."""
+    text = inputs.text.repeat_interleave(inputs.frames, dim=0)
+    return torch.no_grad()(lambda: unet(inputs.sample, inputs.timestep, text).sample)
+
+
+def whole_step(bench: Bench, size: str, batch: int, frames: int, side: int, target: str) -> list[Row]:
+    """A step of the UNet against diffusers, eager and (where asked for) compiled, and FreeU's part of it."""
+    ours = our_unet(size, bench.device, bench.dtype)
+    theirs = their_unet(ours, bench.device, bench.dtype)
+    inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, bench.device, bench.dtype)
+    case = f"step {size} {batch}x{frames}x{side}x{side}"
+    step, their_step = step_of_ours(ours, inputs), step_of_theirs(theirs, inputs)
+    rows = [bench.compare(case, "diffusers", step, their_step, target)]
+    rows += freeu(bench, case, ours, theirs, step, their_step)
+    if bench.compiled:
+        mode = "max-autotune-no-cudagraphs" if bench.device.type == "cuda" else "default"
+        compiled = torch.compile(theirs, mode=mode)
+        rows.append(bench.compare(case, "diffusers compiled", step, step_of_theirs(compiled, inputs)))
+    return rows
+
+
+def freeu(bench: Bench, case: str, ours: UNetMotionModel, theirs: nn.Module, step: Work, their_step: Work) -> list[Row]:
+    """What FreeU adds to a step, in the same turns as the step without it."""
+
+    def with_freeu(unet: nn.Module, work: Work) -> Work:
+        def run():
+            unet.enable_freeu(**FREEU)
+            try:
+                return work()
+            finally:
+                unet.disable_freeu()
+
+        return run
+
+    on, their_on = with_freeu(ours, step), with_freeu(theirs, their_step)
+    error = relative_error(on(), their_on())
+    works = {"plain": step, "ours": on, "their plain": their_step, "theirs": their_on}
+    turns = take_turns(works, bench.device, bench.rounds)
+    added = turns.ratio("ours", "plain")[0] - 1
+    their_added = turns.ratio("theirs", "their plain")[0] - 1
+    row = Row(f"FreeU in {case}", "diffusers", turns.median("ours"), turns.median("theirs"), error=error)
+    row.ratio = turns.ratio("theirs", "ours")
+    row.note = f"FreeU adds {100 * added:.1f} %, in diffusers {100 * their_added:.1f} %"
+    return [row]
+
+
+def motion_module(bench: Bench, channels: int, batch: int, frames: int, side: int, target: str) -> list[Row]:
+    """One motion module, its input and output frames-in-batch as in the UNet."""
+    from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+
+    ours = MotionModule(make_factory(None, None, None, None), channels, 8, 1, 32, 32).eval().requires_grad_(False)
+    randomise(ours)
+    theirs = AnimateDiffTransformer3D(
+        num_attention_heads=8, attention_head_dim=channels // 8, in_channels=channels, num_layers=1,
+        norm_num_groups=32, cross_attention_dim=None, attention_bias=False, activation_fn="geglu",
+        positional_embeddings="sinusoidal", num_positional_embeddings=32, double_self_attention=True,
+    ).eval().requires_grad_(False)  # fmt: skip
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    for module in (ours, theirs):
+        module.to(bench.device, bench.dtype)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch * frames, channels, side, side, generator=generator).to(bench.device, bench.dtype)
+    tokens = x.contiguous(memory_format=torch.channels_last)
+    call = Call(batch, frames, temb=tokens.new_empty(0))
+    row = bench.compare(
+        f"motion module {channels} channels, {batch}x{frames}x{side}x{side}",
+        "diffusers",
+        torch.no_grad()(lambda: ours(tokens, call)),
+        torch.no_grad()(lambda: theirs(x, num_frames=frames)),
+        target,
+        inner=3,
+    )
+    return [row]
+
+
+def loading(bench: Bench, size: str) -> list[Row]:
+    """From a folder on disk to the end of a first, smallest step, against reading the file's bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        our_unet(size, torch.device("cpu"), torch.float32).half().save_pretrained(folder)
+        file = Path(folder) / "diffusion_pytorch_model.safetensors"
+
+        def read() -> None:
+            with open(file, "rb", buffering=0) as source:
+                while source.read(2**24):
+                    pass
+
+        def load() -> None:
+            unet = UNetMotionModel.from_pretrained(folder, torch_dtype=torch.float16).to(bench.device)
+            for parameter in unet.parameters():  # a mapped file is only read when it is used
+                parameter.sum()
+
+        turns = take_turns({"ours": load, "theirs": read}, bench.device, bench.rounds)
+        size_gb = file.stat().st_size / 2**30
+    median, low, high = turns.ratio("ours", "theirs")
+    row = Row(f"load {size} ({size_gb:.2f} GiB)", "bare read", turns.median("ours"), turns.median("theirs"))
+    row.note, row.target = f"{median:.2f} times the bare read ({low:.2f} to {high:.2f})", "<= 1.3 times"
+    return [row]
+
+
+def long_clips(bench: Bench, size: str, side: int, lengths: tuple[int, ...]) -> list[Row]:
+    """A step's time and memory by the number of frames."""
+    unet = our_unet(size, bench.device, bench.dtype)
+    rows = []
+    for frames in lengths:
+        inputs = make_inputs(1, frames, side, unet.config.cross_attention_dim, bench.device, bench.dtype)
+        work = step_of_ours(unet, inputs)
+        turns = take_turns({"ours": work}, bench.device, bench.rounds)
+        row = Row(f"step {size} 1x{frames}x{side}x{side}", "", turns.median("ours"))
+        row.memory = (peak_memory(work, bench.device), None)
+        row.note = f"{1e3 * turns.median('ours') / frames:.1f} ms a frame"
+        rows.append(row)
+    return rows
+
+
+CPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
+    "step-small": lambda b: whole_step(b, "small", 2, 8, 32, ">= 1.2"),
+    "step-sd15": lambda b: whole_step(b, "sd15", 1, 8, 32, ">= 1.2"),
+    "motion-module": lambda b: motion_module(b, 320, 1, 16, 32, ">= 1.3"),
+    "load": lambda b: loading(b, "sd15"),
+    "long": lambda b: long_clips(b, "small", 16, (8, 16, 32)),
+}
+GPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
+    "step-sd15": lambda b: whole_step(b, "sd15", 2, 16, 64, ">= 2"),
+    "motion-module": lambda b: motion_module(b, 320, 2, 16, 64, ">= 1.3"),
+    "load": lambda b: loading(b, "sd15"),
+    "long": lambda b: long_clips(b, "sd15", 64, (16, 32, 64)),
+}

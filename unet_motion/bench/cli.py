@@ -1,0 +1,65 @@
+"""``unet-motion bench``: this project beside diffusers, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def add_arguments(subparsers: Any) -> None:
+    """Add the subcommand ``bench``."""
+    parser = subparsers.add_parser("bench", help="time this UNet beside diffusers' with the same weights")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="some of the cases only; --list names them")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, float16 on a GPU")
+    parser.add_argument("--threads", type=int, help="threads on the CPU (default: torch's)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each comparison (default: 5)")
+    parser.add_argument("--compiled", action="store_true", help="compare with torch.compile of diffusers too")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the JSON and the table there")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--list", action="store_true", help="name the cases and stop")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the cases; 1 if two outputs differed, so that no ratio could be given."""
+    import torch
+
+    from .cases import CPU_CASES, GPU_CASES, Bench
+    from .measure import ceilings
+    from .report import describe, markdown, write
+
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    cases = GPU_CASES if device.type == "cuda" else CPU_CASES
+    if args.list:
+        print("\n".join(cases))
+        return 0
+    unknown = sorted(set(args.cases) - set(cases))
+    if unknown:
+        raise ValueError(f"case {unknown[0]!r} is unknown; expected some of {', '.join(cases)}")
+    if args.rounds < 1:
+        raise ValueError(f"--rounds is {args.rounds}; expected at least 1")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        importlib.import_module("diffusers")
+    except ImportError as error:
+        raise ImportError("the benchmark compares with diffusers; `pip install diffusers` adds it") from error
+    dtype = getattr(torch, args.dtype or ("float16" if device.type == "cuda" else "float32"))
+    bench = Bench(device, dtype, ceilings(device, dtype), args.rounds, args.compiled)
+    rows = []
+    for name in args.cases or cases:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += cases[name](bench)
+    about = describe(bench)
+    print(json.dumps({"about": about, "rows": [asdict(r) for r in rows]}) if args.json else markdown(about, rows))
+    if args.out:
+        print(f"written: {write(args.out, about, rows)}", file=sys.stderr)
+    return int(any(row.ours != row.ours for row in rows))

@@ -1,0 +1,74 @@
+"""The same motion UNet with the same random weights, of this project and of diffusers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..model import UNetMotionModel
+from ..motion import sinusoidal_table
+
+WIDTHS = {"small": (128, 256, 512, 512), "sd15": (320, 640, 1280, 1280)}
+TEXT_TOKENS = 77
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of one step: sample (B, C, F, H, W), timestep, text (B, 77, D)."""
+
+    sample: Tensor
+    timestep: Tensor
+    text: Tensor
+
+    @property
+    def frames(self) -> int:
+        return self.sample.shape[2]
+
+
+def make_inputs(
+    batch: int, frames: int, side: int, text_width: int, device: torch.device, dtype: torch.dtype
+) -> Inputs:
+    """Random inputs, always the same ones."""
+    generator = torch.Generator().manual_seed(1)
+    sample = torch.randn(batch, 4, frames, side, side, generator=generator)
+    text = torch.randn(batch, TEXT_TOKENS, text_width, generator=generator)
+    return Inputs(sample.to(device, dtype), torch.tensor(481, device=device), text.to(device, dtype))
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Weights that keep activations near 1, so that rounding errors can be seen."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.empty(parameter.shape).normal_(generator=generator)
+        if parameter.dim() > 1:
+            parameter.data.copy_(noise.mul_(parameter[0].numel() ** -0.5))
+        else:
+            parameter.data.copy_(noise.mul_(0.2).add_(1 if name.endswith("weight") else 0))
+    for name, buffer in module.named_buffers():
+        if name.endswith(".pe"):
+            buffer.copy_(sinusoidal_table(buffer.shape[1], buffer.shape[2]))
+
+
+def our_unet(size: str, device: torch.device, dtype: torch.dtype) -> UNetMotionModel:
+    """A network of one of WIDTHS with random weights."""
+    unet = UNetMotionModel(block_out_channels=WIDTHS[size])
+    randomise(unet)
+    return unet.to(device, dtype).eval().requires_grad_(False)
+
+
+def their_unet(ours: UNetMotionModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """diffusers' network with the same weights, which it shares."""
+    from diffusers import UNetMotionModel as DiffusersUNetMotionModel
+
+    with torch.device("meta"):
+        unet = DiffusersUNetMotionModel(block_out_channels=ours.config.block_out_channels)
+    unet.load_state_dict(ours.state_dict(), strict=True, assign=True)
+    return unet.to(device, dtype).eval().requires_grad_(False)
+
+
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest expected value."""
+    difference = (result.double() - expected.double()).abs().max()
+    return (difference / expected.double().abs().max()).item()
