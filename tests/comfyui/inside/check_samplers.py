@@ -22,12 +22,12 @@ LATENT_SCALE = 0.18215
 
 @pytest.fixture(scope="module")
 def pair():
-    return models()
+    return models(shallow=True)
 
 
 @pytest.fixture(scope="module")
 def moving():
-    return models(active=True)[1]
+    return models(active=True, shallow=True)[1]
 
 
 def ksampler(model, latent, seed=8, steps=1, denoise=1.0):
