@@ -55,10 +55,18 @@ def load_unet_model(
         norm_scope: `auto` or a preset of the core.
         beta_schedule: `auto` or ComfyUI's name.
         disable_dynamic: use ComfyUI's plain model patcher.
+
+    Raises:
+        ValueError: an SDXL UNet.
     """
     module = None if motion is None else load_motion_file(motion)
     core = load_unet(path, motion_module=module, norm_scope=norm_scope)
     settings = saved_settings(path)
+    if core.config.addition_embed_type and settings.get("pooled_vector") is None:
+        raise ValueError(
+            f"{os.path.basename(path)} is an SDXL UNet, expected an SD1.5 UNet: use Load Checkpoint with Apply Motion "
+            "Module behind it, which bring SDXL's own text and latents."
+        )
     if beta_schedule != AUTO or module is not None or not settings:
         settings["sampling"] = {**settings.get("sampling", {}), **trained_sampling(module, beta_schedule)}
     model = build_model(Source(core.config, core.state_dict(), **settings), disable_dynamic)

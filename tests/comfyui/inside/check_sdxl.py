@@ -8,8 +8,10 @@ import comfy.supported_models
 import pytest
 import torch
 from pack.nodes.host.apply import apply_motion_module
+from pack.nodes.host.files import load_unet_model
 from pack.unet_motion import MotionAdapter
 from pack.unet_motion.formats import MotionModule
+from safetensors.torch import save_file
 from small import CPU, fill, motion_module, options, relative, sd15
 
 WIDTHS = (64, 128, 256)
@@ -75,3 +77,10 @@ def test_modules_of_the_other_family_are_refused_by_name():
         apply_motion_module(sd15(), module("hotshot"))
     with pytest.raises(ValueError, match="is a motion module for SD1.5 .* but `model` is SDXL"):
         apply_motion_module(sdxl(), motion_module())
+
+
+def test_load_motion_unet_refuses_sdxl_and_says_what_to_do(tmp_path):
+    path = str(tmp_path / "xl.safetensors")
+    save_file({key: tensor.contiguous() for key, tensor in sdxl().model.diffusion_model.state_dict().items()}, path)
+    with pytest.raises(ValueError, match="xl.safetensors is an SDXL UNet, .* use Load Checkpoint with Apply Motion"):
+        load_unet_model(path, None)
