@@ -10,6 +10,7 @@ from torch import Tensor
 from ...unet_motion.config import NORM_SCOPES, UNetMotionConfig
 from ...unet_motion.formats import MotionModule, PositionOptions, load_motion_module
 from ...unet_motion.formats.infer import motion_arguments
+from ...unet_motion.formats.positions import with_positions
 from .ldm_view import LDMView
 from .model import motion_base_model, original_weights, sampling_settings, with_model
 from .unet_config import check_fits, from_comfy
@@ -104,4 +105,4 @@ def _reload(
     load, arguments, *index = base_init
     loaded = load(*arguments, disable_dynamic=disable_dynamic) if disable_dynamic else load(*arguments)
     model = loaded[index[0]] if index else loaded
-    return apply_motion_module(model, load_motion_module(path, positions=positions), norm_scope, beta_schedule)
+    return apply_motion_module(model, with_positions(load_motion_module(path), positions), norm_scope, beta_schedule)
