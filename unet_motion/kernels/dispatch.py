@@ -1,0 +1,120 @@
+"""Which code an operation runs: chosen once per call from constraints that are data."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+MODES = ("eager", "triton")
+VARIABLE = "UNET_MOTION_KERNELS"
+HALF_AND_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
+
+_log = logging.getLogger(__name__)
+_mode: ContextVar[str | None] = ContextVar("unet_motion_kernels", default=None)
+
+
+def check_mode(mode: str) -> str:
+    if mode not in MODES:
+        raise ValueError(f"kernels {mode!r} are unknown; expected one of {', '.join(MODES)}.")
+    return mode
+
+
+def current_mode() -> str:
+    """The mode of this thread or task: that of `use`, else of UNET_MOTION_KERNELS, else "eager"."""
+    return _mode.get() or check_mode(os.environ.get(VARIABLE) or "eager")
+
+
+@contextmanager
+def use(mode: str) -> Iterator[None]:
+    """Run the block with "eager" or "triton" kernels; other threads are not touched."""
+    token = _mode.set(check_mode(mode))
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+@dataclass
+class Kernel:
+    """A Triton kernel's constraints.
+
+    Attributes:
+        name: of the operation.
+        dtypes: that it takes.
+        fits: the operation's own constraint: its arguments -> why they do not fit, or None.
+    """
+
+    name: str
+    dtypes: tuple[torch.dtype, ...] = HALF_AND_SINGLE
+    fits: Callable[..., str | None] = lambda *_: None
+    _told: set[str] = field(default_factory=set, repr=False)
+
+    def declines(self, *tensors: Tensor) -> str | None:
+        """Why this kernel does not run on the tensors, or None."""
+        first = tensors[0]
+        reason = unavailable(first.device)
+        if reason is None and first.dtype not in self.dtypes:
+            reason = f"no kernel for {first.dtype}"
+        if reason is None and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            reason = "gradients are asked for"
+        return reason or self.fits(*tensors)
+
+    def runs(self, *tensors: Tensor) -> bool:
+        """Whether the kernel is wanted and fits; the first decline for each reason is logged."""
+        if current_mode() != "triton":
+            return False
+        reason = self.declines(*tensors)
+        if reason is not None and reason not in self._told:
+            self._told.add(reason)
+            _log.info("%s runs as plain PyTorch: %s", self.name, reason)
+        return reason is None
+
+
+KERNELS: dict[str, Kernel] = {}
+
+
+def kernel(name: str, **constraints) -> Kernel:
+    """Make and register the constraints of a kernel."""
+    KERNELS[name] = Kernel(name, **constraints)
+    return KERNELS[name]
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets kernels, so that they run on a CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.lru_cache
+def _triton_is_there() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why no Triton kernel can run on a device, or None."""
+    if not _triton_is_there():
+        return "Triton is not installed"
+    if interpreted():
+        return None if device.type == "cpu" else "Triton's interpreter computes on the CPU"
+    if device.type != "cuda":
+        return f"Triton has no backend here for {device.type}"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+        return "Triton needs compute capability 7.0"
+    return None
+
+
+def report(device: torch.device | str | None = None) -> dict[str, str]:
+    """Per operation which path it takes on a device (default: the GPU where there is one), and why."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    reason = unavailable(device)
+    if reason is None and current_mode() == "eager":
+        reason = 'not asked for (use("triton") or UNET_MOTION_KERNELS=triton)'
+    return dict.fromkeys(KERNELS, f"eager: {reason}" if reason else "triton")

@@ -1,0 +1,61 @@
+"""Attention of many short sequences: several of them in one tile, kept apart by a mask."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..dispatch import interpreted
+from ..temporal_attention import empty_result
+
+TILE = 64
+
+
+@triton.jit
+def _attention(
+    q, k, v, out, count, heads, frames, width, scale,
+    q_n, q_h, q_f, q_d, k_n, k_h, k_f, k_d, v_n, v_h, v_f, v_d, o_n, o_h, o_f, o_d,
+    FRAMES: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    head = (tl.program_id(0) % heads).to(tl.int64)
+    row = tl.arange(0, TILE)
+    sequence = (tl.program_id(0) // heads) * (TILE // FRAMES) + row // FRAMES
+    frame = row % FRAMES
+    column = tl.arange(0, WIDTH).to(tl.int64)
+    inside = (sequence < count) & (frame < frames)
+    both = inside[:, None] & (column < width)[None, :]
+    n = sequence.to(tl.int64)
+    f = frame.to(tl.int64)
+    queries = tl.load(q + head * q_h + (n * q_n + f * q_f)[:, None] + column[None, :] * q_d, mask=both, other=0.0)
+    keys = tl.load(k + head * k_h + (n * k_n + f * k_f)[:, None] + column[None, :] * k_d, mask=both, other=0.0)
+    values = tl.load(v + head * v_h + (n * v_n + f * v_f)[:, None] + column[None, :] * v_d, mask=both, other=0.0)
+    if WIDEN:
+        queries, keys, values = queries.to(tl.float32), keys.to(tl.float32), values.to(tl.float32)
+    scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+    # A row outside sees itself, so that no softmax is over nothing.
+    together = (sequence[:, None] == sequence[None, :]) & (inside[None, :] | (row[:, None] == row[None, :]))
+    scores = tl.where(together, scores, float("-inf"))
+    weights = tl.exp(scores - tl.max(scores, axis=1)[:, None])
+    total = tl.sum(weights, axis=1)
+    result = tl.dot(weights.to(values.dtype), values, input_precision="ieee") / total[:, None]
+    place = out + head * o_h + (n * o_n + f * o_f)[:, None] + column[None, :] * o_d
+    tl.store(place, result.to(out.dtype.element_ty), mask=both)
+
+
+def launch(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """(N, heads, F, dim) each, any strides; F up to 64."""
+    n, heads, frames, width = query.shape
+    out = empty_result(query)
+    if not out.numel():
+        return out
+    padded = triton.next_power_of_2(frames)
+    tiles = triton.cdiv(n, TILE // padded)
+    _attention[(tiles * heads,)](
+        query, key, value, out, n, heads, frames, width, scale,
+        *query.stride(), *key.stride(), *value.stride(), *out.stride(),
+        FRAMES=padded, TILE=TILE, WIDTH=max(16, triton.next_power_of_2(width)),
+        WIDEN=interpreted() and query.dtype == torch.bfloat16,  # the interpreter multiplies bfloat16 as integers
+    )  # fmt: skip
+    return out
