@@ -17,11 +17,12 @@ PRESETS = {
     "sd2.1": {"b1": 1.4, "b2": 1.6, "s1": 0.9, "s2": 0.2},
     "sdxl": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
 }
-PROCESSOR_NAMES = ["auto", "sdpa", "flash", "mem_efficient", "math", "sliced", "xformers", "sage"]
+PROCESSOR_NAMES = ["auto", "sdpa", "flash", "mem_efficient", "math", "sliced", "xformers", "sage", "triton"]
 PROCESSOR_TIP = (
     "sdpa: torch's choice of kernel. flash, mem_efficient: that kernel only (NVIDIA; flash also on the CPU). math: "
     "float32 reference, slow and memory-hungry. sliced: the same in small parts, least memory, slowest. xformers, "
-    "sage: where installed; sage is 8-bit and not exact."
+    "sage: where installed; sage is 8-bit and not exact. triton: this pack's kernel for up to 64 frames (NVIDIA), else "
+    "as sdpa."
 )
 CHUNK_DIMS = ["frames", "pixels"]
 RANGE_TIP = "Share of the sampling, 0 is the first step and 1 the last."

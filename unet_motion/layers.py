@@ -13,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention
-from .factory import LayerFactory
+from .factory import LayerFactory, Weights
+from .kernels.dispatch import wanted
+from .kernels.geglu import geglu
+from .kernels.group_norm import group_norm
 from .options import Call
 
 _ACTIVATIONS = {
@@ -40,8 +43,19 @@ def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def scoped_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
-    """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip."""
+def scoped_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights, act=None) -> Tensor:
+    """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation."""
+    if wanted() and not norm._forward_hooks:
+        n, c, h, w = x.shape
+        tokens = x.permute(0, 2, 3, 1).reshape(n if scope == "frame" else n // frames, -1, c)
+        out = group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps, silu=act is F.silu)
+        out = from_tokens(out.reshape(n, h * w, c), h, w)
+        return out if act in (None, F.silu) else act(out)
+    out = _plain_group_norm(norm, x, frames, scope)
+    return out if act is None else act(out)
+
+
+def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
     if scope == "frame" or frames == 1:
         return norm(x)
     n, c, h, w = x.shape
@@ -93,12 +107,14 @@ class ResnetBlock(nn.Module):
         self.conv2 = make.conv(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = make.conv(in_channels, out_channels, 1) if in_channels != out_channels else None
         self.act = activation(act_fn)
+        self.weights = make.weights
         self.output_scale_factor = output_scale_factor
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        hidden = self.act(scoped_group_norm(self.norm1, x, call.frames, call.resnet_norm_scope))
+        frames, scope = call.frames, call.resnet_norm_scope
+        hidden = scoped_group_norm(self.norm1, x, frames, scope, self.weights, self.act)
         hidden = add_per_row(self.conv1(hidden), self.time_emb_proj(call.temb))
-        hidden = self.act(scoped_group_norm(self.norm2, hidden, call.frames, call.resnet_norm_scope))
+        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act)
         hidden = self.conv2(hidden)
         skip = x if self.conv_shortcut is None else self.conv_shortcut(x)
         out = skip + hidden
@@ -171,7 +187,10 @@ class GEGLU(nn.Module):
         self.proj = make.linear(in_features, out_features * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
+        both = self.proj(x)
+        if wanted():
+            return geglu(both)
+        value, gate = both.chunk(2, dim=-1)
         if torch.is_grad_enabled() or self.proj._forward_hooks:
             return value * F.gelu(gate)
         # In place: at this width the tensors are the largest of the network.
@@ -251,6 +270,7 @@ class SpatialTransformer(nn.Module):
         inner = heads * head_dim
         self.use_linear_projection = use_linear_projection
         self.norm = make.group_norm(groups, channels, 1e-6)
+        self.weights = make.weights
         self.proj_in = make.linear(channels, inner) if use_linear_projection else make.conv(channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(make, inner, heads, head_dim, cross_attention_dim) for _ in range(depth)
@@ -259,7 +279,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         size = x.shape[-2:]
-        hidden = self.norm(x)
+        hidden = scoped_group_norm(self.norm, x, call.frames, "frame", self.weights)
         if self.use_linear_projection:
             tokens = self.proj_in(to_tokens(hidden))
         else:

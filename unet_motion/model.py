@@ -181,8 +181,8 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         if call.hooks is not None:
             x = call.hooks.after_middle(x)
         x = self._run_up(x, call, skips)
-        x = scoped_group_norm(self.conv_norm_out, x, call.frames, call.resnet_norm_scope)
-        return self.conv_out(F.silu(x))
+        norm, scope = self.conv_norm_out, call.resnet_norm_scope
+        return self.conv_out(scoped_group_norm(norm, x, call.frames, scope, self._make.weights, F.silu))
 
     def _run_up(self, x: Tensor, call: Call, skips: Skips) -> Tensor:
         factor = 2 ** (len(self.up_blocks) - 1)

@@ -84,6 +84,7 @@ class MotionModule(nn.Module):
         head_dim = channels // heads
         inner = heads * head_dim
         self.norm = make.group_norm(groups, channels, 1e-6)
+        self.weights = make.weights
         self.proj_in = make.linear(channels, inner)
         self.transformer_blocks = nn.ModuleList(
             MotionTransformerBlock(make, inner, heads, head_dim, max_seq_length) for _ in range(depth)
@@ -95,7 +96,7 @@ class MotionModule(nn.Module):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         n, c, h, w = x.shape
-        hidden = scoped_group_norm(self.norm, x, call.frames, call.motion_norm_scope)
+        hidden = scoped_group_norm(self.norm, x, call.frames, call.motion_norm_scope, self.weights)
         tokens = self.proj_in(hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c))
         for block in self.transformer_blocks:
             tokens = block(tokens, call)

@@ -16,6 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kernels.dispatch import KERNELS
+from .kernels.dispatch import unavailable as triton_unavailable
+from .kernels.temporal_attention import temporal_attention_kernel
+
 MAX_BATCH = 32768
 """Rows per call of a fused kernel: some put the batch on a grid axis that ends at 65535."""
 
@@ -222,6 +226,23 @@ class SageProcessor(AttentionProcessor):
         return _in_batches(run, query, key, value, None, MAX_BATCH)
 
 
+class TritonProcessor(SDPAProcessor):
+    """This project's Triton kernel for sequences of up to 64 entries, such as the frames of each pixel.
+
+    Longer sequences, masks and calls that need gradients run as ``sdpa``.
+    """
+
+    name = "triton"
+
+    def unavailable(self, device):
+        return triton_unavailable(device)
+
+    def attend(self, query, key, value, mask, scale):
+        if mask is not None or KERNELS["temporal_attention"].declines(query, key, value):
+            return super().attend(query, key, value, mask, scale)
+        return temporal_attention_kernel(query, key, value, scale)
+
+
 def _registry() -> dict[str, AttentionProcessor]:
     built_in = (
         AutoProcessor(),
@@ -230,6 +251,7 @@ def _registry() -> dict[str, AttentionProcessor]:
         MemoryEfficientProcessor(),
         MathProcessor(),
         SlicedProcessor(),
+        TritonProcessor(),
     )
     processors = {p.name: p for p in built_in}
     for package, kind in (("xformers", XFormersProcessor), ("sageattention", SageProcessor)):
@@ -294,6 +316,8 @@ class ProcessorPlan:
                 )
 
 
+# Names only: torch.compile takes the answer as it is, rather than break the graph at the pattern's compilation.
+@torch.compiler.assume_constant_result
 def _matches(rule: str, path: str) -> bool:
     return fnmatch.fnmatchcase(path, rule) or fnmatch.fnmatchcase(f"{path}.processor", rule)
 

@@ -43,6 +43,11 @@ def use(mode: str) -> Iterator[None]:
         _mode.reset(token)
 
 
+def wanted() -> bool:
+    """Whether Triton kernels are asked for; not in compiled code, whose compiler fuses by itself."""
+    return not torch.compiler.is_compiling() and current_mode() == "triton"
+
+
 @dataclass
 class Kernel:
     """A Triton kernel's constraints.
@@ -70,7 +75,7 @@ class Kernel:
 
     def runs(self, *tensors: Tensor) -> bool:
         """Whether the kernel is wanted and fits; the first decline for each reason is logged."""
-        if current_mode() != "triton":
+        if not wanted():
             return False
         reason = self.declines(*tensors)
         if reason is not None and reason not in self._told:

@@ -27,7 +27,7 @@ _fits = kernel("temporal_attention", fits=_constraint)
 def temporal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """softmax(scale * q k^T) v of (N, heads, F, dim) views of any strides; gives (N, heads, F, dim)."""
     if _fits.runs(query, key, value):
-        return _triton_temporal_attention(query, key, value, scale)
+        return temporal_attention_kernel(query, key, value, scale)
     return temporal_attention_eager(query, key, value, scale)
 
 
@@ -45,12 +45,12 @@ def empty_result(query: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("unet_motion::temporal_attention", mutates_args=())
-def _triton_temporal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def temporal_attention_kernel(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     from .triton.temporal_attention import launch
 
     return launch(query, key, value, scale)
 
 
-@_triton_temporal_attention.register_fake
+@temporal_attention_kernel.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return empty_result(query)
