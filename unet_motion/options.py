@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,21 +17,18 @@ from .hooks import Hooks
 from .processors import DEFAULT_PROCESSOR, ProcessorPlan
 
 
-class _Inherit:
+class _Inherit(enum.Enum):
+    # An enumeration is one object in copies, in pickles and in compiled graphs.
+    INHERIT = "inherit"
+
     def __repr__(self) -> str:
         return "INHERIT"
 
     def __bool__(self) -> bool:
         return False
 
-    def __deepcopy__(self, memo):
-        return self
 
-    def __reduce__(self):
-        return "INHERIT"
-
-
-INHERIT = _Inherit()
+INHERIT = _Inherit.INHERIT
 """Marks an option that is left at the model's default."""
 
 
