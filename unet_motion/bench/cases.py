@@ -82,7 +82,9 @@ def step_of_theirs(unet: nn.Module, inputs: Inputs) -> Work:
     return torch.no_grad()(lambda: unet(inputs.sample, inputs.timestep, text).sample)
 
 
-def whole_step(bench: Bench, size: str, batch: int, frames: int, side: int, target: str) -> list[Row]:
+def whole_step(
+    bench: Bench, size: str, batch: int, frames: int, side: int, target: str, with_freeu: bool = True
+) -> list[Row]:
     """A step of the UNet against diffusers, eager and (where asked for) compiled, and FreeU's part of it."""
     ours = our_unet(size, bench.device, bench.dtype)
     theirs = their_unet(ours, bench.device, bench.dtype)
@@ -90,7 +92,8 @@ def whole_step(bench: Bench, size: str, batch: int, frames: int, side: int, targ
     case = f"step {size} {batch}x{frames}x{side}x{side}"
     step, their_step = step_of_ours(ours, inputs), step_of_theirs(theirs, inputs)
     rows = [bench.compare(case, "diffusers", step, their_step, target)]
-    rows += freeu(bench, case, ours, theirs, step, their_step)
+    if with_freeu:
+        rows += freeu(bench, case, ours, theirs, step, their_step)
     if bench.compiled:
         mode = "max-autotune-no-cudagraphs" if bench.device.type == "cuda" else "default"
         compiled = torch.compile(theirs, mode=mode)
@@ -193,7 +196,7 @@ def long_clips(bench: Bench, size: str, side: int, lengths: tuple[int, ...]) -> 
 
 CPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "step-small": lambda b: whole_step(b, "small", 2, 8, 32, ">= 1.2"),
-    "step-sd15": lambda b: whole_step(b, "sd15", 1, 8, 32, ">= 1.2"),
+    "step-sd15": lambda b: whole_step(b, "sd15", 1, 8, 32, ">= 1.2", with_freeu=False),
     "motion-module": lambda b: motion_module(b, 320, 1, 16, 32, ">= 1.3"),
     "load": lambda b: loading(b, "sd15"),
     "long": lambda b: long_clips(b, "small", 16, (8, 16, 32)),

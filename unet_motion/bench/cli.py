@@ -20,7 +20,7 @@ def add_arguments(subparsers: Any) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, float16 on a GPU")
     parser.add_argument("--threads", type=int, help="threads on the CPU (default: torch's)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each comparison (default: 5)")
+    parser.add_argument("--rounds", type=int, help="timed rounds of each comparison (default: 3 on a CPU, 7 on a GPU)")
     parser.add_argument("--compiled", action="store_true", help="compare with torch.compile of diffusers too")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the JSON and the table there")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     from .cases import CPU_CASES, GPU_CASES, Bench
     from .measure import ceilings
-    from .report import describe, markdown, write
+    from .report import cells, describe, markdown, write
 
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cases = GPU_CASES if device.type == "cuda" else CPU_CASES
@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
     unknown = sorted(set(args.cases) - set(cases))
     if unknown:
         raise ValueError(f"case {unknown[0]!r} is unknown; expected some of {', '.join(cases)}")
-    if args.rounds < 1:
-        raise ValueError(f"--rounds is {args.rounds}; expected at least 1")
+    rounds = (7 if device.type == "cuda" else 3) if args.rounds is None else args.rounds
+    if rounds < 1:
+        raise ValueError(f"--rounds is {rounds}; expected at least 1")
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
@@ -53,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise ImportError("the benchmark compares with diffusers; `pip install diffusers` adds it") from error
     dtype = getattr(torch, args.dtype or ("float16" if device.type == "cuda" else "float32"))
-    bench = Bench(device, dtype, ceilings(device, dtype), args.rounds, args.compiled)
+    bench = Bench(device, dtype, ceilings(device, dtype), rounds, args.compiled)
     rows = []
     for name in args.cases or cases:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows += cases[name](bench)
+        for row in cases[name](bench):
+            print("  " + " | ".join(cells(row)), file=sys.stderr, flush=True)
+            rows.append(row)
     about = describe(bench)
     print(json.dumps({"about": about, "rows": [asdict(r) for r in rows]}) if args.json else markdown(about, rows))
     if args.out:
