@@ -149,7 +149,9 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         height, width = x.shape[-2:]
-        if size in (None, (2 * height, 2 * width)) and x.device.type == "cpu" and not self.conv._forward_hooks:
+        twice = size in (None, (2 * height, 2 * width))
+        large = x.device.type == "cpu" and x.shape[0] * height * width >= CPU_ROWS
+        if twice and large and not self.conv._forward_hooks:
             return self.phases(x)
         x = F.interpolate(x, size=size, mode="nearest") if size else F.interpolate(x, scale_factor=2.0, mode="nearest")
         return self.conv(x)
@@ -200,6 +202,9 @@ class GEGLU(nn.Module):
 CPU_CHUNK = 1 << 22
 """Entries of a feed-forward layer's inner tensor that a CPU computes at once, so that they stay in its caches."""
 
+CPU_ROWS = 1024
+"""But at least so many tokens, as the weights are read again for each part; and so many pixels repay new kernels."""
+
 
 class FeedForward(nn.Module):
     """GEGLU of four times the width and a projection back."""
@@ -215,7 +220,7 @@ class FeedForward(nn.Module):
         if torch.is_grad_enabled() or proj._forward_hooks or last._forward_hooks:
             return last(self.net[0](tokens))
         flat = tokens.reshape(-1, tokens.shape[-1])
-        rows = max(1, CPU_CHUNK // (8 * flat.shape[1])) if flat.device.type == "cpu" else len(flat)
+        rows = max(CPU_ROWS, CPU_CHUNK // (8 * flat.shape[1])) if flat.device.type == "cpu" else len(flat)
         if rows >= len(flat):
             return last(self.net[0](flat)).view(tokens.shape)
         out = torch.empty_like(flat)

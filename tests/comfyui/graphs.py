@@ -56,16 +56,23 @@ def from_workflow(workflow: dict, info: dict) -> Graph:
         if node["type"] in NOTES:
             continue
         values = list(node["widgets_values"])
-        given = {entry["name"]: links[entry["link"]] for entry in node["inputs"]}
+        given = {entry["name"]: links[entry["link"]] for entry in node["inputs"] if entry["link"] is not None}
         inputs: dict[str, Any] = {}
         definition = info[node["type"]]["input"]
         for name, (kind, *options) in {**definition["required"], **definition.get("optional", {})}.items():
             if name in given:
                 inputs[name] = given[name]
             elif isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+                if not values and name in definition.get("optional", {}):
+                    # A widget that is newer than the file: the page leaves it at its default.
+                    continue
                 inputs[name] = values.pop(0)
-                if options and options[0].get("control_after_generate"):
+                option = options[0] if options else {}
+                if option.get("control_after_generate"):
                     assert values.pop(0) in SEED_CONTROLS
+                if option.get("image_upload") and values:
+                    # The upload button counts as a widget.
+                    assert values.pop(0) == "image"
         assert not values, f"{node['type']}: {values} belong to no input"
         graph.add(node["type"], str(node["id"]), **inputs)
     return graph

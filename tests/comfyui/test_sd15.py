@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 import torch
+from PIL import Image
 
 from tests.comfyui.big_files import write_lora, write_motion_module, write_sd15_checkpoint
-from tests.comfyui.graphs import Graph, sample
+from tests.comfyui.graphs import Graph, from_workflow, sample
+from tests.comfyui.installations import ROOT
 from unet_motion import MotionAdapterConfig
 
 APPLY = {"norm_scope": "auto", "beta_schedule": "auto"}
@@ -72,6 +77,25 @@ def test_load_unet_gives_the_same_model_as_loading_and_applying(server, files):
     assert run.error is None, run.error
     applied, loaded = server.latent(run, "applied"), server.latent(run, "loaded")
     assert float((applied - loaded).norm() / applied.norm()) < 1e-5
+    server.free()
+
+
+def test_the_example_workflow_runs_with_a_checkpoint_and_a_motion_module(server, files):
+    workflow = json.loads((ROOT / "example_workflows" / "sd15_text_to_animation.json").read_text())
+    graph = from_workflow(workflow, server.get("/object_info"))
+    smaller = {
+        "CheckpointLoaderSimple": {"ckpt_name": "sd15.safetensors"},
+        "UNetMotion_LoadMotionModule": {"motion_module": "v2.safetensors"},
+        "EmptyLatentImage": {"width": 64, "height": 64, "batch_size": FRAMES},
+        "KSampler": {"steps": 1},
+    }
+    for node in graph.values():
+        node["inputs"] |= smaller.get(node["class_type"], {})
+    run = server.run(graph)
+    assert run.error is None, run.error
+    (entry,) = (image for output in run.outputs.values() for image in output.get("images", ()))
+    with Image.open(io.BytesIO(server.file(entry))) as clip:
+        assert clip.size == (64, 64) and clip.n_frames == FRAMES
     server.free()
 
 

@@ -13,13 +13,41 @@ from tests.comfyui.graphs import from_workflow
 from tests.comfyui.installations import ROOT
 
 
-@pytest.fixture(scope="module")
-def first_animation(server):
-    workflow = json.loads((ROOT / "example_workflows" / "first_animation.json").read_text())
-    run = server.run(from_workflow(workflow, server.get("/object_info")))
+def graph_of(server, name):
+    """The workflow of a file as an API graph, with its widgets as they were saved."""
+    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
+    return from_workflow(workflow, server.get("/object_info"))
+
+
+def clip_of(server, graph):
+    """The bytes of the one animation that a graph saves."""
+    run = server.run(graph)
     assert run.error is None, run.error
     (entry,) = (image for output in run.outputs.values() for image in output.get("images", ()))
     return server.file(entry)
+
+
+def frames_of(clip):
+    """float32 (F, H, W, 3) from 0 to 255."""
+    with Image.open(io.BytesIO(clip)) as animation:
+        frames = []
+        for index in range(animation.n_frames):
+            animation.seek(index)
+            frames.append(np.asarray(animation.convert("RGB"), dtype=np.float32))
+    return np.stack(frames)
+
+
+def middle_of(frame, colour):
+    """x of the middle of what is much more of a colour (0 red, 1 green, 2 blue) than of the others."""
+    rest = np.delete(frame, colour, axis=-1).max(axis=-1)
+    shown = frame[..., colour] - rest > 60
+    assert shown.sum() > 100
+    return np.nonzero(shown)[1].mean()
+
+
+@pytest.fixture(scope="module")
+def first_animation(server):
+    return clip_of(server, graph_of(server, "first_animation"))
 
 
 def test_first_animation_runs_to_a_clip_of_16_frames_that_moves(first_animation):
@@ -44,3 +72,28 @@ def test_first_animation_draws_a_red_star_that_moves_left(first_animation):
             assert 500 < star.sum() < 40000
             middles.append(np.nonzero(star)[1].mean())
     assert middles[0] - middles[1] > 40
+
+
+def test_freeu_changes_its_branch_and_another_attention_kernel_changes_nothing(server):
+    frames = frames_of(clip_of(server, graph_of(server, "freeu_and_attention_side_by_side")))
+    assert frames.shape == (16, 256, 800, 3)
+    plain, freeu, attention = (frames[:, :, start : start + 256] for start in (0, 272, 544))
+    assert np.abs(plain - attention).mean() < 0.5
+    assert np.abs(plain - freeu).mean() > 2
+    assert np.abs(plain[0] - plain[8]).mean() > 1
+
+
+def test_a_picture_of_a_red_square_begins_to_move_left(server):
+    frames = frames_of(clip_of(server, graph_of(server, "image_to_animation")))
+    assert frames.shape[0] == 16
+    picture, clip = frames[:, :, :256], frames[:, :, 272:]
+    assert abs(middle_of(picture[0], 0) - middle_of(picture[-1], 0)) < 1
+    assert middle_of(clip[0], 0) - middle_of(clip[-1], 0) > 20
+
+
+def test_a_video_of_a_red_star_becomes_one_of_a_blue_star_that_moves_as_it_did(server):
+    frames = frames_of(clip_of(server, graph_of(server, "video_to_video")))
+    before, after = frames[:, :, :256], frames[:, :, 272:]
+    went = middle_of(before[0], 0) - middle_of(before[-1], 0)
+    assert went > 40
+    assert middle_of(after[0], 2) - middle_of(after[-1], 2) == pytest.approx(went, rel=0.5)

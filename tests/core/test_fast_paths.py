@@ -19,6 +19,7 @@ def test_feed_forward_in_parts_and_in_place_equals_the_formula(shape, monkeypatc
     value, gate = F.linear(tokens, layer.net[0].proj.weight, layer.net[0].proj.bias).chunk(2, dim=-1)
     expected = F.linear(value * F.gelu(gate), layer.net[2].weight, layer.net[2].bias)
     before = tokens.clone()
+    monkeypatch.setattr(layers, "CPU_ROWS", 1)
     for chunk in (1, 8 * 8 * 5, 1 << 22):
         monkeypatch.setattr(layers, "CPU_CHUNK", chunk)
         with torch.no_grad():
@@ -29,6 +30,7 @@ def test_feed_forward_in_parts_and_in_place_equals_the_formula(shape, monkeypatc
 
 def test_feed_forward_calls_a_hooked_layer_once_with_all_tokens(monkeypatch):
     monkeypatch.setattr(layers, "CPU_CHUNK", 1)
+    monkeypatch.setattr(layers, "CPU_ROWS", 1)
     layer, seen = FeedForward(MAKE, 8), []
     tokens = torch.randn(2, 3, 5, 8, dtype=torch.float64)
     with torch.no_grad():
@@ -42,7 +44,8 @@ def test_feed_forward_calls_a_hooked_layer_once_with_all_tokens(monkeypatch):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3), (8, 8)])
 @pytest.mark.parametrize("grad", [False, True])
-def test_upsampling_in_phases_equals_the_convolution_of_the_upsampled_picture(size, grad):
+def test_upsampling_in_phases_equals_the_convolution_of_the_upsampled_picture(size, grad, monkeypatch):
+    monkeypatch.setattr(layers, "CPU_ROWS", 1)
     torch.manual_seed(0)
     layer, x = Upsample(MAKE, 6), torch.randn(3, 6, *size, dtype=torch.float64)
     with torch.set_grad_enabled(grad):
@@ -58,7 +61,8 @@ def test_upsampling_in_phases_equals_the_convolution_of_the_upsampled_picture(si
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_upsampling_reads_the_weights_of_each_call():
+def test_upsampling_reads_the_weights_of_each_call(monkeypatch):
+    monkeypatch.setattr(layers, "CPU_ROWS", 1)
     layer, x = Upsample(MAKE, 4), torch.randn(1, 4, 3, 3, dtype=torch.float64)
     with torch.no_grad():
         first = layer(x, None)
