@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 INSIDE = Path(__file__).with_name("inside")
+SECONDS = 1500  # all checks of one version, on a machine that does other things too
+
+pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 
 def _checks() -> list[str]:
@@ -31,7 +34,7 @@ def results(installation, tmp_path_factory) -> dict[str, list[str]]:
         "--junitxml", str(report),
     ]  # fmt: skip
     environment = {**installation.environment(), "UNET_MOTION_COMFYUI": str(installation.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert report.is_file(), done.stdout[-4000:] + done.stderr[-4000:]
     found: dict[str, list[str]] = {}
     for case in ElementTree.parse(report).iter("testcase"):
