@@ -22,6 +22,7 @@ from torch import Tensor
 from ...unet_motion import UNetMotionConfig, UNetMotionModel
 from .ldm_view import LDMView
 from .options import publish_before_control
+from .preview import show_while_sampling
 from .saving import describe_when_saved
 from .unet_config import to_comfy
 
@@ -143,6 +144,7 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     model.diffusion_model.core.load_state_dict(weights, strict=True, assign=True)
     model.diffusion_model.requires_grad_(False).eval()
     publish_before_control(patcher)
+    show_while_sampling(patcher)
     return patcher
 
 
@@ -225,4 +227,5 @@ def with_model(base: Any, model: torch.nn.Module) -> Any:
     clone.parent = None
     clone.clone_base_uuid = uuid.uuid4()
     publish_before_control(clone)
+    show_while_sampling(clone)
     return clone

@@ -24,6 +24,16 @@ class UnscaledLatent(comfy.latent_formats.LatentFormat):
     """Latents of an autoencoder that needs no scaling, such as the bundled one: 4 channels."""
 
     scale_factor = 1.0
+    # Least squares over 1024 frames of 64 drawn clips (seed 0): the bundled autoencoder's latents against what it makes
+    # of them, averaged over 8x8 pixels and scaled to -1..1.
+    latent_rgb_factors = [
+        #   R        G        B
+        [-0.1787, -0.2054, 0.0650],
+        [0.1719, -0.0656, 0.0468],
+        [-0.0366, 0.0694, 0.2868],
+        [0.1423, 0.0517, 0.0110],
+    ]
+    latent_rgb_factors_bias = [-0.4881, -0.5121, -0.5261]
 
 
 LATENTS = {"sd15": comfy.latent_formats.SD15, "unscaled": UnscaledLatent}

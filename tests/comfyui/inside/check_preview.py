@@ -1,0 +1,220 @@
+"""The loop of all frames that is shown while a clip is sampled."""
+
+from __future__ import annotations
+
+import io
+import time
+from types import SimpleNamespace
+
+import comfy.latent_formats
+import comfy.sample
+import latent_preview
+import numpy as np
+import pytest
+import torch
+from comfy.cli_args import LatentPreviewMethod, args
+from comfy_execution.progress import ProgressHandler, get_progress_state, reset_progress_state
+from comfy_execution.utils import CurrentNodeContext
+from pack.nodes.host import preview
+from pack.nodes.host.bundled import load_bundled_models
+from pack.nodes.host.options import with_settings
+from pack.unet_motion.bundled import load_bundled
+from pack.unet_motion.training.data import draw, sample_clips
+from PIL import Image
+
+FRAMES, STEPS = 6, 3
+
+
+class Seen(ProgressHandler):
+    """Keeps what would be sent to the page."""
+
+    def __init__(self):
+        super().__init__("seen")
+        self.sent = []
+
+    def update_handler(self, node_id, value, max_value, state, prompt_id, image=None):
+        self.sent.append((node_id, value, max_value, image))
+
+    @property
+    def loops(self):
+        return [image for _, _, _, image in self.sent if image and image[0] == "WEBP"]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_bundled_models()
+
+
+@pytest.fixture
+def seen():
+    handler = Seen()
+    reset_progress_state("prompt", SimpleNamespace())
+    get_progress_state().register_handler(handler)
+    preview._choices.clear()
+    return handler
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    monkeypatch.setattr(preview.Pace, "due", lambda self: True)
+
+
+def sample(loaded, model=None, callback=True, steps=STEPS, frames=FRAMES):
+    """A run of the bundled model as core's sampler nodes start it; its latents, and x0 of every step."""
+    model, clip = model or loaded[0], loaded[1]
+    texts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red star moving left", "")]
+    noise = torch.randn(frames, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    x0s, report = [], latent_preview.prepare_callback(model, steps)
+
+    def keep(step, x0, x, total):
+        x0s.append(x0.clone())
+        report(step, x0, x, total)
+
+    with CurrentNodeContext("prompt", "7", 0):
+        out = comfy.sample.sample(
+            model, noise, steps, 4.0, "euler", "normal", *texts, torch.zeros_like(noise), disable_pbar=True, seed=3,
+            callback=keep if callback else None,
+        )  # fmt: skip
+    return out, x0s
+
+
+def pictures_of(loop) -> tuple[np.ndarray, float, int]:
+    """Frames (F, h, w, 3) of what is sent, milliseconds of one, and how often it is repeated (0: for ever)."""
+    file = io.BytesIO()
+    loop[1].save(file, format=loop[0], quality=95, compress_level=1)
+    with Image.open(file) as picture:
+        frames = []
+        for index in range(getattr(picture, "n_frames", 1)):
+            picture.seek(index)
+            frames.append(np.asarray(picture.convert("RGB")))
+        picture.seek(1)
+        picture.load()
+        return np.stack(frames), picture.info["duration"], picture.info["loop"]
+
+
+def correlation(a, b) -> float:
+    return float(np.corrcoef(np.asarray(a, float).ravel(), np.asarray(b, float).ravel())[0, 1])
+
+
+def test_every_step_shows_all_frames_of_its_denoised_latents(loaded, seen, shown):
+    _, x0s = sample(loaded)
+    assert len(seen.loops) == len(x0s) == STEPS
+    places = [entry[:3] for entry in seen.sent if entry[3] and entry[3][0] == "WEBP"]
+    assert places == [("7", step + 1, STEPS) for step in range(STEPS)]
+    for loop, x0 in zip(seen.loops, x0s, strict=True):
+        frames, duration, repeats = pictures_of(loop)
+        assert frames.shape == (FRAMES, 8, 8, 3) and (duration, repeats) == (125, 0) and loop[2] is None
+        # Core's own preview of each latent is the reference; it rounds otherwise.
+        core = latent_preview.get_previewer(x0.device, loaded[0].model.latent_format)
+        expected = np.stack([np.asarray(core.decode_latent_to_preview(frame[None])) for frame in x0])
+        assert np.abs(frames.astype(int) - expected).max() <= 1
+        assert len({frame.tobytes() for frame in frames}) == FRAMES
+
+
+def test_the_preview_looks_like_the_decoded_pictures():
+    autoencoder = load_bundled().autoencoder
+    clips = draw(sample_clips(np.random.default_rng(77), 24))[0].flatten(0, 1)[::4]
+    latents = autoencoder.encode(clips)
+    cells = torch.nn.functional.avg_pool2d(autoencoder.decode(latents).clamp(0, 1), 8).movedim(1, -1)
+    ours = preview.motion_frames(latents, load_bundled_models()[0].model.latent_format)
+    found = correlation(ours, cells)
+    assert found > 0.75
+    # Factors of another autoencoder are no better than chance.
+    assert correlation(preview.motion_frames(latents, comfy.latent_formats.SD15()), cells) < found - 0.3
+
+
+def test_the_latents_are_the_same_with_and_without_a_preview(loaded, seen, shown, monkeypatch):
+    with_preview, _ = sample(loaded)
+    assert seen.loops
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.NoPreviews)
+    count = len(seen.sent)
+    without, _ = sample(loaded)
+    assert torch.equal(with_preview, without)
+    assert all(image is None for *_, image in seen.sent[count:])
+
+
+def test_a_sampler_that_reports_no_steps_shows_nothing(loaded, seen, shown):
+    sample(loaded, callback=False)
+    assert not seen.loops
+
+
+def test_a_page_can_turn_it_off_and_set_its_speed(loaded, seen, shown, monkeypatch):
+    client = SimpleNamespace(client_id="mine")
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=client))
+    monkeypatch.setitem(preview.sys.modules, "server", server)
+    preview.choose_preview("mine", False, 8)
+    sample(loaded)
+    assert not seen.loops
+    client.client_id = "another page"
+    sample(loaded)
+    assert len(seen.loops) == STEPS
+    client.client_id = "mine"
+    preview.choose_preview("mine", True, 20)
+    sample(loaded)
+    assert [pictures_of(loop)[1] for loop in seen.loops] == [125] * STEPS + [50] * STEPS
+
+
+def test_a_choice_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="fps is 0, expected a number from 1 to 60"):
+        preview.choose_preview("mine", True, 0)
+    with pytest.raises(ValueError, match="motion is 'yes', expected true or false"):
+        preview.choose_preview("mine", "yes", 8)
+
+
+def test_only_the_latest_pages_are_remembered():
+    preview._choices.clear()
+    for number in range(preview.CLIENTS_REMEMBERED + 3):
+        preview.choose_preview(str(number), True, 8)
+    assert len(preview._choices) == preview.CLIENTS_REMEMBERED and "0" not in preview._choices
+
+
+def test_clips_of_one_batch_stand_side_by_side(loaded, seen, shown):
+    _, x0s = sample(loaded, with_settings(loaded[0], frames_per_clip=3))
+    frames = pictures_of(seen.loops[-1])[0]
+    assert frames.shape == (3, 8, 16, 3)
+    both = preview.motion_frames(x0s[-1], loaded[0].model.latent_format, 3)
+    each = [preview.motion_frames(clip, loaded[0].model.latent_format) for clip in x0s[-1].split(3)]
+    assert torch.equal(both, torch.cat(each, dim=2))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (4, 3, 8, 8), (1, 4, 5, 8, 8)])
+def test_what_is_no_clip_of_these_latents_is_not_shown(shape):
+    assert preview.motion_frames(torch.zeros(shape), comfy.latent_formats.SD15()) is None
+
+
+def test_previews_take_a_few_percent_of_the_time_however_slow_they_are():
+    for cost in (0.001, 0.04, 2.0):
+        now, spent, made = 0.0, 0.0, 0
+        pace = preview.Pace(clock=lambda: now)  # noqa: B023
+        for _ in range(4000):
+            now += 0.05
+            if pace.due():
+                with pace.counted():
+                    now += cost
+                spent, made = spent + cost, made + 1
+        # The first is made before anything is known of its cost.
+        assert made >= 2 and (spent - cost) / now <= preview.SHARE * 1.01
+
+
+def test_a_run_is_hardly_slower_with_previews(loaded, seen, monkeypatch):
+    steps = 12
+    sample(loaded, steps=steps)
+    spent = []
+    encode = preview.encode_loop
+
+    def timed(*arguments):
+        start = time.perf_counter()
+        data = encode(*arguments)
+        spent.append(time.perf_counter() - start)
+        return data
+
+    monkeypatch.setattr(preview, "encode_loop", timed)
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    start = time.perf_counter()
+    sample(loaded, steps=steps, frames=16)
+    whole = time.perf_counter() - start
+    assert 1 <= len(seen.loops) <= steps
+    # One preview more than the share, because the first is always made.
+    assert sum(spent) - max(spent) <= 2 * preview.SHARE * whole
+    print(f"{len(spent)} previews took {1e3 * sum(spent):.1f} ms of {1e3 * whole:.0f} ms")
