@@ -13,7 +13,7 @@ const sendChoice = ({ motion, fps } = {}) =>
   app.extensionManager && sendPreviewChoice(motion ?? setting(MOTION) ?? true, fps ?? setting(FPS) ?? 8);
 
 app.registerExtension({
-  name: "UNetMotion",
+  name: "unetmotion.page",
   settings: [
     {
       id: MOTION,
