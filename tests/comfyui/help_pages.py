@@ -59,7 +59,8 @@ def facts(kind: str, options: dict, language: str) -> str:
         parts = [words["text"]]
         default = f"`{default}`" if default else words["empty"]
     elif kind == "COMBO":
-        parts = [words[word] for mark, word in (("<files>", "file"), ("<as KSampler>", "core")) if mark in choices(options)]
+        marks = {"<files>": "file", "<as KSampler>": "core"}
+        parts = [words[marks[choice]] for choice in choices(options) if choice in marks]
         default = None if default is None else f"**{default}**"
     else:
         return kind
