@@ -26,7 +26,7 @@ from unet_motion import ForwardOptions, FreeU, MotionAdapterConfig, MotionPipeli
 from unet_motion.video import write_video  # noqa: E402
 
 IMAGES = ROOT / "web" / "docs" / "images"
-SHARPNESS = 2
+SHARPNESS = 1.5
 MARGIN = 14
 QUALITY = 80
 SEED = 7

@@ -1,4 +1,4 @@
-"""What the page and API users see: node definitions, help pages, templates, model folders."""
+"""What the page and API users see: node definitions, templates, model folders."""
 
 from __future__ import annotations
 
@@ -56,15 +56,6 @@ def test_sampler_lists_are_those_of_ksampler(server):
 def test_the_pack_loads_without_a_warning(server):
     log = server.log()
     assert "IMPORT FAILED" not in log and "ComfyUI-UNetMotion module for custom nodes" not in log
-
-
-def test_every_node_has_a_help_page_that_names_its_inputs(server):
-    info = normalise(server.get("/object_info"))
-    for name, node in info.items():
-        page = server.get(f"/extensions/ComfyUI-UNetMotion/docs/{name}.md").decode()
-        assert page.startswith(f"# {node['display_name']}\n"), name
-        for field in (field for fields in node["input_order"].values() for field in fields):
-            assert f"`{field}`" in page, f"{name}: {field}"
 
 
 def test_example_workflows_are_templates(server):
