@@ -9,6 +9,7 @@ from .merging import MergeMotionModules, ScaleMotionBlocks
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
+from .saving import SaveClip
 
 NODES: list[type[io.ComfyNode]] = [
     LoadBundled,
@@ -23,6 +24,7 @@ NODES: list[type[io.ComfyNode]] = [
     ForwardChunking,
     PIAFirstFrame,
     MotionSampler,
+    SaveClip,
 ]
 
 

@@ -22,6 +22,9 @@ def normalise(info: dict) -> dict:
     """The pack's nodes without what differs between ComfyUI versions, files on the disk and core's lists."""
     ours = {name: {key: node[key] for key in KEYS} for name, node in info.items() if name.startswith("UNetMotion_")}
     for name, node in ours.items():
+        # What the server fills in is no input to the page.
+        for part in ("input", "input_order"):
+            node[part].pop("hidden", None)
         for inputs in node["input"].values():
             for field, (_, options) in inputs.items():
                 # Written out by newer versions only.
