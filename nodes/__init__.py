@@ -10,6 +10,7 @@ from .merging import MergeMotionModules, ScaleMotionBlocks
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
+from .saving import SaveClip
 
 NODES: list[type[io.ComfyNode]] = [
     LoadBundled,
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     ForwardChunking,
     PIAFirstFrame,
     MotionSampler,
+    SaveClip,
 ]
 
 

@@ -1,30 +1,38 @@
 """Writing frames to files that people look at, with the prompt, seed and settings inside.
 
 The kind follows the name: `.webp` and `.gif` are animations, `.mp4` needs the `video` extra (PyAV), `.png` is
-a contact sheet with all frames in one picture, and a name without suffix is a folder of PNG frames. The
-settings are one JSON object: in the EXIF user comment of a WebP, the comment of a GIF or MP4, a text chunk
-of a PNG.
+a contact sheet with all frames in one picture, and a name without suffix is a folder of PNG frames. Where the
+settings stand in a file, `video_metadata` says.
 """
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image
 
 from .atomic import atomic_file, atomic_folder
+from .video_metadata import FRAME_NAME, Labels, load_av, read_graphs, read_metadata
+
+__all__ = [
+    "RESIZE_FILTERS",
+    "SUFFIXES",
+    "check_output_path",
+    "check_playback",
+    "check_resize",
+    "contact_sheet",
+    "read_graphs",
+    "read_metadata",
+    "resize",
+    "write_video",
+]
 
 SUFFIXES = (".webp", ".gif", ".mp4", ".png")
 RESIZE_FILTERS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
-
-_PNG_KEY = "unet_motion"
-_FRAME_NAME = "frame_{:05d}.png"
-# The EXIF standard puts an eight-byte name of the character set before a user comment.
-_EXIF_ASCII = b"ASCII\0\0\0"
 
 
 def check_output_path(path: str | os.PathLike) -> Path:
@@ -36,7 +44,7 @@ def check_output_path(path: str | os.PathLike) -> Path:
             "or none for a folder of PNG frames"
         )
     if path.suffix.lower() == ".mp4":
-        _av()
+        load_av()
     if path.suffix and path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
     if not path.suffix:
@@ -56,59 +64,38 @@ def write_video(
     path: str | os.PathLike,
     frames: np.ndarray,
     fps: float = 8.0,
-    metadata: dict[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     loop: bool = True,
     quality: int | None = None,
+    graphs: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write frames, uint8 (F, H, W, 3), to `path` in the kind its suffix names, whole or not at all.
 
-    `quality` (0 to 100) makes a WebP lossy; without it a WebP is lossless. `metadata` must fit into JSON. The
-    same arguments give the same bytes. Raises ValueError on another shape, dtype or suffix, and ImportError
-    for MP4 without PyAV.
+    `quality` (0 to 100) makes a WebP lossy; without it a WebP is lossless. `metadata` must fit into JSON, and so
+    must `graphs`: ComfyUI's `workflow` and `prompt`, which its page opens when the file is dropped on it (WebP,
+    PNG, MP4; a GIF holds none, because the page reads none). The same arguments give the same bytes. Raises
+    ValueError on another shape, dtype, suffix or graph, and ImportError for MP4 without PyAV.
     """
     path = check_output_path(path)
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 (F, height, width, 3)")
     check_playback(fps, quality)
-    text = json.dumps(metadata or {}, sort_keys=True)
+    labels = Labels.of(metadata, graphs)
     suffix = path.suffix.lower()
     if not suffix:
-        _write_folder(path, frames, text)
+        _write_folder(path, frames, labels)
     else:
         with atomic_file(path) as temporary:
             if suffix == ".webp":
-                _write_webp(temporary, frames, fps, text, loop, quality)
+                _write_webp(temporary, frames, fps, labels, loop, quality)
             elif suffix == ".gif":
-                _write_gif(temporary, frames, fps, text, loop)
+                _write_gif(temporary, frames, fps, labels, loop)
             elif suffix == ".mp4":
-                _write_mp4(temporary, frames, fps, text)
+                _write_mp4(temporary, frames, fps, labels)
             else:
-                _write_png(temporary, contact_sheet(frames), text)
+                _write_png(temporary, contact_sheet(frames), labels)
     return path
-
-
-def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings that `write_video` put into a file or a folder of frames; ValueError if it has none."""
-    path = Path(path)
-    text = None
-    if path.is_dir():
-        path = path / _FRAME_NAME.format(0)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, expected a file or folder written by unet_motion")
-    if path.suffix.lower() == ".mp4":
-        with _av().open(str(path)) as container:
-            text = container.metadata.get("comment")
-    else:
-        with Image.open(path) as image:
-            text = image.info.get(_PNG_KEY) or image.info.get("comment") or _exif_comment(image)
-    try:
-        settings = json.loads(text) if text else None
-    except ValueError:
-        settings = None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds no settings, expected a file written by unet_motion")
-    return settings
 
 
 def check_resize(factor: int, method: str = "lanczos") -> None:
@@ -140,53 +127,50 @@ def contact_sheet(frames: np.ndarray, columns: int | None = None, gap: int = 2) 
     return sheet
 
 
-def _write_webp(path: Path, frames: np.ndarray, fps: float, text: str, loop: bool, quality: int | None) -> None:
-    exif = Image.Exif()
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _EXIF_ASCII + text.encode("ascii")
+def _write_webp(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop: bool, quality: int | None) -> None:
     images = [Image.fromarray(frame) for frame in frames]
     images[0].save(
         path, "WEBP", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 1),
-        loop=0 if loop else 1, exif=exif.tobytes(), lossless=quality is None,
+        loop=0 if loop else 1, exif=labels.exif(), lossless=quality is None,
         quality=80 if quality is None else quality, method=4,
     )  # fmt: skip
 
 
-def _write_gif(path: Path, frames: np.ndarray, fps: float, text: str, loop: bool) -> None:
+def _write_gif(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop: bool) -> None:
     images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
     options: dict[str, Any] = {"loop": 0} if loop else {}
     images[0].save(
         path, "GIF", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 10),
-        comment=text.encode("ascii"), optimize=False, **options,
+        comment=labels.comment(), optimize=False, **options,
     )  # fmt: skip
 
 
-def _write_mp4(path: Path, frames: np.ndarray, fps: float, text: str) -> None:
+def _write_mp4(path: Path, frames: np.ndarray, fps: float, labels: Labels) -> None:
     from fractions import Fraction
 
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"frames are {width}x{height}, expected an even width and height for MP4")
-    with _av().open(str(path), "w", format="mp4") as container:
-        container.metadata["comment"] = text
+    metadata, options = labels.container()
+    with load_av().open(str(path), "w", format="mp4", options=options) as container:
+        container.metadata.update(metadata)
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "16", "threads": "1"}
         for frame in frames:
-            picture = _av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = load_av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
 
 
-def _write_png(path: Path, picture: np.ndarray, text: str) -> None:
-    chunks = PngImagePlugin.PngInfo()
-    chunks.add_text(_PNG_KEY, text)
-    Image.fromarray(picture).save(path, "PNG", pnginfo=chunks)
+def _write_png(path: Path, picture: np.ndarray, labels: Labels) -> None:
+    Image.fromarray(picture).save(path, "PNG", pnginfo=labels.chunks())
 
 
-def _write_folder(path: Path, frames: np.ndarray, text: str) -> None:
+def _write_folder(path: Path, frames: np.ndarray, labels: Labels) -> None:
     with atomic_folder(path) as temporary:
         for i, frame in enumerate(frames):
-            _write_png(temporary / _FRAME_NAME.format(i), frame, text)
+            _write_png(temporary / FRAME_NAME.format(i), frame, labels)
 
 
 def _check_replaceable(path: Path) -> None:
@@ -204,18 +188,3 @@ def _durations(count: int, fps: float, unit: int) -> list[int]:
     """Milliseconds of each frame, in whole units, such that the whole plays in count / fps seconds."""
     edges = [round(i * 1000 / fps / unit) for i in range(count + 1)]
     return [max(1, b - a) * unit for a, b in zip(edges, edges[1:], strict=False)]
-
-
-def _exif_comment(image: Image.Image) -> str | None:
-    comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
-    if isinstance(comment, bytes) and comment.startswith(_EXIF_ASCII):
-        return comment[len(_EXIF_ASCII) :].decode("ascii", "replace")
-    return None
-
-
-def _av():
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("MP4 needs PyAV, which is not installed: `pip install av`") from error
-    return av

@@ -19,7 +19,7 @@ app.registerExtension({
       id: MOTION,
       category: ["UNetMotion", "Preview", "Motion"],
       name: "Show the whole clip while it is sampled",
-      tooltip: "Core's preview shows the first frame only. Costs at most 3 % of the sampling time.",
+      tooltip: "Also where ComfyUI's own preview, of the first frame, is off. Costs at most 3 % of the sampling time.",
       type: "boolean",
       defaultValue: true,
       onChange: (motion) => sendChoice({ motion }),

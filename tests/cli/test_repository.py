@@ -22,7 +22,7 @@ IMPORT_NAMES = {"torch", "safetensors", "einops", "numpy", "PIL"}
 # What may be imported where it is installed, and by which files.
 OPTIONAL_IMPORTS = {
     "tqdm": {"unet_motion/progress.py"},
-    "av": {"unet_motion/training/clips.py", "unet_motion/video.py"},
+    "av": {"unet_motion/training/clips.py", "unet_motion/video_metadata.py"},
     "xformers": {"unet_motion/processors.py"},
     "sageattention": {"unet_motion/processors.py"},
     "triton": {f"unet_motion/kernels/triton/{name}.py" for name in ("geglu", "group_norm", "temporal_attention")},

@@ -85,6 +85,44 @@ def test_settings_come_back_and_the_same_call_gives_the_same_bytes(tmp_path, fra
     assert all(a.read_bytes() == b.read_bytes() for a, b in files)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_graphs_come_back_beside_the_settings(tmp_path, frames, name):
+    if name.endswith("mp4"):
+        pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    graphs = {"workflow": {"nodes": [{"title": 'é: "星"', "id": 2**53}]}, "prompt": {"3": {"class_type": "KSampler"}}}
+    first, second = (
+        video.write_video(tmp_path / folder / name, frames, metadata=SETTINGS, graphs=graphs) for folder in "ab"
+    )
+    assert video.read_metadata(first) == SETTINGS
+    # ComfyUI's page reads no GIF.
+    assert video.read_graphs(first) == ({} if name.endswith("gif") else graphs)
+    files = [(a, second / a.name) for a in first.iterdir()] if first.is_dir() else [(first, second)]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in files)
+
+
+def test_graphs_stand_where_comfyui_looks_for_them(tmp_path, frames):
+    graphs = {"workflow": {"nodes": []}, "prompt": {}}
+    with Image.open(video.write_video(tmp_path / "clip.png", frames, graphs=graphs)) as image:
+        assert image.text == {"workflow": '{"nodes": []}', "prompt": "{}"}
+    with Image.open(video.write_video(tmp_path / "clip.webp", frames, graphs=graphs)) as image:
+        assert dict(image.getexif()) == {0x010F: 'workflow:{"nodes": []}', 0x0110: "prompt:{}"}
+
+
+def test_the_graphs_of_an_mp4_stand_before_its_pictures(tmp_path, frames):
+    """ComfyUI's page reads only the start of a long file."""
+    pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    data = video.write_video(tmp_path / "clip.mp4", frames, graphs={"workflow": {"nodes": []}}).read_bytes()
+    assert 0 < data.index(b"workflow") < data.index(b"mdat")
+
+
+def test_without_settings_a_file_holds_pictures_only(tmp_path, frames):
+    for name in KINDS[:3]:
+        path = video.write_video(tmp_path / name, frames)
+        assert video.read_graphs(path) == {}
+        with pytest.raises(ValueError, match="holds no settings"):
+            video.read_metadata(path)
+
+
 def test_resize_keeps_pixels_with_nearest_and_means_with_lanczos(frames):
     assert np.array_equal(video.resize(frames, 3, "nearest")[:, 1::3, 1::3], frames)
     smooth = video.resize(frames, 4, "lanczos")
@@ -137,6 +175,7 @@ def test_a_failed_folder_leaves_the_old_folder_and_nothing_else(tmp_path):
         ("clip.webp", {"frames": np.zeros((2, 4, 4, 3), np.float32)}, ["float32", "uint8"]),
         ("clip.webp", {"frames": np.zeros((0, 4, 4, 3), np.uint8)}, ["(0, 4, 4, 3)"]),
         ("clip.mp4", {"frames": np.zeros((2, 5, 4, 3), np.uint8)}, ["4x5", "even"]),
+        ("clip.webp", {"graphs": {"api": {}}}, ["'api'", "workflow", "prompt"]),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, frames, name, change, words):

@@ -125,21 +125,24 @@ class Server:
         # The worker frees between prompts and looks at the flag within a second of being idle.
         time.sleep(1.5)
 
-    def run(self, graph: dict, on_message: Callable[[dict], str | None] | None = None) -> Run:
+    def run(
+        self, graph: dict, on_message: Callable[[dict], str | None] | None = None, extra: dict[str, Any] | None = None
+    ) -> Run:
         """Queue an API graph and follow it to its end.
 
         Args:
             on_message: sees every message of the websocket; a path that it returns is POSTed to, such as /interrupt.
+            extra: what the page sends beside the graph, such as `extra_pnginfo`.
         """
-        return asyncio.run(asyncio.wait_for(self._run(graph, on_message), PROMPT_SECONDS))
+        return asyncio.run(asyncio.wait_for(self._run(graph, on_message, extra or {}), PROMPT_SECONDS))
 
-    async def _run(self, graph: dict, on_message) -> Run:
+    async def _run(self, graph: dict, on_message, extra: dict[str, Any]) -> Run:
         client, run = uuid.uuid4().hex, Run()
         async with (
             aiohttp.ClientSession() as session,
             session.ws_connect(f"ws://{self.address}/ws", params={"clientId": client}, max_msg_size=0) as socket_,
         ):
-            body = {"prompt": graph, "client_id": client}
+            body = {"prompt": graph, "client_id": client, "extra_data": extra}
             async with session.post(f"http://{self.address}/prompt", json=body) as answer:
                 given = await answer.json()
                 if answer.status != 200:

@@ -13,10 +13,12 @@ import pytest
 from tests.comfyui.graphs import from_workflow
 from tests.comfyui.server import Server
 from tests.comfyui.test_api import (  # noqa: F401 - these tests run here with the server below
-    test_every_node_has_a_help_page_that_names_its_inputs,
     test_example_workflows_are_templates,
     test_node_definitions_equal_the_committed_ones,
     test_the_pack_loads_without_a_warning,
+)
+from tests.comfyui.test_help import (  # noqa: F401 - as above
+    test_pages_have_pictures_that_the_server_serves,
 )
 from tests.comfyui.test_workflows import (  # noqa: F401 - as above
     clip_of,

@@ -1,0 +1,251 @@
+"""Make the pictures of the help pages, web/docs/images: python tools/help_pictures.py [NodeId ...]
+
+Each node stands in its usual surroundings on the real page, in English and in Chinese; where the bundled model shows
+what a setting does, a clip of that lies beside it. Needs a ComfyUI and a Chromium, as the tests do (tests/README.md).
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.comfyui.big_files import write_lora, write_motion_module  # noqa: E402
+from tests.comfyui.browser import Page, visit  # noqa: E402
+from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E402
+from tests.comfyui.server import Server  # noqa: E402
+from unet_motion import ForwardOptions, FreeU, MotionAdapterConfig, MotionPipeline  # noqa: E402
+from unet_motion.video import write_video  # noqa: E402
+
+IMAGES = ROOT / "web" / "docs" / "images"
+SHARPNESS = 1.5
+MARGIN = 14
+QUALITY = 80
+SEED = 7
+SMALL = MotionAdapterConfig(block_out_channels=(32, 64, 128, 128))
+"""Modules of a few MB: the pictures show the names of files only."""
+
+
+@dataclass
+class Scene:
+    """What is around a node.
+
+    Attributes:
+        before: input -> type of the node and its output.
+        after: types of nodes that take the first output, with the input that takes it.
+        values: of widgets.
+    """
+
+    before: dict[str, tuple[str, str]] = field(default_factory=dict)
+    after: dict[str, str] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
+
+
+CHECKPOINT = ("CheckpointLoaderSimple", "MODEL")
+BUNDLED = ("UNetMotion_LoadBundled", "model")
+APPLIED = ("UNetMotion_ApplyMotionModule", "model")
+MODULE = ("UNetMotion_LoadMotionModule", "motion_module")
+TO_SAMPLER = {"KSampler": "model"}
+TO_APPLY = {"UNetMotion_ApplyMotionModule": "motion_module"}
+TEXT = ("CLIPTextEncode", "CONDITIONING")
+
+SCENES = {
+    "UNetMotion_LoadBundled": Scene(after={"KSampler": "model", "CLIPTextEncode": "clip", "VAEDecode": "vae"}),
+    "UNetMotion_LoadUNet": Scene(
+        after=TO_SAMPLER, values={"unet_name": "sd15.safetensors", "motion_module": "v3_sd15_mm.safetensors"}
+    ),
+    "UNetMotion_LoadMotionModule": Scene(after=TO_APPLY, values={"motion_module": "v3_sd15_mm.safetensors"}),
+    "UNetMotion_ApplyMotionModule": Scene({"model": CHECKPOINT, "motion_module": MODULE}, TO_SAMPLER),
+    "UNetMotion_MergeMotionModules": Scene(
+        {"motion_module_1": MODULE, "motion_module_2": MODULE},
+        TO_APPLY,
+        {"weight_1": 0.7, "weight_2": 0.3, "blocks": "up_blocks.1=0.2,0.8"},
+    ),
+    "UNetMotion_ScaleMotionBlocks": Scene(
+        {"motion_module": MODULE}, TO_APPLY, {"up": 0.8, "blocks": "down_blocks.0=0.5"}
+    ),
+    "UNetMotion_LoadLoRA": Scene({"model": APPLIED}, TO_SAMPLER, {"lora_name": "style.safetensors", "strength": 0.8}),
+    "UNetMotion_FreeU": Scene({"model": BUNDLED}, TO_SAMPLER),
+    "UNetMotion_AttentionProcessor": Scene({"model": APPLIED}, TO_SAMPLER),
+    "UNetMotion_ForwardChunking": Scene({"model": APPLIED}, TO_SAMPLER, {"chunk_size": 4}),
+    "UNetMotion_PIA": Scene({"model": APPLIED, "first_frame": ("VAEEncode", "LATENT")}, TO_SAMPLER),
+    "UNetMotion_Sampler": Scene(
+        {"model": BUNDLED, "positive": TEXT, "negative": TEXT, "latent_image": ("EmptyLatentImage", "LATENT")},
+        {"VAEDecode": "samples"},
+        {"seed": SEED, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"},
+    ),
+}
+
+BUILD = """
+({node, scene}) => {
+    const graph = app.graph
+    graph.clear()
+    const add = (type, pos) => {
+        const made = LiteGraph.createNode(type)
+        made.pos = pos
+        graph.add(made)
+        return made
+    }
+    const link = (from, output, to, input) => from.connect(from.findOutputSlot(output), to, to.findInputSlot(input))
+    const main = add(node, [0, 0])
+    for (const [name, value] of Object.entries(scene.values)) {
+        const widget = main.widgets.find(widget => widget.name === name)
+        if (!widget) throw new Error(`${node} has no widget ${name}`)
+        widget.value = value
+    }
+    const STEP = 44
+    const before = Object.entries(scene.before)
+    const sources = before.map(([input, [type, output]], index) => {
+        const source = add(type, [-50 + 28 * index, -96 - STEP * (before.length - 1 - index)])
+        source.collapse()
+        link(source, output, main, input)
+        return source
+    })
+    const below = main.size[1] + 56
+    const targets = Object.entries(scene.after).map(([type, input], index) => {
+        const target = add(type, [main.size[0] - 120 - 28 * index, below + STEP * index])
+        target.collapse()
+        const output = main.outputs.length > 1 ? index : 0
+        main.connect(output, target, target.findInputSlot(input))
+        return target
+    })
+    app.canvas.deselectAll?.()
+    app.canvas.draw(true, true)
+    return [main, ...sources, ...targets].map(node => node.id)
+}
+"""
+FRAME = """
+ids => {
+    const nodes = ids.map(id => app.graph.getNodeById(id))
+    const boxes = nodes.map(node => { node.updateArea?.(); return [...node.boundingRect ?? node.getBounding()] })
+    const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
+    const right = Math.max(...boxes.map(box => box[0] + box[2])), down = Math.max(...boxes.map(box => box[1] + box[3]))
+    const canvas = app.canvas.canvas.getBoundingClientRect()
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [120 - left, 120 - top]
+    app.canvas.draw(true, true)
+    return {x: canvas.x + 120, y: canvas.y + 120, width: right - left, height: down - top}
+}
+"""
+# Only the canvas and the widgets on it.
+HIDE = """
+.comfyui-body-top, .comfyui-body-left, .comfyui-body-right, .comfyui-body-bottom, .side-tool-bar-container,
+.selection-toolbox, .minimap-main-container, .graph-canvas-panel > *, .p-toast { visibility: hidden !important }
+.dom-widget, .dom-widget * { visibility: visible !important }
+"""
+SETTINGS = {
+    "Comfy.Graph.CanvasInfo": False, "Comfy.Minimap.Visible": False, "Comfy.Canvas.SelectionToolbox": False,
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None", "Comfy.Graph.CanvasMenu": False,
+}  # fmt: skip
+
+
+def make_files(server: Server) -> None:
+    """Files that the loaders offer by name."""
+    models = server.base / "models"
+    for folder in ("animatediff_models", "checkpoints", "loras"):
+        (models / folder).mkdir(parents=True, exist_ok=True)
+    write_motion_module(models / "animatediff_models" / "v3_sd15_mm.safetensors", SMALL, active=False)
+    write_lora(models / "loras" / "style.safetensors")
+    (models / "checkpoints" / "sd15.safetensors").write_bytes(b"")
+
+
+def graph_picture(page: Page, node: str) -> Image.Image:
+    """The node and its neighbours on the canvas."""
+    scene = SCENES[node]
+    given = {"before": scene.before, "after": scene.after, "values": scene.values}
+    ids = page.page.evaluate(BUILD, {"node": node, "scene": given})
+    page.page.wait_for_timeout(300)
+    box = page.page.evaluate(FRAME, ids)
+    page.page.wait_for_timeout(700)
+    clip = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN}
+    clip |= {"width": box["width"] + 2 * MARGIN, "height": box["height"] + 2 * MARGIN}
+    return Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")
+
+
+def graph_pictures(nodes: list[str]) -> None:
+    (installation, *_) = find_installations() or sys.exit(NOT_FOUND)
+    with tempfile.TemporaryDirectory() as base:
+        server = Server(installation, Path(base))
+        make_files(server)
+        server.start()
+        try:
+            for language, suffix in (("en", ""), ("zh", ".zh")):
+                with visit(server, {**SETTINGS, "Comfy.Locale": language}, device_scale_factor=SHARPNESS) as page:
+                    page.page.add_style_tag(content=HIDE)
+                    for node in nodes:
+                        picture = graph_picture(page, node)
+                        picture.save(IMAGES / f"{node}{suffix}.webp", quality=QUALITY, method=6)
+        finally:
+            server.stop()
+
+
+def captioned(frames: np.ndarray, text: str, enlarged: int = 2) -> np.ndarray:
+    """A clip, uint8 (F, H, W, 3), enlarged, with a caption above it."""
+    font, made = ImageFont.load_default(13), []
+    for frame in frames:
+        size = frame.shape[1] * enlarged
+        page = Image.new("RGB", (size + 8, size + 28), "#202020")
+        page.paste(Image.fromarray(frame).resize((size, size), Image.Resampling.LANCZOS), (4, 24))
+        ImageDraw.Draw(page).text((page.width / 2, 5), text, font=font, fill="white", anchor="ma")
+        made.append(np.asarray(page))
+    return np.stack(made)
+
+
+def grid(clips: list[np.ndarray], columns: int = 2) -> np.ndarray:
+    rows = [np.concatenate(clips[i : i + columns], axis=2) for i in range(0, len(clips), columns)]
+    return np.concatenate(rows, axis=1)
+
+
+def bundled_effect(pipeline: MotionPipeline) -> np.ndarray:
+    prompts = ("a red star moving left", "a blue ring growing", "a green heart spinning", "a yellow cross still")
+    return grid([captioned(pipeline(prompt, seed=SEED), prompt.removeprefix("a ")) for prompt in prompts])
+
+
+def freeu_effect(pipeline: MotionPipeline) -> np.ndarray:
+    numbers = {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}
+    wanted = {
+        "enabled: false": None,
+        "sd1.4, v1": FreeU(**numbers),
+        "sd1.4, v2": FreeU(**numbers, version="v2"),
+        "b1 1.1, b2 1.2": FreeU(**{**numbers, "b1": 1.1, "b2": 1.2}),
+    }
+    prompt = "a blue circle growing"
+    return grid(
+        [captioned(pipeline(prompt, seed=SEED, options=ForwardOptions(freeu=freeu)), name) for name, freeu in
+         wanted.items()]
+    )  # fmt: skip
+
+
+def sampler_effect(pipeline: MotionPipeline) -> np.ndarray:
+    prompt = "a purple moon moving right"
+    wanted = {"steps 2": (2, 4.0), "steps 20": (20, 4.0), "cfg 1": (20, 1.0), "cfg 12": (20, 12.0)}
+    clips = {name: pipeline(prompt, seed=SEED, steps=steps, guidance=cfg) for name, (steps, cfg) in wanted.items()}
+    return grid([captioned(clip, name) for name, clip in clips.items()])
+
+
+EFFECTS = {
+    "UNetMotion_LoadBundled": bundled_effect,
+    "UNetMotion_FreeU": freeu_effect,
+    "UNetMotion_Sampler": sampler_effect,
+}
+
+
+def main() -> None:
+    nodes = sys.argv[1:] or list(SCENES)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    graph_pictures(nodes)
+    pipeline = MotionPipeline.bundled()
+    for node in EFFECTS.keys() & set(nodes):
+        write_video(IMAGES / f"{node}.effect.webp", EFFECTS[node](pipeline), fps=8, quality=QUALITY)
+
+
+if __name__ == "__main__":
+    main()
