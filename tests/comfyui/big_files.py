@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from unet_motion import MotionAdapterConfig, UNetMotionConfig
 from unet_motion.formats.expected import adapter_shapes, unet_shapes
@@ -174,3 +175,32 @@ def write_sparse(path: Path, shapes: Shapes) -> Path:
         file.write(header)
         file.truncate(len(header) + offset)
     return path
+
+
+def write_attention_lora(path: Path, rank: int = 4) -> Path:
+    """A LoRA for every attention layer of SD1.5, under the names of diffusers' processors as in v3_sd15_adapter."""
+    config, shapes = UNetMotionConfig(cross_attention_dim=768), Shapes()
+    every = unet_shapes(config)
+    for name in ldm_key_map(config):
+        layer, _, part = name.removesuffix(".weight").removesuffix(".0").rpartition(".to_")
+        if layer and name.endswith(".weight"):
+            outputs, inputs = every[name]
+            shapes[f"{layer}.processor.to_{part}_lora.down.weight"] = (rank, inputs)
+            shapes[f"{layer}.processor.to_{part}_lora.up.weight"] = (outputs, rank)
+    return write_fp16(path, shapes, lambda *_: 0.125)
+
+
+def write_controlnet(path: Path) -> Path:
+    """An SD1.5 ControlNet of 0.7 GB under diffusers' names; its last layers, zeros before a training, act."""
+    from diffusers import ControlNetModel
+
+    with torch.device("meta"):
+        network = ControlNetModel(cross_attention_dim=768)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+    def scale(name: str, shape: tuple[int, ...]) -> float | str:
+        usual = sensible_scale(name, shape)
+        # Eight layers without a norm would leave nothing of the hint.
+        return 4 * usual if name.startswith("controlnet_cond_embedding") and len(shape) > 1 else usual
+
+    return write_fp16(path, shapes, scale)
