@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .host.paths import register_folders
+from .host.routes import register_routes
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
@@ -37,4 +38,5 @@ class UNetMotionExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> UNetMotionExtension:
     register_folders()
+    register_routes()
     return UNetMotionExtension()

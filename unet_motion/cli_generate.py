@@ -17,6 +17,10 @@ def add_arguments(subparsers) -> None:
         "generate",
         help="make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames",
         description="Make a clip from a prompt with the bundled model, which knows drawn shapes, colours and motions.",
+        epilog="WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
+        "ComfyUI's page. There is none with --model, --motion-lora or --attention sage, with the samplers "
+        "euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of 2**53 or more, a side "
+        "below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside 0 to 10.",
     )
     add = parser.add_argument
     add("prompt", help='what to draw, such as "a red star moving left"')
@@ -81,9 +85,10 @@ def run(args: argparse.Namespace) -> None:
     )
     settings = describe(args)
     enlarged = video.resize(frames, args.scale, args.filter)
-    video.write_video(path, enlarged, args.fps, settings, quality=args.quality)
+    graphs = _graphs(settings, path, args.quality)
+    video.write_video(path, enlarged, args.fps, settings, quality=args.quality, graphs=graphs)
     if args.sheet is not None:
-        video.write_video(args.sheet, enlarged, metadata=settings)
+        video.write_video(args.sheet, enlarged, metadata=settings, graphs=_graphs(settings, args.sheet))
     seconds = time.perf_counter() - start
     if args.json:
         report = {"path": str(path), "seconds": round(seconds, 2), "unknown_words": unknown, **settings}
@@ -120,6 +125,16 @@ def describe(args: argparse.Namespace) -> dict:
         "motion_lora": args.motion_lora,
         "version": __version__,
     }
+
+
+def _graphs(settings: dict, path: Path, quality: int | None = None) -> dict:
+    """ComfyUI's graphs of a clip, that save it as a file of the same kind; empty where there are none."""
+    from .comfyui_graph import clip_graph
+
+    # Save Clip writes no folders of frames; a frame on the page then stands for the animation.
+    kind = {"": "webp", ".png": "sheet"}.get(path.suffix.lower(), path.suffix.lower().removeprefix("."))
+    graph = clip_graph(settings, kind, quality)
+    return {} if graph is None else {"workflow": graph.workflow(), "prompt": graph.prompt()}
 
 
 def _load(args: argparse.Namespace):

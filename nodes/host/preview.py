@@ -40,12 +40,17 @@ class PreviewChoice:
     """What a page wants to see.
 
     Attributes:
-        motion: whether to send loops at all.
+        motion: whether to send loops; None where ComfyUI sends its own previews.
         fps: frames a second of the loops.
     """
 
-    motion: bool = True
+    motion: bool | None = None
     fps: float = 8.0
+
+    @property
+    def wanted(self) -> bool:
+        # Looked up late: newer ComfyUI versions set the method for every prompt.
+        return args.preview_method != LatentPreviewMethod.NoPreviews if self.motion is None else self.motion
 
 
 _choices: OrderedDict[str, PreviewChoice] = OrderedDict()
@@ -69,7 +74,7 @@ def choose_preview(client: str, motion: Any, fps: Any) -> PreviewChoice:
 
 
 def _current_choice() -> PreviewChoice:
-    """The choice of the page whose prompt runs; others get the default."""
+    """The choice of the page whose prompt runs; programs, and pages without the pack's script, get the default."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     return _choices.get(getattr(server, "client_id", None), PreviewChoice())
 
@@ -155,7 +160,7 @@ def _with_loop(callback: Callable, guider: Any) -> Callable:
         callback(step, x0, x, total)
         # Read anew at every step: people change their mind while they watch.
         choice, node = _current_choice(), get_executing_context()
-        if node is None or not choice.motion or not pace.due():
+        if node is None or not choice.wanted or not pace.due():
             return
         pictures = motion_frames(x0, latent_format, clip)
         if pictures is None:
@@ -168,10 +173,10 @@ def _with_loop(callback: Callable, guider: Any) -> Callable:
 
 
 def show_while_sampling(model: Any) -> None:
-    """Make a MODEL's sampling show the clip so far, where the sampler reports its steps and ComfyUI shows previews."""
+    """Make a MODEL's sampling show the clip so far, where the sampler reports its steps and the page wants it."""
 
     def wrapper(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *rest, **named):
-        if callback is not None and args.preview_method != LatentPreviewMethod.NoPreviews:
+        if callback is not None:
             callback = _with_loop(callback, executor.class_obj)
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *rest, **named)
 

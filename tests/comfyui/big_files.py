@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from unet_motion import MotionAdapterConfig, UNetMotionConfig
 from unet_motion.formats.expected import adapter_shapes, unet_shapes
@@ -17,12 +18,8 @@ Shapes = dict[str, tuple[int, ...]]
 TILE = 1 << 20
 
 
-def write_fp16(path: Path, shapes: Shapes, scale: Callable[[str, tuple[int, ...]], float | str]) -> Path:
-    """A safetensors file of float16 tensors made of repeated random numbers.
-
-    Args:
-        scale: (name, shape) -> half the range of the numbers, or "ones" or "zeros".
-    """
+def _header(shapes: Shapes) -> tuple[bytes, int]:
+    """What a safetensors file of float16 tensors begins with, and how many bytes of values follow."""
     header, offset = {}, 0
     for name, shape in shapes.items():
         size = 2 * int(np.prod(shape))
@@ -30,10 +27,19 @@ def write_fp16(path: Path, shapes: Shapes, scale: Callable[[str, tuple[int, ...]
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, offset
+
+
+def write_fp16(path: Path, shapes: Shapes, scale: Callable[[str, tuple[int, ...]], float | str]) -> Path:
+    """A safetensors file of float16 tensors made of repeated random numbers.
+
+    Args:
+        scale: (name, shape) -> half the range of the numbers, or "ones" or "zeros".
+    """
     random = np.random.default_rng(0).uniform(-1, 1, TILE).astype(np.float16)
     tiles = {"ones": np.ones_like(random), "zeros": np.zeros_like(random)}
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(_header(shapes)[0])
         for index, (name, shape) in enumerate(shapes.items()):
             kind = scale(name, shape)
             if kind not in tiles:
@@ -132,12 +138,17 @@ def vae_shapes() -> Shapes:
     return vae.shapes
 
 
-def write_sd15_checkpoint(path: Path) -> Path:
-    """An SD1.5 checkpoint of 2.1 GB: UNet, text model and autoencoder."""
+def checkpoint_shapes() -> Shapes:
+    """An SD1.5 checkpoint: UNet, text model and autoencoder."""
     config = UNetMotionConfig(cross_attention_dim=768)
     shapes, names = unet_shapes(config), ldm_key_map(config)
     unet = {f"model.diffusion_model.{ldm}": shapes[name] for name, ldm in names.items()}
-    return write_fp16(path, {**unet, **text_model_shapes(), **vae_shapes()}, sensible_scale)
+    return {**unet, **text_model_shapes(), **vae_shapes()}
+
+
+def write_sd15_checkpoint(path: Path) -> Path:
+    """An SD1.5 checkpoint of 2.1 GB."""
+    return write_fp16(path, checkpoint_shapes(), sensible_scale)
 
 
 def write_motion_module(path: Path, config: MotionAdapterConfig, active: bool = True) -> Path:
@@ -146,8 +157,50 @@ def write_motion_module(path: Path, config: MotionAdapterConfig, active: bool = 
     return write_fp16(path, shapes, sensible_scale if active else lambda *_: "zeros")
 
 
-def write_lora(path: Path, width: int = 320, rank: int = 4) -> Path:
+def lora_shapes(width: int = 320, rank: int = 4) -> Shapes:
     """A LoRA for one attention layer under kohya's names."""
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    shapes = {f"{name}.lora_down.weight": (rank, width), f"{name}.lora_up.weight": (width, rank)}
-    return write_fp16(path, shapes, lambda *_: 0.25)
+    return {f"{name}.lora_down.weight": (rank, width), f"{name}.lora_up.weight": (width, rank)}
+
+
+def write_lora(path: Path, width: int = 320, rank: int = 4) -> Path:
+    """See :func:`lora_shapes`."""
+    return write_fp16(path, lora_shapes(width, rank), lambda *_: 0.25)
+
+
+def write_sparse(path: Path, shapes: Shapes) -> Path:
+    """A safetensors file of float16 zeros that takes no space on the disk."""
+    header, offset = _header(shapes)
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + offset)
+    return path
+
+
+def write_attention_lora(path: Path, rank: int = 4) -> Path:
+    """A LoRA for every attention layer of SD1.5, under the names of diffusers' processors as in v3_sd15_adapter."""
+    config, shapes = UNetMotionConfig(cross_attention_dim=768), Shapes()
+    every = unet_shapes(config)
+    for name in ldm_key_map(config):
+        layer, _, part = name.removesuffix(".weight").removesuffix(".0").rpartition(".to_")
+        if layer and name.endswith(".weight"):
+            outputs, inputs = every[name]
+            shapes[f"{layer}.processor.to_{part}_lora.down.weight"] = (rank, inputs)
+            shapes[f"{layer}.processor.to_{part}_lora.up.weight"] = (outputs, rank)
+    return write_fp16(path, shapes, lambda *_: 0.125)
+
+
+def write_controlnet(path: Path) -> Path:
+    """An SD1.5 ControlNet of 0.7 GB under diffusers' names; its last layers, zeros before a training, act."""
+    from diffusers import ControlNetModel
+
+    with torch.device("meta"):
+        network = ControlNetModel(cross_attention_dim=768)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+    def scale(name: str, shape: tuple[int, ...]) -> float | str:
+        usual = sensible_scale(name, shape)
+        # Eight layers without a norm would leave nothing of the hint.
+        return 4 * usual if name.startswith("controlnet_cond_embedding") and len(shape) > 1 else usual
+
+    return write_fp16(path, shapes, scale)

@@ -34,7 +34,7 @@ def installation(request):
 def elsewhere(tmp_path_factory) -> Path:
     """Model folders that the servers know through an extra_model_paths.yaml."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    for name in ("animatediff_models", "animatediff_motion_lora", "checkpoints", "loras"):
+    for name in ("animatediff_models", "animatediff_motion_lora", "checkpoints", "controlnet", "loras"):
         (folder / name).mkdir()
     for name in ("animatediff_models", "animatediff_motion_lora"):
         (folder / name / f"{name} from yaml.safetensors").write_bytes(b"")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = Path(os.environ.get("UNET_MOTION_PACK", ROOT))
+# Its name in custom_nodes, which nothing may depend on.
+PACK_FOLDER = PACK.name if "UNET_MOTION_PACK" in os.environ else "ComfyUI-UNetMotion"
 NOT_FOUND = "no ComfyUI found: set COMFYUI_PATH to its folder (several: separated as in PATH)"
 
 

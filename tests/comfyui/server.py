@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from safetensors.torch import load as load_safetensors
 
-from tests.comfyui.installations import PACK, Installation
+from tests.comfyui.installations import PACK, PACK_FOLDER, Installation
 
 START_SECONDS = 120
 PROMPT_SECONDS = 500
@@ -52,14 +52,17 @@ class Server:
 
     Args:
         base: a new folder for custom_nodes, models, input, output and user.
-        link: the pack is linked into custom_nodes.
+        folder: what the pack is called in custom_nodes. It is linked there, unless the folder is there already.
     """
 
-    def __init__(self, installation: Installation, base: Path, arguments: tuple[str, ...] = ()):
-        self.installation, self.base = installation, base
+    def __init__(
+        self, installation: Installation, base: Path, arguments: tuple[str, ...] = (), folder: str = PACK_FOLDER
+    ):
+        self.installation, self.base, self.folder = installation, base, folder
         for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        (base / "custom_nodes" / "ComfyUI-UNetMotion").symlink_to(PACK, target_is_directory=True)
+        if not (base / "custom_nodes" / folder).exists():
+            (base / "custom_nodes" / folder).symlink_to(PACK, target_is_directory=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"

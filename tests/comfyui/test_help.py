@@ -13,7 +13,6 @@ from tests.comfyui.help_pages import CHINESE, choices, entries, facts, numbers
 from tests.comfyui.installations import ROOT
 from tests.comfyui.test_api import SNAPSHOT, normalise
 
-DOCS = "/extensions/ComfyUI-UNetMotion/docs"
 NODES = sorted(json.loads(SNAPSHOT.read_text()))
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 BOLD = re.compile(r"\*\*([^*]+)\*\*")
@@ -36,8 +35,13 @@ def zh(server):
     return server.get("/i18n")["zh"]
 
 
+def docs_of(server):
+    return f"/extensions/{server.folder}/docs"
+
+
 def page_of(server, node, language):
-    return server.get(f"{DOCS}/{node}.md" if language == "en" else f"{DOCS}/{node}/{language}.md").decode()
+    page = f"{node}.md" if language == "en" else f"{node}/{language}.md"
+    return server.get(f"{docs_of(server)}/{page}").decode()
 
 
 def inputs_of(node):
@@ -106,7 +110,7 @@ def test_pages_have_pictures_that_the_server_serves(server, node):
         for text, path in pictures:
             assert text
             # The page resolves paths from the docs folder for both languages.
-            with Image.open(io.BytesIO(server.get(f"{DOCS}/{path}"))) as picture:
+            with Image.open(io.BytesIO(server.get(f"{docs_of(server)}/{path}"))) as picture:
                 assert picture.width >= 200 and picture.height >= 50
 
 

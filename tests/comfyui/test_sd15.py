@@ -9,7 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.comfyui.big_files import write_lora, write_motion_module, write_sd15_checkpoint
+from tests.comfyui.big_files import (
+    write_attention_lora,
+    write_controlnet,
+    write_lora,
+    write_motion_module,
+    write_sd15_checkpoint,
+)
 from tests.comfyui.graphs import Graph, from_workflow, sample
 from tests.comfyui.installations import ROOT
 from unet_motion import MotionAdapterConfig
@@ -20,15 +26,17 @@ FRAMES = 2
 
 @pytest.fixture(scope="session")
 def files(elsewhere):
-    """Names of a checkpoint (2.1 GB), a v2 motion module (0.9 GB), an empty one for SDXL, and a LoRA."""
+    """A checkpoint (2.1 GB), a v2 motion module (0.9 GB), an empty one for SDXL, a ControlNet (0.7 GB), two LoRAs."""
     write_sd15_checkpoint(elsewhere / "checkpoints" / "sd15.safetensors")
     modules = elsewhere / "animatediff_models"
     write_motion_module(modules / "v2.safetensors", MotionAdapterConfig())
     sdxl = MotionAdapterConfig(block_out_channels=(320, 640, 1280), use_motion_mid_block=False)
     write_motion_module(modules / "sdxl.safetensors", sdxl, active=False)
     write_lora(elsewhere / "loras" / "style.safetensors")
+    write_attention_lora(elsewhere / "loras" / "every attention.safetensors")
+    write_controlnet(elsewhere / "controlnet" / "canny.safetensors")
     yield
-    for name in ("checkpoints/sd15", "animatediff_models/v2", "animatediff_models/sdxl"):
+    for name in ("checkpoints/sd15", "animatediff_models/v2", "animatediff_models/sdxl", "controlnet/canny"):
         (elsewhere / f"{name}.safetensors").unlink()
 
 
@@ -80,22 +88,66 @@ def test_load_unet_gives_the_same_model_as_loading_and_applying(server, files):
     server.free()
 
 
-def test_the_example_workflow_runs_with_a_checkpoint_and_a_motion_module(server, files):
-    workflow = json.loads((ROOT / "example_workflows" / "sd15_text_to_animation.json").read_text())
+def small_example(server, name):
+    """The graph of an example workflow with the files of these tests, at a size for a CPU."""
+    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
     graph = from_workflow(workflow, server.get("/object_info"))
     smaller = {
         "CheckpointLoaderSimple": {"ckpt_name": "sd15.safetensors"},
         "UNetMotion_LoadMotionModule": {"motion_module": "v2.safetensors"},
+        "LoraLoader": {"lora_name": "every attention.safetensors"},
+        "ControlNetLoader": {"control_net_name": "canny.safetensors"},
         "EmptyLatentImage": {"width": 64, "height": 64, "batch_size": FRAMES},
+        "ImageScale": {"width": 64, "height": 64},
         "KSampler": {"steps": 1},
     }
     for node in graph.values():
         node["inputs"] |= smaller.get(node["class_type"], {})
-    run = server.run(graph)
+    return graph
+
+
+def test_the_example_workflow_runs_with_a_checkpoint_and_a_motion_module(server, files):
+    run = server.run(small_example(server, "sd15_text_to_animation"))
     assert run.error is None, run.error
-    (entry,) = (image for output in run.outputs.values() for image in output.get("images", ()))
+    assert_is_a_clip(server, run)
+    server.free()
+
+
+def assert_is_a_clip(server, run):
+    (entry,) = (image for output in run.outputs.values() for image in output.get("images", ()) if "animated" in output)
     with Image.open(io.BytesIO(server.file(entry))) as clip:
         assert clip.size == (64, 64) and clip.n_frames == FRAMES
+
+
+def test_in_the_example_workflow_the_lora_and_the_controlnet_act_and_each_frame_follows_its_own_hint(server, files):
+    graph = small_example(server, "lora_and_controlnet")
+    (lora, control, canny) = (node for kind in ("LoraLoader", "ControlNetApplyAdvanced", "Canny") for node in graph
+                              if graph[node]["class_type"] == kind)  # fmt: skip
+    (decode,) = (node["inputs"]["images"][0] for node in graph.values() if node["class_type"] == "SaveAnimatedWEBP")
+    graph.add("SaveLatent", "latents", samples=tuple(graph[decode]["inputs"]["samples"]), filename_prefix="latents/x")
+    first = graph.add("ImageFromBatch", "first", image=(canny, 0), batch_index=0, length=1)
+    white = graph.add("EmptyImage", "white", width=64, height=64, batch_size=1, color=0xFFFFFF)
+    other = graph.add("ImageBatch", "other", image1=(first, 0), image2=(white, 0))
+
+    def latents(node=None, **changes):
+        changed = {**graph}
+        if node:
+            changed[node] = {**graph[node], "inputs": {**graph[node]["inputs"], **changes}}
+        run = server.run(changed)
+        assert run.error is None, run.error
+        assert_is_a_clip(server, run)
+        return server.latent(run, "latents")
+
+    def change(found):
+        return torch.linalg.vector_norm(found - everything, dim=(1, 2, 3)) / everything.norm()
+
+    everything = latents()
+    assert everything.shape == (FRAMES, 4, 8, 8) and torch.isfinite(everything).all()
+    print("L", change(latents(lora, strength_model=0.0)))
+    print("C", change(latents(control, strength=0.0)))
+    print("H", change(latents(control, image=[other, 0])))
+    log = server.log().split("got prompt")[-4:]
+    print([l for l in "".join(log).split(chr(10)) if any(w in l for w in ("missing", "leftover", "not loaded"))])
     server.free()
 
 

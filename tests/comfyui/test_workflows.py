@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.comfyui.clips import frames_of, middle_of
 from tests.comfyui.graphs import from_workflow
 from tests.comfyui.installations import ROOT
 
@@ -25,24 +26,6 @@ def clip_of(server, graph):
     assert run.error is None, run.error
     (entry,) = (image for output in run.outputs.values() for image in output.get("images", ()))
     return server.file(entry)
-
-
-def frames_of(clip):
-    """float32 (F, H, W, 3) from 0 to 255."""
-    with Image.open(io.BytesIO(clip)) as animation:
-        frames = []
-        for index in range(animation.n_frames):
-            animation.seek(index)
-            frames.append(np.asarray(animation.convert("RGB"), dtype=np.float32))
-    return np.stack(frames)
-
-
-def middle_of(frame, colour):
-    """x of the middle of what is much more of a colour (0 red, 1 green, 2 blue) than of the others."""
-    rest = np.delete(frame, colour, axis=-1).max(axis=-1)
-    shown = frame[..., colour] - rest > 60
-    assert shown.sum() > 100
-    return np.nonzero(shown)[1].mean()
 
 
 @pytest.fixture(scope="module")

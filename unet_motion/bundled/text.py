@@ -59,7 +59,7 @@ class TextEncoder(nn.Module):
         vocabulary: number of ids, the two special ones included.
         width: channels of both outputs.
         heads: attention heads.
-        operations: namespace with `Linear` and `LayerNorm` (torch.nn by default).
+        operations: namespace with `Embedding`, `Linear` and `LayerNorm` (torch.nn by default).
         dtype, device: of the parameters.
     """
 
@@ -67,7 +67,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         factory = {"dtype": dtype, "device": device}
         self.heads = heads
-        self.embedding = nn.Embedding(vocabulary, width, **factory)
+        self.embedding = operations.Embedding(vocabulary, width, **factory)
         self.norm1 = operations.LayerNorm(width, **factory)
         self.qkv = operations.Linear(width, 3 * width, **factory)
         self.proj = operations.Linear(width, width, **factory)

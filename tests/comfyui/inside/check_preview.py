@@ -155,6 +155,20 @@ def test_a_page_can_turn_it_off_and_set_its_speed(loaded, seen, shown, monkeypat
     assert [pictures_of(loop)[1] for loop in seen.loops] == [125] * STEPS + [50] * STEPS
 
 
+def test_a_page_that_asked_for_it_sees_it_where_comfyuis_own_previews_are_off(loaded, seen, shown, monkeypatch):
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.NoPreviews)
+    client = SimpleNamespace(client_id="a program")
+    monkeypatch.setitem(
+        preview.sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=client))
+    )
+    preview.choose_preview("page", True, 8)
+    sample(loaded)
+    assert not seen.loops
+    client.client_id = "page"
+    sample(loaded)
+    assert len(seen.loops) == STEPS
+
+
 def test_a_choice_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="fps is 0, expected a number from 1 to 60"):
         preview.choose_preview("mine", True, 0)
