@@ -18,11 +18,12 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.comfyui.big_files import write_lora, write_motion_module  # noqa: E402
+from tests.comfyui.big_files import checkpoint_shapes, write_attention_lora, write_sparse  # noqa: E402
 from tests.comfyui.browser import Page, visit  # noqa: E402
 from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E402
 from tests.comfyui.server import Server  # noqa: E402
 from unet_motion import ForwardOptions, FreeU, MotionAdapterConfig, MotionPipeline  # noqa: E402
+from unet_motion.formats.expected import adapter_shapes  # noqa: E402
 from unet_motion.video import write_video  # noqa: E402
 
 IMAGES = ROOT / "web" / "docs" / "images"
@@ -30,8 +31,6 @@ SHARPNESS = 1.5
 MARGIN = 14
 QUALITY = 80
 SEED = 7
-SMALL = MotionAdapterConfig(block_out_channels=(32, 64, 128, 128))
-"""Modules of a few MB: the pictures show the names of files only."""
 
 
 @dataclass
@@ -86,7 +85,7 @@ SCENES = {
 }
 
 BUILD = """
-({node, scene}) => {
+async ({node, scene}) => {
     const graph = app.graph
     // A new page keeps widget values by the id of the node: no id is used again.
     const used = graph.last_node_id
@@ -105,6 +104,12 @@ BUILD = """
         const widget = main.widgets.find(widget => widget.name === name)
         if (!widget) throw new Error(`${node} has no widget ${name}`)
         widget.value = value
+        widget.callback?.(value)
+    }
+    // A loader asks the server what its file is, and grows by the answer.
+    for (let height = 0; height !== main.size[1];) {
+        height = main.size[1]
+        await new Promise(done => setTimeout(done, 2500))
     }
     const STEP = 44
     const before = Object.entries(scene.before)
@@ -155,13 +160,14 @@ SETTINGS = {
 
 
 def make_files(server: Server) -> None:
-    """Files that the loaders offer by name."""
+    """Files that the loaders offer and recognise."""
     models = server.base / "models"
     for folder in ("animatediff_models", "checkpoints", "loras"):
         (models / folder).mkdir(parents=True, exist_ok=True)
-    write_motion_module(models / "animatediff_models" / "v3_mm.safetensors", SMALL, active=False)
-    write_lora(models / "loras" / "style.safetensors")
-    (models / "checkpoints" / "sd15.safetensors").write_bytes(b"")
+    v3 = MotionAdapterConfig(use_motion_mid_block=False)
+    write_sparse(models / "animatediff_models" / "v3_mm.safetensors", adapter_shapes(v3))
+    write_sparse(models / "checkpoints" / "sd15.safetensors", checkpoint_shapes())
+    write_attention_lora(models / "loras" / "style.safetensors")
 
 
 def graph_picture(page: Page, node: str) -> Image.Image:
@@ -171,7 +177,7 @@ def graph_picture(page: Page, node: str) -> Image.Image:
     ids = page.page.evaluate(BUILD, {"node": node, "scene": given})
     page.page.wait_for_timeout(300)
     box = page.page.evaluate(FRAME, ids)
-    page.page.wait_for_timeout(700)
+    page.page.wait_for_timeout(500)
     clip = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN}
     clip |= {"width": box["width"] + 2 * MARGIN, "height": box["height"] + 2 * MARGIN}
     return Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")
