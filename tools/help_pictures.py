@@ -18,11 +18,12 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.comfyui.big_files import write_lora, write_motion_module  # noqa: E402
+from tests.comfyui.big_files import checkpoint_shapes, write_attention_lora, write_sparse  # noqa: E402
 from tests.comfyui.browser import Page, visit  # noqa: E402
 from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E402
 from tests.comfyui.server import Server  # noqa: E402
 from unet_motion import ForwardOptions, FreeU, MotionAdapterConfig, MotionPipeline  # noqa: E402
+from unet_motion.formats.expected import adapter_shapes  # noqa: E402
 from unet_motion.video import write_video  # noqa: E402
 
 IMAGES = ROOT / "web" / "docs" / "images"
@@ -30,8 +31,6 @@ SHARPNESS = 1.5
 MARGIN = 14
 QUALITY = 80
 SEED = 7
-SMALL = MotionAdapterConfig(block_out_channels=(32, 64, 128, 128))
-"""Modules of a few MB: the pictures show the names of files only."""
 
 
 @dataclass
@@ -60,9 +59,9 @@ TEXT = ("CLIPTextEncode", "CONDITIONING")
 SCENES = {
     "UNetMotion_LoadBundled": Scene(after={"KSampler": "model", "CLIPTextEncode": "clip", "VAEDecode": "vae"}),
     "UNetMotion_LoadUNet": Scene(
-        after=TO_SAMPLER, values={"unet_name": "sd15.safetensors", "motion_module": "v3_sd15_mm.safetensors"}
+        after=TO_SAMPLER, values={"unet_name": "sd15.safetensors", "motion_module": "v3_mm.safetensors"}
     ),
-    "UNetMotion_LoadMotionModule": Scene(after=TO_APPLY, values={"motion_module": "v3_sd15_mm.safetensors"}),
+    "UNetMotion_LoadMotionModule": Scene(after=TO_APPLY, values={"motion_module": "v3_mm.safetensors"}),
     "UNetMotion_ApplyMotionModule": Scene({"model": CHECKPOINT, "motion_module": MODULE}, TO_SAMPLER),
     "UNetMotion_MergeMotionModules": Scene(
         {"motion_module_1": MODULE, "motion_module_2": MODULE},
@@ -82,12 +81,16 @@ SCENES = {
         {"VAEDecode": "samples"},
         {"seed": SEED, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"},
     ),
+    "UNetMotion_SaveClip": Scene({"images": ("VAEDecode", "IMAGE")}),
 }
 
 BUILD = """
-({node, scene}) => {
+async ({node, scene}) => {
     const graph = app.graph
+    // A new page keeps widget values by the id of the node: no id is used again.
+    const used = graph.last_node_id
     graph.clear()
+    graph.last_node_id = used
     const add = (type, pos) => {
         const made = LiteGraph.createNode(type)
         made.pos = pos
@@ -96,10 +99,17 @@ BUILD = """
     }
     const link = (from, output, to, input) => from.connect(from.findOutputSlot(output), to, to.findInputSlot(input))
     const main = add(node, [0, 0])
+    main.setSize([Math.max(main.size[0], 270), main.size[1]])
     for (const [name, value] of Object.entries(scene.values)) {
         const widget = main.widgets.find(widget => widget.name === name)
         if (!widget) throw new Error(`${node} has no widget ${name}`)
         widget.value = value
+        widget.callback?.(value)
+    }
+    // A loader asks the server what its file is, and grows by the answer.
+    for (let height = 0; height !== main.size[1];) {
+        height = main.size[1]
+        await new Promise(done => setTimeout(done, 2500))
     }
     const STEP = 44
     const before = Object.entries(scene.before)
@@ -125,9 +135,11 @@ BUILD = """
 FRAME = """
 ids => {
     const nodes = ids.map(id => app.graph.getNodeById(id))
-    const boxes = nodes.map(node => { node.updateArea?.(); return [...node.boundingRect ?? node.getBounding()] })
-    const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
-    const right = Math.max(...boxes.map(box => box[0] + box[2])), down = Math.max(...boxes.map(box => box[1] + box[3]))
+    const TITLE = LiteGraph.NODE_TITLE_HEIGHT
+    const boxes = nodes.map(({pos: [x, y], size: [width, height], flags: {collapsed}, _collapsed_width}) =>
+        [x, y - TITLE, x + (collapsed ? _collapsed_width : width), y + (collapsed ? 0 : height)])
+    const end = (best, side) => best(...boxes.map(box => box[side]))
+    const [left, top, right, down] = [end(Math.min, 0), end(Math.min, 1), end(Math.max, 2), end(Math.max, 3)]
     const canvas = app.canvas.canvas.getBoundingClientRect()
     app.canvas.ds.scale = 1
     app.canvas.ds.offset = [120 - left, 120 - top]
@@ -148,13 +160,14 @@ SETTINGS = {
 
 
 def make_files(server: Server) -> None:
-    """Files that the loaders offer by name."""
+    """Files that the loaders offer and recognise."""
     models = server.base / "models"
     for folder in ("animatediff_models", "checkpoints", "loras"):
         (models / folder).mkdir(parents=True, exist_ok=True)
-    write_motion_module(models / "animatediff_models" / "v3_sd15_mm.safetensors", SMALL, active=False)
-    write_lora(models / "loras" / "style.safetensors")
-    (models / "checkpoints" / "sd15.safetensors").write_bytes(b"")
+    v3 = MotionAdapterConfig(use_motion_mid_block=False)
+    write_sparse(models / "animatediff_models" / "v3_mm.safetensors", adapter_shapes(v3))
+    write_sparse(models / "checkpoints" / "sd15.safetensors", checkpoint_shapes())
+    write_attention_lora(models / "loras" / "style.safetensors")
 
 
 def graph_picture(page: Page, node: str) -> Image.Image:
@@ -164,7 +177,7 @@ def graph_picture(page: Page, node: str) -> Image.Image:
     ids = page.page.evaluate(BUILD, {"node": node, "scene": given})
     page.page.wait_for_timeout(300)
     box = page.page.evaluate(FRAME, ids)
-    page.page.wait_for_timeout(700)
+    page.page.wait_for_timeout(500)
     clip = {"x": box["x"] - MARGIN, "y": box["y"] - MARGIN}
     clip |= {"width": box["width"] + 2 * MARGIN, "height": box["height"] + 2 * MARGIN}
     return Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")
@@ -210,14 +223,13 @@ def bundled_effect(pipeline: MotionPipeline) -> np.ndarray:
 
 
 def freeu_effect(pipeline: MotionPipeline) -> np.ndarray:
-    numbers = {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}
     wanted = {
         "enabled: false": None,
-        "sd1.4, v1": FreeU(**numbers),
-        "sd1.4, v2": FreeU(**numbers, version="v2"),
-        "b1 1.1, b2 1.2": FreeU(**{**numbers, "b1": 1.1, "b2": 1.2}),
+        "b1, b2: 1.2": FreeU(b1=1.2, b2=1.2, s1=1.0, s2=1.0),
+        "s1, s2: 0.5": FreeU(b1=1.0, b2=1.0, s1=0.5, s2=0.5),
+        "preset: sd1.4": FreeU(b1=1.3, b2=1.4, s1=0.9, s2=0.2),
     }
-    prompt = "a blue circle growing"
+    prompt = "an orange heart moving up"
     return grid(
         [captioned(pipeline(prompt, seed=SEED, options=ForwardOptions(freeu=freeu)), name) for name, freeu in
          wanted.items()]

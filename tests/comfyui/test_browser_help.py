@@ -1,4 +1,4 @@
-"""Help pages as a person opens them: select a node, press the info button, read, in English and in Chinese."""
+"""Help pages as a person opens them, in English and in Chinese, and the Chinese names on canvas and settings page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from tests.comfyui.installations import ROOT
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text())
+CHINESE, MAIN, SETTINGS = (
+    json.loads((ROOT / "locales" / "zh" / f"{name}.json").read_text()) for name in ("nodeDefs", "main", "settings")
+)
 NODE = "UNetMotion_FreeU"
 ADD = """
 type => {
@@ -63,6 +65,14 @@ def open_help(page, node, title):
     return page.page.wait_for_function(SHOWN, arg=title, timeout=30_000).json_value()
 
 
+def settings_of_the_pack(page, category):
+    """The names on the settings page, opened with the command of its menu entry, below the pack's own heading."""
+    page.page.evaluate("() => void app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
+    page.page.get_by_text(category, exact=True).first.click()
+    page.page.get_by_text(SETTINGS["UNetMotion_Preview_Motion"]["name"]).first.wait_for()
+    return {text.strip() for text in page.page.locator(".setting-item").all_inner_texts()}
+
+
 def problems_of(page):
     """Without the note that there is no en.md: the page asks for it before it takes the one of any language."""
     return [text for text in page.problems if not text.endswith("/en.md")]
@@ -92,4 +102,7 @@ def test_the_info_button_opens_our_page_with_its_pictures(server, english_after,
             assert names["inputs"][0] == inputs["model"]["name"]
             assert names["outputs"] == [CHINESE[NODE]["outputs"]["0"]["name"]]
             assert names["widgets"] == {name: entry["name"] for name, entry in inputs.items() if name != "model"}
+            shown = settings_of_the_pack(page, MAIN["settingsCategories"]["UNetMotion"])
+            page.picture("settings-zh")
+            assert {entry["name"] for entry in SETTINGS.values()} <= shown
         assert problems_of(page) == []
