@@ -46,10 +46,13 @@ NODES = """() => Object.fromEntries(window.app.graph._nodes.map(node => [String(
 
 
 def drop(page, name: str, kind: str, data: bytes, graph: dict) -> None:
-    """Drop a file on an empty canvas and compare the nodes that come, their widgets and links with a graph."""
-    page.page.evaluate("window.app.graph.clear()")
+    """Drop a file on the canvas and compare the nodes that are then there, their widgets and links, with a graph."""
+    page.page.evaluate("window.app.graph._nodes.forEach(node => { node.before = true })")
     page.page.evaluate(DROP, [name, TYPES[kind], base64.b64encode(data).decode()])
-    page.page.wait_for_function("count => window.app.graph._nodes.length === count", arg=len(graph), timeout=60_000)
+    page.page.wait_for_function(
+        "count => window.app.graph._nodes.filter(node => !node.before).length === count", arg=len(graph), timeout=60_000
+    )
+    page.page.wait_for_function("() => !window.app.graph._nodes.some(node => node.before)")
     shown = page.page.evaluate(NODES)
     assert {number: node["type"] for number, node in shown.items()} == {
         number: node["class_type"] for number, node in graph.items()
