@@ -29,7 +29,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 RUN_SECONDS = 180
 # What the page of a ComfyUI logs as an error by itself: optional files that are not there, and services outside.
-OWN_ERRORS = ("user.css", "favicon", "net::ERR_", "status of 404")
+OWN_ERRORS = ("user.css", "favicon", "net::ERR_", "status of 404", "Content Security Policy")
 
 
 def why_not() -> str | None:
