@@ -28,7 +28,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]  # fmt: skip
 RUN_SECONDS = 180
-# What the page of a ComfyUI logs as an error by itself: optional files that are not there, and services outside.
+# What the page of a ComfyUI logs as an error by itself: optional files that are not there, and hosts outside.
 OWN_ERRORS = ("user.css", "favicon", "net::ERR_", "status of 404", "Content Security Policy")
 
 

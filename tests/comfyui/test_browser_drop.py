@@ -53,6 +53,10 @@ def drop(page, name: str, kind: str, data: bytes, graph: dict) -> None:
         "count => window.app.graph._nodes.filter(node => !node.before).length === count", arg=len(graph), timeout=60_000
     )
     page.page.wait_for_function("() => !window.app.graph._nodes.some(node => node.before)")
+    # The page covers itself while it reads a file, and complains if the next one comes before it is uncovered.
+    page.page.wait_for_function(
+        "() => !window.app.extensionManager.spinner && !document.querySelector('.p-blockui-mask, .p-overlay-mask')"
+    )
     shown = page.page.evaluate(NODES)
     assert {number: node["type"] for number, node in shown.items()} == {
         number: node["class_type"] for number, node in graph.items()
