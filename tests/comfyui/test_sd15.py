@@ -148,9 +148,6 @@ def test_in_the_example_workflow_the_lora_and_the_controlnet_act_and_each_frame_
         difference = server.latent(run, "latents") - everything
         return torch.linalg.vector_norm(difference, dim=(1, 2, 3)) / everything[0].norm()
 
-    print("C", change_of_each_frame(control, strength=0.0))
-    print("H", change_of_each_frame(control, image=["another second hint", 0]))
-    print("L", change_of_each_frame(lora, strength_model=0.0))
     assert change_of_each_frame(control, strength=0.0).min() > 0.01
     first, second = change_of_each_frame(control, image=["another second hint", 0])
     assert second > 0.01 and second > 2 * first
