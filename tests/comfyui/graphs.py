@@ -41,6 +41,7 @@ def sample(graph: Graph, needs: dict[str, Any], name: str, class_type: str = "KS
 
 
 NOTES = ("Note", "MarkdownNote")
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SEED_CONTROLS = ("fixed", "increment", "decrement", "randomize")
 
 
@@ -62,7 +63,7 @@ def from_workflow(workflow: dict, info: dict) -> Graph:
         for name, (kind, *options) in {**definition["required"], **definition.get("optional", {})}.items():
             if name in given:
                 inputs[name] = given[name]
-            elif isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+            elif isinstance(kind, list) or kind in WIDGETS:
                 if not values and name in definition.get("optional", {}):
                     # A widget that is newer than the file: the page leaves it at its default.
                     continue

@@ -52,7 +52,7 @@ def test_the_script_prints_every_step_and_writes_a_red_star_that_moves_left(draw
     ("frames", "sentence"),
     [
         ("0", r"refused: Value 0 smaller than min of 1: batch_size"),
-        ("40", r"KSampler failed: .*40 frames.* 32 positions.*"),
+        ("40", r"KSampler failed: 40 frames were given, but .* 32 rows .*"),
     ],
 )
 def test_the_script_ends_with_the_servers_sentence(draw, tmp_path, frames, sentence):

@@ -119,35 +119,41 @@ def assert_is_a_clip(server, run):
         assert clip.size == (64, 64) and clip.n_frames == FRAMES
 
 
+def nodes_of(graph, class_type):
+    return [name for name, node in graph.items() if node["class_type"] == class_type]
+
+
 def test_in_the_example_workflow_the_lora_and_the_controlnet_act_and_each_frame_follows_its_own_hint(server, files):
     graph = small_example(server, "lora_and_controlnet")
-    (lora, control, canny) = (node for kind in ("LoraLoader", "ControlNetApplyAdvanced", "Canny") for node in graph
-                              if graph[node]["class_type"] == kind)  # fmt: skip
-    (decode,) = (node["inputs"]["images"][0] for node in graph.values() if node["class_type"] == "SaveAnimatedWEBP")
-    graph.add("SaveLatent", "latents", samples=tuple(graph[decode]["inputs"]["samples"]), filename_prefix="latents/x")
-    first = graph.add("ImageFromBatch", "first", image=(canny, 0), batch_index=0, length=1)
-    white = graph.add("EmptyImage", "white", width=64, height=64, batch_size=1, color=0xFFFFFF)
-    other = graph.add("ImageBatch", "other", image1=(first, 0), image2=(white, 0))
-
-    def latents(node=None, **changes):
-        changed = {**graph}
-        if node:
-            changed[node] = {**graph[node], "inputs": {**graph[node]["inputs"], **changes}}
-        run = server.run(changed)
-        assert run.error is None, run.error
-        assert_is_a_clip(server, run)
-        return server.latent(run, "latents")
-
-    def change(found):
-        return torch.linalg.vector_norm(found - everything, dim=(1, 2, 3)) / everything.norm()
-
-    everything = latents()
+    ((lora,), (control,), (canny,), (save,), (show,)) = (
+        nodes_of(graph, kind)
+        for kind in ("LoraLoader", "ControlNetApplyAdvanced", "Canny", "SaveAnimatedWEBP", "PreviewImage")
+    )
+    samples = graph[graph[save]["inputs"]["images"][0]]["inputs"]["samples"]
+    graph.add("SaveLatent", "latents", samples=tuple(samples), filename_prefix="latents/controlled")
+    run = server.run(graph)
+    assert run.error is None, run.error
+    assert_is_a_clip(server, run)
+    everything = server.latent(run, "latents")
     assert everything.shape == (FRAMES, 4, 8, 8) and torch.isfinite(everything).all()
-    print("L", change(latents(lora, strength_model=0.0)))
-    print("C", change(latents(control, strength=0.0)))
-    print("H", change(latents(control, image=[other, 0])))
-    log = server.log().split("got prompt")[-4:]
-    print([l for l in "".join(log).split(chr(10)) if any(w in l for w in ("missing", "leftover", "not loaded"))])
+
+    del graph[save], graph[show]
+    graph.add("ImageFromBatch", "first hint", image=(canny, 0), batch_index=0, length=1)
+    graph.add("EmptyImage", "white hint", width=64, height=64, batch_size=1, color=0xFFFFFF)
+    graph.add("ImageBatch", "another second hint", image1=("first hint", 0), image2=("white hint", 0))
+
+    def change_of_each_frame(node, **inputs):
+        run = server.run({**graph, node: {**graph[node], "inputs": {**graph[node]["inputs"], **inputs}}})
+        assert run.error is None, run.error
+        difference = server.latent(run, "latents") - everything
+        return torch.linalg.vector_norm(difference, dim=(1, 2, 3)) / everything[0].norm()
+
+    assert change_of_each_frame(control, strength=0.0).min() > 0.01
+    first, second = change_of_each_frame(control, image=["another second hint", 0])
+    assert second > 0.01 and second > 2 * first
+    assert change_of_each_frame(lora, strength_model=0.0).min() > 0.01
+    log = server.log()
+    assert not [words for words in ("lora key not loaded", "controlnet keys", "leftover keys") if words in log]
     server.free()
 
 

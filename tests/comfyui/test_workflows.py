@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.comfyui.clips import frames_of, middle_of
-from tests.comfyui.graphs import from_workflow
+from tests.comfyui.graphs import WIDGETS, from_workflow
 from tests.comfyui.installations import ROOT
 
 
@@ -80,3 +80,13 @@ def test_a_video_of_a_red_star_becomes_one_of_a_blue_star_that_moves_as_it_did(s
     went = middle_of(before[0], 0) - middle_of(before[-1], 0)
     assert went > 40
     assert middle_of(after[0], 2) - middle_of(after[-1], 2) == pytest.approx(went, rel=0.5)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_workflows_have_a_value_for_every_widget_of_the_packs_nodes(server, path):
+    info = server.get("/object_info")
+    for node in graph_of(server, path.stem).values():
+        if node["class_type"].startswith("UNetMotion_"):
+            inputs = info[node["class_type"]]["input"]
+            names = {name for part in inputs.values() for name, (kind, *_) in part.items() if kind in WIDGETS}
+            assert names <= set(node["inputs"]), node["class_type"]
