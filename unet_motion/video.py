@@ -7,6 +7,7 @@ settings stand in a file, `video_metadata` says.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .atomic import atomic_file, atomic_folder
-from .video_metadata import FRAME_NAME, Labels, load_av, read_graphs, read_metadata
+from .video_metadata import FRAME_NAME, Labels, load_av, read_graphs, read_metadata, with_findable_exif
 
 __all__ = [
     "RESIZE_FILTERS",
@@ -129,11 +130,13 @@ def contact_sheet(frames: np.ndarray, columns: int | None = None, gap: int = 2) 
 
 def _write_webp(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop: bool, quality: int | None) -> None:
     images = [Image.fromarray(frame) for frame in frames]
+    file = io.BytesIO()
     images[0].save(
-        path, "WEBP", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 1),
+        file, "WEBP", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 1),
         loop=0 if loop else 1, exif=labels.exif(), lossless=quality is None,
         quality=80 if quality is None else quality, method=4,
     )  # fmt: skip
+    path.write_bytes(with_findable_exif(file.getvalue()))
 
 
 def _write_gif(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop: bool) -> None:

@@ -77,6 +77,25 @@ class Labels:
         return {**metadata, **self.graphs}, options
 
 
+def with_findable_exif(webp: bytes) -> bytes:
+    """A WebP file whose EXIF chunk ComfyUI's page finds.
+
+    The page of ComfyUI 0.3.64 does not know that a chunk of odd length is padded and misses what follows one, as in the
+    file of a single frame. Metadata may stand anywhere in a WebP, so that it is put before the picture then.
+    """
+    chunks, at = [], 12
+    while at + 8 <= len(webp):
+        length = int.from_bytes(webp[at + 4 : at + 8], "little")
+        chunks.append(webp[at : at + 8 + length + length % 2])
+        at += len(chunks[-1])
+    exif = [chunk for chunk in chunks if chunk.startswith(b"EXIF")]
+    others = [chunk for chunk in chunks if chunk not in exif]
+    if not exif or all(chunk[4] % 2 == 0 for chunk in others):
+        return webp
+    header, *pictures = others
+    return b"".join([webp[:12], header, *exif, *pictures])
+
+
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     """The settings that `write_video` put into a file or a folder of frames; ValueError if it has none."""
     path = _file_of(path)

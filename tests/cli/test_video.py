@@ -108,6 +108,22 @@ def test_graphs_stand_where_comfyui_looks_for_them(tmp_path, frames):
         assert dict(image.getexif()) == {0x010F: 'workflow:{"nodes": []}', 0x0110: "prompt:{}"}
 
 
+@pytest.mark.parametrize("count", [1, 12])
+@pytest.mark.parametrize("height", range(12, 20))
+def test_a_reader_that_skips_no_padding_finds_the_graphs_of_a_webp(tmp_path, frames, height, count):
+    """The page of ComfyUI 0.3.64 takes a chunk of odd length for as long as it says; alike frames are one picture."""
+    still = np.repeat(np.random.default_rng(height).integers(0, 256, (1, height, 9, 3), dtype=np.uint8), count, axis=0)
+    path = video.write_video(tmp_path / "clip.webp", still, metadata=SETTINGS, graphs={"workflow": {"nodes": []}})
+    data, at, names = path.read_bytes(), 12, []
+    while at < len(data) and b"EXIF" not in names:
+        names.append(data[at : at + 4])
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+    assert names[0] == b"VP8X" and names[-1] == b"EXIF"
+    assert int.from_bytes(data[4:8], "little") == len(data) - 8
+    assert np.array_equal(np.asarray(Image.open(path).convert("RGB")), still[0])
+    assert video.read_graphs(path) == {"workflow": {"nodes": []}} and video.read_metadata(path) == SETTINGS
+
+
 def test_the_graphs_of_an_mp4_stand_before_its_pictures(tmp_path, frames):
     """ComfyUI's page reads only the start of a long file."""
     pytest.importorskip("av", reason="MP4 needs the extra `video`")

@@ -80,7 +80,11 @@ class Server:
                 command, cwd=self.installation.path, stdout=log, stderr=subprocess.STDOUT,
                 env=self.installation.environment(),
             )
-        asyncio.run(self._wait_until_ready())
+        try:
+            asyncio.run(self._wait_until_ready())
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         if self.process is not None:
