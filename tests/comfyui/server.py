@@ -19,7 +19,7 @@ from safetensors.torch import load as load_safetensors
 
 from tests.comfyui.installations import PACK, PACK_FOLDER, Installation
 
-START_SECONDS = 120
+START_SECONDS = 240
 PROMPT_SECONDS = 500
 
 
