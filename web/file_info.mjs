@@ -9,6 +9,8 @@ const FILE_INPUTS = {
   UNetMotion_LoadLoRA: ["lora_name"],
 };
 const LINE = 15; // pixels
+const CHARACTER = 6; // pixels, a little more than one takes
+const MARGIN = 10; // pixels around an element on the classic canvas
 
 /** Give a loader the line that tells what its files are; `wanted` says whether to show it. */
 export function showFileInfo(node, wanted) {
@@ -19,7 +21,7 @@ export function showFileInfo(node, wanted) {
   element.setAttribute("role", "status");
   element.style.cssText =
     `font: 11px/${LINE}px sans-serif; color: var(--descrip-text, #999); overflow: hidden; user-select: text;`;
-  const height = () => (element.childElementCount ? 4 * LINE * element.childElementCount : 1);
+  const height = () => element.childElementCount && linesOf(element, node.size[0] - 3 * MARGIN) * LINE + 2 * MARGIN;
   const widget = node.addDOMWidget(WIDGET, "info", element, {
     serialize: false,
     hideOnZoom: true,
@@ -54,6 +56,14 @@ export function refreshFileInfo(show) {
   for (const graph of [app.graph, ...(app.graph.subgraphs?.values() ?? [])]) {
     for (const node of graph.nodes ?? graph._nodes) node.unetMotionFileInfo?.(show);
   }
+}
+
+/** How many lines the texts take in a width. The page lays out the node before it lays out the element. */
+function linesOf(element, width) {
+  return [...element.children].reduce(
+    (lines, { textContent }) => lines + Math.ceil((textContent.length * CHARACTER) / Math.max(width, 100)),
+    0,
+  );
 }
 
 async function describe(node, inputs) {

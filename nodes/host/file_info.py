@@ -50,8 +50,9 @@ def _flaws(info: FileInfo) -> str | None:
 
 def _motion_words(info: FileInfo) -> str:
     known = MOTION_MODULES.get(info.version or "")
-    title = (known.title if known else KINDS[info.kind]).removeprefix("an ").removeprefix("a ")
-    facts = [f"{title} for {info.base}" if info.base else title]
+    title = f"{known.title} motion module" if known else KINDS[info.kind]
+    title = title.removeprefix("an ").removeprefix("a ")
+    facts = [title if info.base is None or info.base in title else f"{title} for {info.base}"]
     if info.frames:
         facts.append(f"up to {info.frames} frames")
     if info.norm_scopes:
@@ -94,7 +95,8 @@ def describe_lora(name: str) -> Choice:
     words = "motion LoRA" if found.kind == "motion_lora" else "LoRA"
     rank = f" · rank {ranks[0]}" if len(ranks) == 1 else f" · ranks {ranks[0]} to {ranks[-1]}" if ranks else ""
     dtype = str(source.float_dtype()).removeprefix("torch.")
-    return Choice(f"{words} of {len(layers)} layers{rank} · {dtype}")
+    count = f"{len(layers)} layer{'s' if len(layers) > 1 else ''}"
+    return Choice(f"{words} of {count}{rank} · {dtype}")
 
 
 def _is_down(key: str) -> bool:
@@ -125,7 +127,7 @@ def describe_choices(node: str, chosen: Mapping[str, str]) -> dict[str, dict[str
         unet, motion = pair
         if unet.channels != motion.channels:
             problem = f"does not fit the UNet: it is for {motion.base or 'another base'}, the UNet is {unet.base}"
-            choices["motion_module"] = Choice(motion.text, problem)
+            choices["motion_module"] = Choice(motion.text.partition(" · ")[0], problem)
     return {name: {"text": choice.text, "problem": choice.problem} for name, choice in choices.items()}
 
 

@@ -57,8 +57,8 @@ def test_a_motion_module_is_told_by_its_content(server, files):
     found = info(server, "UNetMotion_LoadMotionModule", motion_module="v3.safetensors")
     assert found == {
         "motion_module": {
-            "text": "AnimateDiff v3 for SD1.5 · up to 32 frames · group norms over: resnets frame, motion frame · "
-            "float16",
+            "text": "AnimateDiff v3 motion module for SD1.5 · up to 32 frames · group norms over: resnets frame, motion "
+            "frame · float16",
             "problem": None,
         }
     }
@@ -69,7 +69,7 @@ def test_a_motion_module_is_told_by_its_content(server, files):
     [
         ("LoadMotionModule", "motion_module", "really a lora.safetensors", "a LoRA", "expected a motion module"),
         ("LoadUNet", "unet_name", "sparse.safetensors", "UNet of SD1.5 · float16", None),
-        ("LoadLoRA", "lora_name", "sparse lora.safetensors", "LoRA of 1 layers · rank 4 · float16", None),
+        ("LoadLoRA", "lora_name", "sparse lora.safetensors", "LoRA of 1 layer · rank 4 · float16", None),
         ("LoadLoRA", "lora_name", "gone.safetensors", "gone.safetensors", "is not there any more"),
     ],
 )
@@ -88,7 +88,10 @@ def test_a_motion_module_that_does_not_fit_the_unet_is_marked(server, files):
     chosen = {"unet_name": "sparse.safetensors", "motion_module": "xl.safetensors"}
     found = info(server, "UNetMotion_LoadUNet", **chosen)
     assert found["unet_name"]["problem"] is None
-    assert found["motion_module"]["problem"] == "does not fit the UNet: it is for SDXL, the UNet is SD1.5"
+    assert found["motion_module"] == {
+        "text": "SDXL motion module",
+        "problem": "does not fit the UNet: it is for SDXL, the UNet is SD1.5",
+    }
     fitting = info(server, "UNetMotion_LoadUNet", **{**chosen, "motion_module": "v3.safetensors"})
     assert fitting["motion_module"]["problem"] is None
 
