@@ -21,7 +21,7 @@ NEEDED = (
     r"__init__\.py|pyproject\.toml|requirements\.txt|README\.md|LICENSE|assets/demo\.webp",
     r"(nodes|unet_motion)/(\w+/)*\w+\.py",
     r"unet_motion/bundled/(README\.md|model\.safetensors|judge\.safetensors)",
-    r"web/([\w-]+/)*[\w.-]+\.(md|js|mjs|css|png|jpg|webp)",
+    r"web/([\w-]+/)*[\w.-]+\.(md|js|mjs|css|svg|png|jpg|gif|webp)",
     r"locales/[\w-]+/\w+\.json",
     r"example_workflows/\w+\.(json|jpg|png|webp|webm|mp4)",
 )

@@ -57,8 +57,8 @@ def test_a_motion_module_is_told_by_its_content(server, files):
     found = info(server, "UNetMotion_LoadMotionModule", motion_module="v3.safetensors")
     assert found == {
         "motion_module": {
-            "text": "AnimateDiff v3 motion module for SD1.5 · up to 32 frames · group norms over: resnets frame, motion "
-            "frame · float16",
+            "text": "AnimateDiff v3 motion module for SD1.5 · up to 32 frames · group norms over: resnets frame, "
+            "motion frame · float16",
             "problem": None,
         }
     }
