@@ -52,7 +52,7 @@ def add_from_search_box(page: Page, name: str, x: float, y: float) -> str:
 
     nodes = page.page.evaluate("window.app.graph._nodes.length")
     _open_search_box(page, x, y)
-    page.page.keyboard.type(name)
+    page.page.locator(SEARCH_BOX).fill(name)
     expect(page.page.locator(RESULTS).first).to_contain_text(name, timeout=20_000)
     page.page.keyboard.press("Enter")
     page.page.wait_for_function("count => window.app.graph._nodes.length === count", arg=nodes + 1)

@@ -43,9 +43,14 @@ def test_the_script_prints_every_step_and_writes_a_red_star_that_moves_left(draw
     done = draw(*re.search(r'draw\.py "(.*?)" (\d+)', SCRIPT).groups())
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"step {step} of 20" for step in range(1, 21)]
-    frames = frames_of((tmp_path / "clip.webp").read_bytes())
+    clip = (tmp_path / "clip.webp").read_bytes()
+    frames = frames_of(clip)
     assert frames.shape == (16, 64, 64, 3)
     assert middle_of(frames[0], 0) - middle_of(frames[-1], 0) > 10
+    # Once more, now from the server's cache.
+    (tmp_path / "clip.webp").unlink()
+    assert draw("a red star moving left", "16").stdout == ""
+    assert (tmp_path / "clip.webp").read_bytes() == clip
 
 
 @pytest.mark.parametrize(
