@@ -11,6 +11,7 @@ import comfy.patcher_extension
 from torch import Tensor
 
 from ...unet_motion import ForwardOptions, FreeU
+from .constants import as_words
 from .hooks import KEY, ComfyHooks
 
 LAST_TIMESTEP = 999
@@ -85,7 +86,9 @@ def pass_settings(model: Any) -> None:
 
     def wrapper(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         given = {} if transformer_options is None else transformer_options
-        return executor(x, t, c_concat, c_crossattn, control, given, **{**kwargs, KEY: for_this_call(x, given)})
+        return executor(
+            x, t, c_concat, c_crossattn, control, given, **{**kwargs, KEY: as_words(for_this_call(x, given))}
+        )
 
     kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
     model.remove_wrappers_with_key(kind, KEY)

@@ -19,7 +19,7 @@ from safetensors.torch import load as load_safetensors
 
 from tests.comfyui.installations import PACK, Installation
 
-START_SECONDS = 120
+START_SECONDS = 300
 PROMPT_SECONDS = 500
 
 
@@ -52,14 +52,19 @@ class Server:
 
     Args:
         base: a new folder for custom_nodes, models, input, output and user.
-        link: the pack is linked into custom_nodes.
+        arguments: further start options.
+        packs: folders of other packs that are linked in, too.
     """
 
-    def __init__(self, installation: Installation, base: Path, arguments: tuple[str, ...] = ()):
+    def __init__(
+        self, installation: Installation, base: Path, arguments: tuple[str, ...] = (), packs: tuple[Path, ...] = ()
+    ):
         self.installation, self.base = installation, base
         for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
             (base / name).mkdir(parents=True, exist_ok=True)
         (base / "custom_nodes" / "ComfyUI-UNetMotion").symlink_to(PACK, target_is_directory=True)
+        for pack in packs:
+            (base / "custom_nodes" / pack.name).symlink_to(pack, target_is_directory=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
