@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ class FreeU:
         b1, b2: scale of the first half of the backbone's channels in up block 0 and 1; 1 changes nothing.
         version: ``v1`` multiplies by ``b`` everywhere (the paper's first code, diffusers); ``v2`` raises the factor
             from 1 to ``b`` with the backbone's normalised mean map (the paper's structure-aware factor).
+        active: bool tensor of one value, on the model's device: where it is False, nothing changes. A tensor, so that
+            neither a device has to be waited for nor a compiled graph to be made anew when it turns. None: always.
     """
 
     s1: float
@@ -25,6 +27,7 @@ class FreeU:
     b1: float
     b2: float
     version: str = "v1"
+    active: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.version not in ("v1", "v2"):
@@ -86,4 +89,5 @@ def freeu_concat(hidden: Tensor, skip: Tensor, freeu: FreeU | None, resolution: 
     b, s = factors
     half = hidden.shape[1] // 2
     factor = _backbone_factor(hidden, b) if freeu.version == "v2" else b
-    return torch.cat([hidden[:, :half] * factor, hidden[:, half:], scale_low_frequencies(skip, s)], dim=1)
+    out = torch.cat([hidden[:, :half] * factor, hidden[:, half:], scale_low_frequencies(skip, s)], dim=1)
+    return out if freeu.active is None else torch.where(freeu.active, out, torch.cat([hidden, skip], dim=1))

@@ -12,11 +12,10 @@ from ...unet_motion.formats import MotionModule, PositionOptions, load_motion_mo
 from ...unet_motion.formats.infer import motion_arguments
 from ...unet_motion.formats.positions import with_positions
 from .ldm_view import LDMView
-from .model import motion_base_model, original_weights, sampling_settings, with_model
+from .model import FP8, POSITIONS, motion_base_model, original_weights, sampling_settings, with_model
 from .unet_config import check_fits, from_comfy
 
 AUTO = "auto"
-FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu") if hasattr(torch, name))
 # The schedule of every published SD1.5 motion module; diffusers calls it "linear".
 MOTION_SCHEDULE = "sqrt_linear"
 MODEL_SAMPLING = "model_sampling"
@@ -39,9 +38,11 @@ def trained_sampling(motion: MotionModule | None, beta_schedule: str) -> dict[st
 
 def _motion_weights(motion: MotionModule, dtype: torch.dtype) -> dict[str, Tensor]:
     # 8-bit weights need the scaling that checkpoints of that kind carry: motion modules keep their own precision.
-    keep = dtype in FP8
     own = {key: tensor for key, tensor in motion.state_dict.items() if not key.startswith("conv_in.")}
-    return {f"motion.{key}": tensor if keep else tensor.to(dtype) for key, tensor in own.items()}
+    return {
+        f"motion.{key}": tensor if dtype in FP8 or key.endswith(POSITIONS) else tensor.to(dtype)
+        for key, tensor in own.items()
+    }
 
 
 def _widen_input(unet: dict[str, Any], spatial: dict[str, Tensor], adapted: Tensor, name: str) -> None:

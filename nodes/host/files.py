@@ -57,12 +57,12 @@ def load_unet_model(
         disable_dynamic: use ComfyUI's plain model patcher.
 
     Raises:
-        ValueError: an SDXL UNet.
+        ValueError: an SDXL UNet that core did not save from a MODEL with motion modules.
     """
     module = None if motion is None else load_motion_file(motion)
     core = load_unet(path, motion_module=module, norm_scope=norm_scope)
     settings = saved_settings(path)
-    if core.config.addition_embed_type and settings.get("pooled_vector") is None:
+    if core.config.addition_embed_type and not (settings.get("pooled_vector") or settings.get("base")):
         raise ValueError(
             f"{os.path.basename(path)} is an SDXL UNet, expected an SD1.5 UNet: use Load Checkpoint with Apply Motion "
             "Module behind it, which bring SDXL's own text and latents."

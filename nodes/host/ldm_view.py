@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...unet_motion import UNetMotionConfig, UNetMotionModel
-from .hooks import ComfyHooks, Places
+from .constants import from_words
+from .hooks import KEY, ComfyHooks, Places
 from .options import clip_frames, forward_options, publish_animation
 from .pia import with_first_frame
 
@@ -143,7 +144,7 @@ class LDMView(nn.Module):
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None,
-        control: dict | None = None, transformer_options: dict | None = None, **kwargs,
+        control: dict | None = None, transformer_options: dict | None = None, unet_motion: dict | None = None, **kwargs,
     ) -> Tensor:  # fmt: skip
         """The noise of latents x (conds * frames, C, H, W) at timesteps (conds * frames,).
 
@@ -152,8 +153,11 @@ class LDMView(nn.Module):
             y: pooled text vector of models that have a label embedding, (conds * frames, D).
             control: ComfyUI's residuals of ControlNets and T2I-Adapters.
             transformer_options: ComfyUI's per-call options, the pack's own under `unet_motion`.
+            unet_motion: the pack's own options in place of those, see :func:`as_words`.
         """
         transformer_options = {} if transformer_options is None else transformer_options
+        if unet_motion is not None:
+            transformer_options = {**transformer_options, KEY: from_words(unet_motion)}
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
         )

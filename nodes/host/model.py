@@ -14,6 +14,7 @@ import comfy.model_base
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.ops
+import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ...unet_motion import UNetMotionConfig, UNetMotionModel
 from .ldm_view import LDMView
-from .options import publish_before_control
+from .options import pass_settings, publish_before_control
 from .preview import show_while_sampling
 from .saving import describe_when_saved
 from .unet_config import to_comfy
@@ -32,6 +33,10 @@ COMFY_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
 """diffusers' name of a beta schedule -> ComfyUI's, which swaps the two."""
 
 BETA_SCHEDULES = ("auto", *COMFY_SCHEDULES.values())
+
+FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu") if hasattr(torch, name))
+POSITIONS = ".pos_embed.pe"
+"""End of the names of position tables, which keep their dtype: rounded, neighbouring frames are hard to tell apart."""
 
 
 def sampling_settings(beta_schedule: str, start: float = 0.00085, end: float = 0.012) -> dict[str, Any]:
@@ -46,6 +51,13 @@ class MotionConfig(comfy.supported_models_base.BASE):
     latent_format = comfy.latent_formats.SD15
     # Activations of the spatial layers as in SD1.5; the temporal layers run one at a time on tensors of the same size.
     memory_usage_factor = 1.2
+
+
+class MotionXLConfig(comfy.supported_models.SDXL):
+    """The same of a motion UNet that was made from an SDXL model: text encoders are saved under SDXL's names."""
+
+    unet_extra_config = {}
+    memory_usage_factor = comfy.supported_models.SDXL.memory_usage_factor * MotionConfig.memory_usage_factor
 
 
 class MotionModel(comfy.model_base.BaseModel):
@@ -83,6 +95,7 @@ class Source:
         pooled_vector: see :class:`MotionModel`.
         model_type: of ComfyUI, what the UNet predicts.
         inpaint: whether a mask and the masked picture are part of the UNet's input.
+        base: class of ComfyUI that brings a vector of text and size of its own (SDXL), or None.
     """
 
     config: UNetMotionConfig
@@ -92,6 +105,7 @@ class Source:
     pooled_vector: Callable | None = field(default=None, repr=False)
     model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS
     inpaint: bool = False
+    base: type | None = None
 
 
 def cast_weights(module: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -118,10 +132,17 @@ def patcher_class(disable_dynamic: bool) -> type:
     return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
 
 
+def _own_model(source: Source, config: MotionConfig, dtype: torch.dtype, device: torch.device) -> MotionModel:
+    def unet_model(device=None, operations=None, **_):
+        return empty_view(source.config, operations, dtype)
+
+    return MotionModel(config, source.model_type, device, unet_model, source.pooled_vector)
+
+
 def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     """A MODEL (ModelPatcher) over the source's weights; a weight that needs no other dtype is shared, not copied."""
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    config = MotionConfig(to_comfy(source.config))
+    config = (MotionConfig if source.base is None else MotionXLConfig)(to_comfy(source.config))
     config.sampling_settings = dict(source.sampling)
     config.latent_format = source.latent_format()
     dtype = mm.unet_dtype(
@@ -131,19 +152,23 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     )
     manual_cast = mm.unet_manual_cast(dtype, load_device, config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, manual_cast)
-
-    def unet_model(device=None, operations=None, **_):
-        return empty_view(source.config, operations, dtype)
-
-    model = MotionModel(config, source.model_type, offload_device, unet_model, source.pooled_vector)
+    if source.base is None:
+        model = _own_model(source, config, dtype, offload_device)
+    else:
+        model = _without_unet(source.base, config, source.model_type, offload_device)
+        _set_view(model, source.config, _operations(model), dtype)
     if source.inpaint:
         model.set_inpaint()
     describe_when_saved(model, source.config)
     patcher = patcher_class(disable_dynamic)(model, load_device=load_device, offload_device=offload_device)
-    weights = {name: tensor.to(offload_device, dtype) for name, tensor in source.weights.items()}
+    weights = {
+        name: tensor.to(offload_device, None if name.endswith(POSITIONS) else dtype)
+        for name, tensor in source.weights.items()
+    }
     model.diffusion_model.core.load_state_dict(weights, strict=True, assign=True)
     model.diffusion_model.requires_grad_(False).eval()
     publish_before_control(patcher)
+    pass_settings(patcher)
     show_while_sampling(patcher)
     return patcher
 
@@ -186,6 +211,21 @@ def _operations(base: torch.nn.Module) -> Any:
     return comfy.ops.pick_operations(config.unet_config.get("dtype"), base.manual_cast_dtype, **extra)
 
 
+def _without_unet(kind: type, settings: Any, model_type: Any, device: Any) -> torch.nn.Module:
+    """A model of one of ComfyUI's classes before it has a UNet."""
+    settings.unet_config["disable_unet_model_creation"] = True
+    model = kind(settings, model_type=model_type, device=device)
+    del settings.unet_config["disable_unet_model_creation"]
+    return model
+
+
+def _set_view(model: torch.nn.Module, config: UNetMotionConfig, operations: Any, dtype: torch.dtype) -> None:
+    view = empty_view(config, operations, dtype)
+    # Newer versions load weights in the file's dtype and cast them to the noted one when they are used.
+    getattr(mm, "archive_model_dtypes", lambda _: None)(view)
+    model.diffusion_model = view.requires_grad_(False).eval()
+
+
 def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, sampling: dict[str, Any]) -> torch.nn.Module:
     """A model of the base's own class and settings around an empty view of a motion UNet.
 
@@ -196,16 +236,12 @@ def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, sampling:
     # Not copy.copy: ComfyUI's configurations answer every attribute, `__setstate__` too.
     settings = object.__new__(type(base.model_config))
     settings.__dict__.update(vars(base.model_config))
-    settings.unet_config = {**base.model_config.unet_config, "disable_unet_model_creation": True}
+    settings.unet_config = dict(base.model_config.unet_config)
     if not isinstance(base.diffusion_model, LDMView):
         settings.memory_usage_factor = base.memory_usage_factor * MotionConfig.memory_usage_factor
     settings.sampling_settings = {**base.model_config.sampling_settings, **sampling}
-    model = type(base)(settings, model_type=base.model_type, device=base.device)
-    del settings.unet_config["disable_unet_model_creation"]
-    view = empty_view(config, _operations(base), base.get_dtype())
-    # Newer versions load weights in the file's dtype and cast them to the noted one when they are used.
-    getattr(mm, "archive_model_dtypes", lambda _: None)(view)
-    model.diffusion_model = view.requires_grad_(False).eval()
+    model = _without_unet(type(base), settings, base.model_type, base.device)
+    _set_view(model, config, _operations(base), base.get_dtype())
     if base.concat_keys:
         model.set_inpaint()
     describe_when_saved(model, config)
@@ -227,5 +263,6 @@ def with_model(base: Any, model: torch.nn.Module) -> Any:
     clone.parent = None
     clone.clone_base_uuid = uuid.uuid4()
     publish_before_control(clone)
+    pass_settings(clone)
     show_while_sampling(clone)
     return clone

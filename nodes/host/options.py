@@ -11,6 +11,7 @@ import comfy.patcher_extension
 from torch import Tensor
 
 from ...unet_motion import ForwardOptions, FreeU
+from .constants import as_words
 from .hooks import KEY, ComfyHooks
 
 LAST_TIMESTEP = 999
@@ -45,6 +46,11 @@ def clip_frames(x: Tensor, transformer_options: dict) -> int:
     return frames
 
 
+def for_this_call(x: Tensor, transformer_options: dict) -> dict[str, Any]:
+    """The settings of a call with the frames per clip that they mean for its batch; see :func:`clip_frames`."""
+    return {**settings(transformer_options), "frames_per_clip": clip_frames(x, transformer_options)}
+
+
 def publish_animation(x: Tensor, frames: int, transformer_options: dict) -> None:
     """Tell other packs which frames of the animation are in this call (the `ad_params` they already read)."""
     window = transformer_options.get("context_window")
@@ -71,18 +77,39 @@ def publish_before_control(model: Any) -> None:
     model.add_wrapper_with_key(kind, KEY, wrapper)
 
 
-def in_range(timesteps: Tensor, start_percent: float, end_percent: float) -> bool:
-    """Whether a step lies in a range of the sampling; 0 is its first step, 1 its last."""
+def pass_settings(model: Any) -> None:
+    """Make a MODEL hand its settings to the UNet as an argument too.
+
+    ComfyUI's compiled models do not look at `transformer_options` again, where another branch of the graph, or a batch
+    of one cond after one of two, would get a graph that was made for something else.
+    """
+
+    def wrapper(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        given = {} if transformer_options is None else transformer_options
+        return executor(
+            x, t, c_concat, c_crossattn, control, given, **{**kwargs, KEY: as_words(for_this_call(x, given))}
+        )
+
+    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    model.remove_wrappers_with_key(kind, KEY)
+    model.add_wrapper_with_key(kind, KEY, wrapper)
+
+
+def in_range(timesteps: Tensor, start_percent: float, end_percent: float) -> Tensor | None:
+    """Whether a step lies in a range of the sampling, where 0 is its first step and 1 its last, or None: always.
+
+    A bool tensor of one value where the timesteps are: reading it would wait for the device, and would write one
+    step's answer into a compiled graph.
+    """
     if start_percent <= 0 and end_percent >= 1:
-        return True
-    timestep = float(timesteps.flatten()[0])
-    return (1 - end_percent) * LAST_TIMESTEP <= timestep <= (1 - start_percent) * LAST_TIMESTEP
-
-
-def _freeu(chosen: dict, timesteps: Tensor) -> FreeU | None:
-    if not in_range(timesteps, chosen["start_percent"], chosen["end_percent"]):
         return None
-    return FreeU(**{name: chosen[name] for name in ("s1", "s2", "b1", "b2", "version")})
+    timestep = timesteps.flatten()[:1]
+    return ((1 - end_percent) * LAST_TIMESTEP <= timestep) & (timestep <= (1 - start_percent) * LAST_TIMESTEP)
+
+
+def _freeu(chosen: dict, timesteps: Tensor) -> FreeU:
+    factors = {name: chosen[name] for name in ("s1", "s2", "b1", "b2", "version")}
+    return FreeU(**factors, active=in_range(timesteps, chosen["start_percent"], chosen["end_percent"]))
 
 
 def forward_options(transformer_options: dict, timesteps: Tensor, hooks: ComfyHooks) -> ForwardOptions:

@@ -36,7 +36,14 @@ class UnscaledLatent(comfy.latent_formats.LatentFormat):
     latent_rgb_factors_bias = [-0.4881, -0.5121, -0.5261]
 
 
-LATENTS = {"sd15": comfy.latent_formats.SD15, "unscaled": UnscaledLatent}
+LATENTS = {
+    "sd15": comfy.latent_formats.SD15,
+    "unscaled": UnscaledLatent,
+    "sdxl": comfy.latent_formats.SDXL,
+    "playground": comfy.latent_formats.SDXL_Playground_2_5,
+}
+BASES = {"sdxl": comfy.model_base.SDXL}
+"""Models of ComfyUI that make a vector of text and size of their own, as `encode_adm`."""
 
 
 def _name_of(value: Any, names: dict[str, Any]) -> str | None:
@@ -53,6 +60,7 @@ def describe(model: Any, config: UNetMotionConfig) -> dict[str, Any]:
             "latent": _name_of(type(model.latent_format), LATENTS),
             "pooled": _name_of(getattr(model, "pooled_vector", None), POOLED),
             "inpaint": bool(model.concat_keys),
+            "base": _name_of(type(model), BASES),
         },
     }
 
@@ -80,4 +88,6 @@ def saved_settings(path: str) -> dict[str, Any]:
         "latent_format": LATENTS.get(found["latent"], comfy.latent_formats.SD15),
         "pooled_vector": POOLED.get(found["pooled"]),
         "inpaint": found["inpaint"],
+        # Files of earlier versions have none.
+        "base": BASES.get(found.get("base")),
     }

@@ -30,8 +30,7 @@ def to_comfy(config: UNetMotionConfig) -> dict[str, Any]:
         "transformer_depth_output": depths_up[::-1],
         "transformer_depth_middle": config.mid_depths()[0],
         "context_dim": config.last("cross_attention_dim"),
-        "num_heads": config.last("num_attention_heads"),
-        "num_head_channels": -1,
+        **_heads(config, [plan.out_channels for plan in down]),
         "use_linear_in_transformer": config.use_linear_projection,
         "use_spatial_transformer": True,
         "use_temporal_attention": False,
@@ -41,6 +40,14 @@ def to_comfy(config: UNetMotionConfig) -> dict[str, Any]:
         "num_classes": "sequential" if has_label else None,
         "adm_in_channels": config.projection_class_embeddings_input_dim if has_label else None,
     }
+
+
+def _heads(config: UNetMotionConfig, widths: list[int]) -> dict[str, int]:
+    """ComfyUI's two ways: as many heads at every level, or heads of one width."""
+    count = config["num_attention_heads"]
+    if isinstance(count, int) or len(set(count)) == 1:
+        return {"num_heads": config.last("num_attention_heads"), "num_head_channels": -1}
+    return {"num_heads": -1, "num_head_channels": widths[-1] // count[-1]}
 
 
 def _is_sdxl(unet_config: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from safetensors.torch import load as load_safetensors
 
 from tests.comfyui.installations import PACK, PACK_FOLDER, Installation
 
-START_SECONDS = 240
+START_SECONDS = 300
 PROMPT_SECONDS = 500
 
 
@@ -52,17 +52,22 @@ class Server:
 
     Args:
         base: a new folder for custom_nodes, models, input, output and user.
+        arguments: further start options.
         folder: what the pack is called in custom_nodes. It is linked there, unless the folder is there already.
+        packs: folders of other packs that are linked in, too.
     """
 
     def __init__(
-        self, installation: Installation, base: Path, arguments: tuple[str, ...] = (), folder: str = PACK_FOLDER
-    ):
+        self, installation: Installation, base: Path, arguments: tuple[str, ...] = (), folder: str = PACK_FOLDER,
+        packs: tuple[Path, ...] = (),
+    ):  # fmt: skip
         self.installation, self.base, self.folder = installation, base, folder
         for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
             (base / name).mkdir(parents=True, exist_ok=True)
         if not (base / "custom_nodes" / folder).exists():
             (base / "custom_nodes" / folder).symlink_to(PACK, target_is_directory=True)
+        for pack in packs:
+            (base / "custom_nodes" / pack.name).symlink_to(pack, target_is_directory=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
+import comfy.sample
 import pytest
 import torch
 from check_bundled import PROMPT, denoise
 from check_saving import sampled
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
 from pack.nodes.host.bundled import load_bundled_models
-from pack.nodes.options import AttentionProcessor
+from pack.nodes.options import AttentionProcessor, FreeU
 from pack.unet_motion.bundled import added_vector
 from small import options, relative
 
@@ -82,27 +84,99 @@ def test_continuous_sampling_gives_the_unet_a_quarter_of_the_logarithm(loaded, k
     assert relative(clean, plain) > 1e-2
 
 
-def test_a_compiled_model_is_one_graph_and_gives_the_same_values(loaded, monkeypatch):
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
+@pytest.fixture
+def compiled(loaded, monkeypatch):
+    """Compiles a MODEL as core's node does, and counts the graphs."""
     # ComfyUI's attention for the CPU asks the system for free memory, which is no part of a graph.
     for name in ("optimized_attention", "optimized_attention_masked"):
         monkeypatch.setattr(comfy_attention, name, comfy_attention.attention_pytorch)
-    model, clip, _ = loaded
-    text = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT))
-    chosen = AttentionProcessor.execute(model, "auto", "sdpa")[0]
-    plain = sampled(chosen, text)
+    torch._dynamo.reset()
     graphs = []
 
-    def backend(graph, _):
+    def backend(graph, _, **__):
         graphs.append(graph)
         return graph.forward
 
-    compiled = chosen.clone()
+    def compile_model(model):
+        clone = model.clone()
+        skip = {"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]}
+        set_torch_compile_wrapper(model=clone, backend=backend, options=skip, fullgraph=True)
+        return clone, graphs
+
+    yield compile_model
     torch._dynamo.reset()
-    set_torch_compile_wrapper(model=compiled, backend=backend, fullgraph=True)
-    out = sampled(compiled, text)
-    torch._dynamo.reset()
+
+
+def words(loaded):
+    return loaded[1].encode_from_tokens_scheduled(loaded[1].tokenize(PROMPT))
+
+
+def test_a_compiled_model_is_one_graph_and_gives_the_same_values(loaded, compiled):
+    text = words(loaded)
+    chosen = AttentionProcessor.execute(loaded[0], "auto", "sdpa")[0]
+    plain = sampled(chosen, text)
+    model, graphs = compiled(chosen)
+    assert relative(sampled(model, text), plain) < 1e-5
     assert len(graphs) == 1
-    assert relative(out, plain) < 1e-5
     assert torch.equal(sampled(chosen, text), plain)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_freeu_in_a_range_is_part_of_the_one_graph_and_turns_there(loaded, compiled, version):
+    text, base = words(loaded), loaded[0]
+
+    def steps(model):
+        seen = []
+        start = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+        comfy.sample.sample(
+            model, start, 3, 2.0, "euler", "normal", text, text, torch.zeros_like(start), disable_pbar=True, seed=5,
+            callback=lambda step, x0, x, total: seen.append(x0.clone()),
+        )  # fmt: skip
+        return seen
+
+    def ranged(start, end):
+        return FreeU.execute(base, True, "sd1.5", version, 1.0, 1.0, 1.0, 1.0, start, end)[0]
+
+    plain, whole = steps(base), steps(ranged(0.0, 1.0))
+    # Off, then on; and on, then off: the graph is made in the first step.
+    for start, end, first in ((0.3, 1.0, plain), (0.0, 0.3, whole)):
+        model, graphs = compiled(ranged(start, end))
+        before = len(graphs)
+        found, eager = steps(model), steps(ranged(start, end))
+        assert len(graphs) == before + 1
+        assert all(relative(a, b) < 1e-5 for a, b in zip(found, eager, strict=True))
+        assert torch.equal(eager[0], first[0])
+        assert relative(eager[0], eager[1]) > 1e-3
+        assert relative(eager[2], plain[2]) > 1e-4 and relative(eager[2], whole[2]) > 1e-5
+
+
+def test_branches_of_one_compiled_model_keep_their_own_settings(loaded, compiled):
+    text, base = words(loaded), loaded[0]
+    root, graphs = compiled(base)
+    branches = {
+        "none": lambda model: model,
+        "freeu": lambda model: FreeU.execute(model, True, "sd1.5", "v1", 1.0, 1.0, 1.0, 1.0, 0.0, 1.0)[0],
+        "stronger": lambda model: FreeU.execute(model, True, "custom", "v1", 1.9, 1.9, 0.5, 0.5, 0.0, 1.0)[0],
+    }
+    results = {name: sampled(branch(root), text) for name, branch in branches.items()}
+    for name, branch in branches.items():
+        assert relative(results[name], sampled(branch(base), text)) < 1e-5
+        assert torch.equal(sampled(branch(root), text), results[name])
+    assert len(graphs) == 3
+
+
+def test_a_compiled_model_takes_a_batch_of_one_cond_for_one_clip_and_of_two_for_two(loaded, compiled):
+    text, base = words(loaded), loaded[0]
+    model, graphs = compiled(base)
+
+    def run(model, frames, cfg):
+        start = torch.randn(frames, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+        return comfy.sample.sample(
+            model, start, 1, cfg, "euler", "normal", text, text, torch.zeros_like(start), disable_pbar=True, seed=5
+        )
+
+    # Eight frames in the batch each time.
+    for frames, cfg in ((4, 2.0), (8, 1.0), (4, 2.0)):
+        assert relative(run(model, frames, cfg), run(base, frames, cfg)) < 1e-5
+    assert relative(run(base, 8, 1.0)[:4], run(base, 4, 1.0)) > 1e-5
+    assert len(graphs) == 2

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_patcher
+import comfy.sd
 import comfy.supported_models
 import pytest
 import torch
+from check_saving import folder, load, save  # noqa: F401 (folder is a fixture)
 from pack.nodes.host.apply import apply_motion_module
 from pack.nodes.host.files import load_unet_model
 from pack.unet_motion import MotionAdapter
 from pack.unet_motion.formats import MotionModule
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from sampled import sample
 from small import CPU, fill, motion_module, options, relative, sd15
 
 WIDTHS = (64, 128, 256)
@@ -25,10 +29,10 @@ UNET = {
 }  # fmt: skip
 
 
-def sdxl():
+def sdxl(model_type=comfy.model_base.ModelType.EPS):
     config = comfy.supported_models.SDXL(UNET)
     config.unet_config = dict(UNET)
-    model = comfy.model_base.SDXL(config, device=CPU)
+    model = comfy.model_base.SDXL(config, model_type, CPU)
     fill(model.diffusion_model)
     model.diffusion_model.requires_grad_(False).eval()
     return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
@@ -84,3 +88,63 @@ def test_load_motion_unet_refuses_sdxl_and_says_what_to_do(tmp_path):
     save_file({key: tensor.contiguous() for key, tensor in sdxl().model.diffusion_model.state_dict().items()}, path)
     with pytest.raises(ValueError, match="xl.safetensors is an SDXL UNet, .* use Load Checkpoint with Apply Motion"):
         load_unet_model(path, None)
+
+
+def prompt(seed, **size):
+    """SDXL's conditioning: text, pooled text, and the sizes that core's CLIPTextEncodeSDXL adds."""
+    generator = torch.Generator().manual_seed(seed)
+    cond, pooled = torch.randn(1, 7, 2048, generator=generator), torch.randn(1, 1280, generator=generator)
+    return [[cond, {"pooled_output": pooled, **size}]]
+
+
+SIZES = {"width": 512, "height": 768, "crop_w": 64, "crop_h": 0, "target_width": 640, "target_height": 320}
+NOISE = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(6))
+
+
+def drawn(model, **size):
+    return sample(model, prompt(1, **size), prompt(2, **size), start=NOISE, steps=2)
+
+
+@pytest.mark.parametrize("version", ["sdxl", "hotshot"])
+def test_a_saved_sdxl_model_is_the_same_model_when_it_is_loaded(folder, version):  # noqa: F811
+    model = apply_motion_module(sdxl(comfy.model_base.ModelType.V_PREDICTION), module(version))
+    expected = {name: drawn(model, **size) for name, size in (("plain", {}), ("sized", SIZES))}
+    assert relative(expected["sized"], expected["plain"]) > 1e-4
+    path = save(model, folder)
+    again = load(path)
+    assert torch.equal(drawn(again), expected["plain"]) and torch.equal(drawn(again, **SIZES), expected["sized"])
+    conditioning = {**prompt(1)[0][1], **SIZES, "device": CPU}
+    assert torch.equal(again.model.encode_adm(**conditioning), model.model.encode_adm(**conditioning))
+    assert type(again.model.latent_format) is comfy.latent_formats.SDXL
+    assert torch.equal(again.model.model_sampling.sigmas, model.model.model_sampling.sigmas)
+    assert again.model.model_type == comfy.model_base.ModelType.V_PREDICTION
+    core, reloaded = model.model.diffusion_model.core, again.model.diffusion_model.core
+    assert reloaded.config == core.config
+    assert abs(again.model.memory_usage_factor - model.model.memory_usage_factor) < 1e-9
+    # What is saved of the second says no less than what was saved of the first.
+    first, second = (load_file(path) for path in (path, save(again, folder)))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_loaded_sdxl_model_takes_loras_and_other_motion_modules_as_the_saved_one(folder):  # noqa: F811
+    model = apply_motion_module(sdxl(), module("sdxl"))
+    again = load(save(model, folder))
+    for key in ("num_res_blocks", "channel_mult", "transformer_depth", "transformer_depth_output", "num_heads",
+                "transformer_depth_middle", "num_head_channels", "context_dim", "adm_in_channels"):  # fmt: skip
+        assert again.model.model_config.unet_config[key] == UNET[key], key
+    exchanged, expected = (drawn(apply_motion_module(m, module("hotshot"))) for m in (again, model))
+    assert torch.equal(exchanged, expected) and relative(expected, drawn(model)) > 1e-3
+    layer = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+    down, up = torch.randn(4, 128), torch.randn(128, 4)
+    file = {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}
+    loras = [comfy.sd.load_lora_for_models(m, None, file, 0.5, 0)[0] for m in (again, model)]
+    assert [len(m.patches) for m in loras] == [1, 1]
+    assert torch.equal(*map(drawn, loras)) and relative(drawn(loras[0]), drawn(model)) > 1e-4
+
+
+def test_an_sdxl_file_that_says_no_base_is_refused_as_before(folder):  # noqa: F811
+    state = load_file(save(apply_motion_module(sdxl(), module("sdxl")), folder))
+    del state["unet_motion"]
+    save_file(state, folder / "bare.safetensors")
+    with pytest.raises(ValueError, match="bare.safetensors is an SDXL UNet, .* use Load Checkpoint with Apply Motion"):
+        load_unet_model(str(folder / "bare.safetensors"), None)

@@ -37,11 +37,16 @@ def fill(module: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
 WEIGHTS: dict[tuple, dict[str, torch.Tensor]] = {}
 
 
-def sd15(**changes) -> comfy.model_patcher.ModelPatcher:
-    """A new MODEL of ComfyUI with an SD1.5-structured UNet of 32 to 128 channels and always the same weights."""
+def sd15(manual_cast: torch.dtype | None = None, **changes) -> comfy.model_patcher.ModelPatcher:
+    """A new MODEL of ComfyUI with an SD1.5-structured UNet of 32 to 128 channels and always the same weights.
+
+    Args:
+        manual_cast: the dtype to compute in, where it is not that of the weights.
+    """
     unet = {**UNET, **changes}
     config = comfy.supported_models.SD15(unet)
     config.unet_config = unet
+    config.manual_cast_dtype = manual_cast
     model = comfy.model_base.BaseModel(config, device=CPU)
     key = tuple(sorted((name, str(value)) for name, value in changes.items() if name != "dtype"))
     if key in WEIGHTS:
