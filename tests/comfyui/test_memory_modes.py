@@ -19,7 +19,8 @@ LAYERS = {
 }
 # Start option -> dtype of the weights, and how far two steps may be from those in float32.
 OPTIONS = {
-    "--force-fp16": ("torch.float16", 0.02),
+    # The bundled model's file is in float16, and a CPU computes in float32 with it.
+    "--force-fp16": ("torch.float16", 0),
     "--bf16-unet": ("torch.bfloat16", 0.05),
     "--fp8_e4m3fn-unet": ("torch.float8_e4m3fn", 0.6),
 }
@@ -75,6 +76,7 @@ def test_a_server_with_another_dtype_draws_nearly_the_same_and_takes_the_lora(in
     finally:
         server.stop()
     assert torch.equal(found["plain"], found["none"])
-    assert 0 < relative(found["plain"], normal["plain"]) < tolerance
+    distance = relative(found["plain"], normal["plain"])
+    assert distance <= tolerance and (distance > 0) == (tolerance > 0)
     change, expected = (each["lora"] - each["plain"] for each in (found, normal))
     assert relative(change, expected) < max(0.1, tolerance)

@@ -68,8 +68,11 @@ def names(model):
     return dict(model.model.diffusion_model.named_parameters())
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("started", OPTIONS, indirect=True)
+@pytest.mark.parametrize(
+    ("started", "way"),
+    [*((option, "bundled") for option in OPTIONS), ("fp8_e4m3fn_unet", "applied"), ("bf16_unet", "applied")],
+    indirect=["started"],
+)
 def test_weights_have_the_chosen_dtype_and_the_output_is_that_of_rounded_weights(full, started, way):
     model, *texts = WAYS[way]()
     reference = full[way][0]
@@ -94,8 +97,16 @@ def test_weights_have_the_chosen_dtype_and_the_output_is_that_of_rounded_weights
     assert same or relative(out, plain) > STEP[started] / 100
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("started", [*OPTIONS][:5], indirect=True)
+@pytest.mark.parametrize(
+    ("started", "way"),
+    [
+        ("fp8_e4m3fn_unet", "applied"),
+        ("fp8_e4m3fn_unet", "bundled"),
+        ("bf16_unet", "applied"),
+        ("force_fp16", "bundled"),
+    ],
+    indirect=["started"],
+)
 def test_a_lora_acts_in_each_dtype_loaded_whole_or_not_at_all(full, room, started, way):  # noqa: F811
     model, *texts = WAYS[way]()
     found = {name: weight.clone() for name, weight in names(model).items()}
