@@ -8,14 +8,19 @@ import logging
 import comfy.hooks
 import comfy.sample
 import comfy.samplers
+import folder_paths
 import pytest
 import torch
 from check_apply import LAYER, lora, run, with_lora
+from check_apply import NAMES as core_styles
 from pack.nodes.host.apply import apply_motion_module
 from pack.nodes.host.lora import load_lora
+from pack.nodes.lora import LoadLoRA
 from pack.unet_motion.formats.errors import KeyMismatchError
 from safetensors.torch import save_file
 from small import motion_module, relative, sd15
+
+from nodes import LoraLoaderModelOnly
 
 SPATIAL = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 OUT = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
@@ -78,6 +83,35 @@ def test_our_loader_finds_the_layer_and_changes_it_as_arithmetic_does(moving, tm
     assert list(patched.patches) == [f"diffusion_model.{layer}.weight"] and not model.patches
     out = run(patched)
     assert relative(out, by_hand(layer, 0.5)) < 1e-5 < 1e-4 < relative(out, plain)
+
+
+@pytest.mark.parametrize("style", core_styles)
+def test_core_takes_each_key_style_before_and_after_the_motion_module(moving, style):
+    model, plain = moving
+    after = with_lora(model, 0.5, style=style)
+    before = apply_motion_module(with_lora(sd15(), 0.5, style=style), motion_module())
+    out = run(after)
+    assert relative(out, by_hand(LAYER, 0.5)) < 1e-5 < 1e-4 < relative(out, plain)
+    assert torch.equal(run(before), out) and torch.equal(run(model), plain)
+
+
+def test_our_node_and_cores_put_files_from_the_loras_folder_on_a_model(moving, tmp_path, monkeypatch):
+    known = ([str(tmp_path)], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", known)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    written(tmp_path, "peft with unet")
+    save_file(lora("kohya diffusers"), tmp_path / "kohya.safetensors")
+    model, plain = moving
+    for strength in (1.0, -0.5, 0.0):
+        ours = LoadLoRA.execute(model, "made.safetensors", strength)[0]
+        core = LoraLoaderModelOnly().load_lora_model_only(model, "kohya.safetensors", strength)[0]
+        for patched in (ours, core):
+            out = run(patched)
+            assert relative(out, by_hand(LAYER, strength) if strength else plain) < 1e-5
+            assert (relative(out, plain) > 1e-4) == (strength != 0)
+        before = apply_motion_module(LoadLoRA.execute(sd15(), "made.safetensors", strength)[0], motion_module())
+        assert torch.equal(run(before), run(ours))
+    assert torch.equal(run(model), plain)
 
 
 def test_strengths_scale_and_taking_away_restores_bit_for_bit(moving, tmp_path):

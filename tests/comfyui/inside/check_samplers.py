@@ -9,8 +9,9 @@ import comfy_extras.nodes_post_processing  # noqa: F401
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as custom
-from comfy_extras.nodes_latent import LatentBatch
+from comfy_extras.nodes_latent import LatentBatch, LatentBatchSeedBehavior
 from comfy_extras.nodes_perpneg import PerpNegGuider
+from comfy_extras.nodes_rebatch import LatentRebatch
 from sampled import difference, execute, models, noise, sample, text
 from small import relative
 
@@ -154,6 +155,28 @@ def test_a_repeated_latent_is_a_clip_whose_frames_have_noise_of_their_own(pair, 
     core, ours, acting = (ksampler(model, repeated)["samples"] for model in (*pair, moving))
     assert relative(ours, core) < TOLERANCE
     assert min(relative(out[1], out[0]) for out in (ours, acting)) > 1e-3
+
+
+def test_a_fixed_seed_for_the_batch_gives_every_frame_the_noise_of_the_first(pair, moving):
+    fixed = execute(LatentBatchSeedBehavior, empty(3), "fixed")
+    core, ours, acting = (ksampler(model, fixed)["samples"] for model in (*pair, moving))
+    assert relative(ours, core) < TOLERANCE
+    assert max(difference(ours, ours[:1].expand_as(ours))) < TOLERANCE
+    # Frames that start alike are told apart by their positions only.
+    assert max(difference(acting, acting[:1].expand_as(acting))) > 1e-3
+    random = execute(LatentBatchSeedBehavior, fixed, "random")
+    assert torch.equal(ksampler(moving, random)["samples"], ksampler(moving, empty(3))["samples"])
+
+
+def test_a_rebatched_clip_is_several_clips_with_the_noise_of_their_places(pair, moving):
+    parts = execute(LatentRebatch, [clip(4)], [2])
+    assert [part["samples"].shape[0] for part in parts] == [2, 2]
+    whole = ksampler(pair[1], clip(4))["samples"]
+    for place, part in enumerate(parts):
+        core, ours, acting = (ksampler(model, part)["samples"] for model in (*pair, moving))
+        assert relative(ours, core) < TOLERANCE
+        assert relative(ours, whole[2 * place : 2 * place + 2]) < TOLERANCE
+        assert relative(acting, ours) > 1e-2
 
 
 def test_two_samplers_in_a_row_give_what_one_gives(moving):
