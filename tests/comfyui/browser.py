@@ -28,6 +28,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]  # fmt: skip
 RUN_SECONDS = 180
+PATIENCE = 90_000  # milliseconds for whatever the page has to do, on a machine that does other things too
 # What the page of a ComfyUI logs as an error by itself: optional files that are not there, and hosts outside.
 OWN_ERRORS = ("user.css", "favicon", "net::ERR_", "status of 404", "Content Security Policy")
 
@@ -50,6 +51,7 @@ class Page:
     def __init__(self, server: Any, browser: Any, **context: Any):
         self.server, self.problems = server, []
         self.page = browser.new_page(viewport={"width": 1400, "height": 900}, **context)
+        self.page.set_default_timeout(PATIENCE)
         self.page.on("pageerror", lambda error: self.problems.append(f"{error}\n{error.stack}"))
         self.page.on("console", self._note)
         self.page.goto(f"http://{server.address}")
@@ -77,6 +79,14 @@ class Page:
         self.page.set_input_files("#comfy-file-input", path)
         self.page.wait_for_function("count => window.app.graph._nodes.length === count", arg=nodes, timeout=60_000)
         return self.page.evaluate("window.app.graph._nodes.map(node => node.type)")
+
+    def close_dialogs(self) -> None:
+        """Close what lies over the canvas: dialogs, lists of templates, search boxes."""
+        for _ in range(5):
+            if not self.page.locator("[role=dialog]:visible").count():
+                return
+            self.page.keyboard.press("Escape")
+            self.page.wait_for_timeout(500)
 
     def press_run(self) -> None:
         button = self.page.locator("[data-testid=queue-button]")

@@ -53,6 +53,12 @@ def page(server, model_files):
         yield page
 
 
+@pytest.fixture(autouse=True)
+def uncovered(page):
+    """What an earlier test left open would cover the canvas."""
+    page.close_dialogs()
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_every_example_workflow_opens_without_a_complaint(page, path):
     page.problems.clear()
