@@ -104,9 +104,7 @@ def _frame_indices(transformer_options: dict) -> list[int] | None:
 
 def for_batch(loras: list, x: Tensor, frames: int, transformer_options: dict) -> list[dict[str, Any]]:
     """See :meth:`VaryingLora.for_batch`; what was made for this call before stays."""
-    return [
-        lora.for_batch(x, frames, transformer_options) if isinstance(lora, VaryingLora) else lora for lora in loras
-    ]
+    return [lora.for_batch(x, frames, transformer_options) if isinstance(lora, VaryingLora) else lora for lora in loras]
 
 
 def motion_loras(loras: list[dict[str, Any]], timesteps: Tensor) -> list[MotionLora]:
