@@ -10,7 +10,7 @@ from tests.comfyui.graphs import bundled, sample
 from unet_motion.bundled import load_bundled
 from unet_motion.formats.lora_names import original_motion
 
-FRAMES = 8
+FRAMES, STEPS = 8, 4
 
 
 def relative(a, b):
@@ -57,17 +57,17 @@ def test_two_in_a_row_act_together_and_each_alone_and_leave_nothing(server, file
     steps = load(pan, files[1], strength_over_steps="0:1, 0.3:1, 0.3:0")
     found = {"plain": needs["model"], "pan": pan, "both": both, "frames": frames, "level": level, "steps": steps}
     for name, model in found.items():
-        sample(graph, {**needs, "model": model}, name)
+        sample(graph, {**needs, "model": model}, name, steps=STEPS)
     run = server.run(graph)
     assert run.error is None
     latents = {name: server.latent(run, name) for name in found}
     assert relative(latents["level"], latents["both"]) < 1e-4
     different = [latents[name] for name in ("plain", "pan", "both", "frames", "steps")]
-    assert all(relative(a, b) > 1e-3 for i, a in enumerate(different) for b in different[:i])
+    assert min(relative(a, b) for i, a in enumerate(different) for b in different[:i]) > 1e-3
     assert "server_zoom.safetensors:" in server.log() and "layers matched" in server.log()
     server.free()
     alone, needs = bundled(FRAMES)
-    sample(alone, needs, "plain")
+    sample(alone, needs, "plain", steps=STEPS)
     assert torch.equal(server.latent(server.run(alone), "plain"), latents["plain"])
 
 
