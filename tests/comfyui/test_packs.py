@@ -95,18 +95,27 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
-def test_other_packs_beside_ours_change_no_latent_and_their_nodes_act_on_our_model(server, crowded):
+def knows_advanced_controlnet(server, installation):
+    """Whether the pack runs here: 0.3.64 refuses its definitions, where inputs and outputs share names."""
+    found = "ACN_ControlNetLoaderAdvanced" in server.get("/object_info")
+    assert found or "Error while calling comfy_entrypoint" in server.log(), server.log()[-4000:]
+    assert found or installation.version == "0.3.64"
+    return found
+
+
+def test_other_packs_beside_ours_change_no_latent_and_their_nodes_act_on_our_model(server, crowded, installation):
     write_control_lora(server.base / "models" / "controlnet")
     ours = ("plain", "freeu", "core control")
-    alone, beside = run(server, *ours), run(crowded, *ours, "pack control", "one frame")
+    theirs = ("pack control", "one frame") if knows_advanced_controlnet(crowded, installation) else ()
+    alone, beside = run(server, *ours), run(crowded, *ours, *theirs)
     for name in ours:
         assert torch.equal(alone[name], beside[name]), name
     assert relative(alone["freeu"], alone["plain"]) > 1e-3
     assert relative(alone["core control"], alone["plain"]) > 1e-2
-    # Advanced-ControlNet at full strength is core's control; with a strength of 0 for frame 1 it is not.
-    assert relative(beside["pack control"], beside["core control"]) < 1e-4
-    changes = [relative(a, b) for a, b in zip(beside["one frame"], beside["pack control"], strict=True)]
-    assert max(changes) == changes[1] > 1e-2
-    for name in NAMES:
-        assert f"{name}" in crowded.log()
-    assert "IMPORT FAILED" not in crowded.log()
+    if theirs:
+        # Advanced-ControlNet at full strength is core's control; with a strength of 0 for frame 1 it is not.
+        assert relative(beside["pack control"], beside["core control"]) < 1e-4
+        changes = [relative(a, b) for a, b in zip(beside["one frame"], beside["pack control"], strict=True)]
+        assert max(changes) == changes[1] > 1e-2
+    failed = [line for line in crowded.log().splitlines() if "IMPORT FAILED" in line]
+    assert all(name in crowded.log() for name in NAMES) and len(failed) == (0 if theirs else 1), failed

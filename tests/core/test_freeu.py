@@ -166,6 +166,19 @@ def test_for_one_call_only():
     assert torch.equal(run_ours(ours, inputs, options=ForwardOptions(freeu=None)), plain)
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@torch.no_grad()
+def test_a_tensor_turns_it_on_and_off_bit_for_bit(version):
+    ours, _ = pair(TINY)
+    inputs = make_inputs(TINY)
+    plain = run_ours(ours, inputs)
+    always = run_ours(ours, inputs, options=ForwardOptions(freeu=FreeU(**FACTORS, version=version)))
+    for active, expected in ((True, always), (False, plain)):
+        freeu = FreeU(**FACTORS, version=version, active=torch.tensor([active]))
+        assert torch.equal(run_ours(ours, inputs, options=ForwardOptions(freeu=freeu)), expected)
+    assert_differs(always, plain)
+
+
 @torch.no_grad()
 def test_enabling_again_replaces_the_factors():
     ours, theirs = pair(TINY)
