@@ -135,4 +135,11 @@ def _described(describe: Callable[[str], Choice], file: str) -> Choice:
     try:
         return describe(file)
     except (FileFormatError, OSError) as error:
-        return Choice(os.path.basename(file), str(error))
+        return Choice(os.path.basename(file), _without_folder(str(error), file))
+
+
+def _without_folder(sentence: str, file: str) -> str:
+    """An error without the path that it begins with: the node shows the file's name already."""
+    name = os.path.basename(file)
+    start, _, rest = sentence.partition(": ")
+    return rest if rest and start.endswith(name) else sentence

@@ -28,6 +28,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]  # fmt: skip
 RUN_SECONDS = 180
+# Without the first, a first visit would open the list of templates over the canvas.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False, "Comfy.Locale": "en"}
 PATIENCE = 90_000  # milliseconds for whatever the page has to do, on a machine that does other things too
 # What the page of a ComfyUI logs as an error by itself: optional files that are not there, and hosts outside.
 OWN_ERRORS = ("user.css", "favicon", "net::ERR_", "status of 404", "Content Security Policy")
@@ -129,8 +131,9 @@ def visit(server: Any, settings: dict[str, Any] | None = None, **context: Any) -
     """
     from playwright.sync_api import sync_playwright
 
-    # The first visit would open the list of templates over the canvas.
-    for name, value in {"Comfy.TutorialCompleted": True, **(settings or {})}.items():
+    # The page keeps what it changes by itself, such as open panels: every visit starts as the first one.
+    (server.base / "user" / "default" / "comfy.settings.json").unlink(missing_ok=True)
+    for name, value in {**SETTINGS, **(settings or {})}.items():
         server.post(f"/settings/{name}", value)
     server.post("/history", {"clear": True})
     with sync_playwright() as playwright:

@@ -96,7 +96,7 @@ def test_every_node_comes_from_the_search_box_by_its_name(page):
     page.problems.clear()
     empty_canvas(page, scale=0.58)
     for index, (name, node) in enumerate(sorted(info.items())):
-        x, y = 160 + 245 * (index % 5), 130 + 200 * (index // 5)
+        x, y = 160 + 245 * (index % 5), 130 + 250 * (index // 5)
         assert add_from_search_box(page, node["display_name"], x, y) == name
     page.picture("search_box")
     assert page.problems == []
