@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from ..bundled.autoencoder import Autoencoder
 from .data import CELL, ClipBatch, draw, sample_clips, triples
+from .precision import autocast
 from .runs import Average, RunLog, decayed, load_state, rng_state, save_whole, set_rng_state
 
 
@@ -46,7 +47,7 @@ def reconstruction_loss(
     model: Autoencoder, pictures: torch.Tensor, recipe: AutoencoderRecipe
 ) -> tuple[torch.Tensor, dict]:
     """Absolute and squared error of noisy reconstructions, plus the spread of the latents."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         latents = model.taesd_encoder(pictures)
         noisy = latents + recipe.latent_noise * torch.randn_like(latents)
         again = model.taesd_decoder(noisy).float()

@@ -21,6 +21,7 @@ from .evaluate import TARGETS, SampleSettings, evaluate, evaluation_triples, mis
 from .export import export_bundled, export_judge, load_judge
 from .judge import Judge
 from .judge_training import JudgeRecipe, train_judge
+from .precision import has_fast_bfloat16
 from .prompts import plain_prompt, vocabulary
 from .runs import RunLog
 
@@ -136,7 +137,7 @@ class GateError(RuntimeError):
 def image_figures(parts: BundledParts, judge: Judge, count: int, seed: int = 500) -> dict:
     """Shares of single generated frames whose shape and colour are named right."""
     asked = evaluation_triples(count, seed)
-    settings = SampleSettings(steps=12, frames=1, bfloat16=True)
+    settings = SampleSettings(steps=12, frames=1, bfloat16=has_fast_bfloat16())
     prompts = [plain_prompt(*row) for row in asked.tolist()]
     frames = sample_clips(parts, prompts, list(range(seed, seed + count)), settings)
     shape, colour = judge.frames(frames[:, 0])
@@ -149,7 +150,7 @@ class BundledRun:
 
     def __init__(self, folder: Path, recipe: BundledRecipe, log: RunLog):
         self.folder, self.recipe, self.log = folder, recipe, log
-        self.settings = SampleSettings(steps=recipe.sampling_steps, bfloat16=True)
+        self.settings = SampleSettings(steps=recipe.sampling_steps, bfloat16=has_fast_bfloat16())
 
     def autoencoder(self) -> Autoencoder:
         path = self.folder / "autoencoder.safetensors"

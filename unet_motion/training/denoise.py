@@ -22,6 +22,7 @@ from ..processors import AttentionProcessor
 from ..sampling.schedules import NoiseSchedule
 from .data import DIRECTIONS, FRAMES, MOTIONS
 from .latents import LatentPool
+from .precision import autocast
 from .prompts import place_prompt, write_prompts
 from .runs import Average, RunLog, decayed, load_state, rng_state, save_whole, set_rng_state
 
@@ -269,7 +270,7 @@ class StageTrainer:
         timesteps = self.timesteps(len(batch.clean))
         noise = torch.randn_like(batch.clean)
         noisy = self.schedule.add_noise(batch.clean, noise, timesteps)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             hidden, pooled = self.parts.encode_prompts(batch.prompts)
             predicted = self.parts.unet.forward_frames(
                 noisy.flatten(0, 1),

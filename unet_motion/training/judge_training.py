@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from ..bundled.autoencoder import Autoencoder
 from .data import ClipBatch, draw, sample_clips, triples
 from .judge import Judge
+from .precision import autocast
 from .runs import RunLog, decayed
 
 
@@ -66,7 +67,7 @@ def reconstruct(
     autoencoder: Autoencoder, pictures: torch.Tensor, rng: np.random.Generator | None = None, tremble: float = 0.0
 ) -> torch.Tensor:
     """Clips (N, F, 3, H, W) through the autoencoder; its latents `trembling` if there is an `rng`."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         latents = torch.cat([autoencoder.encode(part).float() for part in pictures.flatten(0, 1).split(32)])
         if rng is not None:
             clips = latents.unflatten(0, pictures.shape[:2])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..bundled.autoencoder import Autoencoder
 from .data import FRAMES, ClipBatch, cell_weight, draw, sample_clips
+from .precision import autocast
 
 CHUNK = 8
 
@@ -21,7 +22,7 @@ def encode_clips(autoencoder: Autoencoder, clips: ClipBatch) -> tuple[Tensor, Te
     """Latents (N, F, 4, 8, 8) of drawn clips, and the share of each cell that the shape covers (N, F, 1, 8, 8)."""
     pictures, coverage = draw(clips)
     frames = pictures.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         latents = torch.cat([autoencoder.encode(part).float() for part in frames.split(32)])
     return latents.unflatten(0, pictures.shape[:2]).contiguous(), cell_weight(coverage, 1.0) - 1.0
 
