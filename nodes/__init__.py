@@ -5,7 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .host.paths import register_folders
 from .host.routes import register_routes
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
-from .lora import LoadLoRA
+from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .pia import PIAFirstFrame
@@ -26,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     PIAFirstFrame,
     MotionSampler,
     SaveClip,
+    LoadMotionLoRA,
 ]
 
 

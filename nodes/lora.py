@@ -1,4 +1,4 @@
-"""The node that loads LoRAs."""
+"""The nodes that load LoRAs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from .host import paths
 from .host.files import file_stamp
-from .host.lora import load_lora
+from .host.lora import load_lora, load_motion_lora
 from .schema import make_input, make_schema, model_input, model_output
 
 
@@ -46,3 +46,52 @@ class LoadLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
         return io.NodeOutput(load_lora(model, paths.find_lora(lora_name), strength))
+
+
+class LoadMotionLoRA(io.ComfyNode):
+    """A motion LoRA on a MODEL, with a strength that may change over the steps and the frames."""
+
+    @classmethod
+    def define_schema(cls):
+        return make_schema(
+            node_id="UNetMotion_LoadMotionLoRA",
+            display_name="Load Motion LoRA",
+            description=(
+                "Puts a motion LoRA on a motion UNet, such as a pan or a zoom. Several in a row add up. Its strength "
+                "may rise and fall during the sampling, and from frame to frame."
+            ),
+            search_aliases=["motion lora", "camera", "pan", "zoom", "motiondirector"],
+            inputs=[
+                model_input("A motion UNet, or what an earlier Load Motion LoRA gave."),
+                make_input(
+                    io.Combo, "lora_name", options=paths.list_motion_loras(),
+                    tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file that fits "
+                    "no layer of the model is refused.",
+                ),
+                make_input(
+                    io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
+                    tooltip="How much of the motion: 0 none, 1 as trained, negative the opposite; 0.5 to 1 is usual. "
+                    "Multiplies the two below. Costs a moment when the model is loaded and nothing per step.",
+                ),
+                make_input(
+                    io.String, "strength_over_steps", default="", optional=True,
+                    tooltip="Share of the sampling : strength, such as 0:1, 0.5:0.3; 0 is the first step and 1 the "
+                    "last, straight lines between. Empty is 1 throughout. Costs a little time in every step.",
+                ),
+                make_input(
+                    io.String, "strength_over_frames", default="", optional=True,
+                    tooltip="Frame : strength, such as 0:0, 15:1; 0 is the first frame, straight lines between. Empty "
+                    "is 1 for every frame. Costs a little time in every step.",
+                ),
+            ],
+            outputs=[model_output()],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_):
+        return file_stamp(paths.find_motion_lora(lora_name))
+
+    @classmethod
+    def execute(cls, model, lora_name, strength, strength_over_steps="", strength_over_frames="") -> io.NodeOutput:
+        path = paths.find_motion_lora(lora_name)
+        return io.NodeOutput(load_motion_lora(model, path, strength, strength_over_steps, strength_over_frames))

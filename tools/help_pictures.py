@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.comfyui.big_files import checkpoint_shapes, write_attention_lora, write_sparse  # noqa: E402
+from tests.comfyui.big_files import checkpoint_shapes, write_attention_lora, write_motion_lora, write_sparse  # noqa: E402
 from tests.comfyui.browser import Page, visit  # noqa: E402
 from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E402
 from tests.comfyui.server import Server  # noqa: E402
@@ -72,6 +72,11 @@ SCENES = {
         {"motion_module": MODULE}, TO_APPLY, {"up": 0.8, "blocks": "down_blocks.0=0.5"}
     ),
     "UNetMotion_LoadLoRA": Scene({"model": APPLIED}, TO_SAMPLER, {"lora_name": "style.safetensors", "strength": 0.8}),
+    "UNetMotion_LoadMotionLoRA": Scene(
+        {"model": APPLIED},
+        TO_SAMPLER,
+        {"lora_name": "pan_left.safetensors", "strength": 0.8, "strength_over_frames": "0:0, 15:1"},
+    ),
     "UNetMotion_FreeU": Scene({"model": BUNDLED}, TO_SAMPLER),
     "UNetMotion_AttentionProcessor": Scene({"model": APPLIED}, TO_SAMPLER),
     "UNetMotion_ForwardChunking": Scene({"model": APPLIED}, TO_SAMPLER, {"chunk_size": 4}),
@@ -162,12 +167,13 @@ SETTINGS = {
 def make_files(server: Server) -> None:
     """Files that the loaders offer and recognise."""
     models = server.base / "models"
-    for folder in ("animatediff_models", "checkpoints", "loras"):
+    for folder in ("animatediff_models", "animatediff_motion_lora", "checkpoints", "loras"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     v3 = MotionAdapterConfig(use_motion_mid_block=False)
     write_sparse(models / "animatediff_models" / "v3_mm.safetensors", adapter_shapes(v3))
     write_sparse(models / "checkpoints" / "sd15.safetensors", checkpoint_shapes())
     write_attention_lora(models / "loras" / "style.safetensors")
+    write_motion_lora(models / "animatediff_motion_lora" / "pan_left.safetensors", v3)
 
 
 def graph_picture(page: Page, node: str) -> Image.Image:

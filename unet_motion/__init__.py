@@ -20,6 +20,7 @@ _EXPORTS = {
     "load_motion_module": ".formats",
     "inspect_file": ".formats",
     "apply_motion_lora": ".motion_lora",
+    "load_motion_lora": ".motion_lora",
     "remove_motion_lora": ".motion_lora",
     "MotionPipeline": ".sampling",
 }

@@ -118,10 +118,20 @@ class Attention(nn.Module):
         """Attention over the frames of each pixel: tokens (B, F, P, C), read as strided views."""
         processor = call.processor(self)
         if not isinstance(processor, AttentionProcessor):
+            if call.low_rank is not None and call.low_rank.below(self.path):
+                raise ValueError(
+                    f"attention processor {type(processor).__name__} knows nothing of motion LoRAs in `motion_loras`; "
+                    "choose a named processor or use `apply_motion_lora`."
+                )
             return self._temporal_foreign(processor, tokens)
-        batch = zip(*(t.unbind(0) for t in self.project(tokens, None, call.fused)), strict=True)
-        out = torch.stack([self._attend_clip(processor, *qkv) for qkv in batch])
-        return self.finish(out.flatten(-2))
+        qkv = self.project(tokens, None, call.fused)
+        if call.low_rank is not None:
+            names = (f"{self.path}.to_{part}" for part in "qkv")
+            qkv = [call.low_rank.add(name, tokens, t) for name, t in zip(names, qkv, strict=True)]
+        batch = zip(*(t.unbind(0) for t in qkv), strict=True)
+        hidden = torch.stack([self._attend_clip(processor, *clip) for clip in batch]).flatten(-2)
+        out = self.finish(hidden)
+        return out if call.low_rank is None else call.low_rank.add(f"{self.path}.to_out.0", hidden, out)
 
     def _attend_clip(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(F, P, C) each -> a view (F, P, heads, dim)."""

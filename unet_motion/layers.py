@@ -17,6 +17,7 @@ from .factory import LayerFactory, Weights
 from .kernels.dispatch import wanted
 from .kernels.geglu import geglu
 from .kernels.group_norm import group_norm
+from .low_rank import LowRank
 from .options import Call
 
 _ACTIVATIONS = {
@@ -189,7 +190,10 @@ class GEGLU(nn.Module):
         self.proj = make.linear(in_features, out_features * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        both = self.proj(x)
+        return self.gate(self.proj(x))
+
+    def gate(self, both: Tensor) -> Tensor:
+        """The output for the layer's product, which is overwritten where no gradient is needed."""
         if wanted():
             return geglu(both)
         value, gate = both.chunk(2, dim=-1)
@@ -211,28 +215,41 @@ class FeedForward(nn.Module):
 
     def __init__(self, make: LayerFactory, width: int):
         super().__init__()
+        self.path = ""
         self.net = nn.ModuleList([GEGLU(make, width, width * 4), nn.Dropout(0.0), make.linear(width * 4, width)])
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (..., C)."""
-        proj, last = self.net[0].proj, self.net[2]
+    def forward(self, tokens: Tensor, change: LowRank | None = None) -> Tensor:
+        """tokens (..., C), with a change (B, F, P, C)."""
         # A layer with a hook, such as a LoRA's, may want to see all tokens in their shape.
-        if torch.is_grad_enabled() or proj._forward_hooks or last._forward_hooks:
-            return last(self.net[0](tokens))
+        if torch.is_grad_enabled() or self.net[0].proj._forward_hooks or self.net[2]._forward_hooks:
+            return self._at_once(tokens, change)
         flat = tokens.reshape(-1, tokens.shape[-1])
+        change = None if change is None else change.flat(tokens.shape)
         rows = max(CPU_ROWS, CPU_CHUNK // (8 * flat.shape[1])) if flat.device.type == "cpu" else len(flat)
         if rows >= len(flat):
-            return last(self.net[0](flat)).view(tokens.shape)
+            return self._at_once(flat, change).view(tokens.shape)
         out = torch.empty_like(flat)
-        for part, place in zip(flat.split(rows), out.split(rows), strict=True):
-            place.copy_(last(self.net[0](part)))
+        for start in range(0, len(flat), rows):
+            part = slice(start, min(start + rows, len(flat)))
+            out[part] = self._at_once(flat[part], change and change.part(0, part.start, part.stop))
         return out.view(tokens.shape)
 
-    def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int) -> Tensor:
+    def _at_once(self, tokens: Tensor, change: LowRank | None) -> Tensor:
+        first, last = self.net[0], self.net[2]
+        if change is None:
+            return last(first(tokens))
+        inner = first.gate(change.add(f"{self.path}.net.0.proj", tokens, first.proj(tokens)))
+        return change.add(f"{self.path}.net.2", inner, last(inner))
+
+    def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, change: LowRank | None = None) -> Tensor:
         """The same, ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
         if chunk_size is None or chunk_size >= tokens.shape[dim]:
-            return self(tokens)
-        return torch.cat([self(part) for part in tokens.split(chunk_size, dim=dim)], dim=dim)
+            return self(tokens, change)
+        parts = []
+        for start in range(0, tokens.shape[dim], chunk_size):
+            size = min(chunk_size, tokens.shape[dim] - start)
+            parts.append(self(tokens.narrow(dim, start, size), change and change.part(dim, start, start + size)))
+        return torch.cat(parts, dim=dim)
 
 
 class BasicTransformerBlock(nn.Module):

@@ -67,10 +67,9 @@ class MotionTransformerBlock(nn.Module):
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""
-        if call.chunking is None:
-            return self.ff(tokens)
-        size, dim = call.chunking
-        return self.ff.chunked(tokens, size, dim=2 if dim == 0 else 1)
+        size, dim = call.chunking or (None, 0)
+        change = None if call.low_rank is None else call.low_rank.below(self.ff.path)
+        return self.ff.chunked(tokens, size, 2 if dim == 0 else 1, change)
 
 
 class MotionModule(nn.Module):
@@ -83,6 +82,7 @@ class MotionModule(nn.Module):
         super().__init__()
         head_dim = channels // heads
         inner = heads * head_dim
+        self.path = ""
         self.norm = make.group_norm(groups, channels, 1e-6)
         self.weights = make.weights
         self.proj_in = make.linear(channels, inner)
@@ -97,10 +97,16 @@ class MotionModule(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         n, c, h, w = x.shape
         hidden = scoped_group_norm(self.norm, x, call.frames, call.motion_norm_scope, self.weights)
-        tokens = self.proj_in(hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c))
+        hidden = hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c)
+        tokens = self.proj_in(hidden)
+        if call.low_rank is not None:
+            tokens = call.low_rank.add(f"{self.path}.proj_in", hidden, tokens)
         for block in self.transformer_blocks:
             tokens = block(tokens, call)
-        return x + self.proj_out(tokens).reshape(n, h, w, c).permute(0, 3, 1, 2)
+        out = self.proj_out(tokens)
+        if call.low_rank is not None:
+            out = call.low_rank.add(f"{self.path}.proj_out", tokens, out)
+        return x + out.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
 class MotionModules(nn.Module):

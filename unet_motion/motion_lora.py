@@ -21,6 +21,7 @@ from .formats.errors import FileFormatError, KeyMismatchError, name_some
 from .formats.ldm import modules_of
 from .formats.lora_names import layer_of, original_motion, read_lora, spellings
 from .formats.reading import open_tensors
+from .low_rank import MotionLora
 
 _DOWN = (
     ".lora_down.weight",
@@ -78,8 +79,55 @@ def apply_motion_lora(
         FileFormatError: the file is damaged.
         ValueError: a strength that is not finite, or one per frame for image layers.
     """
-    name, tensors, text_layers = _tensors(lora)
     strength = _check_strength(strength)
+    name, layers, unmatched, text_layers = _matched(unet, lora)
+    image_layers = [path for path in layers if ".motion_modules." not in path]
+    if isinstance(strength, Tensor) and image_layers:
+        raise ValueError(f"{name}: `strength` is one number per frame, but {image_layers[0]} is no motion layer.")
+    applied = AppliedLora(name, sorted(layers), unmatched, text_layers, strength)
+    for path, pair in layers.items():
+        layer = unet.get_submodule(path)
+        applied._handles.append(layer.register_forward_hook(_Hook(applied, path, *pair)))
+    _loras(unet).append(applied)
+    return applied
+
+
+def load_motion_lora(unet: nn.Module, lora: str | Path | Mapping[str, Tensor]) -> MotionLora:
+    """A LoRA of motion layers for ``ForwardOptions(motion_loras=[...])``; the UNet is left as it is.
+
+    There its strength may differ from frame to frame and from call to call, which is step to step: ``lora.at(0.5)``,
+    ``lora.at([0, 0.5, 1, 1])``. Files as for :func:`apply_motion_lora`.
+
+    Raises:
+        OSError, KeyMismatchError, FileFormatError: see :func:`apply_motion_lora`.
+        ValueError: the file has image layers.
+    """
+    name, layers, _, _ = _matched(unet, lora)
+    return motion_only(name, {path: (down, scaled(up, factor)) for path, (down, up, factor) in layers.items()})
+
+
+def scaled(up: Tensor, factor: float) -> Tensor:
+    """The second half of a pair times alpha / rank, in float32 at least."""
+    return up if factor == 1 else (up.float() if up.element_size() < 4 else up) * factor
+
+
+def motion_only(name: str, layers: Mapping[str, tuple[Tensor, Tensor]]) -> MotionLora:
+    """Pairs (down, up) by the layer's path in the UNet as a LoRA of motion layers.
+
+    Raises:
+        ValueError: one of them is an image layer.
+    """
+    for path in layers:
+        if ".motion_modules." not in path:
+            raise ValueError(f"{name}: only motion layers take a strength that varies, but it changes {path}.")
+    return MotionLora(name, {path: (down.flatten(1), up.flatten(1)) for path, (down, up) in layers.items()})
+
+
+def _matched(
+    unet: nn.Module, lora: str | Path | Mapping[str, Tensor]
+) -> tuple[str, dict[str, tuple[Tensor, Tensor, float]], list[str], int]:
+    """Name, path -> (down, up, alpha / rank) of the layers that fit, the other layers, layers of text encoders."""
+    name, tensors, text_layers = _tensors(lora)
     pairs = _pairs(tensors)
     known = layer_names(unet)
     layers = {known[layer]: pair for layer, pair in pairs.items() if layer in known and _fits(unet, known[layer], pair)}
@@ -90,21 +138,13 @@ def apply_motion_lora(
             f"{name}: has {found}, of which none fits the UNet; expected a LoRA for its layers, with AnimateDiff's, "
             "diffusers', PEFT's or kohya's names."
         )
-    image_layers = [path for path in layers if ".motion_modules." not in path]
-    if isinstance(strength, Tensor) and image_layers:
-        raise ValueError(f"{name}: `strength` is one number per frame, but {image_layers[0]} is no motion layer.")
     if unmatched:
         warnings.warn(
             f"{name}: {len(unmatched)} of {len(unmatched) + len(layers)} layers do not fit the UNet and are left out: "
             f"{name_some(unmatched)}.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    applied = AppliedLora(name, sorted(layers), unmatched, text_layers, strength)
-    for path, pair in layers.items():
-        layer = unet.get_submodule(path)
-        applied._handles.append(layer.register_forward_hook(_Hook(applied, path, *pair)))
-    _loras(unet).append(applied)
-    return applied
+    return name, layers, unmatched, text_layers
 
 
 def remove_motion_lora(unet: nn.Module, applied: AppliedLora | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import check_norm_scope
 from .freeu import FreeU
 from .hooks import Hooks
+from .low_rank import LowRank, MotionLora
 from .processors import DEFAULT_PROCESSOR, ProcessorPlan
 
 
@@ -54,6 +55,7 @@ class ForwardOptions:
         resnet_norm_scope, motion_norm_scope: ``frame`` or ``clip``.
         frame_positions: rows of the position table, int64 (F,), in the order of the frames; None for 0..F-1.
         hooks: the host's :class:`Hooks`, or None.
+        motion_loras: see :func:`unet_motion.load_motion_lora`; they act beside those of ``apply_motion_lora``.
     """
 
     freeu: FreeU | None = INHERIT
@@ -63,6 +65,7 @@ class ForwardOptions:
     motion_norm_scope: str = INHERIT
     frame_positions: Tensor | None = None
     hooks: Hooks | None = None
+    motion_loras: Sequence[MotionLora] = ()
     plan: ProcessorPlan | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ class Call:
         text_mask: additive mask on the text, (B or B*F, 1, 1, L), or None.
         images: per IP-Adapter the projected image tokens, (B or B*F, n_images, T, D).
         image_masks: per IP-Adapter a mask (1 or B, n_images, H, W), or None.
+        low_rank: what motion LoRAs add in this call, or None.
     """
 
     batch: int
@@ -105,6 +109,7 @@ class Call:
     positions: Tensor | None = None
     plan: ProcessorPlan | None = None
     hooks: Hooks | None = None
+    low_rank: LowRank | None = None
     checkpointing: bool = False
 
     def processor(self, attention) -> Any:

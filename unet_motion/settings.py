@@ -10,6 +10,7 @@ from torch import nn
 from .attention import Attention
 from .config import check_norm_scope
 from .freeu import FreeU
+from .low_rank import low_rank
 from .options import INHERIT, Call, ForwardOptions, check_chunking
 from .processors import DEFAULT_PROCESSOR, AttentionProcessor, ProcessorPlan, get_processor
 
@@ -24,8 +25,12 @@ class SettingsMixin:
         self._fused = False
         # A tuple hides the layers from nn.Module, which has them under their own names already.
         self._attentions = tuple((path, m) for path, m in self.named_modules() if isinstance(m, Attention))
-        for path, attention in self._attentions:
-            attention.path = path
+        for path, module in self.named_modules():
+            if hasattr(module, "path"):
+                module.path = path
+        # Not by their weights, which a host may load later.
+        linear = (path for path, module in self.named_modules() if hasattr(module, "in_features"))
+        self._motion_layers = {path for path in linear if ".motion_modules." in path}
         self._text_widths = {a.context_dim for _, a in self._attentions if a.is_cross_attention}
 
     def _apply_settings(self, call: Call, options: ForwardOptions) -> None:
@@ -38,6 +43,7 @@ class SettingsMixin:
         call.resnet_norm_scope = chosen("resnet_norm_scope", self.config.resnet_norm_scope)
         call.motion_norm_scope = chosen("motion_norm_scope", self.config.motion_norm_scope)
         call.fused = self._fused
+        call.low_rank = low_rank(options.motion_loras, call.batch, call.frames, self._motion_layers, call.temb)
         if options.plan is not None:
             options.plan.check(path for path, _ in self._attentions)
             call.plan = options.plan

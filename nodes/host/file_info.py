@@ -86,7 +86,16 @@ def describe_unet(name: str) -> Choice:
 
 def describe_lora(name: str) -> Choice:
     """A file of Load LoRA."""
-    source = open_tensors(paths.find_lora(name))
+    return _describe_lora(paths.find_lora(name))
+
+
+def describe_motion_lora(name: str) -> Choice:
+    """A file of Load Motion LoRA."""
+    return _describe_lora(paths.find_motion_lora(name))
+
+
+def _describe_lora(path: str) -> Choice:
+    source = open_tensors(path)
     found = detect(source.infos)
     if found.kind not in LORA_KINDS:
         return Choice(KINDS[found.kind], "expected a LoRA")
@@ -107,6 +116,7 @@ FILE_INPUTS: dict[str, dict[str, Callable[[str], Choice]]] = {
     "UNetMotion_LoadMotionModule": {"motion_module": describe_motion_module},
     "UNetMotion_LoadUNet": {"unet_name": describe_unet, "motion_module": describe_motion_module},
     "UNetMotion_LoadLoRA": {"lora_name": describe_lora},
+    "UNetMotion_LoadMotionLoRA": {"lora_name": describe_motion_lora},
 }
 """Node -> its inputs that name a file, and what describes such a file."""
 

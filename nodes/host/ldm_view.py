@@ -176,5 +176,5 @@ class LDMView(nn.Module):
             context,
             num_frames=frames,
             added_cond_kwargs=None if y is None else {"vector": y},
-            options=forward_options(transformer_options, timesteps, hooks),
+            options=forward_options(x, transformer_options, timesteps, hooks),
         )

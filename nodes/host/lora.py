@@ -10,11 +10,15 @@ from typing import Any
 import comfy.lora
 import comfy.utils
 import torch
+from torch import Tensor
 
 from ...unet_motion.formats.errors import KeyMismatchError, name_some
 from ...unet_motion.formats.lora_names import layer_of, original_motion, read_lora, spellings
 from ...unet_motion.formats.reading import open_tensors
+from ...unet_motion.motion_lora import motion_only, scaled
 from .model import UNET_PREFIX
+from .options import settings, with_settings
+from .varying import VaryingLora, parse_curve
 
 MOTION = "motion."
 
@@ -80,8 +84,8 @@ def match_lora(model: Any, path: str) -> Match:
     return Match(fitting, unmatched, text_layers)
 
 
-def load_lora(model: Any, path: str, strength: float) -> Any:
-    """A clone of a MODEL with a LoRA file's changes, multiplied by a strength; the log says how many layers it met.
+def matched_lora(model: Any, path: str) -> Match:
+    """What a LoRA file changes in a MODEL; the log says how many layers it met, and names those that it did not.
 
     Raises:
         KeyMismatchError: no layer of the file fits the MODEL.
@@ -103,6 +107,59 @@ def load_lora(model: Any, path: str, strength: float) -> Any:
             "%s: %d of %d layers do not fit the model and are left out: %s.",
             name, len(match.unmatched), total, name_some(match.unmatched),
         )  # fmt: skip
+    return match
+
+
+def load_lora(model: Any, path: str, strength: float) -> Any:
+    """A clone of a MODEL with a LoRA file's changes, multiplied by a strength.
+
+    Raises:
+        KeyMismatchError, FileFormatError: see :func:`matched_lora`.
+    """
+    return _patched(model, matched_lora(model, path), strength)
+
+
+def load_motion_lora(model: Any, path: str, strength: float, over_steps: str = "", over_frames: str = "") -> Any:
+    """A clone of a MODEL with a LoRA whose strength may change over the steps and the frames.
+
+    Where it does not, the LoRA is ComfyUI's patches of the weights; where it does, a setting of the MODEL.
+
+    Args:
+        over_steps, over_frames: what the strength is multiplied with, see :func:`parse_curve`.
+
+    Raises:
+        KeyMismatchError, FileFormatError: see :func:`matched_lora`.
+        ValueError: no curve, or one for a file with image layers or other layers than plain LoRAs.
+    """
+    steps = parse_curve("strength_over_steps", over_steps, 1.0)
+    frames = parse_curve("strength_over_frames", over_frames)
+    match, curves = matched_lora(model, path), []
+    for points in (steps, frames):
+        if len({value for _, value in points}) == 1:
+            strength *= points[0][1]
+            points = []
+        curves.append(torch.tensor(points) if points else None)
+    if all(curve is None for curve in curves):
+        return _patched(model, match, strength)
+    lora = motion_only(os.path.basename(path), {_core_path(key): _pair(key, p) for key, p in match.patches.items()})
+    before = settings(model.model_options["transformer_options"]).get("motion_loras", [])
+    return with_settings(model, motion_loras=[*before, VaryingLora(lora.name, lora.layers, strength, *curves)])
+
+
+def _patched(model: Any, match: Match, strength: float) -> Any:
     clone = model.clone()
     clone.add_patches(match.patches, strength)
     return clone
+
+
+def _core_path(key: str) -> str:
+    return key.removeprefix(UNET_PREFIX).removeprefix(MOTION).removesuffix(".weight")
+
+
+def _pair(key: str, patch: Any) -> tuple[Tensor, Tensor]:
+    """(down, up) of ComfyUI's patch of a weight, times alpha / rank."""
+    weights = getattr(patch, "weights", ())
+    if getattr(patch, "name", "") != "lora" or any(extra is not None for extra in weights[3:]):
+        raise ValueError(f"a strength that varies needs plain LoRA layers, but {_core_path(key)} is of another kind.")
+    up, down, alpha = weights[:3]
+    return down, scaled(up, 1.0 if alpha is None else float(alpha) / down.shape[0])

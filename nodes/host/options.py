@@ -1,6 +1,7 @@
 """The pack's settings in a MODEL's `transformer_options`, and what they mean for one call of the UNet.
 
-Settings are plain numbers and strings, because ComfyUI copies `model_options` on every clone.
+Settings are plain numbers and strings, or objects that never change, because ComfyUI copies `model_options` on every
+clone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from torch import Tensor
 from ...unet_motion import ForwardOptions, FreeU
 from .constants import as_words
 from .hooks import KEY, ComfyHooks
-
-LAST_TIMESTEP = 999
+from .varying import LAST_TIMESTEP, for_batch, motion_loras
 
 
 def settings(transformer_options: dict) -> dict[str, Any]:
@@ -47,8 +47,11 @@ def clip_frames(x: Tensor, transformer_options: dict) -> int:
 
 
 def for_this_call(x: Tensor, transformer_options: dict) -> dict[str, Any]:
-    """The settings of a call with the frames per clip that they mean for its batch; see :func:`clip_frames`."""
-    return {**settings(transformer_options), "frames_per_clip": clip_frames(x, transformer_options)}
+    """The settings of a call with what they mean for its batch: frames per clip, strengths of those frames."""
+    chosen, frames = settings(transformer_options), clip_frames(x, transformer_options)
+    if "motion_loras" in chosen:
+        chosen = {**chosen, "motion_loras": for_batch(chosen["motion_loras"], x, frames, transformer_options)}
+    return {**chosen, "frames_per_clip": frames}
 
 
 def publish_animation(x: Tensor, frames: int, transformer_options: dict) -> None:
@@ -112,9 +115,9 @@ def _freeu(chosen: dict, timesteps: Tensor) -> FreeU:
     return FreeU(**factors, active=in_range(timesteps, chosen["start_percent"], chosen["end_percent"]))
 
 
-def forward_options(transformer_options: dict, timesteps: Tensor, hooks: ComfyHooks) -> ForwardOptions:
+def forward_options(x: Tensor, transformer_options: dict, timesteps: Tensor, hooks: ComfyHooks) -> ForwardOptions:
     """The core's options of one call."""
-    chosen = settings(transformer_options)
+    chosen = for_this_call(x, transformer_options)
     overrides: dict[str, Any] = {"hooks": hooks}
     if "freeu" in chosen:
         overrides["freeu"] = None if chosen["freeu"] is None else _freeu(chosen["freeu"], timesteps)
@@ -124,4 +127,6 @@ def forward_options(transformer_options: dict, timesteps: Tensor, hooks: ComfyHo
     if "chunking" in chosen:
         chunking = chosen["chunking"]
         overrides["forward_chunking"] = None if chunking is None else (chunking["size"], chunking["dim"])
+    if "motion_loras" in chosen:
+        overrides["motion_loras"] = motion_loras(chosen["motion_loras"], timesteps)
     return ForwardOptions(**overrides)

@@ -9,6 +9,7 @@ import folder_paths
 MOTION_MODULES = "animatediff_models"
 MOTION_LORAS = "animatediff_motion_lora"
 LORA_FOLDERS = ("loras", MOTION_LORAS)
+MOTION_LORA_FOLDERS = (MOTION_LORAS, "loras")
 UNET_FOLDERS = ("diffusion_models", "checkpoints", "diffusers")
 # Of the folders that ComfyUI lists by file; `diffusers` holds folders instead.
 EXTENSIONS = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
@@ -29,7 +30,12 @@ def list_motion_modules() -> list[str]:
 
 def list_loras() -> list[str]:
     """Files in `loras` and in `animatediff_motion_lora`."""
-    return list(dict.fromkeys(name for folder in LORA_FOLDERS for name in folder_paths.get_filename_list(folder)))
+    return _list(LORA_FOLDERS)
+
+
+def list_motion_loras() -> list[str]:
+    """The same files, those of `animatediff_motion_lora` first."""
+    return _list(MOTION_LORA_FOLDERS)
 
 
 def list_unets() -> list[str]:
@@ -46,6 +52,10 @@ def find_lora(name: str) -> str:
     return _find(name, LORA_FOLDERS)
 
 
+def find_motion_lora(name: str) -> str:
+    return _find(name, MOTION_LORA_FOLDERS)
+
+
 def find_unet(name: str) -> str:
     """The path of a file or folder of :func:`list_unets`."""
     for root in folder_paths.get_folder_paths("diffusers"):
@@ -53,6 +63,10 @@ def find_unet(name: str) -> str:
         if name in _diffusers_folders() and os.path.isdir(folder):
             return folder
     return _find(name, UNET_FOLDERS[:2])
+
+
+def _list(folders: tuple[str, ...]) -> list[str]:
+    return list(dict.fromkeys(name for folder in folders for name in folder_paths.get_filename_list(folder)))
 
 
 def _find(name: str, folders: tuple[str, ...]) -> str:

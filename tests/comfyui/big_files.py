@@ -13,6 +13,7 @@ import torch
 from unet_motion import MotionAdapterConfig, UNetMotionConfig
 from unet_motion.formats.expected import adapter_shapes, unet_shapes
 from unet_motion.formats.ldm import ldm_key_map
+from unet_motion.formats.lora_names import original_motion
 
 Shapes = dict[str, tuple[int, ...]]
 TILE = 1 << 20
@@ -187,6 +188,17 @@ def write_attention_lora(path: Path, rank: int = 4) -> Path:
             outputs, inputs = every[name]
             shapes[f"{layer}.processor.to_{part}_lora.down.weight"] = (rank, inputs)
             shapes[f"{layer}.processor.to_{part}_lora.up.weight"] = (outputs, rank)
+    return write_fp16(path, shapes, lambda *_: 0.125)
+
+
+def write_motion_lora(path: Path, config: MotionAdapterConfig, rank: int = 32) -> Path:
+    """A LoRA for every attention layer of motion modules under AnimateDiff's names."""
+    shapes = Shapes()
+    for name, shape in adapter_shapes(config).items():
+        layer, _, part = name.removesuffix(".weight").removesuffix(".0").rpartition(".to_")
+        if layer and name.endswith(".weight"):
+            for half, size in (("down", (rank, shape[1])), ("up", (shape[0], rank))):
+                shapes[f"{original_motion(f'{layer}.')}processor.to_{part}_lora.{half}.weight"] = size
     return write_fp16(path, shapes, lambda *_: 0.125)
 
 

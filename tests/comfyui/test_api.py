@@ -14,7 +14,8 @@ SNAPSHOT = Path(__file__).with_name("object_info.json")
 KEYS = ("input", "input_order", "output", "output_is_list", "output_name", "output_tooltips", "name", "display_name",
         "description", "category", "output_node")  # fmt: skip
 FILE_INPUTS = {("UNetMotion_LoadUNet", "unet_name"), ("UNetMotion_LoadMotionModule", "motion_module"),
-               ("UNetMotion_LoadUNet", "motion_module"), ("UNetMotion_LoadLoRA", "lora_name")}  # fmt: skip
+               ("UNetMotion_LoadUNet", "motion_module"), ("UNetMotion_LoadLoRA", "lora_name"),
+               ("UNetMotion_LoadMotionLoRA", "lora_name")}  # fmt: skip
 CORE_INPUTS = ("sampler_name", "scheduler")
 
 

@@ -70,6 +70,7 @@ def test_a_motion_module_is_told_by_its_content(server, files):
         ("LoadMotionModule", "motion_module", "really a lora.safetensors", "a LoRA", "expected a motion module"),
         ("LoadUNet", "unet_name", "sparse.safetensors", "UNet of SD1.5 · float16", None),
         ("LoadLoRA", "lora_name", "sparse lora.safetensors", "LoRA of 1 layer · rank 4 · float16", None),
+        ("LoadMotionLoRA", "lora_name", "sparse lora.safetensors", "LoRA of 1 layer · rank 4 · float16", None),
         ("LoadLoRA", "lora_name", "gone.safetensors", "gone.safetensors", "is not there any more"),
     ],
 )

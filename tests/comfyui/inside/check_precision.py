@@ -6,9 +6,12 @@ import comfy.model_management as mm
 import pytest
 import torch
 from check_memory import NOVRAM, ByHand, changes, room, run, unshared, with_changes  # noqa: F401 (room is a fixture)
+from check_motion_lora import tensors
 from comfy.cli_args import args
 from pack.nodes.host.apply import apply_motion_module
 from pack.nodes.host.bundled import load_bundled_models
+from pack.nodes.host.lora import load_motion_lora
+from safetensors.torch import save_file
 from sampled import SHALLOW, text
 from small import motion_module, relative, sd15
 
@@ -131,6 +134,27 @@ def test_a_lora_acts_in_each_dtype_loaded_whole_or_not_at_all(full, room, starte
         mm.unload_all_models()
         # Bytes, because eight-bit numbers cannot be compared on every version.
         assert all(torch.equal(w.view(torch.uint8), names(model)[n].view(torch.uint8)) for n, w in found.items())
+
+
+@pytest.mark.parametrize("started", ["fp8_e4m3fn_unet", "fp16_unet", "bf16_unet"], indirect=True)
+def test_a_motion_lora_that_varies_is_not_rounded_to_the_dtype_of_the_weights(full, room, started, tmp_path):  # noqa: F811
+    save_file(tensors(), tmp_path / "pan.safetensors")
+
+    def varying(model):
+        return load_motion_lora(model, str(tmp_path / "pan.safetensors"), 2.0, "0:1, 1:0.5", "0:0.5, 1:1")
+
+    model, *texts = applied()
+    found = {name: weight.clone() for name, weight in names(model).items()}
+    plain = run(model, *texts)
+    mm.unload_all_models()
+    with ByHand(full["applied"][0], lambda name, weight: found[name].float()):
+        expected = run(varying(full["applied"][0]), *texts)
+    change = relative(expected, plain)
+    assert change > 1e-2
+    for size in (0, NOVRAM):
+        room(size)
+        assert relative(run(varying(model), *texts), expected) < 0.1 * change
+        assert torch.equal(run(model, *texts), plain)
 
 
 @pytest.mark.parametrize("way", WAYS)

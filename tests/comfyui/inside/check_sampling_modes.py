@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
+import comfy.patcher_extension
 import comfy.sample
 import pytest
 import torch
@@ -12,8 +13,10 @@ from check_saving import sampled
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
 from pack.nodes.host.bundled import load_bundled_models
+from pack.nodes.host.lora import load_motion_lora
 from pack.nodes.options import AttentionProcessor, FreeU
 from pack.unet_motion.bundled import added_vector
+from safetensors.torch import save_file
 from small import options, relative
 
 FRAMES = 3
@@ -162,6 +165,43 @@ def test_branches_of_one_compiled_model_keep_their_own_settings(loaded, compiled
         assert relative(results[name], sampled(branch(base), text)) < 1e-5
         assert torch.equal(sampled(branch(root), text), results[name])
     assert len(graphs) == 3
+
+
+def test_a_motion_lora_that_varies_is_part_of_the_one_graph(loaded, compiled, tmp_path):
+    """Steps, frames, windows and other curves are data; the graph is made in the first step."""
+    text, base, file = words(loaded), loaded[0], tmp_path / "pan.safetensors"
+    path = next(p for p, _ in base.model.diffusion_model.core.named_modules() if p.endswith("motion_modules.0.proj_in"))
+    rows, columns = base.model.diffusion_model.core.get_submodule(path).weight.shape
+    save_file({f"{path}.lora_A.weight": torch.randn(2, columns), f"{path}.lora_B.weight": torch.randn(rows, 2)}, file)
+
+    def curves(model, steps, frames, strength=1.0):
+        return load_motion_lora(model, str(file), strength, steps, frames)
+
+    def windows(model):
+        # As core's context windows do before every call.
+        model = model.clone()
+
+        def wrapper(executor, x, t, *rest, **named):
+            rest = list(rest)
+            rest[3] = {**rest[3], "ad_params": {"sub_idxs": [5, 6, 7], "full_length": 8}}
+            return executor(x, t, *rest, **named)
+
+        # Before the wrapper that hands over the settings.
+        kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+        model.wrappers[kind] = {"window": [wrapper], **model.wrappers[kind]}
+        return model
+
+    root, graphs = compiled(base)
+    cases = [("0:0, 1:1", "0:0, 2:1", 1.0), ("0:1, 1:0", "0:1, 6:0", -0.5)]
+    results = []
+    for case in cases:
+        for made in (lambda model: model, windows):
+            eager = sampled(made(curves(base, *case)), text)
+            assert relative(sampled(made(curves(root, *case)), text), eager) < 1e-5
+            results.append(eager)
+    assert len(graphs) == 1
+    assert all(relative(a, b) > 1e-5 for i, a in enumerate(results) for b in results[:i])
+    assert relative(sampled(root, text), sampled(base, text)) < 1e-5
 
 
 def test_a_compiled_model_takes_a_batch_of_one_cond_for_one_clip_and_of_two_for_two(loaded, compiled):
