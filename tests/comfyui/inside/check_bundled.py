@@ -142,7 +142,12 @@ def test_forward_chunking_splits_the_feed_forward_and_keeps_the_values(loaded, m
     plain = denoise(model, cond, pooled, x, sigma, frames)
     sizes = []
     forward = FeedForward.forward
-    monkeypatch.setattr(FeedForward, "forward", lambda self, t: sizes.append(tuple(t.shape)) or forward(self, t))
+
+    def noted(self, tokens, *rest):
+        sizes.append(tuple(tokens.shape))
+        return forward(self, tokens, *rest)
+
+    monkeypatch.setattr(FeedForward, "forward", noted)
     to = with_settings(model, chunking={"size": 2, "dim": dim}).model_options["transformer_options"]
     assert relative(denoise(model, cond, pooled, x, sigma, frames, **to), plain) < 1e-5
     spatial = [shape for shape in sizes if len(shape) == 3]
