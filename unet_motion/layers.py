@@ -57,11 +57,24 @@ def scoped_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weigh
 
 
 def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
+    if _would_crash(norm, x):
+        x = x.detach().requires_grad_()
     if scope == "frame" or frames == 1:
         return norm(x)
     n, c, h, w = x.shape
     clip = x.permute(0, 2, 3, 1).reshape(n // frames, frames * h, w, c).permute(0, 3, 1, 2)
     return norm(clip).permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _would_crash(norm: nn.Module, x: Tensor) -> bool:
+    """Whether torch's backward pass would read a null pointer.
+
+    On the CPU that of group norm on channels-last memory does (torch 2.11), where only the weights want a gradient: so
+    it is in the first motion module behind frozen image layers.
+    """
+    weight = getattr(norm, "weight", None)
+    wanted = weight is not None and weight.requires_grad and not x.requires_grad and torch.is_grad_enabled()
+    return wanted and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def timestep_sinusoid(timesteps: Tensor, width: int) -> Tensor:

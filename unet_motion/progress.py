@@ -23,7 +23,7 @@ def track(
         return
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
-    bar = _tqdm() if sys.stderr.isatty() else None
+    bar = _tqdm() if has_bar() else None
     if bar is not None:
         yield from bar(items, total=total, desc=description, leave=True)
         return
@@ -34,6 +34,11 @@ def track(
         count += 1
     seconds = time.perf_counter() - start
     print(f"{description or 'done'}: {count} of {total or count} in {seconds:.1f} s", file=sys.stderr)
+
+
+def has_bar() -> bool:
+    """Whether `track` shows a bar, which other lines on the console would break."""
+    return sys.stderr.isatty() and _tqdm() is not None
 
 
 def _tqdm():

@@ -20,6 +20,8 @@ from .sniffing import sniff
 
 DESCRIPTION_KEY = "unet_motion"
 """Name of the entry in a safetensors header, and of the tensor of bytes."""
+ADAPTER_KEY = "motion_adapter"
+"""Entry of a motion module's description: its configuration and the norm scopes it was trained with."""
 
 
 def description_tensor(description: Mapping[str, Any]) -> Tensor:

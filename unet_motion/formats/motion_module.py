@@ -141,7 +141,7 @@ def adapter_config(opened: Opened, shapes: Mapping[str, tuple[int, ...]]) -> Mot
         FileFormatError: the shapes or the ``config.json`` describe no motion module.
     """
     try:
-        if opened.found.kind == "motion_adapter" and opened.config is not None:
+        if opened.found.kind in ("motion_adapter", "motion_module") and opened.config is not None:
             return MotionAdapterConfig.from_dict({k: v for k, v in opened.config.items() if k not in SCOPE_FIELDS})
         if opened.found.kind in SELF_DESCRIBED and opened.config is not None:
             return adapter_of(UNetMotionConfig.from_dict(dict(opened.config)))
@@ -166,7 +166,8 @@ def published_version(config: MotionAdapterConfig) -> str | None:
 
 def trained_scopes(opened: Opened, config: MotionAdapterConfig) -> tuple[str | None, tuple[str, str]]:
     """The published version, and the norm scopes that the module was trained with."""
-    if opened.found.kind in ("motion_module", "animatediff_unet"):
+    original = opened.found.kind in ("motion_module", "animatediff_unet")
+    if original and opened.config is None:
         has_tables = any(is_table(name) for name in opened.names)
         kind = recognise(config, has_tables, ".temporal_attentions." in opened.found.evidence)
         return (kind.name, kind.norm_scopes) if kind else (None, NORM_SCOPES["v2"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .animatediff import diffusers_names
-from .description import read_description
+from .description import ADAPTER_KEY, read_description
 from .detect import KINDS, SELF_DESCRIBED, Detection, detect
 from .errors import WrongKindError, check_exists
 from .folders import config_beside, find_model_folder, open_folder
@@ -94,6 +94,9 @@ def _config_of_file(path: Path, source: TensorSource, found: Detection) -> dict[
         inside = read_description(source).get("unet")
         if isinstance(inside, dict):
             return inside
+    if found.kind == "motion_module":
+        inside = read_description(source).get(ADAPTER_KEY)
+        return inside if isinstance(inside, dict) else None
     return config_beside(path, _CLASS_OF_KIND[found.kind]) if found.kind in _CLASS_OF_KIND else None
 
 

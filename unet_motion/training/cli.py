@@ -8,7 +8,9 @@ from pathlib import Path
 
 def add_arguments(subparsers) -> None:
     """Add both parsers to the command line; each sets `run`, a function of the parsed arguments."""
-    train = subparsers.add_parser("train", help="train the bundled model")
+    from . import motion_cli
+
+    train = subparsers.add_parser("train", help="train motion modules on your clips, or the bundled model")
     what = train.add_subparsers(dest="what", metavar="WHAT", required=True)
     bundled = what.add_parser("bundled", help="make the bundled model from nothing: autoencoder, judge, images, motion")
     bundled.add_argument(
@@ -22,6 +24,7 @@ def add_arguments(subparsers) -> None:
         "--quick", action="store_true", help="a few steps of every stage, to try the code: no usable model"
     )
     bundled.set_defaults(run=run_train, func=run_train)
+    motion_cli.add_arguments(what)
 
     evaluate = subparsers.add_parser("evaluate", help="measure what the bundled model draws")
     evaluate.add_argument("--model", type=Path, help="another file of the bundled model's format")

@@ -103,6 +103,19 @@ class ClipDataset:
         texts = {name: torch.stack([self.texts[i][name] for i in chosen]) for name in self.texts[first]}
         return {"latents": torch.stack(clips), "source": torch.tensor(chosen)} | texts
 
+    def empty_text(self) -> dict[str, Tensor]:
+        """The encoder's tensors of the empty prompt."""
+        return self._text("")
+
+    def digest(self) -> str:
+        """A checksum of all that `draw` gives, whatever the files are called."""
+        total = hashlib.sha256(json.dumps([self.options.frames, self.options.flip]).encode())
+        for entry in [*self.latents, *self.texts]:
+            for name, value in sorted(entry.items()):
+                total.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+                total.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
+
     @staticmethod
     def _integer(generator: torch.Generator, below: int) -> int:
         return int(torch.randint(below, (), generator=generator))

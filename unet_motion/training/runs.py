@@ -1,7 +1,6 @@
 """What every training loop shares: seeded generators, a moving average of weights, checkpoints, logs and the clock."""
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+
+from ..atomic import atomic_file
 
 
 class Average:
@@ -45,10 +46,8 @@ class Average:
 
 def save_whole(state: dict, path: Path) -> None:
     """Write a checkpoint so that a kill at any moment leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    torch.save(state, part)
-    os.replace(part, path)
+    with atomic_file(path) as part:
+        torch.save(state, part)
 
 
 def load_state(path: Path) -> dict | None:
