@@ -36,7 +36,7 @@ TINY = {
     "motion_norm_scope": "frame",
 }
 RECIPE = MotionRecipe(
-    steps=9, batch=2, accumulate=2, learning_rate=3e-3, warmup=2, ema=0.9, min_snr=5.0, noise_offset=0.1,
+    steps=7, batch=2, accumulate=2, learning_rate=3e-3, warmup=2, ema=0.9, min_snr=5.0, noise_offset=0.1,
     drop_prompt=0.3, save_every=2, seed=3,
 )  # fmt: skip
 PLAIN = MotionRecipe(steps=4, drop_prompt=0.0, warmup=0)
@@ -57,7 +57,7 @@ def write_clips(folder, count=3, frames=5, bad=()):
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(11)
     for i in range(count):
-        latents = torch.randn(frames, 4, 8, 8, generator=generator)
+        latents = torch.randn(frames, 4, 4, 4, generator=generator)
         if i in bad:
             latents[0, 0, 0, 0] = float("nan")
         save_file(
@@ -114,7 +114,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_run_killed_at_random_steps_and_resumed_equals_an_unbroken_one_bit_for_bit(seed, data, unbroken, tmp_path):
     at = sorted(random.Random(seed).sample(range(RECIPE.steps * RECIPE.accumulate), 2))
     for kill in at:  # counted in forward passes, so that a run also dies between those of one step
@@ -132,10 +132,10 @@ def test_a_run_killed_at_random_steps_and_resumed_equals_an_unbroken_one_bit_for
         with pytest.raises(Killed):
             run.run()
     last = trainer(data, tmp_path, unet=tiny_unet(seed=0))
-    assert last.step in (0, 2, 4, 6, 8)
+    assert last.step in (0, 2, 4, 6)
     last.run()
     assert different(unbroken[1], everything(last)) == []
-    assert losses(tmp_path) == losses(unbroken[0]) and [r["step"] for r in losses(tmp_path)] == list(range(9))
+    assert losses(tmp_path) == losses(unbroken[0]) and [r["step"] for r in losses(tmp_path)] == list(range(7))
     assert different(everything(trainer(data, tmp_path)), unbroken[1]) == []
 
 
@@ -321,7 +321,7 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_float32_weights(data, tmp_p
 
 
 def test_a_loss_that_is_not_finite_stops_names_step_and_batch_and_keeps_the_last_good_weights(tmp_path):
-    recipe = dataclasses.replace(PLAIN, steps=60, save_every=1, seed=5, learning_rate=1e-3)
+    recipe = dataclasses.replace(PLAIN, steps=60, save_every=1, seed=6, learning_rate=1e-3)
     data = write_clips(tmp_path / "data", count=5, bad=[2])
     run = trainer(data, tmp_path / "out", recipe)
     with pytest.raises(FloatingPointError) as error:
@@ -350,30 +350,43 @@ def test_weights_that_a_step_has_spoilt_are_never_saved(data, tmp_path):
     assert not (tmp_path / "one" / "checkpoint.pt").exists()
 
 
-def test_one_clip_is_learned_and_the_file_samples_the_same(tmp_path):
-    data = write_clips(tmp_path / "data", count=1, frames=4)
-    recipe = MotionRecipe(steps=150, batch=4, learning_rate=1e-2, warmup=5, drop_prompt=0.0, min_snr=1.0, seed=1)
-    unet = tiny_unet()
-    run = trainer(data, tmp_path / "out", recipe, unet, "v_prediction")
-    run.run()
+def test_one_clip_is_learned_and_the_file_samples_it_too(tmp_path):
+    """A clip whose frames have one colour each: whoever does not know which frame is which errs by their variance."""
+    clip = 0.5 * torch.randn(4, 4, 1, 1, generator=torch.Generator().manual_seed(8)).expand(4, 4, 4, 4).contiguous()
+    data = tmp_path / "data"
+    data.mkdir()
+    save_file({"latents": clip, "text": torch.zeros(6, 16)}, data / "clip.safetensors")
+    base, unet = colourful_unet(), colourful_unet()
+    recipe = MotionRecipe(steps=60, learning_rate=2e-2, warmup=5, drop_prompt=0.0, seed=1)
+    trainer(data, tmp_path / "out", recipe, unet, "sample").run()
     rows = [row["loss"] for row in losses(tmp_path / "out")]
-    print(sum(rows[:10]) / 10, sum(rows[-10:]) / 10)
-    assert sum(rows[:10]) / 10 > 0.3 and sum(rows[-10:]) / 10 < 0.1
+    assert clip.var(0, correction=0).mean() > 0.18
+    assert sum(rows[:5]) / 5 > 0.3 and sum(rows[-10:]) / 10 < 0.12
     path = tmp_path / "m.safetensors"
     save_motion_file(unet, path, {"what": "test"})
-    base = UNetMotionModel(**TINY)
-    base.load_state_dict(tiny_unet().state_dict())
     base.save_pretrained(tmp_path / "base")
-    loaded = load_unet(tmp_path / "base", path)
-    found, expected = sample(loaded, data), sample(unet, data)
-    assert torch.equal(found, expected) and not torch.equal(sample(base, data), expected)
+    found = sample(load_unet(tmp_path / "base", path))
+    assert torch.equal(found, sample(unet))
+    assert (found - clip).square().mean() < 0.12 and (sample(base) - clip).square().mean() > 0.3
+
+
+def colourful_unet():
+    """A random UNet whose output layer looks at one pixel, and whose motion modules look hard at positions."""
+    unet = tiny_unet()
+    with torch.no_grad():
+        total = 4 * unet.conv_out.weight.sum((2, 3))
+        unet.conv_out.weight.zero_()[:, :, 1, 1] = total
+        for name, parameter in unet.named_parameters():
+            if ".motion_modules." in name and (".to_q." in name or ".to_k." in name):
+                parameter *= 6
+    return unet
 
 
 @torch.no_grad()
-def sample(unet, data):
-    text = EncodedClips(data, 4).texts[0]["text"][None]
-    schedule, run = NoiseSchedule.named(prediction="v_prediction"), get_sampler("ddim")
-    x = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+def sample(unet):
+    schedule, run = NoiseSchedule.named(prediction="sample"), get_sampler("ddim")
+    x = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    text = torch.zeros(1, 6, 16)
     return run.run(
         lambda x, t: unet.forward_frames(x, float(t), text, 4), x, schedule, schedule.steps(5, run.spacing)
     )
@@ -395,12 +408,12 @@ def test_the_file_has_the_original_names_and_says_what_they_do_not(tmp_path):
 @pytest.mark.parametrize(
     ("name", "tensors", "said"),
     [
-        ("short", {"latents": torch.zeros(3, 4, 8, 8), "text": torch.zeros(6, 16)}, r"\[3, 4, 8, 8\], expected .*4 fr"),
+        ("short", {"latents": torch.zeros(3, 4, 4, 4), "text": torch.zeros(6, 16)}, r"\[3, 4, 4, 4\], expected .*4 fr"),
         ("none", {"text": torch.zeros(6, 16)}, "no latents"),
-        ("wordless", {"latents": torch.zeros(4, 4, 8, 8)}, "no `text`"),
-        ("odd", {"latents": torch.zeros(4, 4, 8, 8), "text": torch.zeros(6, 16), "x": torch.zeros(1)}, "`x` among"),
-        ("flat", {"latents": torch.zeros(4, 4, 8, 8), "text": torch.zeros(16)}, "`text` among"),
-        ("long", {"latents": torch.zeros(4, 4, 8, 8), "text": torch.zeros(7, 16)}, "texts of shapes"),
+        ("wordless", {"latents": torch.zeros(4, 4, 4, 4)}, "no `text`"),
+        ("odd", {"latents": torch.zeros(4, 4, 4, 4), "text": torch.zeros(6, 16), "x": torch.zeros(1)}, "`x` among"),
+        ("flat", {"latents": torch.zeros(4, 4, 4, 4), "text": torch.zeros(16)}, "`text` among"),
+        ("long", {"latents": torch.zeros(4, 4, 4, 4), "text": torch.zeros(7, 16)}, "texts of shapes"),
     ],
 )
 def test_an_encoded_clip_that_does_not_fit_is_named(name, tensors, said, tmp_path):
