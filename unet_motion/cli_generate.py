@@ -142,7 +142,7 @@ def _load(args: argparse.Namespace):
     from .motion_lora import apply_motion_lora
     from .sampling import MotionPipeline
 
-    _check_device(args.device)
+    check_device(args.device)
     pipeline = MotionPipeline.bundled(device=args.device, path=args.model)
     for path, strength in map(_lora, args.motion_lora):
         apply_motion_lora(pipeline.unet, path, strength)
@@ -165,7 +165,8 @@ def _lora(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raise ValueError where torch cannot use a device."""
     import torch
 
     try:

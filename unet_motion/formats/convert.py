@@ -14,6 +14,7 @@ from torch import Tensor
 from ..atomic import atomic_file
 from ..config import UNetMotionConfig
 from .animatediff import check_same_tables, diffusers_to_animatediff
+from .description import DESCRIPTION_KEY
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .errors import FileFormatError, name_some
 from .expected import adapter_shapes, check_shapes, is_image_layer, unet_shapes
@@ -62,9 +63,15 @@ def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> l
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(out) as temporary:
             tensors = {prefix + name: tensor.contiguous() for name, tensor in named.items()}
-            save_file(tensors, temporary, metadata={"format": "pt"})
+            save_file(tensors, temporary, metadata=_header(opened, form))
     used = {key for keys in opened.names.values() for key in keys}
     return [key for key in opened.source.infos if key not in used]
+
+
+def _header(opened: Opened, form: str) -> dict[str, str]:
+    """What the file's header says; a motion module's own description goes along where its names do."""
+    described = opened.found.kind == "motion_module" and opened.config is not None and form in ("original", "hotshot")
+    return {DESCRIPTION_KEY: opened.source.metadata[DESCRIPTION_KEY]} if described else {"format": "pt"}
 
 
 def _tensors(opened: Opened) -> dict[str, Tensor]:

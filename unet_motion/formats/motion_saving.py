@@ -40,7 +40,8 @@ def save_motion_file(unet: UNetMotionModel, path: str | Path, made: Mapping[str,
     named = diffusers_to_animatediff(adapter.state_dict())
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
     scopes = {name: unet.config[name] for name in SCOPE_FIELDS}
-    description = {ADAPTER_KEY: {**adapter.config.to_dict(), **scopes}, "training": dict(made)}
+    config = {"_class_name": adapter.config.class_name, **adapter.config.to_dict(), **scopes}
+    description = {ADAPTER_KEY: config, "training": dict(made)}
     # One entry only: safetensors writes several in a random order, and equal modules are equal files.
     with atomic_file(path) as part:
         save_file(tensors, part, metadata={DESCRIPTION_KEY: json.dumps(description, sort_keys=True)})

@@ -80,14 +80,14 @@ def run(args: argparse.Namespace) -> int:
     """Train or go on; 1 where a loss was not finite."""
     import torch
 
-    from ..cli_generate import _check_device
+    from ..cli_generate import check_device
     from ..formats.motion_saving import save_motion_file
     from .motion_base import load_base, noise_schedule, read_data
     from .motion_loop import MotionTrainer
     from .objective import Objective
 
     recipe = MotionRecipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(MotionRecipe)})
-    _check_device(args.device)
+    check_device(args.device)
     base = load_base(args.base, args.motion, args.new, recipe.seed)
     options = _options(args, base.parts is not None)
     with warnings.catch_warnings(record=True) as caught:
