@@ -72,8 +72,8 @@ class ScaleMotionBlocks(io.ComfyNode):
 
     @classmethod
     def execute(cls, motion_module, down, mid, up, blocks) -> io.NodeOutput:
-        factors = {"down_blocks": down, "up_blocks": up}
-        if motion_module.config.use_motion_mid_block:
-            factors["mid_block"] = mid
+        given = {"down_blocks": down, "mid_block": mid, "up_blocks": up}
+        there = {name.partition(".")[0] for name in motion_module.state_dict}
+        factors = {name: factor for name, factor in given.items() if name in there}
         factors |= {name: numbers[0] for name, numbers in parse_blocks(blocks.splitlines()).items()}
         return io.NodeOutput(scale_blocks(motion_module, factors))

@@ -38,7 +38,7 @@ def trained_sampling(motion: MotionModule | None, beta_schedule: str) -> dict[st
 
 def _motion_weights(motion: MotionModule, dtype: torch.dtype) -> dict[str, Tensor]:
     # 8-bit weights need the scaling that checkpoints of that kind carry: motion modules keep their own precision.
-    own = {key: tensor for key, tensor in motion.state_dict.items() if not key.startswith("conv_in.")}
+    own = {key: tensor for key, tensor in motion.whole_state().items() if not key.startswith("conv_in.")}
     return {
         f"motion.{key}": tensor if dtype in FP8 or key.endswith(POSITIONS) else tensor.to(dtype)
         for key, tensor in own.items()

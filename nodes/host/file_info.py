@@ -12,6 +12,7 @@ from ...unet_motion.formats.detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS
 from ...unet_motion.formats.errors import name_some
 from ...unet_motion.formats.kinds import MOTION_MODULES
 from ...unet_motion.formats.lora_names import layer_of, strip
+from ...unet_motion.formats.partial import name_blocks
 from ...unet_motion.formats.reading import open_tensors
 from . import paths
 
@@ -53,6 +54,8 @@ def _motion_words(info: FileInfo) -> str:
     title = f"{known.title} motion module" if known else KINDS[info.kind]
     title = title.removeprefix("an ").removeprefix("a ")
     facts = [title if info.base is None or info.base in title else f"{title} for {info.base}"]
+    if info.motion_blocks:
+        facts.append(f"motion in {name_blocks(info.motion_blocks)} only")
     if info.frames:
         facts.append(f"up to {info.frames} frames")
     if info.norm_scopes:

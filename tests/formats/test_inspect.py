@@ -100,9 +100,10 @@ def test_other_files_are_named_and_damaged_ones_are_errors(tmp_path):
     with pytest.raises(FileFormatError, match="is empty"):
         inspect_file(tmp_path / "b.safetensors")
     state = to_original(adapter().state_dict())
-    info = inspect_file(write(tmp_path / "c.safetensors", {k: v for k, v in state.items() if "up_blocks" not in k}))
-    assert info.kind == "motion_module"
-    assert "2 down blocks and 0 up blocks" in info.problem
+    torn = {k: v for k, v in state.items() if "down_blocks.1.motion_modules.1" not in k}
+    info = inspect_file(write(tmp_path / "c.safetensors", {k: v for k, v in torn.items() if "up_blocks" not in k}))
+    assert (info.kind, info.loadable) == ("motion_module", False)
+    assert "has 1 motion modules in a block, expected 2" in info.problem
 
 
 def test_only_the_header_is_read(tmp_path, monkeypatch):

@@ -87,8 +87,9 @@ def assign(model: Model, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
 
 
 def initialise(
-    names: Iterable[str], shapes: Mapping[str, Sequence[int]], dtype: torch.dtype | None, device
-) -> dict[str, torch.Tensor]:
+    names: Iterable[str], shapes: Mapping[str, Sequence[int]], dtype: torch.dtype | None, device,
+    generator: torch.Generator | None = None,
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """Starting values for parameters that no file has.
 
     Norms start at one, the output of motion modules at zero, so that they change nothing, all other layers at the
@@ -96,12 +97,19 @@ def initialise(
 
     Args:
         shapes: of all parameters of the model by name.
+        generator: of the random values; torch's own without one.
     """
     dtype = dtype or torch.get_default_dtype()
-    return {name: _start(name, shapes, torch.empty(tuple(shapes[name]), dtype=dtype, device=device)) for name in names}
+    fine = torch.float32 if dtype in _SMALL else dtype  # nothing random is made in 8 bits
+    return {
+        name: _start(name, shapes, torch.empty(tuple(shapes[name]), dtype=fine, device=device), generator).to(dtype)
+        for name in names
+    }
 
 
-def _start(name: str, shapes: Mapping[str, Sequence[int]], value: torch.Tensor) -> torch.Tensor:
+def _start(
+    name: str, shapes: Mapping[str, Sequence[int]], value: torch.Tensor, generator: torch.Generator | None
+) -> torch.Tensor:
     layer, _, leaf = name.rpartition(".")
     weight = shapes[f"{layer}.weight"]
     if len(weight) == 1:
@@ -109,4 +117,4 @@ def _start(name: str, shapes: Mapping[str, Sequence[int]], value: torch.Tensor) 
     if ".motion_modules." in name and layer.endswith(".proj_out"):
         return value.zero_()
     bound = math.prod(weight[1:]) ** -0.5
-    return value.uniform_(-bound, bound)
+    return value.uniform_(-bound, bound, generator=generator)

@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(info: Any) -> str:
     """Several lines for a reader."""
+    from .partial import name_blocks
+
     lines = [f"{info.path}: {info.description}" + (f", {info.version}" if info.version else "")]
     lines.append(f"  {info.tensors} tensors, {info.parameters / 1e6:.1f} M parameters, {info.dtype or 'no floats'}")
     if info.frames:
@@ -42,6 +44,8 @@ def describe(info: Any) -> str:
             f"{beta['start']:g} to {beta['end']:g}; {use['frames']} frames, {use['sampler']}, {use['steps']} steps, "
             f"guidance {use['guidance']:g}"
         )
+    if info.motion_blocks:
+        lines.append(f"  motion in {name_blocks(info.motion_blocks)} only")
     widths = info.config.get("block_out_channels")
     if widths:
         text = info.config.get("cross_attention_dim")

@@ -21,6 +21,7 @@ from .expected import adapter_shapes, check_shapes, is_image_layer, unet_shapes
 from .ldm import diffusers_to_ldm
 from .motion_module import SCOPE_FIELDS, adapter_config, trained_scopes
 from .opening import Opened, open_model
+from .partial import name_blocks, present_blocks, without_absent
 from .saving import write_folder
 from .unet import base_arguments
 
@@ -54,7 +55,7 @@ def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> l
         raise ValueError(f"{out}: expected a file name that ends in .safetensors for the form {form}.")
     opened = open_model(path, ("motion_adapter", "unet"))
     opened.require((*UNET_KINDS, *MOTION_KINDS), "a UNet or motion modules")
-    _check_complete(opened)
+    _check_complete(opened, form)
     state = _tensors(opened)
     if form == "folder":
         write_folder(out, _config(opened), state)
@@ -85,7 +86,8 @@ def _tensors(opened: Opened) -> dict[str, Tensor]:
     return state
 
 
-def _check_complete(opened: Opened) -> None:
+def _check_complete(opened: Opened, form: str) -> None:
+    """Raise FileFormatError unless all tensors are there; whole blocks may be left out where the form can say so."""
     shapes = {k: v for k, v in opened.shapes.items() if not is_image_layer(k)}
     if opened.found.kind in UNET_KINDS:
         expected = unet_shapes(_unet_config(opened))
@@ -93,7 +95,14 @@ def _check_complete(opened: Opened) -> None:
             expected = {k: v for k, v in expected.items() if ".motion_modules." not in k}
     else:
         expected = adapter_shapes(_adapter(opened))
-    check_shapes(opened.path, shapes, expected, KINDS[opened.found.kind])
+    wanted = without_absent(shapes, expected, opened.found.kind)
+    check_shapes(opened.path, shapes, wanted, KINDS[opened.found.kind])
+    blocks = present_blocks(shapes, expected)
+    if blocks is not None and (form == "folder" or opened.found.kind in UNET_KINDS and form == "diffusers"):
+        raise FileFormatError(
+            f"{opened.path}: has motion modules in {name_blocks(blocks)} only, expected them in all blocks for the "
+            f"form {form}."
+        )
 
 
 def _adapter(opened: Opened):

@@ -50,6 +50,7 @@ _MOTION = re.compile(r"motion_modules|temporal_transformer")
 _ORIGINAL_MOTION = "down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight"
 _DIFFUSERS_MOTION = "down_blocks.0.motion_modules.0.proj_in.weight"
 _HOTSHOT = re.compile(r"(.*?)(down_blocks|up_blocks)\.\d+\.temporal_attentions\.\d+\.")
+_BLOCKS = r"(down_blocks\.\d+|up_blocks\.\d+|mid_block)\."
 _RESNET = "down_blocks.0.resnets.0.conv1.weight"
 _LDM = "input_blocks.0.0.weight"
 
@@ -111,8 +112,9 @@ def _unets(keys: list[str]) -> Detection | None:
     prefix = prefix_before(keys, _RESNET)
     if prefix is None or f"{prefix}time_embedding.linear_1.weight" not in keys:
         return None
-    if prefix + _ORIGINAL_MOTION in keys:
-        return Detection("animatediff_unet", prefix, prefix + _ORIGINAL_MOTION)
+    original = _find(keys, re.escape(prefix) + _BLOCKS + r"motion_modules\.\d+\.temporal_transformer\.")
+    if original:
+        return Detection("animatediff_unet", prefix, original)
     hotshot = next((key for key in keys if _HOTSHOT.match(key)), None)
     if hotshot:
         return Detection("animatediff_unet", prefix, hotshot)
@@ -139,14 +141,12 @@ def _motion_modules(keys: list[str]) -> Detection | None:
         prefix = prefix_before(keys, anchor)
         if prefix is not None:
             return Detection(kind, prefix, prefix + anchor)
-    # A file whose first module is missing is still a motion module, to be reported as incomplete.
-    original = _find(keys, r"(.*\.)?(down_blocks|up_blocks|mid_block)\..*motion_modules\.\d+\.temporal_transformer\.")
+    # A file whose first block is missing is still a motion module.
+    original = _find(keys, r"(.*\.)?" + _BLOCKS + r"motion_modules\.\d+\.temporal_transformer\.")
     if original:
-        return Detection(
-            "motion_module", original[: re.search(r"(down|up)_blocks|mid_block", original).start()], original
-        )
-    adapter = _find(keys, r"(down_blocks\.\d+|up_blocks\.\d+|mid_block)\.motion_modules\.\d+\.transformer_blocks\.")
-    return Detection("motion_adapter", "", adapter) if adapter else None
+        return Detection("motion_module", original[: re.search(_BLOCKS, original).start()], original)
+    adapter = _find(keys, r"(.*\.)?" + _BLOCKS + r"motion_modules\.\d+\.transformer_blocks\.")
+    return Detection("motion_adapter", adapter[: re.search(_BLOCKS, adapter).start()], adapter) if adapter else None
 
 
 _OTHERS = (

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..config import MotionAdapterConfig, UNetMotionConfig
 from .errors import FileFormatError, KeyMismatchError
+from .infer_partial import partial_layers
 from .keys import count_indexed
 
 Shapes = Mapping[str, Sequence[int]]
@@ -34,7 +35,7 @@ def infer_unet(shapes: Shapes, path: str | Path) -> dict[str, Any]:
         KeyMismatchError: a name without which nothing can be inferred is missing.
         FileFormatError: widths that no known family has.
     """
-    reader = _Reader(shapes, path)
+    reader = BlockReader(shapes, path)
     blocks = count_indexed(shapes, r"down_blocks\.(\d+)\.")
     down = [reader.block(f"down_blocks.{i}") for i in range(blocks)]
     up = [reader.block(f"up_blocks.{i}") for i in range(count_indexed(shapes, r"up_blocks\.(\d+)\."))]
@@ -61,23 +62,20 @@ def infer_unet(shapes: Shapes, path: str | Path) -> dict[str, Any]:
 def infer_adapter(shapes: Shapes, path: str | Path, frames: int | None = None) -> MotionAdapterConfig:
     """The configuration of motion modules that have diffusers' names.
 
+    A file may leave out whole blocks: the configuration is that of the motion module with all of them.
+
     Args:
         frames: rows of the position tables where the file holds none.
+
+    Raises:
+        KeyMismatchError: a name without which nothing can be inferred is missing, or the blocks do not tell the
+            structure.
+        FileFormatError: position tables of unequal length, or widths that no known family has.
     """
-    reader = _Reader(shapes, path)
-    blocks = count_indexed(shapes, r"down_blocks\.(\d+)\.motion_modules\.")
-    up_blocks = count_indexed(shapes, r"up_blocks\.(\d+)\.motion_modules\.")
-    if not blocks or blocks != up_blocks:
-        raise KeyMismatchError(
-            f"{path}: has motion modules for {blocks} down blocks and {up_blocks} up blocks, expected as many of each."
-        )
-    widths = tuple(reader.shape(f"down_blocks.{i}.motion_modules.0.norm.weight")[0] for i in range(blocks))
-    layers = _collapse(reader.count(f"down_blocks.{i}.motion_modules") for i in range(blocks))
+    reader = BlockReader(shapes, path)
     mid = reader.count("mid_block.motion_modules")
-    depths, reverse = _symmetric(
-        [_collapse(reader.motion_depths(f"down_blocks.{i}")) for i in range(blocks)],
-        [_collapse(reader.motion_depths(f"up_blocks.{i}")) for i in range(blocks)],
-    )
+    widths, layers, down_depths, up_depths = _whole_layers(reader) or partial_layers(reader)
+    depths, reverse = _symmetric(down_depths, up_depths)
     _check_groups(widths, "motion_norm_num_groups", path)
     return MotionAdapterConfig(
         block_out_channels=widths,
@@ -90,6 +88,20 @@ def infer_adapter(shapes: Shapes, path: str | Path, frames: int | None = None) -
         motion_max_seq_length=table_rows(shapes, path) or frames or DEFAULT_FRAMES,
         use_motion_mid_block=mid > 0,
         conv_in_channels=reader.shape("conv_in.weight")[1] if "conv_in.weight" in shapes else None,
+    )
+
+
+def _whole_layers(reader: BlockReader) -> tuple[tuple[int, ...], Any, list, list] | None:
+    """Widths, motion modules per block, depths down and up; None where blocks are left out."""
+    down, up = reader.motion_blocks("down_blocks"), reader.motion_blocks("up_blocks")
+    blocks = range(len(down))
+    if not down or down != up or down != set(blocks):
+        return None
+    return (
+        tuple(reader.shape(f"down_blocks.{i}.motion_modules.0.norm.weight")[0] for i in blocks),
+        _collapse(reader.count(f"down_blocks.{i}.motion_modules") for i in blocks),
+        [_collapse(reader.motion_depths(f"down_blocks.{i}")) for i in blocks],
+        [_collapse(reader.motion_depths(f"up_blocks.{i}")) for i in blocks],
     )
 
 
@@ -159,7 +171,7 @@ class _Block:
         self.width, self.layers, self.depths, self.linear, self.text_dims = width, layers, depths, linear, text_dims
 
 
-class _Reader:
+class BlockReader:
     """Shapes by name, with errors that name the file."""
 
     def __init__(self, shapes: Shapes, path: str | Path) -> None:
@@ -186,6 +198,10 @@ class _Reader:
                 f"{self.path}: {prefix} has entries {sorted(found)}, expected them numbered from 0 without holes."
             )
         return len(found)
+
+    def motion_blocks(self, way: str) -> set[int]:
+        """Numbers of the blocks of one way that have motion modules."""
+        return {i for i in self._children.get(way, ()) if self._children.get(f"{way}.{i}.motion_modules")}
 
     def motion_depths(self, block: str) -> list[int]:
         """Transformer blocks of each motion module of a block."""
@@ -268,7 +284,7 @@ def _check_groups(widths: Sequence[int], name: str, path: str | Path) -> None:
         )
 
 
-def _embeddings(reader: _Reader) -> dict[str, Any]:
+def _embeddings(reader: BlockReader) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if "time_embedding.cond_proj.weight" in reader.shapes:
         values["time_cond_proj_dim"] = reader.shapes["time_embedding.cond_proj.weight"][1]

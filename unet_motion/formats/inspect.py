@@ -16,6 +16,7 @@ from .infer import unet_family
 from .kinds import MOTION_MODULES
 from .motion_module import adapter_config, trained_scopes
 from .opening import Opened, open_model
+from .partial import PARTIAL_KINDS, present_blocks, without_absent
 from .unet import base_arguments
 
 
@@ -41,6 +42,7 @@ class FileInfo:
         mismatched: names whose shape is another than the rest of the file implies.
         config: the constructor's arguments that were read or inferred.
         problem: why a file of a known kind cannot be loaded, or None.
+        motion_blocks: the blocks of the UNet that have motion, where some have none; None where all have.
     """
 
     path: str
@@ -62,6 +64,7 @@ class FileInfo:
     mismatched: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    motion_blocks: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -106,13 +109,15 @@ def _motion_facts(opened: Opened) -> dict[str, Any]:
     config = adapter_config(opened, shapes)
     version, scopes = trained_scopes(opened, config)
     known = MOTION_MODULES[version].facts() if version else {}
+    expected = adapter_shapes(config)
     return {
         **known,
         "version": version,
         "frames": config.motion_max_seq_length,
         "norm_scopes": scopes,
         "config": config.to_dict(),
-        **_differences(shapes, adapter_shapes(config)),
+        "motion_blocks": present_blocks(shapes, expected) if opened.found.kind in PARTIAL_KINDS else None,
+        **_differences(shapes, without_absent(shapes, expected, opened.found.kind)),
     }
 
 
@@ -124,6 +129,7 @@ def _unet_facts(opened: Opened) -> dict[str, Any]:
         raise FileFormatError(f"{opened.path}: describes a UNet that cannot be built ({error})") from error
     with_motion = opened.found.kind in MOTION_KINDS
     expected = {k: v for k, v in unet_shapes(config).items() if with_motion or ".motion_modules." not in k}
+    expected = without_absent(opened.shapes, expected, opened.found.kind)
     facts = {"config": config.to_dict(), **_differences(opened.shapes, expected)}
     if not with_motion:
         facts["version"] = unet_family({name: config[name] for name in config.field_names()})

@@ -10,6 +10,9 @@ from typing import Any
 
 from ..config import NORM_SCOPES, MotionAdapterConfig
 
+PUBLISHED_WIDTHS = ((320, 640, 1280, 1280), (320, 640, 1280))
+"""Widths of the UNets that motion modules were published for: SD1.5 and SDXL."""
+
 COMFY_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
 """diffusers' name of a beta schedule -> ComfyUI's, which swaps the two."""
 

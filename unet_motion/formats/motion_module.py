@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,15 @@ from .detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, SELF_DESCRIBED
 from .errors import FileFormatError, name_some
 from .expected import adapter_shapes, check_shapes, is_table
 from .infer import DEFAULT_FRAMES, LCM_FRAMES, adapter_of, infer_adapter, table_rows
-from .kinds import MOTION_MODULES, MotionKind, recognise
+from .kinds import MOTION_MODULES, PUBLISHED_WIDTHS, MotionKind, recognise
 from .opening import Opened, open_model
+from .partial import idle_values, present_blocks, warn_partial, without_absent
 from .positions import UNCHANGED, PositionOptions, with_positions
 
 if TYPE_CHECKING:
     from ..motion import MotionAdapter
 
 SCOPE_FIELDS = ("resnet_norm_scope", "motion_norm_scope")
-PUBLISHED_WIDTHS = ((320, 640, 1280, 1280), (320, 640, 1280))
 EXPECTED = "an AnimateDiff motion module or a diffusers MotionAdapter"
 
 
@@ -36,12 +36,14 @@ class MotionModule:
     Attributes:
         kind: a key of ``MOTION_MODULES`` (``v1``, ``hotshot``, ...) for original files, ``diffusers`` for an adapter.
         version: which of them has this structure, also for an adapter; None for any other.
-        state_dict: tensors as in ``MotionAdapter.state_dict()``.
+        state_dict: tensors as in ``MotionAdapter.state_dict()``, but of the blocks that the file has.
         config: the adapter's configuration.
         resnet_norm_scope, motion_norm_scope: how it was trained (``frame`` or ``clip``).
         path: the file or folder.
         positions: how its position tables were changed after loading.
         is_as_in_file: whether the file gives these weights again; merged and scaled ones are no file's.
+
+    The configuration is always that of all blocks; see :meth:`whole_state` for their weights.
     """
 
     kind: str
@@ -65,6 +67,25 @@ class MotionModule:
         return MOTION_MODULES.get(self.version or "")
 
     @property
+    def blocks(self) -> tuple[str, ...] | None:
+        """The blocks that have motion, such as ``down_blocks.0``, where some have none; None for all."""
+        return present_blocks(self.state_dict, adapter_shapes(self.config))
+
+    def whole_state(self, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+        """The tensors of all blocks; those that the file leaves out get motion modules that change nothing.
+
+        Args:
+            dtype: of what is added; default is that of the weights.
+        """
+        shapes = adapter_shapes(self.config)
+        absent = [name for name in shapes if name not in self.state_dict]
+        if not absent:
+            return dict(self.state_dict)
+        weight = next(t for k, t in self.state_dict.items() if not is_table(k))
+        added = idle_values(absent, shapes, dtype or weight.dtype, weight.device)
+        return {name: self.state_dict[name] if name in self.state_dict else added[name] for name in shapes}
+
+    @property
     def words(self) -> str:
         """What to call it in a sentence, with its block widths."""
         widths = ", ".join(map(str, self.config.block_out_channels))
@@ -77,7 +98,7 @@ class MotionModule:
         dtype = next(t.dtype for k, t in self.state_dict.items() if not is_table(k))
         adapter = MotionAdapter.from_config(self.config, operations=operations, dtype=dtype, device="meta")
         device = next(iter(self.state_dict.values())).device
-        return assign(adapter, self.state_dict, dtype, device)
+        return assign(adapter, self.whole_state(), dtype, device)
 
     @classmethod
     def from_adapter(cls, adapter: MotionAdapter, path: str | Path = "MotionAdapter") -> MotionModule:
@@ -98,9 +119,12 @@ def load_motion_module(
 
     Every kind of ``MOTION_MODULES`` (``module.`` or ``unet.`` before the names or not), a diffusers
     MotionAdapter as file or folder, and the motion modules of a UNetMotionModel or of an AnimateDiff training
-    checkpoint. The norm scopes are those of training: an adapter with the structure and widths of a published
-    module holds that module's converted weights and gets its scopes; any other adapter was trained with diffusers'
-    unless its ``config.json`` says otherwise.
+    checkpoint. Files that hold whole blocks of a motion module only, such as the way down, are read too, with a
+    warning that names the blocks; the others add no motion.
+
+    The norm scopes are those of training: an adapter with the structure and widths of a published module holds that
+    module's converted weights and gets its scopes; any other adapter was trained with diffusers' unless its
+    ``config.json`` says otherwise.
 
     Args:
         path: file or folder; tensors stay mapped to it where neither dtype nor device change.
@@ -109,7 +133,7 @@ def load_motion_module(
 
     Raises:
         FileNotFoundError: nothing is there.
-        FileFormatError: damaged, of another kind, incomplete, with extra tensors, or with NaN weights.
+        FileFormatError: damaged, of another kind, a block incomplete, with extra tensors, or with NaN weights.
     """
     opened = open_model(path, ("motion_adapter", "unet"))
     opened.require(MOTION_KINDS, EXPECTED)
@@ -124,14 +148,16 @@ def motion_part(opened: Opened, dtype: torch.dtype | None, device: torch.device 
     if left or opened.beside:
         _warn_unused(opened, left)
     config = adapter_config(opened, shapes)
-    check_shapes(opened.path, shapes, adapter_shapes(config), f"its motion module ({_summary(config)})")
+    expected = without_absent(shapes, adapter_shapes(config), opened.found.kind)
+    check_shapes(opened.path, shapes, expected, f"its motion module ({_summary(config)})")
+    warn_partial(opened.path, present_blocks(shapes, adapter_shapes(config)), stacklevel=4)
     stored = opened.stored(shapes)
     dtype = choose_dtype(dtype, opened.source.float_dtype(opened.keys(shapes)), False, opened.path)
     tensors = read_all(stored, dtype, device)
     version, scopes = trained_scopes(opened, config)
     kind = version if opened.found.kind in ("motion_module", "animatediff_unet") else "diffusers"
     module = MotionModule(kind or "diffusers", version, tensors, config, *scopes, opened.path)
-    return dataclasses.replace(module, state_dict=_with_tables(module, dtype, device))
+    return dataclasses.replace(module, state_dict=_with_tables(tensors, expected, dtype, device))
 
 
 def adapter_config(opened: Opened, shapes: Mapping[str, tuple[int, ...]]) -> MotionAdapterConfig:
@@ -177,13 +203,15 @@ def trained_scopes(opened: Opened, config: MotionAdapterConfig) -> tuple[str | N
     return version, (given.get("resnet_norm_scope", resnet), given.get("motion_norm_scope", motion))
 
 
-def _with_tables(module: MotionModule, dtype: torch.dtype | None, device) -> dict[str, torch.Tensor]:
+def _with_tables(
+    read: Mapping[str, torch.Tensor], expected: Mapping[str, Sequence[int]], dtype: torch.dtype | None, device
+) -> dict[str, torch.Tensor]:
     """The tensors with the tables that the file leaves out, in the order of ``MotionAdapter.state_dict()``."""
     from ..motion import sinusoidal_table
 
     tensors = {}
-    for name, shape in adapter_shapes(module.config).items():
-        tensor = module.state_dict.get(name)
+    for name, shape in expected.items():
+        tensor = read.get(name)
         if tensor is None:
             tensor = sinusoidal_table(shape[1], shape[2]).to(device=device, dtype=dtype)
         tensors[name] = tensor

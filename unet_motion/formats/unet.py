@@ -19,6 +19,7 @@ from .expected import check_shapes, is_table, unet_shapes
 from .infer import Shapes, infer_unet, motion_arguments, unet_family
 from .motion_module import SCOPE_FIELDS, MotionModule, adapter_config, load_motion_module, trained_scopes
 from .opening import Opened, open_model
+from .partial import idle_values, present_blocks, warn_partial, without_absent
 from .reading import Stored
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def load_unet(
     values |= dict(zip(SCOPE_FIELDS, scopes, strict=True))
     model = _empty_model(base.path, values, operations, weights, dtype)
 
-    taken = {} if module is None else dict(module.state_dict)
+    taken = {} if module is None else module.whole_state()
     adapted = taken.pop("conv_in.weight", None)
     taken.pop("conv_in.bias", None)
     names = spatial if module is not None else base.shapes
@@ -93,7 +94,7 @@ def load_unet(
     new = _check(base, stored, expected | own_input, taken, words)
     tensors = read_all(stored, dtype, device)
     tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
-    tensors |= initialise(new, expected, dtype, device)
+    tensors |= (idle_values if _has_motion(base) else initialise)(new, expected, dtype, device)
     if adapted is not None:  # the latent's channels stay the image UNet's
         own, latent = tensors["conv_in.weight"], model.config.out_channels
         tensors["conv_in.weight"] = torch.cat([own[:, :latent], adapted[:, latent:].to(own)], dim=1)
@@ -222,15 +223,20 @@ def _empty_model(path: Path, values: dict[str, Any], operations: Any, weights: A
 def _check(
     base: Opened, stored: Mapping[str, list[Stored]], expected: Shapes, taken: Mapping[str, Any], words: str
 ) -> list[str]:
-    """Names of motion modules that are to get starting values, because no file has any.
+    """Names of motion modules that are to get starting values, because no file has any, or none for their block.
 
     Raises:
         KeyMismatchError: the files do not hold exactly the model's tensors.
     """
-    new = [] if taken or _has_motion(base) else [n for n in expected if _is_motion(n) and not is_table(n)]
-    wanted = {n: s for n, s in expected.items() if n not in taken and not (_is_motion(n) and new)}
+    wanted = {n: s for n, s in expected.items() if n not in taken}
+    if not taken and _has_motion(base):
+        wanted = without_absent(stored, expected, base.found.kind)
+    elif not taken:
+        wanted = {n: s for n, s in expected.items() if not _is_motion(n)}
     check_shapes(base.path, {name: entries[0].shape for name, entries in stored.items()}, wanted, words)
-    return new
+    if not taken and _has_motion(base):
+        warn_partial(base.path, present_blocks(stored, expected), stacklevel=4)
+    return [n for n in expected if n not in wanted and n not in taken and not is_table(n)]
 
 
 def _warn_beside(base: Opened) -> None:
