@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention
+from .convolution import convolve, convolve_upsampled
 from .factory import LayerFactory, Weights
 from .kernels.dispatch import wanted
 from .kernels.geglu import geglu
@@ -127,9 +128,9 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         frames, scope = call.frames, call.resnet_norm_scope
         hidden = scoped_group_norm(self.norm1, x, frames, scope, self.weights, self.act)
-        hidden = add_per_row(self.conv1(hidden), self.time_emb_proj(call.temb))
+        hidden = add_per_row(convolve(self.conv1, hidden, self.weights), self.time_emb_proj(call.temb))
         hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act)
-        hidden = self.conv2(hidden)
+        hidden = convolve(self.conv2, hidden, self.weights)
         skip = x if self.conv_shortcut is None else self.conv_shortcut(x)
         out = skip + hidden
         return out if self.output_scale_factor == 1 else out / self.output_scale_factor
@@ -147,10 +148,11 @@ class Downsample(nn.Module):
     def __init__(self, make: LayerFactory, channels: int, padding: int):
         super().__init__()
         self.conv = make.conv(channels, channels, 3, stride=2, padding=padding)
+        self.weights = make.weights
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x)
+        return convolve(self.conv, F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x, self.weights)
 
 
 class Upsample(nn.Module):
@@ -162,37 +164,7 @@ class Upsample(nn.Module):
         self.weights = make.weights
 
     def forward(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
-        height, width = x.shape[-2:]
-        twice = size in (None, (2 * height, 2 * width))
-        large = x.device.type == "cpu" and x.shape[0] * height * width >= CPU_ROWS
-        if twice and large and not self.conv._forward_hooks:
-            return self.phases(x)
-        x = F.interpolate(x, size=size, mode="nearest") if size else F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return self.conv(x)
-
-    def phases(self, x: Tensor) -> Tensor:
-        """The same with 4 products for each 9: a 2x2 convolution for each of the four output pixels of an input pixel.
-
-        Rows 2i and 2i + 1 of the upsampled picture are equal, so the kernel's rows that meet them are added.
-        """
-        weight, bias = self.weights(self.conv, x)
-        rows = torch.stack(
-            [
-                torch.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], dim=2),
-                torch.stack([weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]], dim=2),
-            ]
-        )
-        first = torch.stack([rows[..., 0], rows[..., 1] + rows[..., 2]], dim=-1)
-        second = torch.stack([rows[..., 0] + rows[..., 1], rows[..., 2]], dim=-1)
-        kernels = torch.stack([first, second], dim=1).flatten(0, 2)
-        n, _, height, width = x.shape
-        phases = F.conv2d(x, kernels, None if bias is None else bias.repeat(4), padding=1)
-        phases = phases.unflatten(1, (2, 2, -1))
-        out = x.new_empty(n, 2 * height, 2 * width, phases.shape[3]).permute(0, 3, 1, 2)
-        for i in range(2):
-            for j in range(2):
-                out[:, :, i::2, j::2] = phases[:, i, j, :, i : i + height, j : j + width]
-        return out
+        return convolve_upsampled(self.conv, x, size, self.weights)
 
 
 class GEGLU(nn.Module):
@@ -216,11 +188,11 @@ class GEGLU(nn.Module):
         return value.mul_(torch.ops.aten.gelu_(gate))
 
 
-CPU_CHUNK = 1 << 22
+CPU_CHUNK = 1 << 21
 """Entries of a feed-forward layer's inner tensor that a CPU computes at once, so that they stay in its caches."""
 
 CPU_ROWS = 1024
-"""But at least so many tokens, as the weights are read again for each part; and so many pixels repay new kernels."""
+"""But at least so many tokens, as the weights are read again for each part."""
 
 
 class FeedForward(nn.Module):

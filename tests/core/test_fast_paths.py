@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unet_motion import layers
-from unet_motion.factory import make_factory
+from unet_motion import convolution, layers
+from unet_motion.factory import make_factory, module_weights
 from unet_motion.layers import FeedForward, Upsample
 from unet_motion.processors import PROCESSORS
 
@@ -42,10 +42,12 @@ def test_feed_forward_calls_a_hooked_layer_once_with_all_tokens(monkeypatch):
     assert seen == [tokens.shape]
 
 
+@pytest.mark.parametrize("few", [0, 10**6])
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3), (8, 8)])
 @pytest.mark.parametrize("grad", [False, True])
-def test_upsampling_in_phases_equals_the_convolution_of_the_upsampled_picture(size, grad, monkeypatch):
-    monkeypatch.setattr(layers, "CPU_ROWS", 1)
+def test_upsampling_in_phases_equals_the_convolution_of_the_upsampled_picture(size, grad, few, monkeypatch):
+    monkeypatch.setattr(convolution, "FEW_PIXELS", few)
+    monkeypatch.setattr(convolution, "MANY_PIXELS", 1)
     torch.manual_seed(0)
     layer, x = Upsample(MAKE, 6), torch.randn(3, 6, *size, dtype=torch.float64)
     with torch.set_grad_enabled(grad):
@@ -62,7 +64,7 @@ def test_upsampling_in_phases_equals_the_convolution_of_the_upsampled_picture(si
 
 
 def test_upsampling_reads_the_weights_of_each_call(monkeypatch):
-    monkeypatch.setattr(layers, "CPU_ROWS", 1)
+    monkeypatch.setattr(convolution, "MANY_PIXELS", 1)
     layer, x = Upsample(MAKE, 4), torch.randn(1, 4, 3, 3, dtype=torch.float64)
     with torch.no_grad():
         first = layer(x, None)
@@ -70,6 +72,33 @@ def test_upsampling_reads_the_weights_of_each_call(monkeypatch):
         torch.testing.assert_close(
             layer(x, None) - layer.conv.bias[:, None, None], 2 * (first - layer.conv.bias[:, None, None])
         )
+
+
+@pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (5, 1, 2)])
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 4, 4), (3, 5, 7), (1, 8, 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_of_few_pixels_equals_torchs(kernel, stride, padding, size, bias):
+    torch.manual_seed(0)
+    n, height, width = size
+    height, width = max(height, kernel - 2 * padding), max(width, kernel - 2 * padding)
+    conv = torch.nn.Conv2d(6, 10, kernel, stride, padding, bias=bias, dtype=torch.float64)
+    x = torch.randn(n, 6, height, width, dtype=torch.float64).to(memory_format=torch.channels_last)
+    expected = conv(x)
+    with torch.no_grad():
+        out = convolution.convolve(conv, x, module_weights)
+        torch.testing.assert_close(out, expected.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(convolution.by_product(x, conv.weight, conv.bias, stride, padding), out)
+    assert out.shape == expected.shape and out.permute(0, 2, 3, 1).is_contiguous()
+    # With gradients the layer itself is called.
+    assert torch.equal(convolution.convolve(conv, x, module_weights), expected)
+
+
+def test_a_convolution_of_few_pixels_calls_a_hooked_layer(monkeypatch):
+    conv, x = torch.nn.Conv2d(4, 4, 3, padding=1), torch.randn(1, 4, 3, 3)
+    with torch.no_grad():
+        plain = convolution.convolve(conv, x, module_weights)
+        conv.register_forward_hook(lambda module, args, out: out + 1)
+        torch.testing.assert_close(convolution.convolve(conv, x, module_weights), plain + 1)
 
 
 @pytest.mark.parametrize(

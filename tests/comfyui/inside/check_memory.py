@@ -12,7 +12,7 @@ import torch
 from pack.nodes.host.apply import apply_motion_module
 from pack.nodes.host.bundled import load_bundled_models
 from pack.nodes.host.files import load_unet_model
-from pack.unet_motion import layers
+from pack.unet_motion import convolution
 from safetensors.torch import save_file
 from sampled import models as pair
 from sampled import sample, text
@@ -201,7 +201,8 @@ def test_weights_that_core_frees_and_loads_again_keep_their_lora(models, expecte
 
 WAYS = {
     "queries, keys and values in one product": lambda patch, core: core.fuse_qkv_projections(),
-    "upsampling in four parts": lambda patch, core: patch.setattr(layers, "CPU_ROWS", 1),
+    "upsampling in four parts": lambda patch, core: patch.setattr(convolution, "MANY_PIXELS", 1),
+    "convolutions as products": lambda patch, core: patch.setattr(convolution, "FEW_PIXELS", 1 << 20),
     "norms and activations in one": lambda patch, core: patch.setenv("UNET_MOTION_KERNELS", "triton"),
 }
 

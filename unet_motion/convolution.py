@@ -1,0 +1,101 @@
+"""Convolutions on a CPU as matrix products, where torch's own would spend its time on rearranging the weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .factory import Weights
+
+FEW_PIXELS = 1024
+"""Output pixels up to which a convolution is one product over gathered windows.
+
+torch's convolution (oneDNN) copies the weights into another order in each call; that takes as long as some hundreds of
+pixels do. Gathered windows are nine times the input, which costs more than that from a thousand pixels on.
+"""
+
+MANY_PIXELS = 512
+"""Input pixels from which new kernels for upsampling repay themselves."""
+
+
+def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
+    """``conv(x)``, x (N, C, H, W) in channels-last memory."""
+    if not _plain_on_cpu(conv, x) or conv.kernel_size == (1, 1) or not 0 < _pixels(conv, x) <= FEW_PIXELS:
+        return conv(x)
+    return by_product(x, *weights(conv, x), conv.stride[0], conv.padding[0])
+
+
+def _plain_on_cpu(conv: nn.Module, x: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or conv._forward_hooks)
+
+
+def _pixels(conv: nn.Module, x: Tensor) -> int:
+    return x.shape[0] * (x.shape[2] // conv.stride[0]) * (x.shape[3] // conv.stride[1])
+
+
+def by_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """A convolution of x (N, C, H, W) with weight (O, C, K, K) as one product that reads the weights as they lie."""
+    planes = padded_planes(x, padding)
+    out = product_of_windows(planes, weight, bias, stride)
+    return out.permute(0, 3, 1, 2)
+
+
+def padded_planes(x: Tensor, padding: int) -> Tensor:
+    """x (N, C, H, W) with zeros around each plane, as (C, N, H + 2 * padding, W + 2 * padding)."""
+    return F.pad(x.transpose(0, 1), (padding,) * 4).contiguous()
+
+
+def product_of_windows(planes: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
+    """All windows of planes (C, N, H, W) times weight (O, C, K, K), as (N, H', W', O)."""
+    windows = planes.unfold(2, weight.shape[2], stride).unfold(3, weight.shape[3], stride)
+    _, n, height, width = windows.shape[:4]
+    columns = windows.permute(0, 4, 5, 1, 2, 3).reshape(-1, n * height * width)
+    return F.linear(columns.t(), weight.flatten(1), bias).view(n, height, width, -1)
+
+
+def convolve_upsampled(conv: nn.Module, x: Tensor, size: tuple[int, int] | None, weights: Weights) -> Tensor:
+    """``conv`` of x (N, C, H, W) enlarged (nearest) to ``size``, by default to twice its own."""
+    n, _, height, width = x.shape
+    twice = size in (None, (2 * height, 2 * width))
+    many = x.device.type == "cpu" and n * height * width >= MANY_PIXELS
+    if twice and many and not conv._forward_hooks:
+        return upsample_in_phases(conv, x, weights)
+    larger = F.interpolate(x, size=size or (2 * height, 2 * width), mode="nearest")
+    return convolve(conv, larger, weights)
+
+
+def upsample_in_phases(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
+    """A 3x3 ``conv`` of x upsampled to twice the size (nearest), with 4 products for each 9.
+
+    Rows 2i and 2i + 1 of the upsampled picture are equal, so the kernel's rows that meet them are added: each of the
+    four output pixels of an input pixel has a 2x2 kernel of its own.
+    """
+    weight, bias = weights(conv, x)
+    n, _, height, width = x.shape
+    out = x.new_empty(n, 2 * height, 2 * width, weight.shape[0]).permute(0, 3, 1, 2)
+    few = _plain_on_cpu(conv, x) and n * height * width <= FEW_PIXELS
+    planes = padded_planes(x, 1) if few else None
+    # At 1280 channels a kernel has 26 MB, which take longer to map than to compute: the four share their memory.
+    buffer = None if torch.is_grad_enabled() else weight.new_empty(weight.shape[0] * weight.shape[1], 4)
+    for i in range(2):
+        for j in range(2):
+            kernel = _phase_kernel(weight, i, j, buffer)
+            if few:
+                part = planes[:, :, i : i + height + 1, j : j + width + 1]
+                part = product_of_windows(part, kernel, bias).permute(0, 3, 1, 2)
+            else:
+                part = F.conv2d(F.pad(x, (1 - j, j, 1 - i, i)), kernel, bias)
+            out[:, :, i::2, j::2] = part
+    return out
+
+
+def _phase_kernel(weight: Tensor, i: int, j: int, out: Tensor | None) -> Tensor:
+    """The 2x2 kernel (O, C, 2, 2) that gives output pixel (i, j) of each 2x2 of them."""
+    sums = weight.new_zeros(2, 2, 3)
+    sums[0, 0, 0] = sums[0, 1, 1] = sums[0, 1, 2] = sums[1, 0, 0] = sums[1, 0, 1] = sums[1, 1, 2] = 1
+    # As a product with ones and zeros: strided additions take five times as long.
+    kernel = torch.mm(weight.reshape(-1, 9), torch.kron(sums[i], sums[j]).t(), out=out)
+    return kernel.view(*weight.shape[:2], 2, 2)
