@@ -13,6 +13,7 @@ import torch
 
 from ..config import NORM_SCOPES, MotionAdapterConfig, UNetMotionConfig
 from .assign import assign, choose_dtype, read_all
+from .collecting import paused_collector
 from .detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, SELF_DESCRIBED
 from .errors import FileFormatError, name_some
 from .expected import adapter_shapes, check_shapes, is_table
@@ -109,6 +110,7 @@ class MotionModule:
         return cls("diffusers", version, state, adapter.config, *scopes, Path(path))
 
 
+@paused_collector()
 def load_motion_module(
     path: str | Path,
     dtype: torch.dtype | None = None,

@@ -6,6 +6,7 @@ or device is the mapped file itself. Pickles go through PyTorch's weights-only l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ def check_finite(tensor: torch.Tensor, key: str, path: str | Path) -> None:
         return
     if tensor.element_size() == 1:
         tensor = tensor.to(torch.float16)
-    if torch.isfinite(tensor.sum()):
+    if math.isfinite(tensor.sum().item()):
         return
     bad = tensor.numel() - sum(int(torch.isfinite(part).sum()) for part in tensor.flatten().split(2**20))
     if bad:

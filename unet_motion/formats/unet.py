@@ -12,6 +12,7 @@ import torch
 from ..config import NORM_SCOPES, UNetMotionConfig, check_norm_scope
 from ..motion import MotionAdapter
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
+from .collecting import paused_collector
 from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
 from .diffusers_config import unet2d_arguments
 from .errors import FileFormatError, name_some
@@ -37,6 +38,7 @@ FAMILY_WORDS = {
 }
 
 
+@paused_collector()
 def load_unet(
     path: str | Path,
     motion_module: str | Path | MotionModule | MotionAdapter | None = None,
