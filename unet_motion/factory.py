@@ -59,4 +59,21 @@ class LayerFactory:
 
 def make_factory(operations=None, weights=None, dtype=None, device=None) -> LayerFactory:
     """A factory with the defaults filled in."""
-    return LayerFactory(operations or nn, weights or module_weights, dtype, device)
+    valueless = device is not None and torch.device(device).type == "meta"
+    return LayerFactory(operations or (_Valueless if valueless else nn), weights or module_weights, dtype, device)
+
+
+def _valueless(layer: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Makes a layer for the meta device, where choosing starting values takes longer than all the rest."""
+    quiet = type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})
+
+    def make(*args: Any, **kwargs: Any) -> nn.Module:
+        made = quiet(*args, **kwargs)
+        made.__class__ = layer
+        return made
+
+    return make
+
+
+class _Valueless:
+    Linear, Conv2d, GroupNorm, LayerNorm = map(_valueless, (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm))

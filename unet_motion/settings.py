@@ -23,13 +23,14 @@ class SettingsMixin:
         self._freeu: FreeU | None = None
         self._chunking: tuple[int, int] | None = None
         self._fused = False
+        modules = list(self.named_modules())
         # A tuple hides the layers from nn.Module, which has them under their own names already.
-        self._attentions = tuple((path, m) for path, m in self.named_modules() if isinstance(m, Attention))
-        for path, module in self.named_modules():
+        self._attentions = tuple((path, m) for path, m in modules if isinstance(m, Attention))
+        for path, module in modules:
             if hasattr(module, "path"):
                 module.path = path
         # Not by their weights, which a host may load later.
-        linear = (path for path, module in self.named_modules() if hasattr(module, "in_features"))
+        linear = (path for path, module in modules if hasattr(module, "in_features"))
         self._motion_layers = {path for path in linear if ".motion_modules." in path}
         self._text_widths = {a.context_dim for _, a in self._attentions if a.is_cross_attention}
 

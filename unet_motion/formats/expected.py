@@ -12,24 +12,12 @@ from ..config import MotionAdapterConfig, UNetMotionConfig
 from .errors import KeyMismatchError, name_some
 
 
-def _unstarted(layer: type[nn.Module]) -> type[nn.Module]:
-    """A layer that leaves its values alone: on the meta device there are none, and pretending takes a while."""
-    return type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})
-
-
-class _Unstarted:
-    Linear = _unstarted(nn.Linear)
-    Conv2d = _unstarted(nn.Conv2d)
-    GroupNorm = _unstarted(nn.GroupNorm)
-    LayerNorm = _unstarted(nn.LayerNorm)
-
-
 @lru_cache(maxsize=8)
 def unet_shapes(config: UNetMotionConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters and position tables of a ``UNetMotionModel``; do not change the result."""
     from ..model import UNetMotionModel
 
-    return _shapes(UNetMotionModel.from_config(config, operations=_Unstarted, device="meta"))
+    return _shapes(UNetMotionModel.from_config(config, device="meta"))
 
 
 @lru_cache(maxsize=8)
@@ -37,7 +25,7 @@ def adapter_shapes(config: MotionAdapterConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters and position tables of a ``MotionAdapter``; do not change the result."""
     from ..motion import MotionAdapter
 
-    return _shapes(MotionAdapter.from_config(config, operations=_Unstarted, device="meta"))
+    return _shapes(MotionAdapter.from_config(config, device="meta"))
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -13,12 +13,12 @@ import torch
 
 from ..config import NORM_SCOPES, MotionAdapterConfig, UNetMotionConfig
 from .assign import assign, choose_dtype, read_all
-from .collecting import paused_collector
 from .detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, SELF_DESCRIBED
 from .errors import FileFormatError, name_some
 from .expected import adapter_shapes, check_shapes, is_table
 from .infer import DEFAULT_FRAMES, LCM_FRAMES, adapter_of, infer_adapter, table_rows
 from .kinds import MOTION_MODULES, PUBLISHED_WIDTHS, MotionKind, recognise
+from .loading import loading
 from .opening import Opened, open_model
 from .partial import idle_values, present_blocks, warn_partial, without_absent
 from .positions import UNCHANGED, PositionOptions, with_positions
@@ -110,7 +110,7 @@ class MotionModule:
         return cls("diffusers", version, state, adapter.config, *scopes, Path(path))
 
 
-@paused_collector()
+@loading()
 def load_motion_module(
     path: str | Path,
     dtype: torch.dtype | None = None,

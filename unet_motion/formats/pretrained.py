@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
-from .collecting import paused_collector
 from .errors import FileFormatError, KeyMismatchError, WrongKindError, name_some
 from .expected import compare, is_table, shapes_for
 from .folders import PICKLE, SAFETENSORS, Folder, open_folder
 from .infer import Shapes
+from .loading import loading
 from .motion_module import SCOPE_FIELDS
 from .reading import Stored, TensorSource
 from .saving import write_folder
@@ -78,7 +78,7 @@ def save_pretrained(
     )
 
 
-@paused_collector()
+@loading()
 def from_pretrained(
     cls: type[Model],
     path: str | Path,

@@ -12,12 +12,12 @@ import torch
 from ..config import NORM_SCOPES, UNetMotionConfig, check_norm_scope
 from ..motion import MotionAdapter
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
-from .collecting import paused_collector
 from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
 from .diffusers_config import unet2d_arguments
 from .errors import FileFormatError, name_some
 from .expected import check_shapes, is_table, unet_shapes
 from .infer import Shapes, infer_unet, motion_arguments, unet_family
+from .loading import loading
 from .motion_module import SCOPE_FIELDS, MotionModule, adapter_config, load_motion_module, trained_scopes
 from .opening import Opened, open_model
 from .partial import idle_values, present_blocks, warn_partial, without_absent
@@ -38,7 +38,7 @@ FAMILY_WORDS = {
 }
 
 
-@paused_collector()
+@loading()
 def load_unet(
     path: str | Path,
     motion_module: str | Path | MotionModule | MotionAdapter | None = None,

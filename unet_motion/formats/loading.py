@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def paused_collector() -> Iterator[None]:
+def loading() -> Iterator[None]:
     """No cyclic garbage collection in the block: thousands of new layers start it, and it goes through all of torch."""
     running = gc.isenabled()
     gc.disable()
