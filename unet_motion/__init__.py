@@ -16,6 +16,8 @@ _EXPORTS = {
     "ForwardOptions": ".options",
     "FreeU": ".freeu",
     "Hooks": ".hooks",
+    "StepGraphs": ".cuda_graphs",
+    "TextKeys": ".text_keys",
     "load_unet": ".formats",
     "load_motion_module": ".formats",
     "inspect_file": ".formats",

@@ -63,6 +63,13 @@ class Attention(nn.Module):
         weight = torch.cat([self.weights(m, context)[0] for m in (self.to_k, self.to_v)])
         return (self.to_q(tokens), *torch.nn.functional.linear(context, weight).chunk(2, dim=-1))
 
+    def _project_text(self, tokens: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        layers = (self.to_k, self.to_v)
+        if call.text_keys is None or any(layer._forward_hooks for layer in layers):
+            return self.project(tokens, call.text, call.fused)
+        keys = call.text_keys.get(self.path, layers, lambda: tuple(layer(call.text) for layer in layers))
+        return self.to_q(tokens), *keys
+
     def finish(self, hidden: Tensor) -> Tensor:
         """The output projection."""
         return self.to_out[0](hidden)
@@ -105,7 +112,7 @@ class Attention(nn.Module):
                 )
             out = processor(self, tokens, encoder_hidden_states=context, attention_mask=mask)
         else:
-            query, key, value = self.project(tokens, context, call.fused)
+            query, key, value = self._project_text(tokens, call) if cross else self.project(tokens, None, call.fused)
             hidden = call.hooks.attention(query, key, value, self.heads, mask) if call.hooks is not None else None
             if hidden is None:
                 hidden = self.attend(processor, query, key, value, mask)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    # Read by torch at its import: large tensors on a CPU lie in huge pages, where the system allows it.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Only the subcommand that is called is imported, so that --help does not wait for torch.
     called = next((word for word in argv if not word.startswith("-")), None)
     args = build_parser(called).parse_args(argv)

@@ -211,6 +211,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
     def _make_call(self, sample, timestep, text, frames: int, given: _Conditioning, options: ForwardOptions) -> Call:
         batch = sample.shape[0] // frames
         positions = self._check_frames(frames, options.frame_positions)
+        given_text = text
         text, text_mask = build_text(text, given.attention_mask, batch, frames, sample.dtype, self._text_widths)
         call = Call(
             batch,
@@ -223,6 +224,10 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             checkpointing=self.gradient_checkpointing,
         )
         self._apply_settings(call, options)
+        keep = options.text_keys is not None and options.hooks is None
+        if keep and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            call.text_keys = options.text_keys
+            call.text_keys.start(given_text)
         self._apply_images(call, given)
         return call
 

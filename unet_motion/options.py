@@ -16,6 +16,7 @@ from .freeu import FreeU
 from .hooks import Hooks
 from .low_rank import LowRank, MotionLora
 from .processors import DEFAULT_PROCESSOR, ProcessorPlan
+from .text_keys import TextKeys
 
 
 class _Inherit(enum.Enum):
@@ -56,6 +57,8 @@ class ForwardOptions:
         frame_positions: rows of the position table, int64 (F,), in the order of the frames; None for 0..F-1.
         hooks: the host's :class:`Hooks`, or None.
         motion_loras: see :func:`unet_motion.load_motion_lora`; they act beside those of ``apply_motion_lora``.
+        text_keys: keeps what the text gives from step to step; see :class:`TextKeys`. Not read where gradients are
+            computed, in compiled code and beside ``hooks``.
     """
 
     freeu: FreeU | None = INHERIT
@@ -66,6 +69,7 @@ class ForwardOptions:
     frame_positions: Tensor | None = None
     hooks: Hooks | None = None
     motion_loras: Sequence[MotionLora] = ()
+    text_keys: TextKeys | None = None
     plan: ProcessorPlan | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -110,6 +114,7 @@ class Call:
     plan: ProcessorPlan | None = None
     hooks: Hooks | None = None
     low_rank: LowRank | None = None
+    text_keys: TextKeys | None = None
     checkpointing: bool = False
 
     def processor(self, attention) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cuda_graphs import StepGraphs
+from ..options import ForwardOptions
 from ..progress import track
+from ..text_keys import TextKeys
 from .noise import frame_noise, seeded_generator
 from .samplers import get_sampler
 from .schedules import NoiseSchedule
@@ -47,6 +51,8 @@ class MotionPipeline:
     schedule: what the UNet was trained with; the default is AnimateDiff's.
     latent_scale: the UNet's latents divided by the autoencoder's (0.18215 for Stable Diffusion).
     pixels_per_latent: the autoencoder's factor between pixels and latents in each direction.
+    cuda_graphs: replay steps as CUDA graphs, which takes the launches' time away and keeps the memory of a step for
+        each of the last two shapes; None does so where the UNet is on a CUDA device.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class MotionPipeline:
         added_cond: Callable[[Tensor, int], dict[str, Tensor]] | None = None,
         latent_scale: float = 1.0,
         pixels_per_latent: int = 8,
+        cuda_graphs: bool | None = None,
     ):
         self.unet = unet
         self.text_encoder = text_encoder
@@ -68,6 +75,8 @@ class MotionPipeline:
         self.added_cond = added_cond
         self.latent_scale = latent_scale
         self.pixels_per_latent = pixels_per_latent
+        self.cuda_graphs = cuda_graphs
+        self._graphs = StepGraphs(unet)
 
     @classmethod
     def bundled(
@@ -158,11 +167,16 @@ class MotionPipeline:
         extra: dict[str, Any] = {}
         if self.added_cond is not None:
             extra["added_cond_kwargs"] = self.added_cond(pooled, len(prompts))
+        graphs = self.unet.device.type == "cuda" if self.cuda_graphs is None else self.cuda_graphs
+        step = self._graphs if graphs else self.unet.forward_frames
+        options = options or ForwardOptions()
+        if options.text_keys is None and not graphs:
+            options = replace(options, text_keys=TextKeys())
 
         def model(x: Tensor, timestep: Tensor) -> Tensor:
             rows = torch.cat([x] * len(prompts)).to(self.unet.dtype)
             t = timestep.to(x.device, torch.float32)
-            out = self.unet.forward_frames(rows, t, hidden, num_frames=frames, options=options, **extra).float()
+            out = step(rows, t, hidden, num_frames=frames, options=options, **extra).float()
             if len(prompts) == 1:
                 return out
             without, with_prompt = out.chunk(2)

@@ -1,0 +1,144 @@
+"""Steps as CUDA graphs: what is captured when, and that a replay gives what the call gives.
+
+Without a CUDA device a recorder stands in that reruns the captured work on the captured inputs and fills the captured
+output, as a graph does; with one, the last test captures real graphs.
+"""
+
+import pytest
+import torch
+
+from unet_motion import ForwardOptions, FreeU, StepGraphs, TextKeys, UNetMotionModel
+
+FRAMES = 3
+
+
+class Recorder:
+    """A graph's behaviour without a GPU: fixed inputs and outputs."""
+
+    def __init__(self):
+        self.captured = 0
+
+    def __call__(self, work):
+        self.captured += 1
+        out = work()
+        return (lambda: out.copy_(work())), out
+
+
+@pytest.fixture
+def unet():
+    torch.manual_seed(2)
+    model = UNetMotionModel(
+        block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), layers_per_block=1, norm_num_groups=8,
+        cross_attention_dim=16, num_attention_heads=4, motion_num_attention_heads=4, motion_max_seq_length=8,
+    ).eval()  # fmt: skip
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.1)
+    return model
+
+
+def inputs(seed, batch=2, side=6):
+    generator = torch.Generator().manual_seed(seed)
+    sample = torch.randn(batch * FRAMES, 4, side, side, generator=generator)
+    return sample, torch.tensor(float(seed * 7)), torch.randn(batch, 5, 16, generator=generator)
+
+
+@torch.no_grad()
+def check(graphs, seed=0, options=None, batch=2, **conditioning):
+    given = inputs(seed, batch)
+    out = graphs(*given, FRAMES, options=options, **conditioning)
+    expected = graphs.unet.forward_frames(*given, FRAMES, options=options, **conditioning)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    return out
+
+
+def test_a_graph_serves_all_steps_of_one_shape(unet):
+    recorder = Recorder()
+    graphs = StepGraphs(unet, recorder=recorder)
+    first = check(graphs, 1)
+    kept = first.clone()
+    assert not torch.allclose(check(graphs, 2), first)
+    assert torch.equal(first, kept)  # a result is not overwritten by the next step
+    with torch.inference_mode():
+        graphs(*inputs(3), FRAMES)
+    check(graphs, 4)
+    assert recorder.captured == 1 and len(graphs) == 1
+
+
+def test_another_shape_setting_option_or_weight_is_captured_anew(unet):
+    recorder = Recorder()
+    graphs = StepGraphs(unet, most=2, recorder=recorder)
+    changes = [
+        lambda: check(graphs, 1),
+        lambda: check(graphs, 1, batch=1),
+        lambda: (unet.enable_freeu(0.9, 0.2, 1.5, 1.6), check(graphs, 1)),
+        lambda: (unet.enable_forward_chunking(2), check(graphs, 1)),
+        lambda: (unet.set_attn_processor("math"), check(graphs, 1)),
+        lambda: (unet.set_norm_scope(motion="frame"), check(graphs, 1)),
+        lambda: check(graphs, 1, ForwardOptions(freeu=FreeU(0.5, 0.5, 1.2, 1.2))),
+        lambda: check(graphs, 1, attention_mask=torch.tensor([[1, 1, 1, 0, 0]] * 2)),
+        lambda: (setattr(unet.conv_in, "weight", torch.nn.Parameter(unet.conv_in.weight * 2)), check(graphs, 1)),
+    ]
+    for count, change in enumerate(changes, 1):
+        change()
+        assert recorder.captured == count and len(graphs) <= 2
+
+
+def test_weights_that_are_edited_in_place_act_without_a_new_capture(unet):
+    recorder = Recorder()
+    graphs = StepGraphs(unet, recorder=recorder)
+    before = check(graphs, 1)
+    unet.mid_block.resnets[0].conv1.weight.data.mul_(3)
+    unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_k.weight.data.mul_(3)
+    assert not torch.allclose(check(graphs, 1, ForwardOptions(text_keys=TextKeys())), before)
+    assert recorder.captured == 2  # other options, and none of what is kept for them is frozen in
+    unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_v.weight.data.mul_(3)
+    check(graphs, 1, ForwardOptions(text_keys=TextKeys()))
+    assert recorder.captured == 2
+
+
+def test_equal_options_share_a_graph(unet):
+    recorder = Recorder()
+    graphs = StepGraphs(unet, recorder=recorder)
+    for _ in range(3):
+        check(graphs, 1, ForwardOptions(motion_norm_scope="frame", forward_chunking=(2, 0)))
+    assert recorder.captured == 1
+
+
+def test_what_cannot_be_captured_runs_as_it_is_and_says_why(unet):
+    graphs = StepGraphs(unet)
+    sample = inputs(0)[0]
+    with torch.no_grad():
+        assert graphs.declines(sample) == "there are no CUDA graphs on cpu"
+    check(graphs, 1)
+    graphs = StepGraphs(unet, recorder=Recorder())
+    assert graphs.declines(sample) == "gradients are asked for"
+    assert graphs(*inputs(1), FRAMES).requires_grad and not len(graphs)
+    options = ForwardOptions(frame_positions=torch.tensor([2, 0, 1]))
+    check(graphs, 1, options)
+    with torch.no_grad():
+        assert "frame_positions" in graphs.declines(sample, options)
+    with pytest.raises(ValueError, match="`most` is 0"):
+        StepGraphs(unet, most=0)
+
+
+def test_a_failed_capture_is_told_and_the_step_runs(unet):
+    def fails(work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graphs = StepGraphs(unet, recorder=fails)
+    with pytest.warns(UserWarning, match="could not be captured as a CUDA graph.*not permitted"):
+        check(graphs, 1)
+    with torch.no_grad():
+        assert graphs.declines(inputs(0)[0]) == "an earlier capture failed"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_real_graphs_give_what_the_calls_give(unet):
+    graphs = StepGraphs(unet.cuda())
+    with torch.inference_mode():
+        for seed in range(4):
+            given = [t.cuda() for t in inputs(seed)]
+            expected = unet.forward_frames(*given, FRAMES)
+            torch.testing.assert_close(graphs(*given, FRAMES), expected, rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1 and not graphs._failed
