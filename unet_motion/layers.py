@@ -17,6 +17,7 @@ from .factory import LayerFactory, Weights
 from .kernels.dispatch import wanted
 from .kernels.geglu import geglu
 from .kernels.group_norm import group_norm
+from .kernels.layer_norm import layer_norm
 from .low_rank import LowRank
 from .options import Call
 
@@ -54,6 +55,19 @@ def scoped_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weigh
         return out if act in (None, F.silu) else act(out)
     out = _plain_group_norm(norm, x, frames, scope)
     return out if act is None else act(out)
+
+
+def summed_layer_norm(
+    norm: nn.Module, weights: Weights, tokens: Tensor, added: Tensor | None = None, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """tokens + added, and the layer norm of it; rows (F, 1, C) are added to the norm of tokens (B, F, P, C)."""
+    if wanted() and not norm._forward_hooks:
+        table = None if rows is None else rows[:, 0]
+        return layer_norm(tokens, *weights(norm, tokens), norm.eps, table, added)
+    if added is not None:
+        tokens = tokens + added
+    out = norm(tokens)
+    return tokens, out if rows is None else out + rows
 
 
 def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
@@ -275,6 +289,7 @@ class BasicTransformerBlock(nn.Module):
         self.norm2 = make.layer_norm(width)
         self.attn2 = Attention(make, width, heads, head_dim, cross_attention_dim)
         self.norm3 = make.layer_norm(width)
+        self.weights = make.weights
         self.ff = FeedForward(make, width)
 
     def forward(self, tokens: Tensor, call: Call) -> Tensor:
@@ -284,9 +299,15 @@ class BasicTransformerBlock(nn.Module):
         return call.hooks.transformer_block(self, tokens, call, lambda t: self.plain(t, call))
 
     def plain(self, tokens: Tensor, call: Call) -> Tensor:
-        tokens = tokens + self.attn1.spatial(self.norm1(tokens), call, cross=False)
-        tokens = tokens + self.attn2.spatial(self.norm2(tokens), call, cross=True)
-        return tokens + self.feed_forward(self.norm3(tokens), call)
+        tokens, normed = summed_layer_norm(self.norm1, self.weights, tokens)
+        # What attention gives has no name here, so that it is freed before the feed-forward layer runs.
+        tokens, normed = summed_layer_norm(
+            self.norm2, self.weights, tokens, self.attn1.spatial(normed, call, cross=False)
+        )
+        tokens, normed = summed_layer_norm(
+            self.norm3, self.weights, tokens, self.attn2.spatial(normed, call, cross=True)
+        )
+        return tokens + self.feed_forward(normed, call)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""

@@ -8,21 +8,35 @@ from torch import Tensor
 
 from .dispatch import kernel
 
-_fits = kernel("group_norm", fits=lambda x, *_: None if x.is_contiguous() else "its tokens are not contiguous")
+
+def _constraint(tokens: Tensor, *_) -> str | None:
+    return None if tokens.stride(2) == 1 or tokens.shape[2] == 1 else "its channels are strided"
 
 
-def group_norm(tokens: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool = False) -> Tensor:
-    """Norm of tokens (N, M, C) over M and the channels of each group, statistics in float32, then SiLU if asked for.
+_fits = kernel("group_norm", fits=_constraint)
 
-    M is the pixels of a frame, or those of all frames of a clip.
+
+def group_norm(
+    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool = False
+) -> Tensor:
+    """Norm over M and the channels of each group, statistics in float32, then SiLU if asked for.
+
+    Args:
+        tokens: (N, M, C), float16, bfloat16 or float32, any strides of N and M. M is the pixels of a frame, or those
+            of all frames of a clip.
+        weight, bias: (C,).
+        groups: a divisor of C.
+
+    Returns:
+        (N, M, C) in the tokens' dtype.
     """
     if _fits.runs(tokens, weight, bias):
-        return _triton_group_norm(tokens, weight, bias, groups, eps, silu)
+        return group_norm_kernel(tokens, weight, bias, groups, eps, silu)
     return group_norm_eager(tokens, weight, bias, groups, eps, silu)
 
 
 def group_norm_eager(
-    tokens: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool = False
+    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool = False
 ) -> Tensor:
     """The plain twin."""
     out = F.group_norm(tokens.transpose(1, 2), groups, weight, bias, eps).transpose(1, 2)
@@ -30,12 +44,14 @@ def group_norm_eager(
 
 
 @torch.library.custom_op("unet_motion::group_norm", mutates_args=())
-def _triton_group_norm(tokens: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+def group_norm_kernel(
+    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool
+) -> Tensor:
     from .triton.group_norm import launch
 
     return launch(tokens, weight, bias, groups, eps, silu)
 
 
-@_triton_group_norm.register_fake
-def _(tokens: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
-    return torch.empty_like(tokens)
+@group_norm_kernel.register_fake
+def _(tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool) -> Tensor:
+    return tokens.new_empty(tokens.shape)

@@ -15,9 +15,9 @@ TILE = 64
 
 @triton.jit
 def _attention(
-    q, k, v, out, count, heads, frames, width, scale,
-    q_n, q_h, q_f, q_d, k_n, k_h, k_f, k_d, v_n, v_h, v_f, v_d, o_n, o_h, o_f, o_d,
-    FRAMES: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, WIDEN: tl.constexpr,
+    q, k, v, mask, out, count, heads, frames, width, scale,
+    q_n, q_h, q_f, q_d, k_n, k_h, k_f, k_d, v_n, v_h, v_f, v_d, m_n, m_h, m_q, m_k, o_n, o_h, o_f, o_d,
+    MASK: tl.constexpr, FRAMES: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     head = (tl.program_id(0) % heads).to(tl.int64)
     row = tl.arange(0, TILE)
@@ -34,8 +34,12 @@ def _attention(
     if WIDEN:
         queries, keys, values = queries.to(tl.float32), keys.to(tl.float32), values.to(tl.float32)
     scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+    same = sequence[:, None] == sequence[None, :]
+    if MASK:
+        place = mask + head * m_h + (n * m_n + f * m_q)[:, None] + (f * m_k)[None, :]
+        scores += tl.load(place, mask=same & inside[:, None] & inside[None, :], other=0.0).to(tl.float32)
     # A row outside sees itself, so that no softmax is over nothing.
-    together = (sequence[:, None] == sequence[None, :]) & (inside[None, :] | (row[:, None] == row[None, :]))
+    together = same & (inside[None, :] | (row[:, None] == row[None, :]))
     scores = tl.where(together, scores, float("-inf"))
     weights = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     total = tl.sum(weights, axis=1)
@@ -44,18 +48,19 @@ def _attention(
     tl.store(place, result.to(out.dtype.element_ty), mask=both)
 
 
-def launch(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """(N, heads, F, dim) each, any strides; F up to 64."""
+def launch(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """(N, heads, F, dim) each, any strides; F up to 64; the mask broadcasts to (N, heads, F, F)."""
     n, heads, frames, width = query.shape
     out = empty_result(query)
     if not out.numel():
         return out
     padded = triton.next_power_of_2(frames)
     tiles = triton.cdiv(n, TILE // padded)
+    mask_strides = (0,) * 4 if mask is None else mask.expand(n, heads, frames, frames).stride()
     _attention[(tiles * heads,)](
-        query, key, value, out, n, heads, frames, width, scale,
-        *query.stride(), *key.stride(), *value.stride(), *out.stride(),
-        FRAMES=padded, TILE=TILE, WIDTH=max(16, triton.next_power_of_2(width)),
+        query, key, value, query if mask is None else mask, out, n, heads, frames, width, scale,
+        *query.stride(), *key.stride(), *value.stride(), *mask_strides, *out.stride(),
+        MASK=mask is not None, FRAMES=padded, TILE=TILE, WIDTH=max(16, triton.next_power_of_2(width)),
         WIDEN=interpreted() and query.dtype == torch.bfloat16,  # the interpreter multiplies bfloat16 as integers
     )  # fmt: skip
     return out
