@@ -15,8 +15,8 @@ from .pieces import pieces as loops
 PIECE = 64
 """Rows of a piece."""
 
-TOGETHER = 64
-"""Pieces that are combined at once."""
+ENTRIES = 4096
+"""Pieces times channels of a group that are combined at once, at most."""
 
 
 @triton.jit
@@ -46,7 +46,7 @@ def _combine(
     column = tl.arange(0, WIDTH)
     held = column < width
     channel = tl.program_id(1) * width + column
-    size = rows.to(tl.float32) * width
+    size = rows * 1.0 * width
     total = tl.zeros((TOGETHER, WIDTH), tl.float32)
     for i in range(LOOPS):
         piece = i * TOGETHER + tl.arange(0, TOGETHER)
@@ -104,11 +104,12 @@ def launch(tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps
     layout = tokens.stride(0), tokens.stride(1)
     _statistics[grid](tokens, mean, deviation, rows, channels, pieces, *layout, PIECE=PIECE, BLOCK=block)
     width = channels // groups
+    padded = triton.next_power_of_2(width)
+    together = max(1, min(64, ENTRIES // padded))
     _combine[(n, groups)](
         mean, deviation, weight.contiguous(), weight if bias is None else bias.contiguous(), scale, shift,
         rows, channels, pieces, width, eps,
-        BIAS=bias is not None, LOOPS=loops(pieces, TOGETHER), PIECE=PIECE, TOGETHER=TOGETHER,
-        WIDTH=triton.next_power_of_2(width),
+        BIAS=bias is not None, LOOPS=loops(pieces, together), PIECE=PIECE, TOGETHER=together, WIDTH=padded,
     )  # fmt: skip
     _apply[grid](tokens, out, scale, shift, rows, channels, pieces, *layout, SILU=silu, PIECE=PIECE, BLOCK=block)
     return out
