@@ -45,12 +45,21 @@ def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def scoped_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights, act=None) -> Tensor:
-    """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation."""
-    if wanted() and not norm._forward_hooks:
+def scoped_group_norm(
+    norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights, act=None, added: Tensor | None = None
+) -> Tensor:
+    """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation.
+
+    A vector (B, C) per clip or (B*F, C) per frame is added to x before.
+    """
+    clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
+    fused = wanted() and not norm._forward_hooks
+    if added is not None and not (fused and clips % added.shape[0] == 0):
+        x, added = add_per_row(x, added), None
+    if fused:
         n, c, h, w = x.shape
-        tokens = x.permute(0, 2, 3, 1).reshape(n if scope == "frame" else n // frames, -1, c)
-        out = group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps, silu=act is F.silu)
+        tokens = x.permute(0, 2, 3, 1).reshape(clips, -1, c)
+        out = group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
         out = from_tokens(out.reshape(n, h * w, c), h, w)
         return out if act in (None, F.silu) else act(out)
     out = _plain_group_norm(norm, x, frames, scope)
@@ -141,8 +150,8 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         frames, scope = call.frames, call.resnet_norm_scope
         hidden = scoped_group_norm(self.norm1, x, frames, scope, self.weights, self.act)
-        hidden = add_per_row(self.conv1(hidden), self.time_emb_proj(call.temb))
-        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act)
+        hidden, added = self.conv1(hidden), self.time_emb_proj(call.temb)
+        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act, added)
         hidden = self.conv2(hidden)
         skip = x if self.conv_shortcut is None else self.conv_shortcut(x)
         out = skip + hidden

@@ -37,7 +37,7 @@ def operators():
     hidden, skip = pictures(1, 4, 3, 3), pictures(1, 6, 3, 3)
     return {
         "temporal_attention": (temporal_attention_kernel, (*views, 0.3, random(1, 1, 5, 5))),
-        "group_norm": (group_norm_kernel, (tokens[0], random(8), random(8), 4, 1e-6, True)),
+        "group_norm": (group_norm_kernel, (tokens[0], random(8), random(8), 4, 1e-6, True, random(1, 8))),
         "geglu": (geglu_kernel, (tokens,)),
         "layer_norm": (layer_norm_kernel, (tokens, random(8), None, random(2, 8), 1e-5)),
         "add_layer_norm": (add_layer_norm_kernel, (tokens, random(1, 2, 5, 8), random(8), random(8), None, 1e-5)),
@@ -124,7 +124,9 @@ def test_constraints_name_what_does_not_fit():
     assert "does not broadcast" in found["temporal_attention"].declines(q, q, q, random(1, 1, 5, 4))
     assert found["geglu"].declines(random(8, 6).t()) == "its last axis is strided"
     assert found["geglu"].declines(random(4, 6, 8)[:, :3]) == "its rows lie at several distances"
-    assert found["group_norm"].declines(random(2, 8, 5).transpose(1, 2), None, None) == "its channels are strided"
+    strided = random(2, 8, 5).transpose(1, 2)
+    assert found["group_norm"].declines(strided, None, None, None) == "its channels are strided"
+    assert "not one row of each" in found["group_norm"].declines(random(3, 5, 8), None, None, random(2, 8))
     x = random(2, 3, 5, 8)
     assert found["layer_norm"].declines(x, random(8), None, None, x[:1]) == "the residual differs in shape or dtype"
     assert "not one of each frame" in found["layer_norm"].declines(x, random(8), None, random(2, 8), None)
@@ -132,7 +134,7 @@ def test_constraints_name_what_does_not_fit():
     plain = random(1, 4, 3, 3)
     assert found["freeu"].declines(plain, plain, None) == "in channels-last memory its last axis is strided"
     meta = torch.empty(8, device="meta")
-    assert found["group_norm"].declines(random(2, 3, 8), meta, None) == "its tensors are on several devices"
+    assert found["group_norm"].declines(random(2, 3, 8), meta, None, None) == "its tensors are on several devices"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -89,6 +89,14 @@ def test_group_norm_of_more_pieces_than_are_combined_at_once():
     assert_as_exact_as(group_norm(*arguments), group_norm_eager(*arguments), group_norm_eager(*double(*arguments)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("each", [1, 3])
+def test_group_norm_behind_a_vector_of_each_clip(each, dtype):
+    tokens, added = random(2 * each, 67, 15, dtype=dtype, strided=True), random(2, 15, dtype=dtype, strided=True)
+    arguments = tokens, random(15, dtype=dtype), random(15, dtype=dtype), 5, 1e-6, True, added.mul_(20)
+    assert_as_exact_as(group_norm(*arguments), group_norm_eager(*arguments), group_norm_eager(*double(*arguments)))
+
+
 @pytest.mark.parametrize("dim", [0, 1])
 def test_group_norm_reads_far_apart_entries(dim):
     tokens, weight, bias = random(3, 5, 8, dtype=torch.float16), random(8), random(8)

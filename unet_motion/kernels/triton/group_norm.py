@@ -38,22 +38,30 @@ def _statistics(x, mean, deviation, rows, channels, pieces, x_n, x_row, PIECE: t
 
 @triton.jit
 def _combine(
-    mean, deviation, weight, bias, scale, shift, rows, channels, pieces, width, eps,
-    BIAS: tl.constexpr, LOOPS: tl.constexpr, PIECE: tl.constexpr, TOGETHER: tl.constexpr, WIDTH: tl.constexpr,
+    mean, deviation, weight, bias, added, scale, shift, rows, channels, pieces, width, each, added_row, eps,
+    BIAS: tl.constexpr, ADD: tl.constexpr, LOOPS: tl.constexpr, PIECE: tl.constexpr, TOGETHER: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Scale and shift of one group's channels from the pieces' means and squared deviations (Chan et al., 1979)."""
+    """Scale and shift of one group's channels from the pieces' means and squared deviations (Chan et al., 1979).
+
+    What is added to a whole channel moves its means and no deviation: no pass over the tokens has to know it.
+    """
     n = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
     held = column < width
     channel = tl.program_id(1) * width + column
     size = rows * 1.0 * width
+    move = tl.zeros((WIDTH,), tl.float32)
+    if ADD:
+        move += tl.load(added + (n // each) * added_row + channel, mask=held, other=0.0).to(tl.float32)
     total = tl.zeros((TOGETHER, WIDTH), tl.float32)
     for i in range(LOOPS):
         piece = i * TOGETHER + tl.arange(0, TOGETHER)
         inside = (piece < pieces)[:, None] & held[None, :]
         place = (n * pieces + piece)[:, None] * channels + channel[None, :]
         count = tl.minimum(rows - piece * PIECE, PIECE).to(tl.float32)
-        total += tl.load(mean + place, mask=inside, other=0.0) * count[:, None]
+        average = tl.load(mean + place, mask=inside, other=0.0) + move[None, :]
+        total += tl.where(inside, average * count[:, None], 0.0)
     whole = tl.sum(tl.sum(total, axis=1), axis=0) / size
     total = tl.zeros((TOGETHER, WIDTH), tl.float32)
     for i in range(LOOPS):
@@ -61,12 +69,12 @@ def _combine(
         inside = (piece < pieces)[:, None] & held[None, :]
         place = (n * pieces + piece)[:, None] * channels + channel[None, :]
         count = tl.minimum(rows - piece * PIECE, PIECE).to(tl.float32)
-        apart = tl.load(mean + place, mask=inside, other=0.0) - whole
+        apart = tl.load(mean + place, mask=inside, other=0.0) + move[None, :] - whole
         spread = tl.load(deviation + place, mask=inside, other=0.0)
         total += tl.where(inside, spread + apart * apart * count[:, None], 0.0)
     rate = 1.0 / tl.sqrt(tl.sum(tl.sum(total, axis=1), axis=0) / size + eps)
     a = tl.load(weight + channel, mask=held, other=0.0).to(tl.float32) * rate
-    b = -whole * a
+    b = (move - whole) * a
     if BIAS:
         b += tl.load(bias + channel, mask=held, other=0.0).to(tl.float32)
     tl.store(scale + n * channels + channel, a, mask=held)
@@ -91,8 +99,10 @@ def _apply(
     tl.store(out + (n * rows + row)[:, None] * channels + column[None, :], y.to(out.dtype.element_ty), mask=inside)
 
 
-def launch(tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool) -> Tensor:
-    """tokens (N, M, C) with dense channels."""
+def launch(
+    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool, added: Tensor | None
+) -> Tensor:
+    """tokens (N, M, C) and added (R, C), with dense channels."""
     n, rows, channels = tokens.shape
     out = tokens.new_empty(tokens.shape)
     if not out.numel():
@@ -107,9 +117,11 @@ def launch(tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps
     padded = triton.next_power_of_2(width)
     together = max(1, min(64, ENTRIES // padded))
     _combine[(n, groups)](
-        mean, deviation, weight.contiguous(), weight if bias is None else bias.contiguous(), scale, shift,
-        rows, channels, pieces, width, eps,
-        BIAS=bias is not None, LOOPS=loops(pieces, together), PIECE=PIECE, TOGETHER=together, WIDTH=padded,
+        mean, deviation, weight.contiguous(), weight if bias is None else bias.contiguous(),
+        weight if added is None else added, scale, shift, rows, channels, pieces, width,
+        1 if added is None else n // added.shape[0], 0 if added is None else added.stride(0), eps,
+        BIAS=bias is not None, ADD=added is not None, LOOPS=loops(pieces, together), PIECE=PIECE, TOGETHER=together,
+        WIDTH=padded,
     )  # fmt: skip
     _apply[grid](tokens, out, scale, shift, rows, channels, pieces, *layout, SILU=silu, PIECE=PIECE, BLOCK=block)
     return out
