@@ -19,6 +19,7 @@ from unet_motion.kernels.temporal_attention import (
     temporal_attention_eager,
     temporal_attention_kernel,
 )
+from unet_motion.layers import scoped_group_norm, summed_layer_norm
 from unet_motion.processors import PROCESSORS
 
 NAMES = ("freeu", "geglu", "group_norm", "layer_norm", "temporal_attention")
@@ -96,6 +97,29 @@ def test_weights_alone_may_need_gradients():
         weight = random(8).requires_grad_()
         function(weight).sum().backward()
         assert weight.grad is not None
+
+
+@torch.no_grad()
+def test_norms_read_their_weights_through_the_host_and_call_a_layer_that_has_a_hook():
+    layer, group = torch.nn.LayerNorm(8, device=DEVICE), torch.nn.GroupNorm(2, 8, device=DEVICE)
+    tokens, change, x, vector = random(1, 2, 3, 8), random(1, 2, 3, 8), pictures(2, 8, 3, 3), random(1, 8)
+
+    def patched(module, _):
+        return module.weight * 3, module.bias + 1
+
+    results = {}
+    for mode in ("triton", "eager"):
+        with kernels.use(mode):
+            results[mode] = (
+                summed_layer_norm(layer, patched, tokens, change)[1],
+                scoped_group_norm(group, x, 2, "clip", patched, None, vector),
+            )
+    for patched_norm, plain in zip(*results.values(), strict=True):
+        torch.testing.assert_close(patched_norm, 3 * plain + 1, rtol=1e-4, atol=1e-4)
+    for norm in (layer, group):
+        norm.register_forward_hook(lambda module, args, out: out * 0)
+    assert summed_layer_norm(layer, patched, tokens, change)[1].abs().sum() == 0
+    assert scoped_group_norm(group, x, 2, "clip", patched, None, vector).abs().sum() == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
