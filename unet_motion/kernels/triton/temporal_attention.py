@@ -35,7 +35,7 @@ def _attention(
     v_row = v + head * v_h + (n * v_n + f * v_f)[:, None]
     out_row = out + head * o_h + (n * o_n + f * o_f)[:, None]
     scores = tl.zeros((TILE, TILE), tl.float32)
-    for chunk in tl.static_range(CHUNKS):
+    for chunk in tl.range(CHUNKS, num_stages=1):
         column = (chunk * CHUNK + tl.arange(0, CHUNK)).to(tl.int64)[None, :]
         both = inside[:, None] & (column < width)
         queries = tl.load(q_row + column * q_d, mask=both, other=0.0)
@@ -53,7 +53,7 @@ def _attention(
     scores = tl.where(together, scores, float("-inf"))
     weights = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     total = tl.sum(weights, axis=1)
-    for chunk in tl.static_range(CHUNKS):
+    for chunk in tl.range(CHUNKS, num_stages=1):
         column = (chunk * CHUNK + tl.arange(0, CHUNK)).to(tl.int64)[None, :]
         both = inside[:, None] & (column < width)
         values = tl.load(v_row + column * v_d, mask=both, other=0.0)
