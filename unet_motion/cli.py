@@ -22,6 +22,7 @@ COMMANDS = {
     "train": (".training.cli", "train motion modules on your clips, or the bundled model"),
     "evaluate": (".training.cli", "measure what the bundled model draws"),
     "bench": (".bench.cli", "time this UNet beside diffusers' with the same weights"),
+    "kernels": (".kernels.cli", "tell which code each operation runs on this machine, and why not a faster one"),
 }
 
 

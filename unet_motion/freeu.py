@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .kernels.freeu import FREEU, freeu_concat_kernel
+
 
 @dataclass(frozen=True)
 class FreeU:
@@ -86,8 +88,17 @@ def freeu_concat(hidden: Tensor, skip: Tensor, freeu: FreeU | None, resolution: 
     factors = freeu.factors(resolution) if freeu is not None else None
     if factors is None:
         return torch.cat([hidden, skip], dim=1)
-    b, s = factors
+    structure = freeu.version == "v2"
+    if FREEU.runs(hidden, skip, freeu.active):
+        return freeu_concat_kernel(hidden, skip, *factors, structure, freeu.active)
+    return freeu_concat_eager(hidden, skip, *factors, structure, freeu.active)
+
+
+def freeu_concat_eager(
+    hidden: Tensor, skip: Tensor, b: float, s: float, structure: bool, active: Tensor | None
+) -> Tensor:
+    """The plain twin of the kernel in ``kernels/freeu.py``, with its arguments."""
     half = hidden.shape[1] // 2
-    factor = _backbone_factor(hidden, b) if freeu.version == "v2" else b
+    factor = _backbone_factor(hidden, b) if structure else b
     out = torch.cat([hidden[:, :half] * factor, hidden[:, half:], scale_low_frequencies(skip, s)], dim=1)
-    return out if freeu.active is None else torch.where(freeu.active, out, torch.cat([hidden, skip], dim=1))
+    return out if active is None else torch.where(active, out, torch.cat([hidden, skip], dim=1))

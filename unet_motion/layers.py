@@ -18,6 +18,7 @@ from .factory import LayerFactory, Weights
 from .kernels.dispatch import wanted
 from .kernels.geglu import geglu
 from .kernels.group_norm import group_norm
+from .kernels.layer_norm import layer_norm
 from .low_rank import LowRank
 from .options import Call
 
@@ -45,16 +46,38 @@ def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def scoped_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights, act=None) -> Tensor:
-    """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation."""
-    if wanted() and not norm._forward_hooks:
+def scoped_group_norm(
+    norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights, act=None, added: Tensor | None = None
+) -> Tensor:
+    """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation.
+
+    A vector (B, C) per clip or (B*F, C) per frame is added to x before.
+    """
+    clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
+    fused = wanted() and not norm._forward_hooks
+    if added is not None and not (fused and clips % added.shape[0] == 0):
+        x, added = add_per_row(x, added), None
+    if fused:
         n, c, h, w = x.shape
-        tokens = x.permute(0, 2, 3, 1).reshape(n if scope == "frame" else n // frames, -1, c)
-        out = group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps, silu=act is F.silu)
+        tokens = x.permute(0, 2, 3, 1).reshape(clips, -1, c)
+        out = group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
         out = from_tokens(out.reshape(n, h * w, c), h, w)
         return out if act in (None, F.silu) else act(out)
     out = _plain_group_norm(norm, x, frames, scope)
     return out if act is None else act(out)
+
+
+def summed_layer_norm(
+    norm: nn.Module, weights: Weights, tokens: Tensor, added: Tensor | None = None, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """tokens + added, and the layer norm of it; rows (F, 1, C) are added to the norm of tokens (B, F, P, C)."""
+    if wanted() and not norm._forward_hooks:
+        table = None if rows is None else rows[:, 0]
+        return layer_norm(tokens, *weights(norm, tokens), norm.eps, table, added)
+    if added is not None:
+        tokens = tokens + added
+    out = norm(tokens)
+    return tokens, out if rows is None else out + rows
 
 
 def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
@@ -128,8 +151,8 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         frames, scope = call.frames, call.resnet_norm_scope
         hidden = scoped_group_norm(self.norm1, x, frames, scope, self.weights, self.act)
-        hidden = add_per_row(convolve(self.conv1, hidden, self.weights), self.time_emb_proj(call.temb))
-        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act)
+        hidden, added = convolve(self.conv1, hidden, self.weights), self.time_emb_proj(call.temb)
+        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act, added)
         hidden = convolve(self.conv2, hidden, self.weights)
         skip = x if self.conv_shortcut is None else self.conv_shortcut(x)
         out = skip + hidden
@@ -247,6 +270,7 @@ class BasicTransformerBlock(nn.Module):
         self.norm2 = make.layer_norm(width)
         self.attn2 = Attention(make, width, heads, head_dim, cross_attention_dim)
         self.norm3 = make.layer_norm(width)
+        self.weights = make.weights
         self.ff = FeedForward(make, width)
 
     def forward(self, tokens: Tensor, call: Call) -> Tensor:
@@ -256,9 +280,15 @@ class BasicTransformerBlock(nn.Module):
         return call.hooks.transformer_block(self, tokens, call, lambda t: self.plain(t, call))
 
     def plain(self, tokens: Tensor, call: Call) -> Tensor:
-        tokens = tokens + self.attn1.spatial(self.norm1(tokens), call, cross=False)
-        tokens = tokens + self.attn2.spatial(self.norm2(tokens), call, cross=True)
-        return tokens + self.feed_forward(self.norm3(tokens), call)
+        tokens, normed = summed_layer_norm(self.norm1, self.weights, tokens)
+        # What attention gives has no name here, so that it is freed before the feed-forward layer runs.
+        tokens, normed = summed_layer_norm(
+            self.norm2, self.weights, tokens, self.attn1.spatial(normed, call, cross=False)
+        )
+        tokens, normed = summed_layer_norm(
+            self.norm3, self.weights, tokens, self.attn2.spatial(normed, call, cross=True)
+        )
+        return tokens + self.feed_forward(normed, call)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""

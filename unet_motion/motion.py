@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .config import MotionAdapterConfig
 from .factory import LayerFactory, make_factory
-from .layers import FeedForward, scoped_group_norm
+from .layers import FeedForward, scoped_group_norm, summed_layer_norm
 from .options import Call
 
 
@@ -58,14 +58,16 @@ class MotionTransformerBlock(nn.Module):
         self.norm2 = make.layer_norm(width)
         self.attn2 = Attention(make, width, heads, head_dim)
         self.norm3 = make.layer_norm(width)
+        self.weights = make.weights
         self.ff = FeedForward(make, width)
 
     def forward(self, tokens: Tensor, call: Call) -> Tensor:
         """tokens (B, F, P, C)."""
         rows = self.pos_embed.rows(call.frames, call.positions, tokens)
-        tokens = tokens + self.attn1.temporal(self.norm1(tokens) + rows, call)
-        tokens = tokens + self.attn2.temporal(self.norm2(tokens) + rows, call)
-        return tokens + self.feed_forward(self.norm3(tokens), call)
+        tokens, normed = summed_layer_norm(self.norm1, self.weights, tokens, None, rows)
+        tokens, normed = summed_layer_norm(self.norm2, self.weights, tokens, self.attn1.temporal(normed, call), rows)
+        tokens, normed = summed_layer_norm(self.norm3, self.weights, tokens, self.attn2.temporal(normed, call))
+        return tokens + self.feed_forward(normed, call)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""

@@ -24,13 +24,39 @@ MAX_BATCH = 32768
 """Rows per call of a fused kernel: some put the batch on a grid axis that ends at 65535."""
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
 class AttentionProcessor:
-    """Base of the named processors."""
+    """Base of the named processors.
+
+    Attributes:
+        dtypes: that it takes by type of device, any where a type is not named.
+        capability: least compute capability of an NVIDIA GPU.
+        most_channels: of a head on a GPU, None where any number is right.
+        without_masks: types of device where it takes no mask.
+    """
 
     name = ""
+    dtypes: Mapping[str, tuple[torch.dtype, ...]] = {}
+    capability: tuple[int, int] = (0, 0)
+    most_channels: int | None = None
+    without_masks: tuple[str, ...] = ()
 
     def unavailable(self, device: torch.device) -> str | None:
         """Why this processor cannot run on ``device``, or None."""
+        return None
+
+    def declines(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why this processor cannot run on ``device`` in ``dtype``, or None."""
+        if reason := self.unavailable(device):
+            return reason
+        if dtype not in self.dtypes.get(device.type, (dtype,)):
+            return f"no kernel for {dtype} on {device.type}"
+        if device.type == "cuda" and torch.version.hip is None:
+            found = torch.cuda.get_device_capability(device)
+            if found < self.capability:
+                return "it needs compute capability {}.{}, found {}.{}".format(*self.capability, *found)
         return None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -141,6 +167,10 @@ class FlashProcessor(AttentionProcessor):
     """The flash-attention kernel of torch, and no other (on CUDA: float16 or bfloat16, no mask)."""
 
     name = "flash"
+    dtypes = {"cuda": HALF, "cpu": (torch.float32, torch.float64, *HALF)}
+    capability = (8, 0)
+    most_channels = 256
+    without_masks = ("cuda",)
 
     def unavailable(self, device):
         return None if device.type in ("cpu", "cuda") else f"torch has no flash attention on {device.type}"
@@ -191,6 +221,7 @@ class XFormersProcessor(AttentionProcessor):
     """xformers' memory_efficient_attention (package ``xformers``)."""
 
     name = "xformers"
+    dtypes = {"cuda": (torch.float32, *HALF)}
 
     def unavailable(self, device):
         return None if device.type == "cuda" else f"xformers has no kernels for {device.type}"
@@ -211,6 +242,10 @@ class SageProcessor(AttentionProcessor):
     """SageAttention's 8-bit attention (package ``sageattention``): faster, not exact; no mask."""
 
     name = "sage"
+    dtypes = {"cuda": HALF}
+    capability = (8, 0)
+    most_channels = 128
+    without_masks = ("cuda",)
 
     def unavailable(self, device):
         return None if device.type == "cuda" else f"sageattention has no kernels for {device.type}"
@@ -229,18 +264,26 @@ class SageProcessor(AttentionProcessor):
 class TritonProcessor(SDPAProcessor):
     """This project's Triton kernel for sequences of up to 64 entries, such as the frames of each pixel.
 
-    Longer sequences, masks and calls that need gradients run as ``sdpa``.
+    Longer sequences and calls that need gradients run as ``sdpa``.
     """
 
     name = "triton"
+
+    def declines(self, device, dtype):
+        reason = self.unavailable(device)
+        return reason or (None if dtype in KERNELS["temporal_attention"].dtypes else f"no kernel for {dtype}")
 
     def unavailable(self, device):
         return triton_unavailable(device)
 
     def attend(self, query, key, value, mask, scale):
-        if mask is not None or KERNELS["temporal_attention"].declines(query, key, value):
+        if KERNELS["temporal_attention"].declines(query, key, value, mask):
             return super().attend(query, key, value, mask, scale)
-        return temporal_attention_kernel(query, key, value, scale)
+        return temporal_attention_kernel(query, key, value, scale, mask)
+
+
+OPTIONAL = {XFormersProcessor: "xformers", SageProcessor: "sageattention"}
+"""Processors that are there where their package is installed."""
 
 
 def _registry() -> dict[str, AttentionProcessor]:
@@ -254,7 +297,7 @@ def _registry() -> dict[str, AttentionProcessor]:
         TritonProcessor(),
     )
     processors = {p.name: p for p in built_in}
-    for package, kind in (("xformers", XFormersProcessor), ("sageattention", SageProcessor)):
+    for kind, package in OPTIONAL.items():
         if importlib.util.find_spec(package) is not None:
             processors[kind.name] = kind()
     return processors

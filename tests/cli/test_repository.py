@@ -25,7 +25,10 @@ OPTIONAL_IMPORTS = {
     "av": {"unet_motion/training/clips.py", "unet_motion/video_metadata.py"},
     "xformers": {"unet_motion/processors.py"},
     "sageattention": {"unet_motion/processors.py"},
-    "triton": {f"unet_motion/kernels/triton/{name}.py" for name in ("geglu", "group_norm", "temporal_attention")},
+    "triton": {
+        f"unet_motion/kernels/triton/{name}.py"
+        for name in ("freeu", "geglu", "group_norm", "layer_norm", "pieces", "temporal_attention")
+    },
     "diffusers": {f"unet_motion/bench/{name}.py" for name in ("cases", "cli", "nets", "report")},
 }
 

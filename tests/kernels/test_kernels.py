@@ -1,4 +1,4 @@
-"""Runs check_kernels.py in a process of its own: Triton decides at its import whether it interprets kernels."""
+"""Runs the check_*.py files in a process of their own: Triton decides at its import whether it interprets kernels."""
 
 import os
 import subprocess
@@ -16,7 +16,21 @@ def test_kernels_against_their_twins():
     environ = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
     if not torch.cuda.is_available():
         environ["TRITON_INTERPRET"] = "1"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "check_kernels.py")]
+    checks = map(str, sorted(HERE.glob("check_*.py")))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *checks]
     run = subprocess.run(command, cwd=HERE.parent.parent, env=environ, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stdout + run.stderr
     assert " passed" in run.stdout and "skipped" not in run.stdout, run.stdout
+
+
+def test_kernels_compile_for_a_gpu_that_is_not_at_hand(tmp_path):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    environ = {**os.environ, "PYTHONPATH": str(HERE.parent.parent), "TRITON_CACHE_DIR": str(tmp_path)}
+    environ.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, str(HERE / "compile_kernels.py"), "80"]
+    run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stdout + run.stderr
+    names = {line.split()[0] for line in run.stdout.splitlines()}
+    assert len(names) == 9, names
+    # A block of threads of compute capability 8.0 has 163 KiB.
+    assert all(int(line.split()[-2]) <= 163 * 1024 for line in run.stdout.splitlines())

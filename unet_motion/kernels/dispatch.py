@@ -55,25 +55,30 @@ class Kernel:
     Attributes:
         name: of the operation.
         dtypes: that it takes.
-        fits: the operation's own constraint: its arguments -> why they do not fit, or None.
+        by_processor: whether an attention processor runs it, rather than the mode of `use`.
+        fits: the operation's own constraint: its tensors, None where one is left out -> why they do not fit, or None.
     """
 
     name: str
     dtypes: tuple[torch.dtype, ...] = HALF_AND_SINGLE
+    by_processor: bool = False
     fits: Callable[..., str | None] = lambda *_: None
     _told: set[str] = field(default_factory=set, repr=False)
 
-    def declines(self, *tensors: Tensor) -> str | None:
-        """Why this kernel does not run on the tensors, or None."""
-        first = tensors[0]
+    def declines(self, *tensors: Tensor | None) -> str | None:
+        """Why this kernel does not run on the tensors, or None; an argument that is left out is None."""
+        given = [t for t in tensors if t is not None]
+        first = given[0]
         reason = unavailable(first.device)
         if reason is None and first.dtype not in self.dtypes:
             reason = f"no kernel for {first.dtype}"
-        if reason is None and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        if reason is None and any(t.device != first.device for t in given):
+            reason = "its tensors are on several devices"
+        if reason is None and torch.is_grad_enabled() and any(t.requires_grad for t in given):
             reason = "gradients are asked for"
         return reason or self.fits(*tensors)
 
-    def runs(self, *tensors: Tensor) -> bool:
+    def runs(self, *tensors: Tensor | None) -> bool:
         """Whether the kernel is wanted and fits; the first decline for each reason is logged."""
         if not wanted():
             return False
@@ -105,21 +110,18 @@ def _triton_is_there() -> bool:
 
 def unavailable(device: torch.device) -> str | None:
     """Why no Triton kernel can run on a device, or None."""
+    return _unavailable(device.type, device.index)
+
+
+# torch.compile takes the answer as it is: the search for a package cannot be traced.
+@torch.compiler.assume_constant_result
+def _unavailable(kind: str, index: int | None) -> str | None:
     if not _triton_is_there():
         return "Triton is not installed"
     if interpreted():
-        return None if device.type == "cpu" else "Triton's interpreter computes on the CPU"
-    if device.type != "cuda":
-        return f"Triton has no backend here for {device.type}"
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+        return None if kind == "cpu" else "Triton's interpreter computes on the CPU"
+    if kind != "cuda":
+        return f"Triton has no backend here for {kind}"
+    if torch.version.hip is None and torch.cuda.get_device_capability(index) < (7, 0):
         return "Triton needs compute capability 7.0"
     return None
-
-
-def report(device: torch.device | str | None = None) -> dict[str, str]:
-    """Per operation which path it takes on a device (default: the GPU where there is one), and why."""
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    reason = unavailable(device)
-    if reason is None and current_mode() == "eager":
-        reason = 'not asked for (use("triton") or UNET_MOTION_KERNELS=triton)'
-    return dict.fromkeys(KERNELS, f"eager: {reason}" if reason else "triton")

@@ -7,13 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dispatch import kernel
+from .strides import not_rows
 
-_fits = kernel("geglu", fits=lambda x: None if x.stride(-1) == 1 else "its last axis is strided")
+_fits = kernel("geglu", fits=not_rows)
 
 
 def geglu(x: Tensor) -> Tensor:
-    """x (..., 2 * H) -> (..., H); the first half times the exact gelu of the second."""
-    return _triton_geglu(x) if _fits.runs(x) else geglu_eager(x)
+    """The first half of the channels times the exact gelu of the second, computed in float32.
+
+    Args:
+        x: (..., 2 * H), float16, bfloat16 or float32.
+
+    Returns:
+        (..., H) in x's dtype.
+    """
+    return geglu_kernel(x) if _fits.runs(x) else geglu_eager(x)
 
 
 def geglu_eager(x: Tensor) -> Tensor:
@@ -23,12 +31,12 @@ def geglu_eager(x: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("unet_motion::geglu", mutates_args=())
-def _triton_geglu(x: Tensor) -> Tensor:
+def geglu_kernel(x: Tensor) -> Tensor:
     from .triton.geglu import launch
 
     return launch(x)
 
 
-@_triton_geglu.register_fake
+@geglu_kernel.register_fake
 def _(x: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)

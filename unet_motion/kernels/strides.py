@@ -1,0 +1,27 @@
+"""Memory layouts that kernels over rows of channels take."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def row_stride(x: Tensor) -> int | None:
+    """The distance between neighbouring rows of x (..., C) where one number gives it for all, else None."""
+    step = whole = None
+    for size, stride in zip(reversed(x.shape[:-1]), reversed(x.stride()[:-1]), strict=True):
+        if size == 1:
+            continue
+        if step is None:
+            step, whole = stride, stride * size
+        elif stride == whole:
+            whole *= size
+        else:
+            return None
+    return x.shape[-1] if step is None else step
+
+
+def not_rows(x: Tensor) -> str | None:
+    """Why x (..., C) is not rows of dense channels at one distance, or None."""
+    if x.stride(-1) != 1 and x.shape[-1] != 1:
+        return "its last axis is strided"
+    return "its rows lie at several distances" if row_stride(x) is None else None
