@@ -16,6 +16,7 @@ from tests.formats.files import (
     unet2d,
     write,
 )
+from tests.formats.published import encoder_state
 from tests.formats.test_kinds import to_hotshot
 from unet_motion import MotionAdapter, UNetMotionModel, load_motion_module, load_unet
 from unet_motion.cli import main
@@ -30,7 +31,9 @@ def sources():
     v3 = adapter(**FOUR, use_motion_mid_block=False).half().state_dict()
     yield "v3", "original", to_original(v3)
     yield "adapter", "diffusers", dict(v3)
-    yield "lcm", "original", {k: v for k, v in to_original(adapter(**FOUR).state_dict()).items() if "pos_enc" not in k}
+    lcm = {k: v for k, v in to_original(adapter(**FOUR).state_dict()).items() if "pos_enc" not in k}
+    yield "lcm", "original", lcm
+    yield "lcm_i2v", "original", {**lcm, **encoder_state(FOUR["block_out_channels"])}
     pia = adapter(**FOUR, conv_in_channels=9).state_dict()
     yield "pia", "original", {k if k.startswith("conv_in") else k: v for k, v in _pia(pia).items()}
     yield "hotshot", "hotshot", to_hotshot(adapter(**THREE).bfloat16().state_dict())

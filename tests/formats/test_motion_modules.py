@@ -202,9 +202,6 @@ def test_a_missing_and_an_extra_tensor_are_named(tmp_path):
         load_motion_module(write(tmp_path / "a.safetensors", short))
     with pytest.raises(KeyMismatchError, match=r"1 not expected: odd_embedding\.linear\.weight"):
         load_motion_module(write(tmp_path / "a.safetensors", {**state, "odd_embedding.linear.weight": torch.zeros(2)}))
-    down_only = {k: v for k, v in state.items() if k.startswith("down_blocks")}
-    with pytest.raises(KeyMismatchError, match="2 down blocks and 0 up blocks"):
-        load_motion_module(write(tmp_path / "a.safetensors", down_only))
     without_first = {k: v for k, v in state.items() if not k.startswith("down_blocks.0.motion_modules.0.")}
     with pytest.raises(KeyMismatchError, match=r"a\.safetensors: .*missing"):
         load_motion_module(write(tmp_path / "a.safetensors", without_first))

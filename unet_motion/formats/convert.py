@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..adapters import is_motion
 from ..atomic import atomic_file
 from ..config import UNetMotionConfig
 from .animatediff import check_same_tables, diffusers_to_animatediff
@@ -92,7 +93,7 @@ def _check_complete(opened: Opened, form: str) -> None:
     if opened.found.kind in UNET_KINDS:
         expected = unet_shapes(_unet_config(opened))
         if opened.found.kind not in MOTION_KINDS:
-            expected = {k: v for k, v in expected.items() if ".motion_modules." not in k}
+            expected = {k: v for k, v in expected.items() if not is_motion(k)}
     else:
         expected = adapter_shapes(_adapter(opened))
     wanted = without_absent(shapes, expected, opened.found.kind)
@@ -145,7 +146,7 @@ def _config(opened: Opened) -> dict[str, Any]:
     if opened.found.kind in MOTION_KINDS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            motion = {k: v for k, v in opened.shapes.items() if ".motion_modules." in k}
+            motion = {k: v for k, v in opened.shapes.items() if is_motion(k)}
             scopes = trained_scopes(opened, adapter_config(opened, motion))[1]
         return {"_class_name": config.class_name, **config.to_dict(), **dict(zip(SCOPE_FIELDS, scopes, strict=True))}
     return _unet2d_config(config)

@@ -15,7 +15,6 @@ KINDS: dict[str, str] = {
     "unet_motion": "a diffusers UNetMotionModel",
     "animatediff_unet": "an AnimateDiff training checkpoint (UNet and motion module)",
     "motion_module": "an AnimateDiff motion module",
-    "animatelcm_i2v": "an AnimateLCM-I2V motion module with an image encoder",
     "fancyvideo": "a FancyVideo motion module",
     "motion_adapter": "a diffusers MotionAdapter",
     "motion_lora": "a motion LoRA",
@@ -130,13 +129,9 @@ def _motion_modules(keys: list[str]) -> Detection | None:
     hotshot = next((match for key in keys if (match := _HOTSHOT.match(key))), None)
     if hotshot:
         return Detection("motion_module", hotshot[1], hotshot.string)
-    for kind, pattern in (
-        ("animatelcm_i2v", r"(.*\.)?img_encoder\."),
-        ("fancyvideo", r"(.*\.)?fps_embedding\.linear\."),
-    ):
-        extra = _find(keys, pattern)
-        if extra and any(_MOTION.search(key) for key in keys):
-            return Detection(kind, evidence=extra)
+    fancy = _find(keys, r"(.*\.)?fps_embedding\.linear\.")
+    if fancy and any(_MOTION.search(key) for key in keys):
+        return Detection("fancyvideo", evidence=fancy)
     for kind, anchor in (("motion_module", _ORIGINAL_MOTION), ("motion_adapter", _DIFFUSERS_MOTION)):
         prefix = prefix_before(keys, anchor)
         if prefix is not None:
