@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .animatelcm import AnimateLCMPicture
 from .host.paths import register_folders
 from .host.routes import register_routes
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
@@ -27,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     MotionSampler,
     SaveClip,
     LoadMotionLoRA,
+    AnimateLCMPicture,
 ]
 
 

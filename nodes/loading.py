@@ -132,7 +132,10 @@ class LoadMotionModule(io.ComfyNode):
         return make_schema(
             node_id="UNetMotion_LoadMotionModule",
             display_name="Load Motion Module",
-            description="Loads motion modules of AnimateDiff, HotshotXL, AnimateLCM or PIA, or a diffusers adapter.",
+            description=(
+                "Loads motion modules of AnimateDiff, HotshotXL, AnimateLCM, AnimateLCM-I2V or PIA, or a diffusers "
+                "adapter."
+            ),
             search_aliases=["animatediff", "motion adapter"],
             inputs=[
                 make_input(

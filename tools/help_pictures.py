@@ -81,6 +81,7 @@ SCENES = {
     "UNetMotion_AttentionProcessor": Scene({"model": APPLIED}, TO_SAMPLER),
     "UNetMotion_ForwardChunking": Scene({"model": APPLIED}, TO_SAMPLER, {"chunk_size": 4}),
     "UNetMotion_PIA": Scene({"model": APPLIED, "first_frame": ("VAEEncode", "LATENT")}, TO_SAMPLER),
+    "UNetMotion_AnimateLCMI2V": Scene({"model": APPLIED, "picture": ("VAEEncode", "LATENT")}, TO_SAMPLER),
     "UNetMotion_Sampler": Scene(
         {"model": BUNDLED, "positive": TEXT, "negative": TEXT, "latent_image": ("EmptyLatentImage", "LATENT")},
         {"VAEDecode": "samples"},

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import MotionAdapterConfig, UNetMotionConfig
+from .image_encoder import is_encoder
 from .ip_adapter import IPAdapterMixin
 from .motion import MotionAdapter, sinusoidal_table
 from .unet2d import unet2d_arguments
@@ -65,7 +66,7 @@ class AdapterMixin(IPAdapterMixin):
 
     def _load_image_weights(self, state: Mapping[str, Tensor]) -> None:
         missing, unexpected = self.load_state_dict(state, strict=False)
-        missing = [k for k in missing if ".motion_modules." not in k]
+        missing = [k for k in missing if not is_motion(k)]
         if missing or unexpected:
             raise ValueError(
                 f"the image UNet lacks {len(missing)} tensors of this network {missing[:3]} and has "
@@ -73,7 +74,7 @@ class AdapterMixin(IPAdapterMixin):
             )
 
     def load_motion_modules(self, motion_adapter: nn.Module | None) -> None:
-        """Copy the weights of an adapter (ours or diffusers') into the motion modules.
+        """Copy the weights of an adapter (ours or diffusers') into the motion modules, and its image encoder.
 
         The position table takes the adapter's length. An adapter without mid block leaves the mid block without
         motion, and the mid block of an adapter is left out by a UNet without motion there; both are warned about.
@@ -91,7 +92,7 @@ class AdapterMixin(IPAdapterMixin):
                 warnings.warn(
                     "the adapter's mid block is left out: the UNet has no motion modules there.", stacklevel=2
                 )
-        own = {k: v for k, v in self.state_dict().items() if ".motion_modules." in k}
+        own = {k: v for k, v in self.state_dict().items() if is_motion(k)}
         if self.mid_block.motion_modules is not None and not any(k.startswith("mid_block.") for k in state):
             warnings.warn("the adapter has no mid block: the UNet's mid block is left without motion.", stacklevel=2)
             mid = {k: v for k, v in own.items() if k.startswith("mid_block.")}
@@ -129,7 +130,7 @@ class AdapterMixin(IPAdapterMixin):
 
     def motion_adapter(self) -> MotionAdapter:
         """The motion modules as an adapter of their own, sharing the weights of this model."""
-        state = {k: v for k, v in self.state_dict().items() if ".motion_modules." in k}
+        state = {k: v for k, v in self.state_dict().items() if is_motion(k)}
         if self._adapter_conv_in:
             state.update({k: v for k, v in self.state_dict().items() if k.startswith("conv_in.")})
         adapter = MotionAdapter.from_config(self.motion_adapter_config(), dtype=self.dtype, device="meta")
@@ -153,6 +154,7 @@ class AdapterMixin(IPAdapterMixin):
             conv_in_channels=config.in_channels if self._adapter_conv_in else None,
             reverse_motion_transformer_layers_per_block=config.reverse_temporal_transformer_layers_per_block,
             reverse_motion_num_attention_heads=config.reverse_motion_num_attention_heads,
+            use_image_encoder=config.use_image_encoder,
         )
 
     def save_motion_modules(self, path: str | Path, **kwargs: Any) -> None:
@@ -174,6 +176,11 @@ class AdapterMixin(IPAdapterMixin):
         save_pretrained(self, path, **kwargs)
 
 
+def is_motion(name: str) -> bool:
+    """Whether a parameter of a UNet comes with its motion modules, rather than with the image UNet."""
+    return ".motion_modules." in name or is_encoder(name)
+
+
 def adapter_config(adapter: nn.Module) -> MotionAdapterConfig:
     """The configuration of an adapter of ours or of diffusers."""
     config = adapter.config
@@ -181,6 +188,8 @@ def adapter_config(adapter: nn.Module) -> MotionAdapterConfig:
 
 
 def _adapter_fields(values: dict[str, Any], config: MotionAdapterConfig) -> dict[str, Any]:
+    # What an image UNet's configuration leaves at its default is the same here.
+    values = {name: getattr(UNetMotionConfig, name) for name in UNetMotionConfig.field_names()} | values
     blocks = len(values["down_block_types"])
     if len(config.block_out_channels) != blocks:
         raise ValueError(
@@ -202,6 +211,7 @@ def _adapter_fields(values: dict[str, Any], config: MotionAdapterConfig) -> dict
         "temporal_transformer_layers_per_block": config.motion_transformer_layers_per_block,
         "reverse_temporal_transformer_layers_per_block": config.reverse_motion_transformer_layers_per_block,
         "temporal_transformer_layers_per_mid_block": config.motion_transformer_layers_per_mid_block,
+        "use_image_encoder": config.use_image_encoder,
     }
     if config.use_motion_mid_block and config.motion_mid_block_layers_per_block != 1:
         raise ValueError(

@@ -40,11 +40,13 @@ class _LayeredBlock(nn.Module):
             for heads, depth in zip(plan.motion_heads, plan.motion_depths, strict=True)
         )
 
-    def layer(self, i: int, x: Tensor, call: Call) -> Tensor:
-        """Layer ``i`` on x (B*F, C, H, W)."""
+    def layer(self, i: int, x: Tensor, call: Call, picture: Tensor | None = None) -> Tensor:
+        """Layer ``i`` on x (B*F, C, H, W); ``picture`` is added before its motion module."""
         x = call.run(self.resnets[i], x, call)
         if self.attentions is not None:
             x = self.attentions[i](x, call)
+        if picture is not None:
+            x = x + picture
         return call.run(self.motion_modules[i], x, call)
 
 
@@ -61,10 +63,10 @@ class DownBlock(_LayeredBlock):
         if plan.resample:
             self.downsamplers = nn.ModuleList([Downsample(make, plan.out_channels, config.downsample_padding)])
 
-    def forward(self, x: Tensor, call: Call, skips: Skips) -> Tensor:
+    def forward(self, x: Tensor, call: Call, skips: Skips, picture: Tensor | None = None) -> Tensor:
         for i in range(len(self.resnets)):
             skips.before()
-            x = skips.keep(self.layer(i, x, call))
+            x = skips.keep(self.layer(i, x, call, picture if i == 1 else None))
         if self.downsamplers is not None:
             skips.before()
             x = skips.keep(self.downsamplers[0](x))

@@ -62,7 +62,10 @@ class _ConfigBase:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields with tuples as lists, ready for JSON."""
-        return {name: _thaw(getattr(self, name)) for name in self.field_names()}
+        values = {name: _thaw(getattr(self, name)) for name in self.field_names()}
+        if not values["use_image_encoder"]:  # of which diffusers knows nothing
+            del values["use_image_encoder"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]):
@@ -196,6 +199,7 @@ class UNetMotionConfig(_ConfigBase):
     time_cond_proj_dim: int | None = None
     resnet_norm_scope: str = "frame"
     motion_norm_scope: str = "clip"
+    use_image_encoder: bool = False
 
     def __post_init__(self) -> None:
         self._freeze_fields()
@@ -411,6 +415,7 @@ class MotionAdapterConfig(_ConfigBase):
     conv_in_channels: int | None = None
     reverse_motion_transformer_layers_per_block: PerBlock | None = None
     reverse_motion_num_attention_heads: PerBlock | None = None
+    use_image_encoder: bool = False
 
     def __post_init__(self) -> None:
         self._freeze_fields()

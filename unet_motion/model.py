@@ -15,6 +15,7 @@ from .conditioning import build_text, expand_timestep, residual_for, text_time_v
 from .config import UNetMotionConfig
 from .factory import make_factory
 from .hooks import Hooks
+from .image_encoder import ImageEncoder, image_features
 from .layers import TimestepEmbedding, scoped_group_norm, timestep_sinusoid
 from .options import Call, ForwardOptions
 from .settings import SettingsMixin
@@ -77,6 +78,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         # Registered before the mid block, so that attn_processors has diffusers' order.
         self.up_blocks = nn.ModuleList(UpBlock(make, config, plan, i) for i, plan in enumerate(config.up_plans()))
         self.mid_block = MidBlock(make, config)
+        self.img_encoder = ImageEncoder(make, config.block_out_channels) if config.use_image_encoder else None
         self.conv_norm_out = make.group_norm(config.norm_num_groups, width, config.norm_eps)
         self.conv_out = make.conv(width, config.out_channels, 3, padding=1)
         self._init_settings()
@@ -113,7 +115,8 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             timestep_cond: (B, time_cond_proj_dim), added to the timestep's sinusoid.
             attention_mask: (B, L) or (B*F, L) over the text tokens; 1 or True keeps a token.
             cross_attention_kwargs: ``ip_adapter_masks``; ``scale`` is accepted and acts on nothing here.
-            added_cond_kwargs: ``text_embeds`` and ``time_ids`` (or both as one ``vector``), ``image_embeds``.
+            added_cond_kwargs: ``text_embeds`` and ``time_ids`` (or both as one ``vector``), ``image_embeds``,
+                ``image_latents`` and their ``image_motion_scale``.
             down_block_additional_residuals: one tensor per skip, broadcastable to (B*F, C, h, w).
             mid_block_additional_residual: broadcastable to the mid block's output.
             return_dict: return :class:`UNetMotionOutput` rather than a tuple.
@@ -170,8 +173,8 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         skips = Skips(call)
         skips.before()
         x = skips.keep(self.conv_in(sample.contiguous(memory_format=torch.channels_last)))
-        for block in self.down_blocks:
-            x = block(x, call, skips)
+        for block, picture in zip(self.down_blocks, call.pictures or (None,) * len(self.down_blocks), strict=True):
+            x = block(x, call, skips, picture)
         self._add_residuals(skips, given.down_block_additional_residuals)
         if call.hooks is not None:
             call.hooks.before_stage("middle", 0)
@@ -229,6 +232,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             call.text_keys = options.text_keys
             call.text_keys.start(given_text)
         self._apply_images(call, given)
+        call.pictures = image_features(self.img_encoder, given.added_cond_kwargs, batch, frames, sample)
         return call
 
     def _check_frames(self, frames: int, positions: Tensor | None) -> Tensor | None:

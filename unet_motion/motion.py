@@ -140,10 +140,13 @@ class MotionAdapter(nn.Module):
     def __init__(self, *args: Any, operations=None, dtype=None, device=None, **kwargs: Any):
         super().__init__()
         self.config = config = MotionAdapterConfig(*args, **kwargs)
+        from .image_encoder import ImageEncoder  # which needs this module's table
+
         make = make_factory(operations, None, dtype, device)
         groups, length = config.motion_norm_num_groups, config.motion_max_seq_length
         width = config.block_out_channels[0]
         self.conv_in = make.conv(config.conv_in_channels, width, 3, padding=1) if config.conv_in_channels else None
+        self.img_encoder = ImageEncoder(make, config.block_out_channels) if config.use_image_encoder else None
         self.down_blocks = nn.ModuleList(MotionModules(make, *layer, groups, length) for layer in config.down_layers())
         self.mid_block = None
         if config.use_motion_mid_block:

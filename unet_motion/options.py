@@ -95,6 +95,7 @@ class Call:
         text_mask: additive mask on the text, (B or B*F, 1, 1, L), or None.
         images: per IP-Adapter the projected image tokens, (B or B*F, n_images, T, D).
         image_masks: per IP-Adapter a mask (1 or B, n_images, H, W), or None.
+        pictures: the image encoder's map (B*F, C, h, w) for each down block, or None.
         low_rank: what motion LoRAs add in this call, or None.
     """
 
@@ -105,6 +106,7 @@ class Call:
     text_mask: Tensor | None = None
     images: list[Tensor] | None = None
     image_masks: list[Tensor] | None = None
+    pictures: tuple[Tensor, ...] | None = None
     resnet_norm_scope: str = "frame"
     motion_norm_scope: str = "clip"
     freeu: FreeU | None = None

@@ -150,8 +150,9 @@ class SettingsMixin:
     def freeze_unet2d_params(self) -> None:
         """Let only the motion modules train."""
         self.requires_grad_(False)
-        for module in self.motion_parts():
-            module.requires_grad_(True)
+        for module in (*self.motion_parts(), self.img_encoder):
+            if module is not None:
+                module.requires_grad_(True)
 
     def motion_parts(self) -> list[nn.Module]:
         """The ModuleLists of motion modules, from input to output."""

@@ -13,6 +13,7 @@ from .constants import from_words
 from .hooks import KEY, ComfyHooks, Places
 from .options import clip_frames, forward_options, publish_animation
 from .pia import with_first_frame
+from .picture import picture_inputs
 
 
 def _sequence(*modules: nn.Module | None) -> nn.Sequential:
@@ -85,6 +86,8 @@ def _motion(core: UNetMotionModel) -> nn.Module:
     motion.down_blocks = nn.ModuleList(holder(block) for block in core.down_blocks)
     motion.mid_block = holder(core.mid_block)
     motion.up_blocks = nn.ModuleList(holder(block) for block in core.up_blocks)
+    if core.img_encoder is not None:
+        motion.img_encoder = core.img_encoder
     return motion
 
 
@@ -170,11 +173,12 @@ class LDMView(nn.Module):
         frames = clip_frames(x, transformer_options)
         publish_animation(x, frames, transformer_options)
         hooks = ComfyHooks(self.places, transformer_options, x, timesteps, context, y, control)
+        added = picture_inputs(x, frames, self.core.config, transformer_options)
         return self.core.forward_frames(
             with_first_frame(x, frames, self.core.config, transformer_options),
             timesteps,
             context,
             num_frames=frames,
-            added_cond_kwargs=None if y is None else {"vector": y},
+            added_cond_kwargs=added if y is None else {"vector": y, **added},
             options=forward_options(x, transformer_options, timesteps, hooks),
         )

@@ -64,6 +64,31 @@ def small_motion(elsewhere) -> str:
 
 
 @pytest.fixture(scope="session")
+def files(elsewhere):
+    """A checkpoint (2.1 GB), a v2 motion module (0.9 GB), an empty one for SDXL, a ControlNet (0.7 GB), two LoRAs."""
+    from tests.comfyui.big_files import (
+        write_attention_lora,
+        write_controlnet,
+        write_lora,
+        write_motion_module,
+        write_sd15_checkpoint,
+    )
+    from unet_motion import MotionAdapterConfig
+
+    write_sd15_checkpoint(elsewhere / "checkpoints" / "sd15.safetensors")
+    modules = elsewhere / "animatediff_models"
+    write_motion_module(modules / "v2.safetensors", MotionAdapterConfig())
+    sdxl = MotionAdapterConfig(block_out_channels=(320, 640, 1280), use_motion_mid_block=False)
+    write_motion_module(modules / "sdxl.safetensors", sdxl, active=False)
+    write_lora(elsewhere / "loras" / "style.safetensors")
+    write_attention_lora(elsewhere / "loras" / "every attention.safetensors")
+    write_controlnet(elsewhere / "controlnet" / "canny.safetensors")
+    yield
+    for name in ("checkpoints/sd15", "animatediff_models/v2", "animatediff_models/sdxl", "controlnet/canny"):
+        (elsewhere / f"{name}.safetensors").unlink()
+
+
+@pytest.fixture(scope="session")
 def server(installation, elsewhere, tmp_path_factory):
     base = tmp_path_factory.mktemp(f"comfyui-{installation.version}")
     server = Server(installation, base, ("--extra-model-paths-config", str(elsewhere / "extra_model_paths.yaml")))

@@ -29,6 +29,7 @@ WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
 FOLDERS = {
     "CheckpointLoaderSimple": "checkpoints",
     "LoraLoader": "loras",
+    "LoraLoaderModelOnly": "loras",
     "ControlNetLoader": "controlnet",
     "UNetMotion_LoadMotionModule": "animatediff_models",
 }

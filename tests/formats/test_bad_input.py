@@ -170,6 +170,29 @@ OTHER_KINDS = {
         "controlnet_cond_embedding.conv_in.weight",
         "down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight",
     ],
+    "a CameraCtrl or MotionCtrl camera encoder": [
+        "encoder_conv_in.weight",
+        "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor."
+        "qkv_merge.weight",
+    ],
+    "a CameraCtrl or MotionCtrl camera encoder ": [
+        "module.down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.cc_projection.weight",
+    ],
+    "a FancyVideo motion module": [
+        "fps_embedding.linear.weight",
+        "motion_embedding.linear.weight",
+        "conv_in.weight",
+        "down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight",
+    ],
+    "a FancyVideo motion module ": ["FancyVideo", "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"],
+    "the image encoder of AnimateLCM-I2V without its motion modules": ["img_encoder.body.0.block1.weight"],
+    "a T2I-Adapter": ["adapter.body.0.in_conv.weight", "adapter.body.0.block1.weight"],
+    "a video UNet of another family": [
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "model.diffusion_model.time_embed.0.weight",
+        "model.diffusion_model.input_blocks.1.0.time_mixer.mix_factor",
+    ],
+    "an upscaling model": ["conv_first.weight", "RRDB_trunk.0.rdb1.conv1.weight"],
     "a text encoder": ["text_model.encoder.layers.0.mlp.fc1.weight", "text_model.embeddings.token_embedding.weight"],
     "a text encoder ": ["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"],
     "a CLIP image encoder": ["vision_model.encoder.layers.0.mlp.fc1.weight"],

@@ -16,21 +16,31 @@ from tests.formats.files import (
     unet2d,
     write,
 )
+from tests.formats.published import encoder_state
 from tests.formats.test_kinds import to_hotshot
-from unet_motion import MotionAdapter, UNetMotionModel, load_motion_module, load_unet
+from unet_motion import MotionAdapter, UNetMotionModel, inspect_file, load_motion_module, load_unet
 from unet_motion.cli import main
 from unet_motion.formats import FileFormatError, KeyMismatchError, WrongKindError
 from unet_motion.formats.convert import FORMS, convert
 
 FOUR = {"block_out_channels": (32, 32, 64, 64)}
+MOTION = {
+    "v1": {**FOUR, "motion_max_seq_length": 24, "use_motion_mid_block": False},
+    "v2": FOUR,
+    "sdxl": {"block_out_channels": (32, 64, 64), "use_motion_mid_block": False},
+}
 THREE = {"block_out_channels": (32, 64, 64), "use_motion_mid_block": False, "motion_max_seq_length": 24}
 
 
 def sources():
     v3 = adapter(**FOUR, use_motion_mid_block=False).half().state_dict()
     yield "v3", "original", to_original(v3)
+    for kind, config in (("v1", MOTION["v1"]), ("v2", MOTION["v2"]), ("sdxl beta", MOTION["sdxl"])):
+        yield kind, "original", to_original(adapter(**config).half().state_dict())
     yield "adapter", "diffusers", dict(v3)
-    yield "lcm", "original", {k: v for k, v in to_original(adapter(**FOUR).state_dict()).items() if "pos_enc" not in k}
+    lcm = {k: v for k, v in to_original(adapter(**FOUR).state_dict()).items() if "pos_enc" not in k}
+    yield "lcm", "original", lcm
+    yield "lcm_i2v", "original", {**lcm, **encoder_state(FOUR["block_out_channels"])}
     pia = adapter(**FOUR, conv_in_channels=9).state_dict()
     yield "pia", "original", {k if k.startswith("conv_in") else k: v for k, v in _pia(pia).items()}
     yield "hotshot", "hotshot", to_hotshot(adapter(**THREE).bfloat16().state_dict())
@@ -63,6 +73,19 @@ def test_there_and_back_is_equal_bit_for_bit(tmp_path, name, through):
     assert convert(start, middle, through) == []
     assert convert(middle, tmp_path / "back.safetensors", form) == []
     assert same_state(load_file(tmp_path / "back.safetensors"), state)
+
+
+@pytest.mark.filterwarnings("ignore:.*holds no position tables")
+@pytest.mark.parametrize("name", ["v1", "v2", "v3", "lcm", "lcm_i2v", "pia", "hotshot", "sdxl beta"])
+@pytest.mark.parametrize("through", ["diffusers", "folder"])
+def test_a_converted_module_runs_as_it_was_trained(tmp_path, name, through):
+    start = write(tmp_path / "start.safetensors", SOURCES[name][1])
+    middle = tmp_path / ("folder" if through == "folder" else "middle.safetensors")
+    convert(start, middle, through)
+    first, second = load_motion_module(start), load_motion_module(middle)
+    assert (second.norm_scopes, second.config) == (first.norm_scopes, first.config)
+    assert same_state(second.state_dict, first.state_dict)
+    assert inspect_file(middle).frames == inspect_file(start).frames
 
 
 def test_diffusers_reads_the_folders(tmp_path):
@@ -137,6 +160,21 @@ def test_merging_is_the_weighted_sum_and_scaling_scales_the_effect(tmp_path):
     assert not any(v.any() for k, v in load_file(scaled).items() if k.startswith("mid_block") and ".proj_out." in k)
 
 
+@pytest.mark.filterwarnings("ignore:.*holds no position tables")
+@pytest.mark.parametrize("name", ["v1", "v3", "lcm", "lcm_i2v", "pia", "hotshot", "sdxl beta"])
+def test_every_kind_is_mixed_and_scaled_block_by_block_and_stays_what_it_is(tmp_path, name):
+    path, out = write(tmp_path / "a.safetensors", SOURCES[name][1]), tmp_path / "out.safetensors"
+    command = ["merge", f"{path}:0.25", f"{path}:0.75", "--out", str(out), "--block", "up_blocks.1=1,1"]
+    assert main([*command, "--scale", "down_blocks.0=0.5"]) == 0
+    before, after = load_motion_module(path), load_motion_module(out)
+    assert (after.kind, after.norm_scopes, after.config) == (before.kind, before.norm_scopes, before.config)
+    for key, value in before.state_dict.items():
+        scaled = key.startswith("down_blocks.0.") and ".proj_out." in key
+        factor = 2 if key.startswith("up_blocks.1.") else 0.5 if scaled else 1
+        expected = value if key.endswith(".pe") else (factor * value.float()).to(value.dtype)
+        assert torch.allclose(after.state_dict[key].float(), expected.float(), rtol=1e-2, atol=1e-6), key
+
+
 def test_merges_that_make_no_sense_are_one_sentence(tmp_path, capsys):
     a = write(tmp_path / "a.safetensors", to_original(adapter().state_dict()))
     b = write(tmp_path / "b.safetensors", to_original(adapter(block_out_channels=(32, 32)).state_dict()))
@@ -146,6 +184,7 @@ def test_merges_that_make_no_sense_are_one_sentence(tmp_path, capsys):
         ([str(a), "--scale", "side_blocks=1"], "'side_blocks' is no block"),
         ([str(a), "--scale", "mid_block"], "expected NAME=NUMBER"),
         ([str(a), "--block", "mid_block=1,2"], "expected 1 finite numbers"),
+        ([str(a), "--scale", "mid_block.motion_modules.0.norm=0"], "adds no motion that could be scaled"),
     ):
         assert main(["merge", *arguments, "--out", out]) == 2
         assert words in capsys.readouterr().err

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.formats.files import SDXL, adapter, same_state, to_ldm, to_original, unet2d, write
+from tests.formats.published import encoder_state
 from tests.formats.test_kinds import in_its_names
 from unet_motion import inspect_file, load_motion_module, load_unet
 from unet_motion.config import MotionAdapterConfig
@@ -27,12 +28,16 @@ MOTION = {
     "sdxl": {**THREE, "use_motion_mid_block": False},
     "hotshot": {**THREE, "use_motion_mid_block": False, "motion_max_seq_length": 24},
     "lcm": FOUR,
+    "lcm_i2v": FOUR,
     "pia": {**FOUR, "use_motion_mid_block": False, "conv_in_channels": 9},
 }
 
 
 def motion_file(kind):
-    return in_its_names(kind, adapter(**MOTION[kind]).state_dict())
+    state = dict(adapter(**MOTION[kind]).state_dict())
+    if kind == "lcm_i2v":
+        state |= encoder_state(FOUR["block_out_channels"])
+    return in_its_names(kind, state)
 
 
 def unet_motion():

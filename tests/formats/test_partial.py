@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.formats.files import adapter, relative_error, same_state, to_ldm, to_original, unet2d, write
+from tests.formats.published import encoder_shapes
 from tests.formats.test_kinds import KINDS, in_its_names, restated
 from unet_motion import inspect_file, load_motion_module, load_unet
 from unet_motion.cli import main
@@ -78,10 +79,13 @@ def test_a_partial_module_is_the_whole_one_with_the_other_outputs_at_zero(tmp_pa
 def test_the_way_down_of_each_kind_is_recognised_at_full_size(tmp_path, kind):
     with torch.device("meta"):
         shapes = {k: v.shape for k, v in diffusers.MotionAdapter(**KINDS[kind]).state_dict().items()}
-    starts = ("down_blocks.", *(("mid_block.",) if kind in ("v2", "lcm") else ()))
+    starts = ("down_blocks.", *(("mid_block.",) if kind in ("v2", "lcm", "lcm_i2v") else ()))
     if kind == "pia":
         shapes = {"conv_in.weight": torch.Size((320, 9, 3, 3)), "conv_in.bias": torch.Size((320,)), **shapes}
         starts = ("conv_in.", *starts)
+    if kind == "lcm_i2v":
+        shapes |= encoder_shapes((320, 640, 1280, 1280))
+        starts = ("img_encoder.", *starts)
     values = {k: torch.zeros(1, dtype=torch.float16).expand(s) for k, s in only(shapes, *starts).items()}
     torch.save(in_its_names(kind, values, "module."), tmp_path / "a.pt")
     info = inspect_file(tmp_path / "a.pt")

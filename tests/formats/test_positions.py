@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.formats.files import adapter, relative_error, to_ldm, to_original, unet2d, write
+from tests.formats.test_damage import MOTION, motion_file
 from unet_motion import load_motion_module, load_unet
 from unet_motion.formats import FileFormatError, PositionOptions
 from unet_motion.formats.positions import adjust_table
@@ -32,12 +33,7 @@ CASES = [
     {"stretch": 8}, {"skip": 3}, {"cap": 16}, {"interpolate": 48}, {"interpolate": 5}, {"skip_after": 2},
     {"skip": 4, "cap": 8}, {"stretch": 7, "skip": 2, "cap": 20, "interpolate": 31, "skip_after": 3},
 ]  # fmt: skip
-KINDS = {
-    "v1": {"motion_max_seq_length": 24, "use_motion_mid_block": False},
-    "v2": {},
-    "v3": {"use_motion_mid_block": False},
-    "lcm": {},
-}
+EVERY = [(kind, case) for kind in MOTION for case in (CASES if kind in ("v1", "lcm") else CASES[-1:])]
 
 
 def test_the_example_of_four_rows_to_eight():
@@ -47,13 +43,9 @@ def test_the_example_of_four_rows_to_eight():
 
 
 @pytest.mark.filterwarnings("ignore:.*holds no position tables")
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "case"), EVERY, ids=str)
 def test_every_kind_gets_the_table_of_the_closed_form(tmp_path, kind, case):
-    state = to_original(adapter(block_out_channels=(32, 32, 64, 64), **KINDS[kind]).state_dict())
-    if kind == "lcm":
-        state = {k: v for k, v in state.items() if "pos_encoder" not in k}
-    path = write(tmp_path / "a.safetensors", state)
+    path = write(tmp_path / "a.safetensors", motion_file(kind))
     plain, made = load_motion_module(path), load_motion_module(path, positions=PositionOptions(**case))
     assert (made.version, made.norm_scopes) == (kind, plain.norm_scopes)
     for key, table in plain.state_dict.items():

@@ -16,10 +16,10 @@ from torch import Tensor
 from ..motion import sinusoidal_table
 from .errors import FileFormatError
 from .expected import is_table
-from .kinds import HOTSHOT_RENAMES
+from .kinds import HOTSHOT_RENAMES, LCM_RENAMES
 
 _TO_DIFFUSERS = (
-    *((re.compile(pattern), replacement) for pattern, replacement in HOTSHOT_RENAMES),
+    *((re.compile(pattern), replacement) for pattern, replacement in HOTSHOT_RENAMES + LCM_RENAMES),
     (re.compile(r"\.temporal_transformer\."), "."),
     (re.compile(r"\.attention_blocks\.[01]\.pos_encoder\.pe$"), ".pos_embed.pe"),
     (re.compile(r"\.attention_blocks\.0\."), ".attn1."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -11,10 +12,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..adapters import is_motion
 from ..atomic import atomic_file
 from ..config import UNetMotionConfig
 from .animatediff import check_same_tables, diffusers_to_animatediff
-from .description import DESCRIPTION_KEY
+from .description import ADAPTER_KEY, DESCRIPTION_KEY, read_description
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .errors import FileFormatError, name_some
 from .expected import adapter_shapes, check_shapes, is_image_layer, unet_shapes
@@ -70,9 +72,16 @@ def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> l
 
 
 def _header(opened: Opened, form: str) -> dict[str, str]:
-    """What the file's header says; a motion module's own description goes along where its names do."""
-    described = opened.found.kind == "motion_module" and opened.config is not None and form in ("original", "hotshot")
-    return {DESCRIPTION_KEY: opened.source.metadata[DESCRIPTION_KEY]} if described else {"format": "pt"}
+    """What the file's header says: of motion modules what other names no longer tell, or their own description."""
+    if opened.found.kind not in ("motion_module", "motion_adapter"):
+        return {"format": "pt"}
+    own = read_description(opened.source)
+    if ADAPTER_KEY in own and ("training" in own or form == "diffusers"):
+        return {DESCRIPTION_KEY: opened.source.metadata[DESCRIPTION_KEY]}
+    if form == "diffusers" and opened.found.kind == "motion_module":
+        # An adapter without tables has 32 rows, AnimateLCM's module 64; nor do its names tell the norms of training.
+        return {DESCRIPTION_KEY: json.dumps({ADAPTER_KEY: _config(opened)}, sort_keys=True)}
+    return {"format": "pt"}
 
 
 def _tensors(opened: Opened) -> dict[str, Tensor]:
@@ -92,7 +101,7 @@ def _check_complete(opened: Opened, form: str) -> None:
     if opened.found.kind in UNET_KINDS:
         expected = unet_shapes(_unet_config(opened))
         if opened.found.kind not in MOTION_KINDS:
-            expected = {k: v for k, v in expected.items() if ".motion_modules." not in k}
+            expected = {k: v for k, v in expected.items() if not is_motion(k)}
     else:
         expected = adapter_shapes(_adapter(opened))
     wanted = without_absent(shapes, expected, opened.found.kind)
@@ -145,7 +154,7 @@ def _config(opened: Opened) -> dict[str, Any]:
     if opened.found.kind in MOTION_KINDS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            motion = {k: v for k, v in opened.shapes.items() if ".motion_modules." in k}
+            motion = {k: v for k, v in opened.shapes.items() if is_motion(k)}
             scopes = trained_scopes(opened, adapter_config(opened, motion))[1]
         return {"_class_name": config.class_name, **config.to_dict(), **dict(zip(SCOPE_FIELDS, scopes, strict=True))}
     return _unet2d_config(config)

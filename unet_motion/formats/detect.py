@@ -15,8 +15,8 @@ KINDS: dict[str, str] = {
     "unet_motion": "a diffusers UNetMotionModel",
     "animatediff_unet": "an AnimateDiff training checkpoint (UNet and motion module)",
     "motion_module": "an AnimateDiff motion module",
-    "animatelcm_i2v": "an AnimateLCM-I2V motion module with an image encoder",
     "fancyvideo": "a FancyVideo motion module",
+    "i2v_encoder": "the image encoder of AnimateLCM-I2V without its motion modules",
     "motion_adapter": "a diffusers MotionAdapter",
     "motion_lora": "a motion LoRA",
     "lora": "a LoRA",
@@ -97,7 +97,7 @@ def _adapters(keys: list[str]) -> Detection | None:
     if control and prefix_before(keys, "output_blocks.0.0.in_layers.0.weight") is None:
         motion = next((key for key in keys if _MOTION.search(key)), None)
         return Detection("sparsectrl", evidence=motion) if motion else Detection("controlnet", evidence=control)
-    camera = _find(keys, r"qkv_merge\.|cc_projection\.")
+    camera = _find(keys, r"(^|\.)(qkv_merge|cc_projection)\.")
     return Detection("camera", evidence=camera) if camera else None
 
 
@@ -130,13 +130,12 @@ def _motion_modules(keys: list[str]) -> Detection | None:
     hotshot = next((match for key in keys if (match := _HOTSHOT.match(key))), None)
     if hotshot:
         return Detection("motion_module", hotshot[1], hotshot.string)
-    for kind, pattern in (
-        ("animatelcm_i2v", r"(.*\.)?img_encoder\."),
-        ("fancyvideo", r"(.*\.)?fps_embedding\.linear\."),
-    ):
-        extra = _find(keys, pattern)
-        if extra and any(_MOTION.search(key) for key in keys):
-            return Detection(kind, evidence=extra)
+    fancy = _find(keys, r"(.*\.)?fps_embedding\.linear\.") or ("FancyVideo" if "FancyVideo" in keys else None)
+    if fancy and any(_MOTION.search(key) for key in keys):
+        return Detection("fancyvideo", evidence=fancy)
+    encoder = _find(keys, r"(.*\.)?img_encoder\.body\.\d+\.block1\.")
+    if encoder and not any(_MOTION.search(key) for key in keys):
+        return Detection("i2v_encoder", evidence=encoder)
     for kind, anchor in (("motion_module", _ORIGINAL_MOTION), ("motion_adapter", _DIFFUSERS_MOTION)):
         prefix = prefix_before(keys, anchor)
         if prefix is not None:

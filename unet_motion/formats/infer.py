@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import MotionAdapterConfig, UNetMotionConfig
+from ..image_encoder import is_encoder
 from .errors import FileFormatError, KeyMismatchError
 from .infer_partial import partial_layers
 from .keys import count_indexed
@@ -88,6 +89,7 @@ def infer_adapter(shapes: Shapes, path: str | Path, frames: int | None = None) -
         motion_max_seq_length=table_rows(shapes, path) or frames or DEFAULT_FRAMES,
         use_motion_mid_block=mid > 0,
         conv_in_channels=reader.shape("conv_in.weight")[1] if "conv_in.weight" in shapes else None,
+        use_image_encoder=any(map(is_encoder, shapes)),
     )
 
 
@@ -129,6 +131,7 @@ def motion_arguments(adapter: MotionAdapterConfig) -> dict[str, Any]:
         "temporal_transformer_layers_per_mid_block": adapter.motion_transformer_layers_per_mid_block,
         "reverse_temporal_transformer_layers_per_block": adapter.reverse_motion_transformer_layers_per_block,
         "reverse_motion_num_attention_heads": adapter.reverse_motion_num_attention_heads,
+        "use_image_encoder": adapter.use_image_encoder,
     }
 
 
@@ -146,6 +149,7 @@ def adapter_of(unet: UNetMotionConfig) -> MotionAdapterConfig:
         use_motion_mid_block=unet.use_motion_mid_block,
         reverse_motion_transformer_layers_per_block=unet.reverse_temporal_transformer_layers_per_block,
         reverse_motion_num_attention_heads=unet.reverse_motion_num_attention_heads,
+        use_image_encoder=unet.use_image_encoder,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..adapters import is_motion
 from ..config import UNetMotionConfig
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .errors import FileFormatError, check_exists
@@ -105,7 +106,7 @@ def inspect_file(path: str | Path) -> FileInfo:
 
 
 def _motion_facts(opened: Opened) -> dict[str, Any]:
-    shapes = {k: v for k, v in opened.shapes.items() if opened.found.kind not in UNET_KINDS or ".motion_modules." in k}
+    shapes = {k: v for k, v in opened.shapes.items() if opened.found.kind not in UNET_KINDS or is_motion(k)}
     config = adapter_config(opened, shapes)
     version, scopes = trained_scopes(opened, config)
     known = MOTION_MODULES[version].facts() if version else {}
@@ -128,7 +129,7 @@ def _unet_facts(opened: Opened) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{opened.path}: describes a UNet that cannot be built ({error})") from error
     with_motion = opened.found.kind in MOTION_KINDS
-    expected = {k: v for k, v in unet_shapes(config).items() if with_motion or ".motion_modules." not in k}
+    expected = {k: v for k, v in unet_shapes(config).items() if with_motion or not is_motion(k)}
     expected = without_absent(opened.shapes, expected, opened.found.kind)
     facts = {"config": config.to_dict(), **_differences(opened.shapes, expected)}
     if not with_motion:

@@ -20,6 +20,7 @@ HOTSHOT_RENAMES = (
     (r"\.temporal_attentions\.(\d+)\.", r".motion_modules.\1.temporal_transformer."),
     (r"\.pos_encoder\.positional_encoding$", ".pos_encoder.pe"),
 )
+LCM_RENAMES = ((r"\.pos_encoder\.pos_encoding$", ".pos_encoder.pe"),)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class MotionKind:
         recognised_by: in words.
         norm_preset: key of ``NORM_SCOPES``.
         conv_in: whether it brings an input layer of nine channels.
-        tables: False where the file has no position tables and they are computed.
+        image_encoder: whether it brings an encoder of the picture to animate.
+        tables: False where the file has no position tables and they are computed; None where both exist.
         renames: (pattern, replacement) from the file's names to AnimateDiff's.
         beta_schedule, beta_start, beta_end: of its training, by diffusers' name.
         frames, sampler, steps, guidance: what its authors used.
@@ -51,7 +53,8 @@ class MotionKind:
     recognised_by: str
     norm_preset: str
     conv_in: bool = False
-    tables: bool = True
+    image_encoder: bool = False
+    tables: bool | None = True
     renames: tuple[tuple[str, str], ...] = ()
     beta_schedule: str = "linear"
     beta_start: float = 0.00085
@@ -91,15 +94,17 @@ class MotionKind:
 
     def fits(self, config: MotionAdapterConfig, has_tables: bool, renamed: bool) -> bool:
         """Whether a structure is this kind's; kinds are asked in the order of the table."""
-        if len(config.block_out_channels) != self.levels or (config.conv_in_channels is not None) != self.conv_in:
+        brings = config.conv_in_channels is not None, config.use_image_encoder
+        if len(config.block_out_channels) != self.levels or brings != (self.conv_in, self.image_encoder):
             return False
         if self.mid_block is not None and config.use_motion_mid_block != self.mid_block:
             return False
-        if renamed and self.renames:
+        if renamed and self.renames is HOTSHOT_RENAMES:
             return True
-        return has_tables >= self.tables and (self.tables or not has_tables) and (
-            self.rows is None or not self.tables or config.motion_max_seq_length == self.rows
-        )  # fmt: skip
+        rows_fit = self.rows is None or config.motion_max_seq_length == self.rows
+        if self.tables is False:
+            return not has_tables or (rows_fit and config.use_motion_mid_block)
+        return rows_fit and (has_tables or self.tables is None)
 
 
 _SDXL = {"base": "SDXL", "levels": 3, "mid_block": False, "beta_schedule": "scaled_linear"}
@@ -111,8 +116,12 @@ MOTION_MODULES: dict[str, MotionKind] = {
             "pia", "a PIA", "SD1.5", 4, None, None, "`conv_in` of nine channels beside the modules", "v1", conv_in=True,
         ),
         MotionKind(
-            "lcm", "an AnimateLCM", "SD1.5", 4, None, 64, "original names, no position tables", "v2", tables=False,
-            sampler="lcm", steps=6, guidance=1.5,
+            "lcm_i2v", "an AnimateLCM-I2V", "SD1.5", 4, None, None, "`img_encoder` beside the modules", "v2",
+            image_encoder=True, tables=None, beta_end=0.014, sampler="lcm", steps=4, guidance=1.0,
+        ),
+        MotionKind(
+            "lcm", "an AnimateLCM", "SD1.5", 4, None, 64, "no position tables in original names, or 64 rows", "v2",
+            tables=False, renames=LCM_RENAMES, sampler="lcm", steps=6, guidance=1.5,
         ),
         MotionKind(
             "hotshot", "a HotshotXL", rows=24, recognised_by="`temporal_attentions`, or three levels with 24 rows",

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from ..adapters import is_motion
 from ..config import UNetMotionConfig
 from .errors import FileFormatError, KeyMismatchError, name_some
 
@@ -104,7 +105,7 @@ def ldm_key_map(config: UNetMotionConfig) -> dict[str, str]:
     from .expected import unet_shapes
 
     modules = modules_of(config)
-    return {key: _translate(key, modules) for key in unet_shapes(config) if ".motion_modules." not in key}
+    return {key: _translate(key, modules) for key in unet_shapes(config) if not is_motion(key)}
 
 
 def ldm_to_diffusers(state_dict: Mapping[str, Value], config: UNetMotionConfig, prefix: str = "") -> dict[str, Value]:
@@ -126,7 +127,7 @@ def diffusers_to_ldm(state_dict: Mapping[str, Value], config: UNetMotionConfig, 
     Raises:
         KeyMismatchError: a name that is no part of this UNet.
     """
-    spatial = {key: value for key, value in state_dict.items() if ".motion_modules." not in key}
+    spatial = {key: value for key, value in state_dict.items() if not is_motion(key)}
     return _rename(spatial, modules_of(config), "", prefix, "diffusers")
 
 

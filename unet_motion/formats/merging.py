@@ -61,6 +61,8 @@ def scale_blocks(module: MotionModule, factors: Mapping[str, float]) -> MotionMo
     for name, factor in factors.items():
         if not math.isfinite(factor):
             raise ValueError(f"`{name}` is {factor}, expected a finite number.")
+        if not any(key.startswith(f"{name}.") and ".proj_out." in key for key in module.state_dict):
+            raise ValueError(f"{name!r} of {module.path} adds no motion that could be scaled, expected a block.")
     state = dict(module.state_dict)
     for key, tensor in state.items():
         factor = _of_block(key, factors, 1.0)

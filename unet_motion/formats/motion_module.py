@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..adapters import is_motion
 from ..config import NORM_SCOPES, MotionAdapterConfig, UNetMotionConfig
 from .assign import assign, choose_dtype, read_all
 from .detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, SELF_DESCRIBED
@@ -145,7 +146,7 @@ def load_motion_module(
 def motion_part(opened: Opened, dtype: torch.dtype | None, device: torch.device | str) -> MotionModule:
     """The motion modules of an opened file that has some."""
     whole_unet = opened.found.kind in MOTION_UNET_KINDS
-    shapes = {k: v for k, v in opened.shapes.items() if not whole_unet or ".motion_modules." in k}
+    shapes = {k: v for k, v in opened.shapes.items() if not whole_unet or is_motion(k)}
     left = [key for name, keys in opened.names.items() if name not in shapes for key in keys]
     if left or opened.beside:
         _warn_unused(opened, left)

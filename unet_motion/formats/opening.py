@@ -94,9 +94,10 @@ def _config_of_file(path: Path, source: TensorSource, found: Detection) -> dict[
         inside = read_description(source).get("unet")
         if isinstance(inside, dict):
             return inside
-    if found.kind == "motion_module":
+    if found.kind in ("motion_module", "motion_adapter"):
         inside = read_description(source).get(ADAPTER_KEY)
-        return inside if isinstance(inside, dict) else None
+        if isinstance(inside, dict):
+            return inside
     return config_beside(path, _CLASS_OF_KIND[found.kind]) if found.kind in _CLASS_OF_KIND else None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..adapters import is_motion
 from ..config import NORM_SCOPES, UNetMotionConfig, check_norm_scope
 from ..motion import MotionAdapter
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
@@ -73,7 +74,7 @@ def load_unet(
     base = open_model(path, ("unet",))
     base.require(UNET_KINDS, EXPECTED)
     _warn_beside(base)
-    spatial = [name for name in base.shapes if not _is_motion(name)]
+    spatial = [name for name in base.shapes if not is_motion(name)]
     dtype = choose_dtype(dtype, base.source.float_dtype(base.keys(spatial)), operations is not None, base.path)
     values = base_arguments(base)
     words = FAMILY_WORDS[_family(values)]
@@ -107,10 +108,6 @@ def load_unet(
     return model
 
 
-def _is_motion(name: str) -> bool:
-    return ".motion_modules." in name
-
-
 def _has_motion(base: Opened) -> bool:
     return base.found.kind in MOTION_UNET_KINDS
 
@@ -123,9 +120,9 @@ def base_arguments(base: Opened) -> dict[str, Any]:
         config = _guard(base.path, lambda: UNetMotionConfig.from_dict(dict(base.config)))
         return {name: config[name] for name in config.field_names()}
     shapes = base.shapes
-    values = infer_unet({k: v for k, v in shapes.items() if not _is_motion(k)}, base.path)
+    values = infer_unet({k: v for k, v in shapes.items() if not is_motion(k)}, base.path)
     if _has_motion(base):
-        motion = {k: v for k, v in shapes.items() if _is_motion(k)}
+        motion = {k: v for k, v in shapes.items() if is_motion(k)}
         values |= motion_arguments(adapter_config(base, motion))
     return values
 
@@ -148,7 +145,7 @@ def resolve_scope(norm_scope: str | tuple[str, str], auto: tuple[str, str]) -> t
 
 
 def _own_scopes(base: Opened) -> tuple[str, str]:
-    motion = {k: v for k, v in base.shapes.items() if _is_motion(k)}
+    motion = {k: v for k, v in base.shapes.items() if is_motion(k)}
     if not _has_motion(base):
         return NORM_SCOPES["diffusers"]
     with warnings.catch_warnings():  # what is to be said of the configuration has been said
@@ -234,7 +231,7 @@ def _check(
     if not taken and _has_motion(base):
         wanted = without_absent(stored, expected, base.found.kind)
     elif not taken:
-        wanted = {n: s for n, s in expected.items() if not _is_motion(n)}
+        wanted = {n: s for n, s in expected.items() if not is_motion(n)}
     check_shapes(base.path, {name: entries[0].shape for name, entries in stored.items()}, wanted, words)
     if not taken and _has_motion(base):
         warn_partial(base.path, present_blocks(stored, expected), stacklevel=4)
