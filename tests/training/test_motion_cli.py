@@ -16,8 +16,9 @@ from unet_motion.cli import main
 from unet_motion.formats.convert import convert
 from unet_motion.training import motion_loop
 from unet_motion.training.motion_base import checksum, load_base
-from unet_motion.training.motion_cli import NUMBERS, OUTPUT
+from unet_motion.training.motion_cli import OUTPUT
 from unet_motion.training.motion_recipe import MotionRecipe
+from unet_motion.training.run_cli import NUMBERS
 from unet_motion.video import write_video
 
 IMAGE = {
@@ -144,7 +145,7 @@ def test_every_option_reaches_the_run(clips, base, tmp_path, monkeypatch):
     class Captured(Exception):
         pass
 
-    def capture(unet, clips, objective, recipe, folder, source, quiet):
+    def capture(unet, clips, objective, recipe, folder, source, quiet, **more):
         taken.update(clips=clips, objective=objective, recipe=recipe, source=source)
         raise Captured
 
@@ -152,11 +153,13 @@ def test_every_option_reaches_the_run(clips, base, tmp_path, monkeypatch):
     values = {name: getattr(MotionRecipe(), name) for _, (name, *_) in NUMBERS.items()}
     values = {name: value + 1 if isinstance(value, int) else value / 2 + 0.25 for name, value in values.items()}
     given = [word for option, (name, *_) in NUMBERS.items() for word in (option, str(values[name]))]
+    given += ["--optimizer", "SGD", "--optimizer-option", "momentum=0.5", "--optimizer-option", "nesterov=true"]
     given += ["--schedule", "constant", "--checkpointing", "--bfloat16", "--prediction", "epsilon"]
     given += ["--beta-schedule", "linear", "--beta-end", "0.012", "--fps", "10", "--stride", "1", "--size", "24x16"]
     with pytest.raises(Captured):
         train(clips, base, tmp_path, *given, "--flip", "--new", "--frames", "2")
-    expected = values | {"schedule": "constant", "checkpointing": True, "bfloat16": True}
+    expected = values | {"schedule": "constant", "checkpointing": True, "bfloat16": True, "optimizer": "SGD"}
+    expected["optimizer_options"] = (("momentum", 0.5), ("nesterov", True))
     assert dataclasses.asdict(taken["recipe"]) == expected
     objective, options = taken["objective"], taken["clips"].options
     assert (objective.min_snr, objective.noise_offset) == (values["min_snr"], values["noise_offset"])

@@ -8,9 +8,9 @@ from pathlib import Path
 
 def add_arguments(subparsers) -> None:
     """Add both parsers to the command line; each sets `run`, a function of the parsed arguments."""
-    from . import motion_cli
+    from . import lora_cli, motion_cli
 
-    train = subparsers.add_parser("train", help="train motion modules on your clips, or the bundled model")
+    train = subparsers.add_parser("train", help="train motion modules or a LoRA on your clips, or the bundled model")
     what = train.add_subparsers(dest="what", metavar="WHAT", required=True)
     bundled = what.add_parser("bundled", help="make the bundled model from nothing: autoencoder, judge, images, motion")
     bundled.add_argument(
@@ -25,6 +25,13 @@ def add_arguments(subparsers) -> None:
     )
     bundled.set_defaults(run=run_train, func=run_train)
     motion_cli.add_arguments(what)
+    lora_cli.add_arguments(what)
+    camera = what.add_parser("camera-clips", help="draw what the bundled motion LoRAs were trained on")
+    camera.add_argument("motion", metavar="MOTION", help="pan-left, pan-right, zoom-in or spin")
+    camera.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    camera.add_argument("--count", type=int, default=192, help="number of clips (default: %(default)s)")
+    camera.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
+    camera.set_defaults(run=run_camera, func=run_camera)
 
     evaluate = subparsers.add_parser("evaluate", help="measure what the bundled model draws")
     evaluate.add_argument("--model", type=Path, help="another file of the bundled model's format")
@@ -55,6 +62,15 @@ def run_train(args: argparse.Namespace) -> int:
         print(f"unet-motion train: {error}", file=sys.stderr)
         return 1
     print(f"wrote {path}")
+    return 0
+
+
+def run_camera(args: argparse.Namespace) -> int:
+    """Draw clips with a camera motion."""
+    from .camera import write_camera_clips
+
+    write_camera_clips(args.folder, args.motion, args.count, args.seed, quiet=False)
+    print(f"wrote {args.folder}")
     return 0
 
 
