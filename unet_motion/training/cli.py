@@ -42,6 +42,8 @@ def add_arguments(subparsers) -> None:
     evaluate.add_argument("--sampler", default="ddim", help="sampler (default: %(default)s)")
     evaluate.add_argument("--bfloat16", action="store_true", help="compute in bfloat16: faster on CPUs made for it")
     evaluate.add_argument("--sheet", type=Path, help="write a PNG with the first clips there")
+    evaluate.add_argument("--motion-lora", metavar="NAME|FILE", help="measure instead how still shapes move under "
+        "a motion LoRA, at five strengths")  # fmt: skip
     evaluate.add_argument("--json", action="store_true", help="print JSON and nothing else")
     evaluate.set_defaults(run=run_evaluate, func=run_evaluate)
 
@@ -83,6 +85,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.clips < 1 or args.steps < 1:
         raise ValueError(f"--clips is {args.clips} and --steps is {args.steps}; expected at least 1 each")
     settings = SampleSettings(args.steps, args.guidance, args.sampler, bfloat16=args.bfloat16)
+    if args.motion_lora:
+        return _evaluate_lora(args, settings)
     figures = evaluate(
         load_bundled(path=args.model or WEIGHTS),
         load_judge(),
@@ -95,6 +99,26 @@ def run_evaluate(args: argparse.Namespace) -> int:
     missed = missed_targets(figures)
     print(json.dumps(figures | {"missed": missed}, indent=2) if args.json else table(figures, missed))
     return 1 if missed else 0
+
+
+def _evaluate_lora(args: argparse.Namespace, settings) -> int:
+    """Measure a motion LoRA; prints a row for each strength."""
+    from ..bundled import motion_lora_names, motion_lora_path
+    from ..bundled.parts import WEIGHTS, load_bundled
+    from .lora_figures import lora_figures
+
+    own = args.motion_lora in motion_lora_names()
+    lora = motion_lora_path(args.motion_lora) if own else args.motion_lora
+    rows = lora_figures(
+        load_bundled(path=args.model or WEIGHTS), lora, clips=args.clips, seed=args.seed, settings=settings
+    )
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    print("".join(f"{name:>14}" for name in rows[0]))
+    for row in rows:
+        print("".join(f"{value:14.2f}" for value in row.values()))
+    return 0
 
 
 def table(figures: dict, missed: list[str]) -> str:
