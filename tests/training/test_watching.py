@@ -120,7 +120,7 @@ def test_two_processes_follow_one_with_the_double_batch(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, words in (
         ("one", [sys.executable, "-m", "unet_motion", *command, "--batch", "2"]),
-        ("two", [*launch, "-m", "unet_motion", *command, "--batch", "1", "--accelerate"]),
+        ("two", [*launch, "-m", "unet_motion", *command, "--batch", "1", "--accelerate", "--device", "cpu"]),
     ):
         done = subprocess.run(
             [*words, "--out", str(tmp_path / name)], cwd=ROOT, capture_output=True, text=True, timeout=120
@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
          "-m", "unet_motion", "train", "motion-module", str(data), "--base", str(tmp_path / "unet"), "--frames", "4",
-         "--steps", "20", "--batch", "1", "--quiet", "--accelerate", "--out", str(tmp_path / "out")],
+         "--steps", "20", "--batch", "1", "--quiet", "--accelerate", "--device", "cpu", "--out", str(tmp_path / "out")],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode != 0

@@ -18,11 +18,15 @@ class Processes:
     """This process alone.
 
     Attributes:
+        device: where it computes.
         count: how many there are.
         number: which one this is; 0 writes the files.
     """
 
     count, number = 1, 0
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
 
     @property
     def main(self) -> bool:
@@ -63,12 +67,8 @@ class AcceleratedProcesses(Processes):
                 "training on several processes needs accelerate, which is not installed: `pip install accelerate`."
             ) from error
         self.accelerator: Any = Accelerator(cpu=cpu)
+        super().__init__(self.accelerator.device)
         self.count, self.number = self.accelerator.num_processes, self.accelerator.process_index
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
-        return self.accelerator.device
 
     def mean(self, value: float) -> float:
         # Not in float32: the log would round where one process alone does not.

@@ -84,9 +84,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> No
     add("--beta-end", type=float, help="last beta of the noise (default: as the base says, or 0.012)")
     add("--checkpointing", action="store_true", help="less memory, more time, the same result")
     add("--bfloat16", action="store_true", help="compute in bfloat16; weights and optimizer stay in float32")
-    add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
+    add("--device", help="torch device, such as cpu or cuda (default: cpu; with --accelerate its choice)")
     add("--accelerate", action="store_true", help="one of the processes that `accelerate launch` started; each "
-        "computes --batch clips, and the device is accelerate's choice unless --device is cpu")  # fmt: skip
+        "computes --batch clips; --device may only say cpu then")  # fmt: skip
     add("--quiet", action="store_true", help="print only what was written")
 
 
@@ -121,8 +121,15 @@ def prepare(args: argparse.Namespace, base: Base) -> Prepared:
     from .processes import AcceleratedProcesses, Processes
 
     recipe = recipe_of(args)
-    check_device(args.device)
-    processes = AcceleratedProcesses(cpu=args.device == "cpu") if args.accelerate else Processes()
+    if args.accelerate:
+        if args.device not in (None, "cpu"):
+            raise ValueError(
+                f"--device is {args.device} beside --accelerate, expected cpu or none: each process has its own."
+            )
+        processes: Processes = AcceleratedProcesses(cpu=args.device == "cpu")
+    else:
+        check_device(args.device or "cpu")
+        processes = Processes(torch.device(args.device or "cpu"))
     options = _clip_options(args, base.parts is not None)
     if not processes.main:  # the first process fills the cache, the others read it
         processes.wait()
@@ -135,7 +142,7 @@ def prepare(args: argparse.Namespace, base: Base) -> Prepared:
             print(f"unet-motion train: {warning.message}", file=sys.stderr)
     schedule = noise_schedule(base, betas=args.beta_schedule, end=args.beta_end, prediction=args.prediction)
     objective = Objective(schedule, recipe.min_snr, recipe.noise_offset, recipe.noise_power)
-    base.unet.to(getattr(processes, "device", None) or torch.device(args.device))
+    base.unet.to(processes.device)
     return Prepared(base, clips, objective, recipe, processes)
 
 
