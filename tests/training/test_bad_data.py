@@ -35,7 +35,7 @@ def corrupt_video(folder):
 
 def wrong_sizes(folder):
     write_video(folder / "walk", frames(3))
-    Image.fromarray(frames(1, 24)[0]).save(folder / "walk" / "9999.png")
+    Image.fromarray(frames(1, 24)[0]).save(folder / "walk" / "zz.png")
 
 
 def truncated(folder):
@@ -48,7 +48,7 @@ TABLE = {
     empty: ["has no clips", "expected videos, GIFs, WebPs or folders of frames"],
     one_frame: ["one.webp: gives 1 frames, expected at least the 3 of a clip"],
     corrupt_video: ["broken.mp4: cannot be read as a video"],
-    wrong_sizes: ["9999.png: is (24, 24), expected (16, 16) as the first frame is"],
+    wrong_sizes: ["zz.png: is (24, 24), expected (16, 16) as the first frame is"],
     truncated: ["cut.webp"],
 }
 
