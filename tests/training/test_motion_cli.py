@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -110,6 +111,17 @@ def test_clips_become_a_file_that_fits_its_base_and_says_how_it_was_made(trained
     assert (how["trained_steps"], how["clips"], how["frames"], how["prediction"]) == (3, 2, 3, "v_prediction")
     rows = [json.loads(line) for line in (trained / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2]
+
+
+def test_validation_clips_are_pictures_and_change_no_weight(trained, clips, base, tmp_path):
+    shown = ["--validate-every", "2", "--validate-prompt", "a red star", "--validate-prompt", ""]
+    assert train(clips, base, tmp_path, *shown) == 0
+    names = sorted(path.name for path in (tmp_path / "validation").iterdir())
+    assert names == [f"step-{step:06}-{number}.webp" for step in (2, 3) for number in (0, 1)]
+    with Image.open(tmp_path / "validation" / names[0]) as clip:
+        assert (clip.n_frames, clip.size) == (3, (64, 64))
+    assert (tmp_path / "loss.png").is_file()
+    assert (tmp_path / OUTPUT).read_bytes() == (trained / OUTPUT).read_bytes()
 
 
 def test_the_same_command_goes_on_and_ends_with_the_same_file(trained, clips, base, tmp_path, monkeypatch):
@@ -281,6 +293,9 @@ def test_a_loss_that_is_not_finite_is_exit_status_1_and_the_last_good_weights_ar
     [
         (["--fps", "8"], "--fps: only for videos and pictures"),
         (["--flip", "--size", "16x16"], "--size, --flip: only for videos"),
+        (["--validate-prompt", "a"], "--validate-prompt: only for the bundled form"),
+        (["--optimizer", "LBFGS"], "`optimizer` is 'LBFGS', expected one of"),
+        (["--device", "cuda", "--accelerate"], "--device is cuda beside --accelerate"),
         (["--steps", "0"], "`steps` is 0"),
         (["--frames", "9"], "frames"),
         (["--device", "moon"], "device 'moon' cannot be used"),
