@@ -57,7 +57,7 @@ def add_arguments(subparsers) -> None:
         action="append",
         default=[],
         metavar="NAME|FILE[:STRENGTH]",
-        help="a LoRA on the model: pan-left, pan-right, zoom-in or spin for the bundled model, or a file, such as "
+        help="a LoRA on the model: a bundled one such as pan-left, or a file, such as "
         "pan.safetensors:0.8 (without a number: 1); may be given several times",
     )
     add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")

@@ -17,7 +17,7 @@ from unet_motion.training.motion_loop import LOG, MotionTrainer
 from unet_motion.training.motion_recipe import MotionRecipe
 from unet_motion.training.objective import Objective
 
-FRAMES, SIDE, STEPS = 5, 16, 320
+FRAMES, SIDE, STEPS = 4, 16, 200
 LOSS, PSNR = 0.02, 20.0
 """Mean squared error of the last steps, for pixels in [-1, 1], and decibels of the sample: at least reached."""
 
@@ -47,7 +47,7 @@ def test_a_real_clip_is_learned_by_heart_and_sampled(tmp_path):
         motion_num_attention_heads=2, motion_max_seq_length=FRAMES,
     )  # fmt: skip
     recipe = MotionRecipe(
-        steps=STEPS, learning_rate=4e-3, drop_prompt=0.0, seed=2, save_every=STEPS, weight_decay=0.0, ema=0.98
+        steps=STEPS, batch=4, learning_rate=5e-3, drop_prompt=0.0, seed=2, save_every=STEPS, weight_decay=0.0, ema=0.95
     )
     schedule = NoiseSchedule.named(prediction="sample")
     trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
@@ -57,7 +57,7 @@ def test_a_real_clip_is_learned_by_heart_and_sampled(tmp_path):
     losses = [json.loads(line)["loss"] for line in lines]
     clip = frames[:FRAMES].astype(np.float64) / 255
     assert clip.std(0).mean() > 0.02, "the clip moves"
-    assert np.mean(losses[:5]) > 10 * LOSS and np.mean(losses[-20:]) < LOSS
+    assert losses[0] > 10 * LOSS and np.mean(losses[-20:]) < LOSS
     sampler = get_sampler("ddim")
     with torch.no_grad(), trainer.averaged():
         noise = torch.randn(FRAMES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
