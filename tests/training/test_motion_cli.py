@@ -293,8 +293,8 @@ def test_a_loss_that_is_not_finite_is_exit_status_1_and_the_last_good_weights_ar
     [
         (["--fps", "8"], "--fps: only for videos and pictures"),
         (["--flip", "--size", "16x16"], "--size, --flip: only for videos"),
-        (["--validate-prompt", "a"], "--validate-prompt: only for the bundled form"),
-        (["--optimizer", "LBFGS"], "`optimizer` is 'LBFGS', expected one of"),
+        (["--validate-prompt", "a", "--frames", "3"], "--validate-prompt: only for the bundled form"),
+        (["--optimizer", "LBFGS", "--frames", "3"], "`optimizer` is 'LBFGS', expected one of"),
         (["--device", "cuda", "--accelerate"], "--device is cuda beside --accelerate"),
         (["--steps", "0"], "`steps` is 0"),
         (["--frames", "9"], "frames"),
