@@ -66,7 +66,7 @@ class LoadMotionLoRA(io.ComfyNode):
                 make_input(
                     io.Combo, "lora_name", options=paths.list_motion_loras(),
                     tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file that fits "
-                    "no layer of the model is refused.",
+                    "no layer of the model is refused. Those marked (bundled) are for the bundled model.",
                 ),
                 make_input(
                     io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,

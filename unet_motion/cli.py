@@ -19,7 +19,7 @@ COMMANDS = {
     "inspect": (".formats.cli", "tell what a model file is: kind, version, frames, dtype, odd keys"),
     "convert": (".formats.convert_cli", "write a UNet or motion modules under other names, bit for bit"),
     "merge": (".formats.convert_cli", "mix motion modules, or scale them block by block"),
-    "train": (".training.cli", "train motion modules on your clips, or the bundled model"),
+    "train": (".training.cli", "train motion modules or a LoRA on your clips, or the bundled model"),
     "evaluate": (".training.cli", "measure what the bundled model draws"),
     "bench": (".bench.cli", "time this UNet beside diffusers' with the same weights"),
     "kernels": (".kernels.cli", "tell which code each operation runs on this machine, and why not a faster one"),

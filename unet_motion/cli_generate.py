@@ -56,8 +56,9 @@ def add_arguments(subparsers) -> None:
         "--motion-lora",
         action="append",
         default=[],
-        metavar="FILE[:STRENGTH]",
-        help="a LoRA on the model, such as pan.safetensors:0.8 (without a number: 1); may be given several times",
+        metavar="NAME|FILE[:STRENGTH]",
+        help="a LoRA on the model: a bundled one such as pan-left, or a file, such as "
+        "pan.safetensors:0.8 (without a number: 1); may be given several times",
     )
     add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
     add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
@@ -157,12 +158,20 @@ def _load(args: argparse.Namespace):
 
 
 def _lora(text: str) -> tuple[str, float]:
-    """FILE or FILE:STRENGTH; a colon inside the file's name, as of a drive, is no strength."""
+    """NAME or FILE, or either with :STRENGTH; a colon inside the file's name, as of a drive, is no strength."""
     path, _, strength = text.rpartition(":")
     try:
-        return (path, float(strength)) if path else (text, 1.0)
+        found = (path, float(strength)) if path else (text, 1.0)
     except ValueError:
-        return text, 1.0
+        found = text, 1.0
+    return _bundled_lora(found[0]), found[1]
+
+
+def _bundled_lora(name: str) -> str:
+    """The file of a bundled LoRA's name, unless the name is that of something here."""
+    from .bundled import motion_lora_names, motion_lora_path
+
+    return str(motion_lora_path(name)) if name in motion_lora_names() and not Path(name).exists() else name
 
 
 def check_device(name: str) -> None:

@@ -6,12 +6,16 @@ import os
 
 import folder_paths
 
+from ...unet_motion.bundled.loras import motion_lora_names, motion_lora_path
+
 MOTION_MODULES = "animatediff_models"
 MOTION_LORAS = "animatediff_motion_lora"
 LORA_FOLDERS = ("loras", MOTION_LORAS)
 MOTION_LORA_FOLDERS = (MOTION_LORAS, "loras")
 UNET_FOLDERS = ("diffusion_models", "checkpoints", "diffusers")
 # Of the folders that ComfyUI lists by file; `diffusers` holds folders instead.
+BUNDLED = " (bundled)"
+"""Behind the names of the motion LoRAs that come with the pack."""
 EXTENSIONS = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin"}
 
 
@@ -34,8 +38,8 @@ def list_loras() -> list[str]:
 
 
 def list_motion_loras() -> list[str]:
-    """The same files, those of `animatediff_motion_lora` first."""
-    return _list(MOTION_LORA_FOLDERS)
+    """The same files, those of `animatediff_motion_lora` first, and the ones that come with the pack."""
+    return [*_list(MOTION_LORA_FOLDERS), *(name + BUNDLED for name in motion_lora_names())]
 
 
 def list_unets() -> list[str]:
@@ -53,6 +57,9 @@ def find_lora(name: str) -> str:
 
 
 def find_motion_lora(name: str) -> str:
+    own = name.removesuffix(BUNDLED)
+    if own != name and own in motion_lora_names():
+        return str(motion_lora_path(own))
     return _find(name, MOTION_LORA_FOLDERS)
 
 

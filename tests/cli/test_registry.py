@@ -20,7 +20,7 @@ needs_comfy_cli = pytest.mark.skipif(not HAS_COMFY_CLI, reason="needs comfy-cli"
 NEEDED = (
     r"__init__\.py|pyproject\.toml|requirements\.txt|README\.md|LICENSE|assets/demo\.webp",
     r"(nodes|unet_motion)/(\w+/)*\w+\.py",
-    r"unet_motion/bundled/(README\.md|model\.safetensors|judge\.safetensors)",
+    r"unet_motion/bundled/(README\.md|model\.safetensors|judge\.safetensors|motion_loras/[a-z-]+\.safetensors)",
     r"web/([\w-]+/)*[\w.-]+\.(md|js|mjs|css|svg|png|jpg|gif|webp)",
     r"locales/[\w-]+/\w+\.json",
     r"example_workflows/\w+\.(json|jpg|png|webp|webm|mp4)",

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.comfyui.graphs import bundled, sample
-from unet_motion.bundled import load_bundled
+from unet_motion.bundled import load_bundled, motion_lora_names
 from unet_motion.formats.lora_names import original_motion
 
 FRAMES, STEPS = 8, 4
@@ -69,6 +69,21 @@ def test_two_in_a_row_act_together_and_each_alone_and_leave_nothing(server, file
     alone, needs = bundled(FRAMES)
     sample(alone, needs, "plain", steps=STEPS)
     assert torch.equal(server.latent(server.run(alone), "plain"), latents["plain"])
+
+
+def test_those_that_come_with_the_pack_are_offered_and_act(server):
+    graph, needs = bundled(FRAMES)
+    info = server.get("/object_info/UNetMotion_LoadMotionLoRA")["UNetMotion_LoadMotionLoRA"]
+    offered = info["input"]["required"]["lora_name"]
+    offered = offered[0] if isinstance(offered[0], list) else offered[1]["options"]
+    names = [f"{name} (bundled)" for name in motion_lora_names()]
+    assert names and offered[-len(names) :] == names
+    for name, strength in (("none", 0.0), ("full", 1.0)):
+        node = graph.add("UNetMotion_LoadMotionLoRA", model=needs["model"], lora_name=names[0], strength=strength)
+        sample(graph, {**needs, "model": (node, 0)}, name, steps=STEPS)
+    run = server.run(graph)
+    assert run.error is None
+    assert relative(server.latent(run, "full"), server.latent(run, "none")) > 1e-2
 
 
 def test_a_curve_that_cannot_be_read_is_an_error_of_the_node(server, files):

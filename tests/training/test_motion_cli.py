@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -14,10 +15,12 @@ from unet_motion.bundled import build_parts, load_bundled
 from unet_motion.bundled.parts import FORMAT, METADATA_KEY, PREFIXES
 from unet_motion.cli import main
 from unet_motion.formats.convert import convert
+from unet_motion.sampling import NoiseSchedule, get_sampler
 from unet_motion.training import motion_loop
 from unet_motion.training.motion_base import checksum, load_base
-from unet_motion.training.motion_cli import NUMBERS, OUTPUT
+from unet_motion.training.motion_cli import FORMS, OUTPUT
 from unet_motion.training.motion_recipe import MotionRecipe
+from unet_motion.training.run_cli import NUMBERS
 from unet_motion.video import write_video
 
 IMAGE = {
@@ -110,6 +113,17 @@ def test_clips_become_a_file_that_fits_its_base_and_says_how_it_was_made(trained
     assert [row["step"] for row in rows] == [0, 1, 2]
 
 
+def test_validation_clips_are_pictures_and_change_no_weight(trained, clips, base, tmp_path):
+    shown = ["--validate-every", "2", "--validate-prompt", "a red star", "--validate-prompt", ""]
+    assert train(clips, base, tmp_path, *shown) == 0
+    names = sorted(path.name for path in (tmp_path / "validation").iterdir())
+    assert names == [f"step-{step:06}-{number}.webp" for step in (2, 3) for number in (0, 1)]
+    with Image.open(tmp_path / "validation" / names[0]) as clip:
+        assert (clip.n_frames, clip.size) == (3, (64, 64))
+    assert (tmp_path / "loss.png").is_file()
+    assert (tmp_path / OUTPUT).read_bytes() == (trained / OUTPUT).read_bytes()
+
+
 def test_the_same_command_goes_on_and_ends_with_the_same_file(trained, clips, base, tmp_path, monkeypatch):
     step = motion_loop.MotionTrainer.train_step
 
@@ -144,7 +158,7 @@ def test_every_option_reaches_the_run(clips, base, tmp_path, monkeypatch):
     class Captured(Exception):
         pass
 
-    def capture(unet, clips, objective, recipe, folder, source, quiet):
+    def capture(unet, clips, objective, recipe, folder, source, quiet, **more):
         taken.update(clips=clips, objective=objective, recipe=recipe, source=source)
         raise Captured
 
@@ -152,11 +166,13 @@ def test_every_option_reaches_the_run(clips, base, tmp_path, monkeypatch):
     values = {name: getattr(MotionRecipe(), name) for _, (name, *_) in NUMBERS.items()}
     values = {name: value + 1 if isinstance(value, int) else value / 2 + 0.25 for name, value in values.items()}
     given = [word for option, (name, *_) in NUMBERS.items() for word in (option, str(values[name]))]
+    given += ["--optimizer", "SGD", "--optimizer-option", "momentum=0.5", "--optimizer-option", "nesterov=true"]
     given += ["--schedule", "constant", "--checkpointing", "--bfloat16", "--prediction", "epsilon"]
     given += ["--beta-schedule", "linear", "--beta-end", "0.012", "--fps", "10", "--stride", "1", "--size", "24x16"]
     with pytest.raises(Captured):
         train(clips, base, tmp_path, *given, "--flip", "--new", "--frames", "2")
-    expected = values | {"schedule": "constant", "checkpointing": True, "bfloat16": True}
+    expected = values | {"schedule": "constant", "checkpointing": True, "bfloat16": True, "optimizer": "SGD"}
+    expected["optimizer_options"] = (("momentum", 0.5), ("nesterov", True))
     assert dataclasses.asdict(taken["recipe"]) == expected
     objective, options = taken["objective"], taken["clips"].options
     assert (objective.min_snr, objective.noise_offset) == (values["min_snr"], values["noise_offset"])
@@ -175,6 +191,63 @@ def test_another_unet_is_trained_on_encoded_clips(unet, tmp_path):
     assert model.config == own.config
     changed = {k for k, v in own.state_dict().items() if not torch.equal(v, model.state_dict()[k])}
     assert changed and all(".motion_modules." in name for name in changed)
+
+
+def test_every_form_loads_back_and_samples_the_same(unet, tmp_path):
+    folder, data = unet
+    arguments = ["train", "motion-module", str(data), "--base", str(folder), "--frames", "3", "--steps", "2", "--quiet"]
+    every = [word for form in FORMS for word in ("--form", form)]
+    assert main([*arguments, "--new", "--lr", "0.1", "--warmup", "0", *every, "--out", str(tmp_path)]) == 0
+    models = {
+        "original": load_unet(folder, tmp_path / FORMS["original"]),
+        "adapter": load_unet(folder, tmp_path / FORMS["adapter"]),
+        "unet": UNetMotionModel.from_pretrained(tmp_path / FORMS["unet"]),
+    }
+    found = {form: sampled(model) for form, model in models.items()}
+    own = sampled(load_unet(folder))
+    for form, model in models.items():
+        assert torch.equal(found[form], found["unet"]) and model.config == models["unet"].config, form
+    assert not torch.allclose(found["unet"], own, atol=1e-3)
+    for form in ("adapter", "unet"):
+        said = json.loads((tmp_path / FORMS[form] / "training.json").read_text(encoding="utf-8"))
+        assert said["how"]["trained_steps"] == 2
+
+
+def test_diffusers_reads_the_folders_and_computes_the_same(unet, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    folder, data = unet
+    arguments = ["train", "motion-module", str(data), "--base", str(folder), "--frames", "3", "--steps", "1", "--quiet"]
+    main([*arguments, "--form", "adapter", "--form", "unet", "--out", str(tmp_path)])
+    theirs = diffusers.UNetMotionModel.from_pretrained(tmp_path / FORMS["unet"])
+    adapter = diffusers.MotionAdapter.from_pretrained(tmp_path / FORMS["adapter"]).state_dict()
+    state = theirs.state_dict()
+    assert adapter and all(torch.equal(state[name], value) for name, value in adapter.items())
+    ours = UNetMotionModel.from_pretrained(tmp_path / FORMS["unet"])
+    ours.set_norm_scope("frame", "clip")  # diffusers' only rule
+    x, text = torch.randn(1, 4, 3, 4, 4), torch.randn(1, 6, 16)
+    with torch.no_grad():
+        expected = theirs(x, 5, text.repeat_interleave(3, 0)).sample
+        torch.testing.assert_close(ours(x, 5, text).sample, expected, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def sampled(model):
+    """Latents (3, 4, 4, 4) after three steps."""
+    schedule, run = NoiseSchedule.named(), get_sampler("ddim")
+    generator = torch.Generator().manual_seed(3)
+    x, text = torch.randn(3, 4, 4, 4, generator=generator), torch.randn(1, 6, 16, generator=generator)
+    return run.run(lambda x, t: model.forward_frames(x, float(t), text, 3), x, schedule, schedule.steps(3, run.spacing))
+
+
+def test_cross_attention_trains_where_asked_and_nothing_else_does(unet, tmp_path):
+    folder, data = unet
+    arguments = ["train", "motion-module", str(data), "--base", str(folder), "--frames", "3", "--steps", "2", "--quiet"]
+    assert main([*arguments, "--cross-attention", "--lr", "0.1", "--warmup", "0", "--out", str(tmp_path)]) == 0
+    before = UNetMotionModel.from_pretrained(folder).state_dict()
+    after = UNetMotionModel.from_pretrained(tmp_path / FORMS["unet"]).state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    text = {name for name in before if ".attentions." in name and ".attn2." in name}
+    assert text <= moved and all(".motion_modules." in name for name in moved - text)
 
 
 def test_new_modules_follow_the_seed_and_change_nothing_yet(unet):
@@ -220,6 +293,9 @@ def test_a_loss_that_is_not_finite_is_exit_status_1_and_the_last_good_weights_ar
     [
         (["--fps", "8"], "--fps: only for videos and pictures"),
         (["--flip", "--size", "16x16"], "--size, --flip: only for videos"),
+        (["--validate-prompt", "a", "--frames", "3"], "--validate-prompt: only for the bundled form"),
+        (["--optimizer", "LBFGS", "--frames", "3"], "`optimizer` is 'LBFGS', expected one of"),
+        (["--device", "cuda", "--accelerate"], "--device is cuda beside --accelerate"),
         (["--steps", "0"], "`steps` is 0"),
         (["--frames", "9"], "frames"),
         (["--device", "moon"], "device 'moon' cannot be used"),

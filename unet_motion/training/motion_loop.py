@@ -1,4 +1,4 @@
-"""The training loop of motion modules: the image weights stay as they are, and a run that was killed goes on.
+"""The training loop of motion modules and LoRAs: other weights stay as they are, and a run that was killed goes on.
 
 Everything random comes from one generator whose state is part of the checkpoint.
 """
@@ -11,57 +11,43 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..atomic import atomic_file
 from ..model import UNetMotionModel
 from ..progress import has_bar, track
 from .clip_data import ClipDataset
+from .draws import Draw
 from .motion_recipe import FREE, MotionRecipe
 from .objective import Objective
+from .optimizers import make_optimizer
+from .processes import Processes
 from .runs import Average, load_state, save_whole
+from .watching import Watcher
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "losses.jsonl"
-
-
-@dataclass
-class Draw:
-    """A batch: clean clips and noise (B, F, C, h, w), timesteps (B,), text tensors (B, ...), and the clips' numbers."""
-
-    clean: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    text: dict[str, Tensor]
-    source: Tensor
-
-    def split(self, size: int) -> list[Draw]:
-        """The same rows in batches of `size`."""
-        parts = []
-        for start in range(0, len(self.clean), size):
-            rows = slice(start, start + size)
-            text = {name: value[rows] for name, value in self.text.items()}
-            fields = (self.clean, self.noise, self.timesteps)
-            parts.append(Draw(*(field[rows] for field in fields), text, self.source[rows]))
-        return parts
 
 
 class MotionTrainer:
     """A run in a folder.
 
     Args:
-        unet: trained in place; everything but its motion modules is frozen.
+        unet: trained in place.
         clips: the data.
         objective, recipe: what towards, and how.
         folder: of the checkpoint and the log; a run that was stopped there goes on.
         base: what the weights are from; only a run from the same is resumed.
         quiet: nothing on the console.
+        trained: parameters by name; all others are frozen already. The default are the motion modules.
+        more: further facts, ready for JSON, that a run must share to be resumed.
+        processes: who computes which rows of a batch.
+        watchers: are told of every step and checkpoint; they may change nothing.
 
     Raises:
         ValueError: the clips do not fit the UNet, or the folder has a run of another recipe, base or data.
@@ -76,31 +62,46 @@ class MotionTrainer:
         folder: Path,
         base: dict[str, Any] | None = None,
         quiet: bool = False,
+        trained: Mapping[str, nn.Parameter] | None = None,
+        more: Mapping[str, Any] | None = None,
+        processes: Processes | None = None,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         self.unet, self.clips, self.objective, self.recipe = unet, clips, objective, recipe
-        self.folder, self.quiet, self.step = Path(folder), quiet, 0
+        self.processes, self.watchers = processes or Processes(), list(watchers)
+        self.folder, self.quiet, self.step = Path(folder), quiet or not self.processes.main, 0
         self.empty = clips.empty_text() if recipe.drop_prompt else None
         self._check_data()
-        self.trained = trained_parameters(unet)
-        self.optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        self.trained = trained_parameters(unet) if trained is None else dict(trained)
+        self.optimizer = make_optimizer(
+            recipe.optimizer, self.trained.values(), recipe.learning_rate, recipe.weight_decay, recipe.optimizer_options
         )
         self.average = Average(self.trained.values(), recipe.ema) if recipe.ema else None
         self.generator = torch.Generator().manual_seed(recipe.seed)
         unet.gradient_checkpointing = recipe.checkpointing
+        self.identity = self._identity(base, more or {})
+        if (state := load_state(self.path)) is not None:
+            self._restore(state)
+        self.processes.wait()  # before the first one writes
+        if self.processes.main:
+            self._trim_log()
+
+    def _identity(self, base: dict[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run must share with a checkpoint to go on from it."""
+        recipe, clips, objective = self.recipe, self.clips, self.objective
         kept = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in FREE}
         schedule = hashlib.sha256(objective.schedule.alphas_cumprod.numpy().tobytes()).hexdigest()
-        self.identity = {
+        return {
             **kept,
+            "batch": recipe.batch * self.processes.count,
+            "optimizer_options": [list(pair) for pair in recipe.optimizer_options],
             "frames": clips.options.frames,
             "prediction": objective.schedule.prediction,
             "noise schedule": schedule,
             "base": json.dumps(base, sort_keys=True),
             "data": clips.digest(),
+            **more,
         }
-        if (state := load_state(self.path)) is not None:
-            self._restore(state)
-        self._trim_log()
 
     @property
     def path(self) -> Path:
@@ -123,9 +124,9 @@ class MotionTrainer:
                 )
 
     def draw(self) -> Draw:
-        """The next batch: clips, prompts (or the empty one), noise and timesteps."""
+        """The next batch of all processes: clips, prompts (or the empty one), noise and timesteps."""
         generator, recipe = self.generator, self.recipe
-        batch = self.clips.draw(generator, recipe.batch)
+        batch = self.clips.draw(generator, recipe.batch * self.processes.count)
         clean, source = batch.pop("latents"), batch.pop("source")
         if self.empty is not None:
             for row in (torch.rand(len(clean), generator=generator) < recipe.drop_prompt).nonzero().flatten():
@@ -134,8 +135,8 @@ class MotionTrainer:
         noise = self.objective.draw_noise(clean, generator)
         return Draw(clean, noise, self.objective.draw_timesteps(len(clean), generator), batch, source)
 
-    def loss(self, draw: Draw) -> Tensor:
-        """The objective of one batch."""
+    def predict(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The UNet's output for a batch, and the batch's clips, noise and timesteps on its device."""
         device = self.unet.device
         clean, noise, timesteps = (t.to(device) for t in (draw.clean, draw.noise, draw.timesteps))
         text = {name: value.to(device) for name, value in draw.text.items()}
@@ -149,7 +150,15 @@ class MotionTrainer:
                 num_frames=clean.shape[1],
                 added_cond_kwargs=text or None,
             )
-        return self.objective.loss(output.unflatten(0, clean.shape[:2]), clean, noise, timesteps)
+        return output.unflatten(0, clean.shape[:2]), clean, noise, timesteps
+
+    def loss(self, draw: Draw) -> Tensor:
+        """The objective of one batch."""
+        return self.objective.loss(*self.predict(draw))
+
+    def losses(self, draw: Draw) -> Iterator[Tensor]:
+        """Losses whose sum is trained on; each is differentiated before the next one is asked for."""
+        yield self.loss(draw)
 
     def gradients(self, draws: Sequence[Draw]) -> float:
         """Leave the gradient of the batches' mean loss in the parameters; gives that loss.
@@ -160,11 +169,14 @@ class MotionTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for draw in draws:
-            loss = self.loss(draw)
-            if not math.isfinite(value := loss.item()):
-                raise self._not_finite(f"the loss is {value}", [draw])
-            (loss / len(draws)).backward()
-            total += value / len(draws)
+            for loss in self.losses(self.processes.own(draw)):
+                # One process's NaN is everybody's: all of them stop at the same place.
+                if not math.isfinite(value := self.processes.mean(loss.item())):
+                    raise self._not_finite(f"the loss is {value}", [draw])
+                (loss / len(draws)).backward()
+                total += value / len(draws)
+        # None is the gradient of a part that this step leaves out: the optimizer leaves it out too.
+        self.processes.mean_gradients([p for p in self.trained.values() if p.grad is not None])
         return total
 
     def _not_finite(self, what: str, draws: Sequence[Draw]) -> FloatingPointError:
@@ -208,8 +220,7 @@ class MotionTrainer:
         try:
             for _ in track(range(first, self.recipe.steps), description="training", enabled=not self.quiet):
                 row = self.train_step()
-                with (self.folder / LOG).open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(row) + "\n")
+                self._report(row)
                 if self.step % log_every == 0 and not bar and not self.quiet:
                     left = (time.perf_counter() - began) / (self.step - first) * (self.recipe.steps - self.step)
                     print(f"step {self.step} of {self.recipe.steps}: loss {row['loss']:.5f}, {clock(left)} left")
@@ -218,13 +229,20 @@ class MotionTrainer:
         except FloatingPointError as error:
             raise self._with_last_good(error) from None
 
+    def _report(self, row: dict[str, float]) -> None:
+        if self.processes.main:
+            with (self.folder / LOG).open("a", encoding="utf-8") as out:
+                out.write(json.dumps(row) + "\n")
+            for watcher in self.watchers:
+                watcher.stepped(self, row)
+
     def _save_last(self) -> None:
         """The last checkpoint; no step follows whose loss would show that its weights are good."""
         state = self.generator.get_state()
         draw = self.draw()
         self.generator.set_state(state)
         with torch.no_grad():
-            value = self.loss(draw).item()
+            value = self.processes.mean(sum(loss.item() for loss in self.losses(self.processes.own(draw))))
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", [draw])
         self.save(state)
@@ -238,6 +256,8 @@ class MotionTrainer:
 
     def save(self, generator_state: Tensor) -> None:
         """Write all that the next step depends on, whole or not at all."""
+        if not self.processes.main:
+            return
         state = {
             "step": self.step,
             "trained": {name: p.detach() for name, p in self.trained.items()},
@@ -247,6 +267,8 @@ class MotionTrainer:
             "identity": self.identity,
         }
         save_whole(state, self.path)
+        for watcher in self.watchers:
+            watcher.saved(self)
 
     @torch.no_grad()
     def _restore(self, state: dict[str, Any]) -> None:
@@ -288,12 +310,18 @@ class MotionTrainer:
                 self.average.swap()
 
 
-def trained_parameters(unet: UNetMotionModel) -> dict[str, torch.nn.Parameter]:
+def trained_parameters(unet: UNetMotionModel, cross_attention: bool = False) -> dict[str, torch.nn.Parameter]:
     """Freeze all but the motion modules; gives what trains, by name.
 
     Values that are mapped to a file get memory of their own: training writes to them.
+
+    Args:
+        cross_attention: the image layers' attention to the text trains too.
     """
     unet.freeze_unet2d_params()
+    if cross_attention:
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or ".attentions." in name and ".attn2." in name)
     trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
     for parameter in trained.values():
         parameter.data = parameter.data.clone()

@@ -45,9 +45,17 @@ class Average:
 
 
 def save_whole(state: dict, path: Path) -> None:
-    """Write a checkpoint so that a kill at any moment leaves either the old file or the new one."""
+    """Write a checkpoint so that a kill at any moment leaves either the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
     with atomic_file(path) as part:
-        torch.save(state, part)
+        try:
+            torch.save(state, part)
+        except RuntimeError as error:  # what torch makes of a write that fails
+            reason = str(error).splitlines()[0]
+            raise OSError(f"{path}: cannot be written, expected room on the disk ({reason})") from error
 
 
 def load_state(path: Path) -> dict | None:

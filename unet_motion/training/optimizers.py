@@ -1,0 +1,53 @@
+"""Optimizers by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+_OTHER_KIND = ("LBFGS", "SparseAdam", "Optimizer")
+"""Not for this loop: one wants a closure, one sparse gradients, one is none."""
+
+
+def optimizer_names() -> list[str]:
+    """Every class of `torch.optim` that takes a step from dense gradients."""
+    found = {
+        name: kind
+        for name, kind in vars(torch.optim).items()
+        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and name not in _OTHER_KIND
+    }
+    return sorted(found)
+
+
+def make_optimizer(
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    options: Iterable[tuple[str, float | bool]] = (),
+) -> torch.optim.Optimizer:
+    """An optimizer of `torch.optim`.
+
+    Args:
+        name: such as `AdamW`.
+        weight_decay: left out where the optimizer has none.
+        options: more arguments by name, such as `momentum`.
+
+    Raises:
+        ValueError: no such optimizer, an argument that it does not take, or a value that it refuses.
+    """
+    if name not in optimizer_names():
+        raise ValueError(f"`optimizer` is {name!r}, expected one of {', '.join(optimizer_names())}.")
+    kind, given = getattr(torch.optim, name), dict(options)
+    known = inspect.signature(kind).parameters
+    if unknown := [option for option in given if option not in known or option in ("params", "lr", "weight_decay")]:
+        raise ValueError(f"`optimizer_options` has {unknown[0]!r}, which {name} does not take there.")
+    if "weight_decay" in known:
+        given["weight_decay"] = weight_decay
+    try:
+        return kind(list(parameters), lr=learning_rate, **given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"`optimizer` {name} cannot be made for these weights: {error}") from error
