@@ -87,6 +87,8 @@ def output(unet):
     generator = torch.Generator().manual_seed(4)
     sample, text = torch.randn(1, 4, 4, 4, 4, generator=generator), torch.randn(1, 6, 16, generator=generator)
     with torch.no_grad():
+        if not isinstance(unet, UNetMotionModel):  # diffusers wants the text once per frame
+            text = text.repeat_interleave(sample.shape[2], dim=0)
         return unet(sample, 300, text).sample
 
 
