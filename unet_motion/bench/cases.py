@@ -23,6 +23,10 @@ LIMITS = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 FREEU = {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}
 
 
+class NotMeasured(Exception):
+    """A case that cannot run here; its text is one sentence that says why."""
+
+
 @dataclass
 class Row:
     """One comparison; times in seconds, memory in bytes."""
@@ -50,6 +54,8 @@ class Bench:
     ceilings: Ceilings
     rounds: int
     compiled: bool = False
+    comfyui: Path | None = None
+    evolved: Path | None = None
 
     def compare(self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1) -> Row:
         """Check that both give the same, then time, weigh and count them."""
