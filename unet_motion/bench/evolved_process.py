@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..formats.animatediff import diffusers_to_animatediff
 from ..formats.ldm import diffusers_to_ldm
+from ..layers import SpatialTransformer, scoped_group_norm
 from ..model import UNetMotionModel
 from .cases import Bench, Row, step_of_ours
 from .measure import Ceilings, Work
@@ -24,6 +25,26 @@ from .nets import WIDTHS, Inputs, make_inputs, our_unet
 
 MODULES = "unet_motion_bench.safetensors"
 PACK = "animatediff_evolved"
+
+
+class ClipNorm(nn.Module):
+    """A group norm whose statistics are always those of whole clips."""
+
+    def __init__(self, norm: nn.Module, weights: Callable, frames: int) -> None:
+        super().__init__()
+        self.norm, self.weights, self.frames = norm, weights, frames
+        # A norm that somebody watches is called, not fused.
+        self.register_forward_hook(lambda *_: None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return scoped_group_norm(self.norm, x, self.frames, "clip", self.weights)
+
+
+def norm_over_clips(unet: UNetMotionModel, frames: int) -> None:
+    """The norms before the attention of pixels too: the pack's way for v1 replaces every norm there is."""
+    for module in list(unet.modules()):
+        if isinstance(module, SpatialTransformer):
+            module.norm = ClipNorm(module.norm, module.weights, frames)
 
 
 def import_comfyui(folder: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -144,6 +165,8 @@ def measure(request: dict) -> list[Row]:
         ours = our_unet(request["size"], device, dtype, resnet_norm_scope=scope, motion_norm_scope=scope)
         model = with_motion(pack, comfyui_model(ours, dtype), ours, Path(request["folder"]), scope)
         inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, device, dtype)
+        if scope == "clip":
+            norm_over_clips(ours, frames)
         step = step_of_ours(ours, inputs)
         rows.append(
             inside_a_step(
