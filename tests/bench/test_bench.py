@@ -7,7 +7,7 @@ import torch
 from diffusers import UNetMotionModel as DiffusersUNetMotionModel
 from torch import nn
 
-from unet_motion.bench import cases, nets
+from unet_motion.bench import cases, catalogue, nets
 from unet_motion.bench.measure import Ceilings, flops, operations, peak_memory, take_turns
 from unet_motion.bench.report import markdown
 from unet_motion.cli import main
@@ -69,7 +69,7 @@ def test_outputs_that_differ_are_not_timed(bench):
 
 
 def test_every_kind_of_row_has_its_place_in_the_table(bench):
-    rows = cases.whole_step(bench, "tiny", 1, 2, 8, ">= 1.2") + cases.motion_module(bench, 32, 1, 3, 4, ">= 1.3")
+    rows = cases.whole_step(bench, "tiny", 1, 2, 16, ">= 1.2") + cases.motion_module(bench, 32, 1, 3, 4, ">= 1.3")
     rows += cases.long_clips(bench, "tiny", 8, (2, 4))
     table = markdown({"device": "a CPU", "dtype": "float32"}, rows)
     lines = [line for line in table.splitlines() if line.startswith("| ")]
@@ -79,7 +79,7 @@ def test_every_kind_of_row_has_its_place_in_the_table(bench):
 
 
 def test_the_command_line_runs_a_case_and_writes_the_table(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(cases.CPU_CASES, "motion-module", lambda b: cases.motion_module(b, 32, 1, 2, 4, ""))
+    monkeypatch.setitem(catalogue.CPU_CASES, "motion-module", lambda b: cases.motion_module(b, 32, 1, 2, 4, ""))
     assert main(["bench", "motion-module", "--device", "cpu", "--rounds", "1", "--out", str(tmp_path)]) == 0
     assert "| motion module 32 channels" in capsys.readouterr().out
     (table,) = tmp_path.glob("*.md")
