@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.comfyui.installations import NOT_FOUND, find_installations
-from unet_motion.bench import cases, catalogue, evolved, nets
+from unet_motion.bench import cases, catalogue, evolved, measure, nets
 from unet_motion.bench.measure import Ceilings
 from unet_motion.cli import main
 
@@ -16,6 +16,12 @@ NAMED = ("COMFYUI_PATH", "UNET_MOTION_PACKS")
 def bench(monkeypatch):
     monkeypatch.setitem(nets.WIDTHS, "tiny", (32, 64, 128, 128))
     return cases.Bench(CPU, torch.float32, Ceilings(1e9, 1e9), rounds=1)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """No time is spent on the machine's ceilings."""
+    monkeypatch.setattr(measure, "ceilings", lambda *_: Ceilings(1e9, 1e9))
 
 
 @pytest.fixture
@@ -36,10 +42,10 @@ def both(monkeypatch):
     return comfyui
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_pack_is_timed_with_equal_outputs_in_both_ways_of_norming(bench, both):
-    rows = evolved.evolved_step(bench, "tiny", 1, 3, 16)
-    assert [row.case for row in rows] == [f"step tiny 1x3x16x16, norms over the {scope}" for scope in ("frame", "clip")]
+    rows = evolved.evolved_step(bench, "tiny", 1, 2, 16)
+    assert [row.case for row in rows] == [f"step tiny 1x2x16x16, norms over the {scope}" for scope in ("frame", "clip")]
     for row in rows:
         assert row.error < 1e-5 and row.ratio[0] > 0 and row.theirs > 0 and min(row.memory) > 0
         assert f"ComfyUI {both.version}, AnimateDiff-Evolved " in row.note
@@ -61,7 +67,7 @@ def left_out(capsys, *options):
     return line.strip()
 
 
-def test_without_comfyui_or_the_pack_one_sentence_says_so(monkeypatch, tmp_path, capsys):
+def test_without_comfyui_or_the_pack_one_sentence_says_so(unmeasured, monkeypatch, tmp_path, capsys):
     for name in NAMED:
         monkeypatch.delenv(name, raising=False)
     start = "step-small-evolved is left out: "
@@ -75,7 +81,7 @@ def test_without_comfyui_or_the_pack_one_sentence_says_so(monkeypatch, tmp_path,
     assert sentence.startswith(f"{start}AnimateDiff-Evolved is not in {tmp_path}; ")
 
 
-def test_a_comfyui_that_does_not_start_is_left_out_with_its_own_words(monkeypatch, tmp_path, capsys):
+def test_a_comfyui_that_does_not_start_is_left_out_with_its_own_words(unmeasured, monkeypatch, tmp_path, capsys):
     comfyui = folder_of_comfyui(tmp_path / "ComfyUI")
     (comfyui / "comfy" / "cli_args.py").write_text("raise ImportError('its packages are missing')\n")
     pack = comfyui / "custom_nodes" / "ComfyUI-AnimateDiff-Evolved"

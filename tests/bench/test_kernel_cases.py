@@ -20,7 +20,7 @@ import dataclasses, json, torch
 from unet_motion.bench import cases, kernel_cases
 from unet_motion.bench.measure import Ceilings
 bench = cases.Bench(torch.device("cpu"), torch.float32, Ceilings(1e9, 1e9), rounds=1)
-print(json.dumps([dataclasses.asdict(row) for row in kernel_cases.kernels(bench, 1, 2, 4, 64)]))
+print(json.dumps([dataclasses.asdict(row) for row in kernel_cases.kernels(bench, 1, 2, 4, 64, inner=1)]))
 """
 
 

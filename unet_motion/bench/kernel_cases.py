@@ -103,8 +103,8 @@ PAIRS: dict[str, tuple[str, Callable[..., Pair]]] = {
 
 
 @torch.no_grad()
-def kernels(bench: Bench, clips: int, frames: int, side: int, channels: int = 320) -> list[Row]:
-    """A row for each kernel; where one cannot run, its row says why."""
+def kernels(bench: Bench, clips: int, frames: int, side: int, channels: int = 320, inner: int = 10) -> list[Row]:
+    """A row for each kernel, ``inner`` calls a sample; where one cannot run, its row says why."""
     rows = []
     for words, (name, pair_of) in PAIRS.items():
         case = f"kernel: {words}, {clips}x{frames}x{side}x{side}, {channels} channels"
@@ -119,7 +119,7 @@ def kernels(bench: Bench, clips: int, frames: int, side: int, channels: int = 32
             rows.append(Row(case, "plain PyTorch", note=f"not measured: {why}"))
             continue
         pair = pair_of(make, clips, frames, side, channels)
-        row = bench.compare(case, "plain PyTorch", _one(pair.kernel), _one(pair.plain), inner=10)
+        row = bench.compare(case, "plain PyTorch", _one(pair.kernel), _one(pair.plain), inner=inner)
         row.floor = pair.moved / bench.ceilings.bytes
         if row.ratio:
             row.note = f"{100 * row.floor / row.ours:.0f} % of the copy's bandwidth"
