@@ -13,7 +13,7 @@ from ..factory import make_factory
 from ..model import UNetMotionModel
 from ..motion import MotionModule
 from ..options import Call
-from .measure import Ceilings, Turns, Work, flops, operations, peak_memory, take_turns
+from .measure import Ceilings, Work, counted, peak_memory, take_turns, weigh
 from .nets import Inputs, make_inputs, our_unet, randomise, relative_error, their_unet
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -64,23 +64,26 @@ class Bench:
 
     def compare(self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1) -> Row:
         """Check that both give the same, then time, weigh and count them."""
-        expected, result = theirs(), ours()
+        expected = theirs()
+        result, arithmetic = counted(ours)
         error = relative_error(result, expected)
         if not error <= LIMITS[self.dtype]:
             return Row(case, peer, float("nan"), error=error, note="outputs differ: not timed")
         del expected, result
-        turns = take_turns({"ours": ours, "theirs": theirs}, self.device, self.rounds, inner=inner)
-        row = self.row(case, peer, turns, ours, error, target)
-        row.memory = (peak_memory(ours, self.device), peak_memory(theirs, self.device))
-        (mine, row.profile), (other, _) = operations(ours, self.device), operations(theirs, self.device)
-        row.launches = (mine, other)
+        turns = take_turns({"ours": ours, "theirs": theirs}, self.device, self.rounds, self.warm, inner)
+        row = Row(
+            case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target, error
+        )
+        row.floor = arithmetic / self.ceilings.flops
+        mine, count, row.profile = weigh(ours, self.device)
+        other, other_count, _ = weigh(theirs, self.device)
+        row.memory, row.launches = (mine, other), (count, other_count)
         return row
 
-    def row(self, case: str, peer: str, turns: Turns, ours: Work, error: float | None, target: str) -> Row:
-        return Row(
-            case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target, error,
-            floor=flops(ours) / self.ceilings.flops,
-        )  # fmt: skip
+    @property
+    def warm(self) -> int:
+        """Untimed rounds; on a CPU the call whose output was compared is enough."""
+        return int(self.device.type == "cuda")
 
 
 def step_of_ours(unet: UNetMotionModel, inputs: Inputs) -> Work:
@@ -163,7 +166,7 @@ def freeu(bench: Bench, case: str, ours: UNetMotionModel, theirs: nn.Module, ste
     on, their_on = with_freeu(ours, step), with_freeu(theirs, their_step)
     error = relative_error(on(), their_on())
     works = {"plain": step, "ours": on, "their plain": their_step, "theirs": their_on}
-    turns = take_turns(works, bench.device, bench.rounds)
+    turns = take_turns(works, bench.device, bench.rounds, bench.warm)
     added = turns.ratio("ours", "plain")[0] - 1
     their_added = turns.ratio("theirs", "their plain")[0] - 1
     row = Row(f"FreeU in {case}", "diffusers", turns.median("ours"), turns.median("theirs"), error=error)

@@ -11,7 +11,7 @@ from .kernel_cases import kernels
 CPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "step-small": lambda b: whole_step(b, "small", 2, 8, 32, ">= 1.2"),
     "step-sd15": lambda b: whole_step(b, "sd15", 1, 8, 32, ">= 1.2", with_freeu=False),
-    "freeu-sd15": lambda b: freeu_step(b, "sd15", 1, 4, 32),
+    "freeu-sd15": lambda b: freeu_step(b, "sd15", 1, 2, 32),
     "step-small-evolved": lambda b: evolved_step(b, "small", 1, 8, 32),
     "motion-module": lambda b: motion_module(b, 320, 1, 16, 32, ">= 1.3"),
     "kernels": lambda b: kernels(b, 2, 16, 64),
