@@ -8,7 +8,7 @@ from diffusers import UNetMotionModel as DiffusersUNetMotionModel
 from torch import nn
 
 from unet_motion.bench import cases, catalogue, nets
-from unet_motion.bench.measure import Ceilings, flops, operations, peak_memory, take_turns
+from unet_motion.bench.measure import Ceilings, Turns, flops, operations, peak_memory, take_turns
 from unet_motion.bench.report import markdown
 from unet_motion.cli import main
 
@@ -66,6 +66,20 @@ def test_outputs_that_differ_are_not_timed(bench):
     row = bench.compare("linear", "another", lambda: layer(x), lambda: other(x))
     assert row.ratio is None and row.ours != row.ours and "differ" in row.note
     assert bench.compare("linear", "itself", lambda: layer(x), lambda: layer(x)).ratio is not None
+
+
+def test_diffusers_is_compiled_in_the_faster_mode(bench, monkeypatch):
+    seconds = {"max-autotune": 0.02, "max-autotune-no-cudagraphs": 0.0}
+    monkeypatch.setattr(torch, "compile", lambda unet, mode: unet)
+    ours = nets.our_unet("tiny", CPU, torch.float32)
+    inputs = nets.make_inputs(1, 2, 16, ours.config.cross_attention_dim, CPU, torch.float32)
+    step, theirs = cases.step_of_ours(ours, inputs), nets.their_unet(ours, CPU, torch.float32)
+    monkeypatch.setattr(cases, "take_turns", lambda works, *_, **__: Turns({n: [seconds.get(n, 1.0)] for n in works}))
+    row = cases.compiled_step(bench, "step", step, theirs, inputs, cases.COMPILE_MODES)
+    assert row.peer == "diffusers compiled (max-autotune-no-cudagraphs)" and row.error < 1e-5
+    assert row.note == "max-autotune: 20 ms, max-autotune-no-cudagraphs: 0 ms"
+    seconds.update({"max-autotune": 0.0, "max-autotune-no-cudagraphs": 0.02})
+    assert cases.compiled_step(bench, "step", step, theirs, inputs, cases.COMPILE_MODES).peer.endswith("(max-autotune)")
 
 
 def test_every_kind_of_row_has_its_place_in_the_table(bench):

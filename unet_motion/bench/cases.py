@@ -109,13 +109,15 @@ def whole_step(
     if with_freeu:
         rows += freeu(bench, case, ours, theirs, step, their_step)
     if bench.compiled:
-        rows.append(compiled_step(bench, case, step, theirs, inputs))
+        modes = COMPILE_MODES if bench.device.type == "cuda" else ("default",)
+        rows.append(compiled_step(bench, case, step, theirs, inputs, modes))
     return rows
 
 
-def compiled_step(bench: Bench, case: str, step: Work, theirs: nn.Module, inputs: Inputs) -> Row:
-    """A step against the fastest of diffusers' compiled ones."""
-    modes = COMPILE_MODES if bench.device.type == "cuda" else ("default",)
+def compiled_step(
+    bench: Bench, case: str, step: Work, theirs: nn.Module, inputs: Inputs, modes: tuple[str, ...]
+) -> Row:
+    """A step against diffusers' compiled in the fastest of some modes."""
     works = {mode: compiled_in(mode, theirs, inputs) for mode in modes}
     best, seconds = modes[0], {}
     if len(works) > 1:
