@@ -7,8 +7,8 @@ import torch
 from diffusers import UNetMotionModel as DiffusersUNetMotionModel
 from torch import nn
 
-from unet_motion.bench import cases, nets
-from unet_motion.bench.measure import Ceilings, flops, operations, peak_memory, take_turns
+from unet_motion.bench import cases, catalogue, nets
+from unet_motion.bench.measure import Ceilings, Turns, flops, operations, peak_memory, take_turns
 from unet_motion.bench.report import markdown
 from unet_motion.cli import main
 
@@ -68,8 +68,22 @@ def test_outputs_that_differ_are_not_timed(bench):
     assert bench.compare("linear", "itself", lambda: layer(x), lambda: layer(x)).ratio is not None
 
 
+def test_diffusers_is_compiled_in_the_faster_mode(bench, monkeypatch):
+    seconds = {"max-autotune": 0.02, "max-autotune-no-cudagraphs": 0.0}
+    monkeypatch.setattr(torch, "compile", lambda unet, mode: unet)
+    ours = nets.our_unet("tiny", CPU, torch.float32)
+    inputs = nets.make_inputs(1, 2, 16, ours.config.cross_attention_dim, CPU, torch.float32)
+    step, theirs = cases.step_of_ours(ours, inputs), nets.their_unet(ours, CPU, torch.float32)
+    monkeypatch.setattr(cases, "take_turns", lambda works, *_, **__: Turns({n: [seconds.get(n, 1.0)] for n in works}))
+    row = cases.compiled_step(bench, "step", step, theirs, inputs, cases.COMPILE_MODES)
+    assert row.peer == "diffusers compiled (max-autotune-no-cudagraphs)" and row.error < 1e-5
+    assert row.note == "max-autotune: 20 ms, max-autotune-no-cudagraphs: 0 ms"
+    seconds.update({"max-autotune": 0.0, "max-autotune-no-cudagraphs": 0.02})
+    assert cases.compiled_step(bench, "step", step, theirs, inputs, cases.COMPILE_MODES).peer.endswith("(max-autotune)")
+
+
 def test_every_kind_of_row_has_its_place_in_the_table(bench):
-    rows = cases.whole_step(bench, "tiny", 1, 2, 8, ">= 1.2") + cases.motion_module(bench, 32, 1, 3, 4, ">= 1.3")
+    rows = cases.whole_step(bench, "tiny", 1, 2, 16, ">= 1.2") + cases.motion_module(bench, 32, 1, 3, 4, ">= 1.3")
     rows += cases.long_clips(bench, "tiny", 8, (2, 4))
     table = markdown({"device": "a CPU", "dtype": "float32"}, rows)
     lines = [line for line in table.splitlines() if line.startswith("| ")]
@@ -79,7 +93,7 @@ def test_every_kind_of_row_has_its_place_in_the_table(bench):
 
 
 def test_the_command_line_runs_a_case_and_writes_the_table(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(cases.CPU_CASES, "motion-module", lambda b: cases.motion_module(b, 32, 1, 2, 4, ""))
+    monkeypatch.setitem(catalogue.CPU_CASES, "motion-module", lambda b: cases.motion_module(b, 32, 1, 2, 4, ""))
     assert main(["bench", "motion-module", "--device", "cpu", "--rounds", "1", "--out", str(tmp_path)]) == 0
     assert "| motion module 32 channels" in capsys.readouterr().out
     (table,) = tmp_path.glob("*.md")

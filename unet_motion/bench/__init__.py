@@ -1,5 +1,6 @@
-"""Honest timing against diffusers: equal weights, equal outputs first, then turns in one run.
+"""Honest timing against diffusers and AnimateDiff-Evolved: equal weights, equal outputs first, then turns in one run.
 
-`measure.py` times and weighs callables, `nets.py` builds the same network twice, `cases.py` holds what is compared,
-`report.py` writes the table and `cli.py` is `unet-motion bench`.
+`measure.py` times and weighs callables, `nets.py` builds the same network twice, `cases.py`, `kernel_cases.py` and
+`evolved.py` hold what is compared and `catalogue.py` its sizes, `report.py` writes the table and `cli.py` is
+`unet-motion bench`.
 """

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..factory import make_factory
 from ..model import UNetMotionModel
 from ..motion import MotionModule
 from ..options import Call
-from .measure import Ceilings, Turns, Work, flops, operations, peak_memory, take_turns
+from .measure import Ceilings, Work, counted, peak_memory, take_turns, weigh
 from .nets import Inputs, make_inputs, our_unet, randomise, relative_error, their_unet
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest relative difference between the outputs of two networks that may be compared in time."""
 
+COMPILE_MODES = ("max-autotune", "max-autotune-no-cudagraphs")
+"""torch.compile's modes on a GPU that are tried, with CUDA graphs and without."""
+
 FREEU = {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}
+
+
+class NotMeasured(Exception):
+    """A case that cannot run here; its text is one sentence that says why."""
 
 
 @dataclass
 class Row:
-    """One comparison; times in seconds, memory in bytes."""
+    """One comparison; times in seconds, memory in bytes.
+
+    ``ours`` is NaN where the outputs differed, and None where the case could not run.
+    """
 
     case: str
     peer: str
-    ours: float
+    ours: float | None = None
     theirs: float | None = None
     ratio: tuple[float, float, float] | None = None
     target: str = ""
@@ -50,26 +59,31 @@ class Bench:
     ceilings: Ceilings
     rounds: int
     compiled: bool = False
+    comfyui: Path | None = None
+    evolved: Path | None = None
 
     def compare(self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1) -> Row:
         """Check that both give the same, then time, weigh and count them."""
-        expected, result = theirs(), ours()
+        expected = theirs()
+        result, arithmetic = counted(ours)
         error = relative_error(result, expected)
         if not error <= LIMITS[self.dtype]:
             return Row(case, peer, float("nan"), error=error, note="outputs differ: not timed")
         del expected, result
-        turns = take_turns({"ours": ours, "theirs": theirs}, self.device, self.rounds, inner=inner)
-        row = self.row(case, peer, turns, ours, error, target)
-        row.memory = (peak_memory(ours, self.device), peak_memory(theirs, self.device))
-        (mine, row.profile), (other, _) = operations(ours, self.device), operations(theirs, self.device)
-        row.launches = (mine, other)
+        turns = take_turns({"ours": ours, "theirs": theirs}, self.device, self.rounds, self.warm, inner)
+        row = Row(
+            case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target, error
+        )
+        row.floor = arithmetic / self.ceilings.flops
+        mine, count, row.profile = weigh(ours, self.device)
+        other, other_count, _ = weigh(theirs, self.device)
+        row.memory, row.launches = (mine, other), (count, other_count)
         return row
 
-    def row(self, case: str, peer: str, turns: Turns, ours: Work, error: float | None, target: str) -> Row:
-        return Row(
-            case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target, error,
-            floor=flops(ours) / self.ceilings.flops,
-        )  # fmt: skip
+    @property
+    def warm(self) -> int:
+        """Untimed rounds; on a CPU the call whose output was compared is enough."""
+        return int(self.device.type == "cuda")
 
 
 def step_of_ours(unet: UNetMotionModel, inputs: Inputs) -> Work:
@@ -95,10 +109,47 @@ def whole_step(
     if with_freeu:
         rows += freeu(bench, case, ours, theirs, step, their_step)
     if bench.compiled:
-        mode = "max-autotune-no-cudagraphs" if bench.device.type == "cuda" else "default"
-        compiled = torch.compile(theirs, mode=mode)
-        rows.append(bench.compare(case, "diffusers compiled", step, step_of_theirs(compiled, inputs)))
+        modes = COMPILE_MODES if bench.device.type == "cuda" else ("default",)
+        rows.append(compiled_step(bench, case, step, theirs, inputs, modes))
     return rows
+
+
+def compiled_step(
+    bench: Bench, case: str, step: Work, theirs: nn.Module, inputs: Inputs, modes: tuple[str, ...]
+) -> Row:
+    """A step against diffusers' compiled in the fastest of some modes."""
+    works = {mode: compiled_in(mode, theirs, inputs) for mode in modes}
+    best, seconds = modes[0], {}
+    if len(works) > 1:
+        turns = take_turns(works, bench.device, rounds=3, warm=3)
+        seconds = {mode: turns.median(mode) for mode in modes}
+        best = min(seconds, key=seconds.get)
+    row = bench.compare(case, f"diffusers compiled ({best})", step, works[best])
+    row.note = ", ".join(f"{mode}: {1e3 * took:.3g} ms" for mode, took in seconds.items())
+    return row
+
+
+def compiled_in(mode: str, theirs: nn.Module, inputs: Inputs) -> Work:
+    """diffusers' step compiled in a mode."""
+    work = step_of_theirs(torch.compile(theirs, mode=mode), inputs)
+    if mode != "max-autotune":
+        return work
+
+    def run() -> Tensor:
+        # CUDA graphs write each result into the same memory.
+        torch.compiler.cudagraph_mark_step_begin()
+        return work().clone()
+
+    return run
+
+
+def freeu_step(bench: Bench, size: str, batch: int, frames: int, side: int) -> list[Row]:
+    """FreeU's part of a step, without the comparison of the step itself."""
+    ours = our_unet(size, bench.device, bench.dtype)
+    theirs = their_unet(ours, bench.device, bench.dtype)
+    inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, bench.device, bench.dtype)
+    case = f"step {size} {batch}x{frames}x{side}x{side}"
+    return freeu(bench, case, ours, theirs, step_of_ours(ours, inputs), step_of_theirs(theirs, inputs))
 
 
 def freeu(bench: Bench, case: str, ours: UNetMotionModel, theirs: nn.Module, step: Work, their_step: Work) -> list[Row]:
@@ -117,7 +168,7 @@ def freeu(bench: Bench, case: str, ours: UNetMotionModel, theirs: nn.Module, ste
     on, their_on = with_freeu(ours, step), with_freeu(theirs, their_step)
     error = relative_error(on(), their_on())
     works = {"plain": step, "ours": on, "their plain": their_step, "theirs": their_on}
-    turns = take_turns(works, bench.device, bench.rounds)
+    turns = take_turns(works, bench.device, bench.rounds, bench.warm)
     added = turns.ratio("ours", "plain")[0] - 1
     their_added = turns.ratio("theirs", "their plain")[0] - 1
     row = Row(f"FreeU in {case}", "diffusers", turns.median("ours"), turns.median("theirs"), error=error)
@@ -191,18 +242,3 @@ def long_clips(bench: Bench, size: str, side: int, lengths: tuple[int, ...]) -> 
         row.note = f"{1e3 * turns.median('ours') / frames:.1f} ms a frame"
         rows.append(row)
     return rows
-
-
-CPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
-    "step-small": lambda b: whole_step(b, "small", 2, 8, 32, ">= 1.2"),
-    "step-sd15": lambda b: whole_step(b, "sd15", 1, 8, 32, ">= 1.2", with_freeu=False),
-    "motion-module": lambda b: motion_module(b, 320, 1, 16, 32, ">= 1.3"),
-    "load": lambda b: loading(b, "sd15"),
-    "long": lambda b: long_clips(b, "small", 16, (8, 16, 32)),
-}
-GPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
-    "step-sd15": lambda b: whole_step(b, "sd15", 2, 16, 64, ">= 2"),
-    "motion-module": lambda b: motion_module(b, 320, 2, 16, 64, ">= 1.3"),
-    "load": lambda b: loading(b, "sd15"),
-    "long": lambda b: long_clips(b, "sd15", 64, (16, 32, 64)),
-}

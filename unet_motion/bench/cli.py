@@ -1,4 +1,4 @@
-"""``unet-motion bench``: this project beside diffusers, on this machine."""
+"""``unet-motion bench``: this project beside diffusers and AnimateDiff-Evolved, on this machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 def add_arguments(subparsers: Any) -> None:
     """Add the subcommand ``bench``."""
-    parser = subparsers.add_parser("bench", help="time this UNet beside diffusers' with the same weights")
+    parser = subparsers.add_parser("bench", help="time this UNet beside others with the same weights")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="some of the cases only; --list names them")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, float16 on a GPU")
     parser.add_argument("--threads", type=int, help="threads on the CPU (default: torch's)")
     parser.add_argument("--rounds", type=int, help="timed rounds of each comparison (default: 3 on a CPU, 7 on a GPU)")
-    parser.add_argument("--compiled", action="store_true", help="compare with torch.compile of diffusers too")
+    parser.add_argument(
+        "--compiled", action=argparse.BooleanOptionalAction,
+        help="compare with torch.compile of diffusers too, on a GPU in its faster mode (default: on a GPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--comfyui", type=Path, metavar="FOLDER", help="ComfyUI for AnimateDiff-Evolved (default: COMFYUI_PATH)"
+    )
+    parser.add_argument(
+        "--evolved", type=Path, metavar="FOLDER",
+        help="AnimateDiff-Evolved (default: in UNET_MOTION_PACKS, then in ComfyUI's custom_nodes)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the JSON and the table there")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
@@ -32,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the cases; 1 if two outputs differed, so that no ratio could be given."""
     import torch
 
-    from .cases import CPU_CASES, GPU_CASES, Bench
+    from .cases import Bench, NotMeasured
+    from .catalogue import CPU_CASES, GPU_CASES
     from .measure import ceilings
     from .report import cells, describe, markdown, write
 
@@ -54,14 +65,23 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise ImportError("the benchmark compares with diffusers; `pip install diffusers` adds it") from error
     dtype = getattr(torch, args.dtype or ("float16" if device.type == "cuda" else "float32"))
-    bench = Bench(device, dtype, ceilings(device, dtype), rounds, args.compiled)
-    rows = []
+    compiled = device.type == "cuda" if args.compiled is None else args.compiled
+    bench = Bench(device, dtype, ceilings(device, dtype), rounds, compiled, args.comfyui, args.evolved)
+    rows, left_out = [], []
     for name in args.cases or cases:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        for row in cases[name](bench):
+        try:
+            found = cases[name](bench)
+        except NotMeasured as reason:
+            left_out.append(f"{name} is left out: {reason}.")
+            print(f"  {left_out[-1]}", file=sys.stderr, flush=True)
+            continue
+        for row in found:
             print("  " + " | ".join(cells(row)), file=sys.stderr, flush=True)
             rows.append(row)
     about = describe(bench)
+    if left_out:
+        about["not measured"] = " ".join(left_out)
     print(json.dumps({"about": about, "rows": [asdict(r) for r in rows]}) if args.json else markdown(about, rows))
     if args.out:
         print(f"written: {write(args.out, about, rows)}", file=sys.stderr)

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -82,6 +83,10 @@ def peak_memory(work: Work, device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
+    return _most_held(record)
+
+
+def _most_held(record: profile) -> int:
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -96,6 +101,19 @@ def operations(work: Work, device: torch.device) -> tuple[int, dict[str, float]]
     with profile(activities=activities) as record:
         work()
         synchronise(device)
+    return _by_class(record, device)
+
+
+def weigh(work: Work, device: torch.device) -> tuple[int, int, dict[str, float]]:
+    """`peak_memory` and `operations`, on a CPU of one and the same call."""
+    if device.type == "cuda":
+        return peak_memory(work, device), *operations(work, device)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        work()
+    return _most_held(record), *_by_class(record, device)
+
+
+def _by_class(record: profile, device: torch.device) -> tuple[int, dict[str, float]]:
     count, total = 0, {}
     for event in record.key_averages():
         on_gpu = device.type == "cuda"
@@ -109,13 +127,18 @@ def operations(work: Work, device: torch.device) -> tuple[int, dict[str, float]]
     return count, {kind: took / whole for kind, took in sorted(total.items(), key=lambda item: -item[1])}
 
 
-def flops(work: Work) -> int:
-    """Floating point operations of matrix products, convolutions and attention in a call (two per multiply-add)."""
+def counted(work: Work) -> tuple[Any, int]:
+    """What a call gives, and its `flops`."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
+        result = work()
+    return result, counter.get_total_flops()
+
+
+def flops(work: Work) -> int:
+    """Floating point operations of matrix products, convolutions and attention in a call (two per multiply-add)."""
+    return counted(work)[1]
 
 
 @dataclass(frozen=True)

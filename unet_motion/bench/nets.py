@@ -12,6 +12,7 @@ from ..motion import sinusoidal_table
 
 WIDTHS = {"small": (128, 256, 512, 512), "sd15": (320, 640, 1280, 1280)}
 TEXT_TOKENS = 77
+TEXT_WIDTH = 768
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
             buffer.copy_(sinusoidal_table(buffer.shape[1], buffer.shape[2]))
 
 
-def our_unet(size: str, device: torch.device, dtype: torch.dtype) -> UNetMotionModel:
-    """A network of one of WIDTHS with random weights."""
-    unet = UNetMotionModel(block_out_channels=WIDTHS[size])
+def our_unet(size: str, device: torch.device, dtype: torch.dtype, **config) -> UNetMotionModel:
+    """A network of one of WIDTHS with random weights, and with other values of its configuration where given."""
+    unet = UNetMotionModel(block_out_channels=WIDTHS[size], cross_attention_dim=TEXT_WIDTH, **config)
     randomise(unet)
     return unet.to(device, dtype).eval().requires_grad_(False)
 
@@ -63,7 +64,9 @@ def their_unet(ours: UNetMotionModel, device: torch.device, dtype: torch.dtype) 
     from diffusers import UNetMotionModel as DiffusersUNetMotionModel
 
     with torch.device("meta"):
-        unet = DiffusersUNetMotionModel(block_out_channels=ours.config.block_out_channels)
+        unet = DiffusersUNetMotionModel(
+            block_out_channels=ours.config.block_out_channels, cross_attention_dim=ours.config.cross_attention_dim
+        )
     unet.load_state_dict(ours.state_dict(), strict=True, assign=True)
     return unet.to(device, dtype).eval().requires_grad_(False)
 

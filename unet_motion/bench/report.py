@@ -66,7 +66,8 @@ def markdown(about: dict[str, str], rows: list[Row]) -> str:
         "",
         "Times are medians of the rounds, in which all candidates run in turn; the ratio is the median of the rounds' "
         "ratios. Memory is the peak above what was held before the step, ours / peer's. The floor is the step's "
-        "arithmetic at the rate of the large matrix product.",
+        "arithmetic at the rate of the large matrix product; a kernel's is the bytes it must move, at the rate of the "
+        "large copy.",
     ]
     if about["device"] and not torch.cuda.is_available():
         lines += ["", "GPU rows: not measured."]
@@ -85,13 +86,13 @@ def cells(row: Row) -> list[str]:
     return [
         row.case,
         row.peer,
-        seconds(row.ours),
+        "not measured" if row.ours is None else seconds(row.ours),
         seconds(row.theirs),
         ratio,
         row.target,
         memory,
         "{} / {}".format(*row.launches) if row.launches else "",
-        f"{row.ours / row.floor:.2f}" if row.floor else "",
+        f"{row.ours / row.floor:.2f}" if row.floor and row.ours else "",
         f"{row.error:.1e}" if row.error is not None else "",
     ]
 

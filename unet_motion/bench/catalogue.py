@@ -1,0 +1,28 @@
+"""The cases by name, for a CPU and for a GPU, with their sizes and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .cases import Bench, Row, freeu_step, loading, long_clips, motion_module, whole_step
+from .evolved import evolved_step
+from .kernel_cases import kernels
+
+CPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
+    "step-small": lambda b: whole_step(b, "small", 2, 8, 32, ">= 1.2"),
+    "step-sd15": lambda b: whole_step(b, "sd15", 1, 8, 32, ">= 1.2", with_freeu=False),
+    "freeu-sd15": lambda b: freeu_step(b, "sd15", 1, 2, 32),
+    "step-small-evolved": lambda b: evolved_step(b, "small", 1, 8, 32),
+    "motion-module": lambda b: motion_module(b, 320, 1, 16, 32, ">= 1.3"),
+    "kernels": lambda b: kernels(b, 2, 16, 64),
+    "load": lambda b: loading(b, "sd15"),
+    "long": lambda b: long_clips(b, "small", 16, (8, 16, 32)),
+}
+GPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
+    "step-sd15": lambda b: whole_step(b, "sd15", 2, 16, 64, ">= 2"),
+    "step-sd15-evolved": lambda b: evolved_step(b, "sd15", 2, 16, 64),
+    "motion-module": lambda b: motion_module(b, 320, 2, 16, 64, ">= 1.3"),
+    "kernels": lambda b: kernels(b, 2, 16, 64),
+    "load": lambda b: loading(b, "sd15"),
+    "long": lambda b: long_clips(b, "sd15", 64, (16, 32, 64)),
+}

@@ -1,0 +1,132 @@
+"""Each Triton kernel beside its plain twin, at the size of SD1.5's first level with 16 frames and guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..freeu import freeu_concat_eager
+from ..kernels.dispatch import KERNELS
+from ..kernels.freeu import freeu_concat_kernel
+from ..kernels.geglu import geglu_eager, geglu_kernel
+from ..kernels.group_norm import group_norm_eager, group_norm_kernel
+from ..kernels.layer_norm import add_layer_norm_kernel, layer_norm_eager
+from ..kernels.temporal_attention import temporal_attention_eager, temporal_attention_kernel
+from .cases import Bench, Row
+from .measure import Work
+
+GROUPS, EPS, HEADS = 32, 1e-5, 8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A kernel and its plain twin on the same input.
+
+    Attributes:
+        tensors: what the kernel's constraints look at, in their order.
+        moved: bytes that have to be read and written at least.
+    """
+
+    kernel: Work
+    plain: Work
+    tensors: tuple[Tensor | None, ...]
+    moved: int
+
+
+Make = Callable[..., Tensor]
+
+
+def _size(*tensors: Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _temporal_attention(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
+    tokens = [make(frames, clips * side * side, channels) for _ in range(3)]
+    views = tuple(t.unflatten(-1, (HEADS, -1)).permute(1, 2, 0, 3) for t in tokens)
+    scale = (channels // HEADS) ** -0.5
+    return Pair(
+        lambda: temporal_attention_kernel(*views, scale), lambda: temporal_attention_eager(*views, scale),
+        views, _size(*tokens, tokens[0]),
+    )  # fmt: skip
+
+
+def _group_norm(make: Make, clips: int, frames: int, side: int, channels: int, added: bool = False) -> Pair:
+    tokens, weight, bias = make(clips * frames, side * side, channels), make(channels), make(channels)
+    rows = make(clips, channels) if added else None
+    given = (tokens, weight, bias, GROUPS, EPS, True, rows)
+    return Pair(
+        lambda: group_norm_kernel(*given), lambda: group_norm_eager(*given), (tokens, weight, bias, rows),
+        3 * _size(tokens),
+    )  # fmt: skip
+
+
+def _geglu(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
+    x = make(frames, clips * side * side, 8 * channels)
+    return Pair(lambda: geglu_kernel(x), lambda: geglu_eager(x), (x,), _size(x) * 3 // 2)
+
+
+def _layer_norm(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
+    x, residual = (make(frames, clips * side * side, channels) for _ in range(2))
+    weight, bias, rows = make(channels), make(channels), make(frames, channels)
+    return Pair(
+        lambda: add_layer_norm_kernel(x, residual, weight, bias, rows, EPS),
+        lambda: layer_norm_eager(x, weight, bias, EPS, rows, residual),
+        (x, weight, bias, rows, residual), 4 * _size(x),
+    )  # fmt: skip
+
+
+def _freeu(make: Make, clips: int, frames: int, side: int, channels: int, version: str) -> Pair:
+    images = (make(clips * frames, side // 4, side // 4, 4 * channels).permute(0, 3, 1, 2) for _ in range(2))
+    hidden, skip = images
+    given = (hidden, skip, 1.5, 0.9, version == "v2", None)
+    reads = _size(hidden, skip, skip) + (_size(hidden) if version == "v2" else 0)
+    return Pair(
+        lambda: freeu_concat_kernel(*given), lambda: freeu_concat_eager(*given), (hidden, skip, None),
+        reads + _size(hidden, skip),
+    )  # fmt: skip
+
+
+PAIRS: dict[str, tuple[str, Callable[..., Pair]]] = {
+    "temporal attention": ("temporal_attention", _temporal_attention),
+    "group norm and SiLU": ("group_norm", _group_norm),
+    "group norm and SiLU behind the time embedding": ("group_norm", partial(_group_norm, added=True)),
+    "GEGLU": ("geglu", _geglu),
+    "residual, layer norm and positions": ("layer_norm", _layer_norm),
+    "FreeU v1 and concatenation": ("freeu", partial(_freeu, version="v1")),
+    "FreeU v2 and concatenation": ("freeu", partial(_freeu, version="v2")),
+}
+"""What is timed -> the kernel's name in KERNELS, and its input."""
+
+
+@torch.no_grad()
+def kernels(bench: Bench, clips: int, frames: int, side: int, channels: int = 320, inner: int = 10) -> list[Row]:
+    """A row for each kernel, ``inner`` calls a sample; where one cannot run, its row says why."""
+    rows = []
+    for words, (name, pair_of) in PAIRS.items():
+        case = f"kernel: {words}, {clips}x{frames}x{side}x{side}, {channels} channels"
+        generator = torch.Generator(bench.device).manual_seed(0)
+
+        def make(*shape: int, generator=generator) -> Tensor:
+            return torch.randn(*shape, generator=generator, device=bench.device).to(bench.dtype)
+
+        # A pair of small input asks for the reason without the memory of the large one.
+        why = KERNELS[name].declines(*pair_of(make, 1, 2, 4, channels).tensors)
+        if why is not None:
+            rows.append(Row(case, "plain PyTorch", note=f"not measured: {why}"))
+            continue
+        pair = pair_of(make, clips, frames, side, channels)
+        row = bench.compare(case, "plain PyTorch", _one(pair.kernel), _one(pair.plain), inner=inner)
+        row.floor = pair.moved / bench.ceilings.bytes
+        if row.ratio:
+            row.note = f"{100 * row.floor / row.ours:.0f} % of the copy's bandwidth"
+        rows.append(row)
+    return rows
+
+
+def _one(work: Work) -> Work:
+    """The last of several results, which depends on all input, so that it can be compared."""
+    return lambda: result[-1] if isinstance(result := work(), tuple) else result
