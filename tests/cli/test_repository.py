@@ -29,7 +29,11 @@ OPTIONAL_IMPORTS = {
         f"unet_motion/kernels/triton/{name}.py"
         for name in ("freeu", "geglu", "group_norm", "layer_norm", "pieces", "temporal_attention")
     },
+    "accelerate": {"unet_motion/training/processes.py"},
     "diffusers": {f"unet_motion/bench/{name}.py" for name in ("cases", "cli", "nets", "report")},
+    # The benchmark's peer, in a process of its own.
+    "comfy": {"unet_motion/bench/evolved_process.py"},
+    "folder_paths": {"unet_motion/bench/evolved_process.py"},
 }
 
 
