@@ -29,7 +29,12 @@ def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
 def _plain_on_cpu(conv: nn.Module, x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or conv._forward_hooks)
+    return not (torch.compiler.is_compiling() or conv._forward_hooks or _needs_gradients(conv, x))
+
+
+def _needs_gradients(conv: nn.Module, x: Tensor) -> bool:
+    """Not the mode alone: frozen layers take the same path, to the last bit, with gradients on and off."""
+    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in conv.parameters()))
 
 
 def _pixels(conv: nn.Module, x: Tensor) -> int:
@@ -79,7 +84,7 @@ def upsample_in_phases(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
     few = _plain_on_cpu(conv, x) and n * height * width <= FEW_PIXELS
     planes = padded_planes(x, 1) if few else None
     # At 1280 channels a kernel has 26 MB, which take longer to map than to compute: the four share their memory.
-    buffer = None if torch.is_grad_enabled() else weight.new_empty(weight.shape[0] * weight.shape[1], 4)
+    buffer = None if _needs_gradients(conv, x) else weight.new_empty(weight.shape[0] * weight.shape[1], 4)
     for i in range(2):
         for j in range(2):
             kernel = _phase_kernel(weight, i, j, buffer)

@@ -89,8 +89,10 @@ def test_a_convolution_of_few_pixels_equals_torchs(kernel, stride, padding, size
         torch.testing.assert_close(out, expected.detach(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(convolution.by_product(x, conv.weight, conv.bias, stride, padding), out)
     assert out.shape == expected.shape and out.permute(0, 2, 3, 1).is_contiguous()
-    # With gradients the layer itself is called.
+    # Where a gradient is needed the layer itself is called; frozen layers do not change with the mode.
     assert torch.equal(convolution.convolve(conv, x, module_weights), expected)
+    conv.requires_grad_(False)
+    assert torch.equal(convolution.convolve(conv, x, module_weights), out)
 
 
 def test_a_convolution_of_few_pixels_calls_a_hooked_layer(monkeypatch):
