@@ -6,6 +6,7 @@ output, as a graph does; with one, the last test captures real graphs.
 
 import pytest
 import torch
+from core_reference import TINY, randomise
 
 from unet_motion import ForwardOptions, FreeU, StepGraphs, TextKeys, UNetMotionModel
 
@@ -26,21 +27,13 @@ class Recorder:
 
 @pytest.fixture
 def unet():
-    torch.manual_seed(2)
-    model = UNetMotionModel(
-        block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), layers_per_block=1, norm_num_groups=8,
-        cross_attention_dim=16, num_attention_heads=4, motion_num_attention_heads=4, motion_max_seq_length=8,
-    ).eval()  # fmt: skip
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.1)
-    return model
+    return randomise(UNetMotionModel(**TINY))
 
 
 def inputs(seed, batch=2, side=6):
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randn(batch * FRAMES, 4, side, side, generator=generator)
-    return sample, torch.tensor(float(seed * 7)), torch.randn(batch, 5, 16, generator=generator)
+    return sample, torch.tensor(float(seed * 7)), torch.randn(batch, 5, 12, generator=generator)
 
 
 @torch.no_grad()

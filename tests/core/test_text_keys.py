@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from core_reference import TINY, randomise
 
 from unet_motion import ForwardOptions, TextKeys, UNetMotionModel
 
@@ -10,15 +11,7 @@ FRAMES = 3
 
 @pytest.fixture
 def unet():
-    torch.manual_seed(5)
-    model = UNetMotionModel(
-        block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), layers_per_block=1, norm_num_groups=8,
-        cross_attention_dim=16, num_attention_heads=4, motion_num_attention_heads=4, motion_max_seq_length=8,
-    ).eval()  # fmt: skip
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.1)
-    return model
+    return randomise(UNetMotionModel(**TINY))
 
 
 @pytest.fixture
@@ -40,7 +33,7 @@ def step(unet, text, options, timestep=9.0):
 
 
 def test_the_text_is_read_once_for_all_steps(unet, products):
-    text, options = torch.randn(2, 5, 16), ForwardOptions(text_keys=TextKeys())
+    text, options = torch.randn(2, 5, 12), ForwardOptions(text_keys=TextKeys())
     layers = 2 * sum(a.is_cross_attention for _, a in unet._attentions)
     assert layers
     for timestep in (9.0, 500.0, 3.0):
@@ -52,18 +45,18 @@ def test_the_text_is_read_once_for_all_steps(unet, products):
 
 
 def test_another_text_and_a_text_that_is_edited_are_read(unet, products):
-    text, options = torch.randn(2, 5, 16), ForwardOptions(text_keys=TextKeys())
+    text, options = torch.randn(2, 5, 12), ForwardOptions(text_keys=TextKeys())
     first = step(unet, text, options)
     assert torch.equal(step(unet, text.clone(), options), first)
     text.mul_(-1)
     assert torch.equal(step(unet, text, options), step(unet, text, None))
-    other = torch.randn(2, 7, 16)
+    other = torch.randn(2, 7, 12)
     assert torch.equal(step(unet, other, options), step(unet, other, None))
 
 
 @pytest.mark.parametrize("change", ["edit", "replace", "hook"])
 def test_changed_weights_act_at_once(unet, change):
-    text, options = torch.randn(2, 5, 16), ForwardOptions(text_keys=TextKeys())
+    text, options = torch.randn(2, 5, 12), ForwardOptions(text_keys=TextKeys())
     before = step(unet, text, options)
     layer = next(a for _, a in unet._attentions if a.is_cross_attention).to_v
     if change == "edit":
@@ -79,7 +72,7 @@ def test_changed_weights_act_at_once(unet, change):
 
 
 def test_with_gradients_nothing_is_kept(unet):
-    text, options = torch.randn(2, 5, 16, requires_grad=True), ForwardOptions(text_keys=TextKeys())
+    text, options = torch.randn(2, 5, 12, requires_grad=True), ForwardOptions(text_keys=TextKeys())
     sample = torch.randn(2 * FRAMES, 4, 6, 6)
     for _ in range(2):
         grad = torch.autograd.grad(unet.forward_frames(sample, 5, text, FRAMES, options=options).sum(), text)[0]

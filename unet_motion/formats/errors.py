@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class FileFormatError(ValueError):
@@ -39,3 +43,11 @@ def check_exists(path: str | Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist.")
     return path
+
+
+def warn_caller(message: str) -> None:
+    """Warn at the line that called this package, however deep in it the warning comes up."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..adapters import is_motion
 from ..config import NORM_SCOPES, MotionAdapterConfig, UNetMotionConfig
 from .assign import assign, choose_dtype, read_all
 from .detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, SELF_DESCRIBED
-from .errors import FileFormatError, name_some
+from .errors import FileFormatError, name_some, warn_caller
 from .expected import adapter_shapes, check_shapes, is_table
 from .infer import DEFAULT_FRAMES, LCM_FRAMES, adapter_of, infer_adapter, table_rows
 from .kinds import MOTION_MODULES, PUBLISHED_WIDTHS, MotionKind, recognise
@@ -111,7 +110,6 @@ class MotionModule:
         return cls("diffusers", version, state, adapter.config, *scopes, Path(path))
 
 
-@loading()
 def load_motion_module(
     path: str | Path,
     dtype: torch.dtype | None = None,
@@ -138,9 +136,10 @@ def load_motion_module(
         FileNotFoundError: nothing is there.
         FileFormatError: damaged, of another kind, a block incomplete, with extra tensors, or with NaN weights.
     """
-    opened = open_model(path, ("motion_adapter", "unet"))
-    opened.require(MOTION_KINDS, EXPECTED)
-    return with_positions(motion_part(opened, dtype, device), positions)
+    with loading():
+        opened = open_model(path, ("motion_adapter", "unet"))
+        opened.require(MOTION_KINDS, EXPECTED)
+        return with_positions(motion_part(opened, dtype, device), positions)
 
 
 def motion_part(opened: Opened, dtype: torch.dtype | None, device: torch.device | str) -> MotionModule:
@@ -153,7 +152,7 @@ def motion_part(opened: Opened, dtype: torch.dtype | None, device: torch.device 
     config = adapter_config(opened, shapes)
     expected = without_absent(shapes, adapter_shapes(config), opened.found.kind)
     check_shapes(opened.path, shapes, expected, f"its motion module ({_summary(config)})")
-    warn_partial(opened.path, present_blocks(shapes, adapter_shapes(config)), stacklevel=4)
+    warn_partial(opened.path, present_blocks(shapes, adapter_shapes(config)))
     stored = opened.stored(shapes)
     dtype = choose_dtype(dtype, opened.source.float_dtype(opened.keys(shapes)), False, opened.path)
     tensors = read_all(stored, dtype, device)
@@ -177,9 +176,7 @@ def adapter_config(opened: Opened, shapes: Mapping[str, tuple[int, ...]]) -> Mot
         frames = None
         if table_rows(shapes, opened.path) is None:
             frames = LCM_FRAMES if opened.found.kind == "motion_module" else DEFAULT_FRAMES
-            warnings.warn(
-                f"{opened.path}: holds no position tables, sinusoidal ones of {frames} rows are used.", stacklevel=3
-            )
+            warn_caller(f"{opened.path}: holds no position tables, sinusoidal ones of {frames} rows are used.")
         return infer_adapter(shapes, opened.path, frames)
     except FileFormatError:
         raise
@@ -233,7 +230,4 @@ def _warn_unused(opened: Opened, left: list[str]) -> None:
         parts.append(f"{len(left)} tensors of the UNet ({name_some(left, 2)})")
     if opened.beside:
         parts.append(f"{len(opened.beside)} tensors that belong to nothing known ({name_some(opened.beside)})")
-    warnings.warn(
-        f"{opened.path}: {KINDS[opened.found.kind]}; not used for the motion module: {' and '.join(parts)}.",
-        stacklevel=4,
-    )
+    warn_caller(f"{opened.path}: {KINDS[opened.found.kind]}; not used for the motion module: {' and '.join(parts)}.")

@@ -6,7 +6,6 @@ What is left out is decided by whole blocks; a block with a tensor of its own mu
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 
 from ..motion import sinusoidal_table
 from .assign import initialise
+from .errors import warn_caller
 from .expected import is_table
 
 PARTIAL_KINDS = ("motion_module", "motion_adapter", "animatediff_unet")
@@ -61,12 +61,11 @@ def name_blocks(blocks: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def warn_partial(path: str | Path, blocks: Sequence[str] | None, stacklevel: int) -> None:
+def warn_partial(path: str | Path, blocks: Sequence[str] | None) -> None:
     """Say which blocks have motion, unless all have."""
     if blocks is not None:
-        warnings.warn(
-            f"{path}: holds a part of a motion module, for {name_blocks(blocks)}; the other blocks add no motion.",
-            stacklevel=stacklevel + 1,
+        warn_caller(
+            f"{path}: holds a part of a motion module, for {name_blocks(blocks)}; the other blocks add no motion."
         )
 
 

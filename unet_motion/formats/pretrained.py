@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
-from .errors import FileFormatError, KeyMismatchError, WrongKindError, name_some
+from .errors import FileFormatError, KeyMismatchError, WrongKindError, name_some, warn_caller
 from .expected import compare, is_table, shapes_for
 from .folders import PICKLE, SAFETENSORS, Folder, open_folder
 from .infer import Shapes
@@ -78,7 +77,6 @@ def save_pretrained(
     )
 
 
-@loading()
 def from_pretrained(
     cls: type[Model],
     path: str | Path,
@@ -118,26 +116,27 @@ def from_pretrained(
         OSError: no such folder, or a file of it is missing.
         FileFormatError: damaged files, another class, tensors missing, of another shape or with NaN.
     """
-    folder = open_folder(path, subfolder)
-    config = _config(cls, folder, changes)
-    suffixes = {None: (SAFETENSORS, PICKLE), True: (SAFETENSORS,), False: (PICKLE,)}[use_safetensors]
-    source = folder.open(variant, suffixes)
-    dtype = _dtype(dtype if dtype is not None else torch_dtype)
-    dtype = choose_dtype(dtype, source.float_dtype(), operations is not None, folder.path)
-    factory = {"operations": operations, "dtype": dtype, "device": "meta"}
-    model = cls.from_config(config, **factory, **({"weights": weights} if weights is not None else {}))
-    stored = {key: Stored(source, key) for key in source.infos}
-    expected = shapes_for(config) | attach_images(model, stored, folder.path)
-    info = _compare(f"{cls.__name__} of {folder.path}", source, expected, allow_missing, ignore_mismatched_sizes)
-    other = [name for name, *_ in info["mismatched_keys"]]
-    unused = {*info["unexpected_keys"], *other}
-    wanted = {key: entry for key, entry in stored.items() if key not in unused}
-    tensors = read_all(wanted, dtype, device)
-    tensors |= initialise([n for n in info["missing_keys"] + other if not is_table(n)], expected, dtype, device)
-    model = assign(model, tensors, dtype, device)
-    if folder.config.get(ADAPTER_INPUT):
-        setattr(model, ADAPTER_INPUT, True)
-    return (model, info) if output_loading_info else model
+    with loading():
+        folder = open_folder(path, subfolder)
+        config = _config(cls, folder, changes)
+        suffixes = {None: (SAFETENSORS, PICKLE), True: (SAFETENSORS,), False: (PICKLE,)}[use_safetensors]
+        source = folder.open(variant, suffixes)
+        dtype = _dtype(dtype if dtype is not None else torch_dtype)
+        dtype = choose_dtype(dtype, source.float_dtype(), operations is not None, folder.path)
+        factory = {"operations": operations, "dtype": dtype, "device": "meta"}
+        model = cls.from_config(config, **factory, **({"weights": weights} if weights is not None else {}))
+        stored = {key: Stored(source, key) for key in source.infos}
+        expected = shapes_for(config) | attach_images(model, stored, folder.path)
+        info = _compare(f"{cls.__name__} of {folder.path}", source, expected, allow_missing, ignore_mismatched_sizes)
+        other = [name for name, *_ in info["mismatched_keys"]]
+        unused = {*info["unexpected_keys"], *other}
+        wanted = {key: entry for key, entry in stored.items() if key not in unused}
+        tensors = read_all(wanted, dtype, device)
+        tensors |= initialise([n for n in info["missing_keys"] + other if not is_table(n)], expected, dtype, device)
+        model = assign(model, tensors, dtype, device)
+        if folder.config.get(ADAPTER_INPUT):
+            setattr(model, ADAPTER_INPUT, True)
+        return (model, info) if output_loading_info else model
 
 
 def _config(cls: type[nn.Module], folder: Folder, changes: Mapping[str, Any]):
@@ -193,7 +192,7 @@ def _compare(
         (unexpected, "are in the files but not in the model, and are not used"),
     ):
         if names:
-            warnings.warn(f"{words}: {len(names)} tensors {what}: {name_some(names, 10)}.", stacklevel=4)
+            warn_caller(f"{words}: {len(names)} tensors {what}: {name_some(names, 10)}.")
     return {
         "missing_keys": missing,
         "unexpected_keys": unexpected,

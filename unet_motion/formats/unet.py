@@ -15,7 +15,7 @@ from ..motion import MotionAdapter
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
 from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
 from .diffusers_config import unet2d_arguments
-from .errors import FileFormatError, name_some
+from .errors import FileFormatError, name_some, warn_caller
 from .expected import check_shapes, is_table, unet_shapes
 from .infer import Shapes, infer_unet, motion_arguments, unet_family
 from .loading import loading
@@ -39,7 +39,6 @@ FAMILY_WORDS = {
 }
 
 
-@loading()
 def load_unet(
     path: str | Path,
     motion_module: str | Path | MotionModule | MotionAdapter | None = None,
@@ -71,41 +70,42 @@ def load_unet(
         FileFormatError: damaged, of another kind, incomplete, with extra tensors, with NaN weights, or two files that
             do not belong together.
     """
-    base = open_model(path, ("unet",))
-    base.require(UNET_KINDS, EXPECTED)
-    _warn_beside(base)
-    spatial = [name for name in base.shapes if not is_motion(name)]
-    dtype = choose_dtype(dtype, base.source.float_dtype(base.keys(spatial)), operations is not None, base.path)
-    values = base_arguments(base)
-    words = FAMILY_WORDS[_family(values)]
-    module = None if motion_module is None else _motion(motion_module, dtype, device)
-    if module is not None:
-        _check_fit(base.path, values, words, module)
-        values |= _merged(module)
-    scopes = resolve_scope(norm_scope, _own_scopes(base) if module is None else module.norm_scopes)
-    values |= dict(zip(SCOPE_FIELDS, scopes, strict=True))
-    model = _empty_model(base.path, values, operations, weights, dtype)
+    with loading():
+        base = open_model(path, ("unet",))
+        base.require(UNET_KINDS, EXPECTED)
+        _warn_beside(base)
+        spatial = [name for name in base.shapes if not is_motion(name)]
+        dtype = choose_dtype(dtype, base.source.float_dtype(base.keys(spatial)), operations is not None, base.path)
+        values = base_arguments(base)
+        words = FAMILY_WORDS[_family(values)]
+        module = None if motion_module is None else _motion(motion_module, dtype, device)
+        if module is not None:
+            _check_fit(base.path, values, words, module)
+            values |= _merged(module)
+        scopes = resolve_scope(norm_scope, _own_scopes(base) if module is None else module.norm_scopes)
+        values |= dict(zip(SCOPE_FIELDS, scopes, strict=True))
+        model = _empty_model(base.path, values, operations, weights, dtype)
 
-    taken = {} if module is None else module.whole_state()
-    adapted = taken.pop("conv_in.weight", None)
-    taken.pop("conv_in.bias", None)
-    names = spatial if module is not None else base.shapes
-    stored = base.stored(name for name in names if name not in taken)
-    images = attach_images(model, {name: entries[0] for name, entries in stored.items()}, base.path)
-    expected = unet_shapes(model.config) | images
-    own_input = {} if adapted is None else {"conv_in.weight": base.shapes.get("conv_in.weight", ())}
-    new = _check(base, stored, expected | own_input, taken, words)
-    tensors = read_all(stored, dtype, device)
-    tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
-    tensors |= (idle_values if _has_motion(base) else initialise)(new, expected, dtype, device)
-    if adapted is not None:  # the latent's channels stay the image UNet's
-        own, latent = tensors["conv_in.weight"], model.config.out_channels
-        tensors["conv_in.weight"] = torch.cat([own[:, :latent], adapted[:, latent:].to(own)], dim=1)
-    model = assign(model, tensors, dtype, device)
-    own_input = module is None and (base.config or {}).get("_adapter_conv_in", False)
-    # Saved with the motion modules again, as PIA's is.
-    model._adapter_conv_in = adapted is not None or bool(own_input)
-    return model
+        taken = {} if module is None else module.whole_state()
+        adapted = taken.pop("conv_in.weight", None)
+        taken.pop("conv_in.bias", None)
+        names = spatial if module is not None else base.shapes
+        stored = base.stored(name for name in names if name not in taken)
+        images = attach_images(model, {name: entries[0] for name, entries in stored.items()}, base.path)
+        expected = unet_shapes(model.config) | images
+        own_input = {} if adapted is None else {"conv_in.weight": base.shapes.get("conv_in.weight", ())}
+        new = _check(base, stored, expected | own_input, taken, words)
+        tensors = read_all(stored, dtype, device)
+        tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
+        tensors |= (idle_values if _has_motion(base) else initialise)(new, expected, dtype, device)
+        if adapted is not None:  # the latent's channels stay the image UNet's
+            own, latent = tensors["conv_in.weight"], model.config.out_channels
+            tensors["conv_in.weight"] = torch.cat([own[:, :latent], adapted[:, latent:].to(own)], dim=1)
+        model = assign(model, tensors, dtype, device)
+        own_input = module is None and (base.config or {}).get("_adapter_conv_in", False)
+        # Saved with the motion modules again, as PIA's is.
+        model._adapter_conv_in = adapted is not None or bool(own_input)
+        return model
 
 
 def _has_motion(base: Opened) -> bool:
@@ -234,14 +234,13 @@ def _check(
         wanted = {n: s for n, s in expected.items() if not is_motion(n)}
     check_shapes(base.path, {name: entries[0].shape for name, entries in stored.items()}, wanted, words)
     if not taken and _has_motion(base):
-        warn_partial(base.path, present_blocks(stored, expected), stacklevel=4)
+        warn_partial(base.path, present_blocks(stored, expected))
     return [n for n in expected if n not in wanted and n not in taken and not is_table(n)]
 
 
 def _warn_beside(base: Opened) -> None:
     if base.beside:
-        warnings.warn(
+        warn_caller(
             f"{base.path}: {len(base.beside)} tensors belong to no known part of a checkpoint and are not used: "
-            f"{name_some(base.beside)}.",
-            stacklevel=3,
+            f"{name_some(base.beside)}."
         )
