@@ -171,7 +171,12 @@ def _bundled_lora(name: str) -> str:
     """The file of a bundled LoRA's name, unless the name is that of something here."""
     from .bundled import motion_lora_names, motion_lora_path
 
-    return str(motion_lora_path(name)) if name in motion_lora_names() and not Path(name).exists() else name
+    if Path(name).expanduser().exists():
+        return name
+    if name not in motion_lora_names():
+        names = ", ".join(motion_lora_names())
+        raise FileNotFoundError(f"--motion-lora {name} does not exist, expected a file or a bundled LoRA ({names}).")
+    return str(motion_lora_path(name))
 
 
 def check_device(name: str) -> None:

@@ -9,6 +9,8 @@ import torch
 from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
 
 from tests.formats.files import (
+    SD2,
+    SDXL,
     adapter,
     randomise,
     relative_error,
@@ -397,3 +399,31 @@ def test_a_file_that_carries_its_configuration(tmp_path):
     model = load_unet(path)
     assert model.config == reference.config
     assert same_state(model.state_dict(), reference.state_dict())
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_weights_stored_in_fewer_bits_are_read_as_they_are(tmp_path, version, stored):
+    state = {key: value.to(stored) for key, value in to_original(adapter(**VERSIONS[version]).state_dict()).items()}
+    path = write(tmp_path / "mm.safetensors", state)
+    module = load_motion_module(path, torch.float32)
+    assert module.version == version
+    for key, value in diffusers_to_animatediff(module.state_dict).items():
+        if key.endswith(".pe"):  # a table that was rounded is computed anew
+            assert relative_error(value, state[key].float()) < 2 * torch.finfo(stored).eps
+        else:
+            assert torch.equal(value, state[key].float()), key
+    if stored.itemsize == 1:
+        with pytest.raises(FileFormatError, match=r"is stored in float8.*give a `dtype`"):
+            load_motion_module(path)
+    else:
+        assert {value.dtype for value in load_motion_module(path).state_dict.values()} == {stored}
+
+
+def test_a_module_for_sd15_is_refused_by_stable_diffusion_2_and_sdxl(tmp_path):
+    module = write(tmp_path / "mm.safetensors", to_original(adapter(**VERSIONS["v3"]).state_dict()))
+    for name, config in (("sd2", SD2), ("sdxl", SDXL)):
+        base = write(tmp_path / f"{name}.safetensors", to_ldm(unet2d(**config).state_dict(), 2))
+        with pytest.raises(FileFormatError, match=r"mm\.safetensors") as caught:
+            load_unet(base, module)
+        assert f"{name}.safetensors" in str(caught.value)

@@ -68,7 +68,11 @@ def lora_figures(
     seed: int = 7000,
     settings: SampleSettings | None = None,
 ) -> list[dict[str, float]]:
-    """Mean measures of clips of still shapes, a row for each strength; the same prompts and noise in all rows."""
+    """Measures of clips of still shapes, a row for each strength; the same prompts and noise in all rows.
+
+    Each measure is the mean over the clips, and with `_least` and `_most` behind its name that of single clips: a
+    mean can hide clips that go the other way.
+    """
     settings = settings or SampleSettings()
     rng = np.random.default_rng(seed)
     still = MOTIONS.index("still")
@@ -82,6 +86,9 @@ def lora_figures(
             pictures = sample_clips(parts, prompts, seeds, replace(settings))
         finally:
             remove_motion_lora(parts.unet, applied)
-        found = {name: round(value.mean().item(), 3) for name, value in measure_motion(pictures).items()}
-        rows.append({"strength": strength, **found})
+        row = {"strength": strength}
+        for name, values in measure_motion(pictures).items():
+            found = {name: values.mean(), f"{name}_least": values.min(), f"{name}_most": values.max()}
+            row.update({key: round(value.item(), 3) for key, value in found.items()})
+        rows.append(row)
     return rows
