@@ -143,6 +143,7 @@ def test_a_process_killed_while_it_saves_leaves_the_last_good_checkpoint(data, u
     code = f"""
 import os, signal, sys, torch
 sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
+torch.set_num_threads({torch.get_num_threads()})  # sums round by the number of threads
 import test_motion_loop as t
 from pathlib import Path
 save, count = torch.save, []

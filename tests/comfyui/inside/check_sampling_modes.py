@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from small import options, relative
 
 FRAMES = 3
+# Two steps of a compiled model, whose convolutions take another path, against the eager one.
+ROUNDING = 5e-5
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def test_a_compiled_model_is_one_graph_and_gives_the_same_values(loaded, compile
     chosen = AttentionProcessor.execute(loaded[0], "auto", "sdpa")[0]
     plain = sampled(chosen, text)
     model, graphs = compiled(chosen)
-    assert relative(sampled(model, text), plain) < 1e-5
+    assert relative(sampled(model, text), plain) < ROUNDING
     assert len(graphs) == 1
     assert torch.equal(sampled(chosen, text), plain)
 
@@ -145,11 +147,11 @@ def test_freeu_in_a_range_is_part_of_the_one_graph_and_turns_there(loaded, compi
     model, graphs = compiled(ranged(start, end))
     found, eager = steps(model), steps(ranged(start, end))
     assert len(graphs) == 1
-    assert all(relative(a, b) < 1e-5 for a, b in zip(found, eager, strict=True))
+    assert all(relative(a, b) < ROUNDING for a, b in zip(found, eager, strict=True))
     assert torch.equal(eager[0], (plain if start else whole)[0])
     assert relative(eager[0], (whole if start else plain)[0]) > 1e-3
     # The second step starts from what the first gave, and turns FreeU on or off.
-    assert relative(eager[2], plain[2]) > 1e-4 and relative(eager[2], whole[2]) > 1e-5
+    assert relative(eager[2], plain[2]) > 1e-2 and relative(eager[2], whole[2]) > 1e-2
 
 
 def test_branches_of_one_compiled_model_keep_their_own_settings(loaded, compiled):
@@ -162,7 +164,7 @@ def test_branches_of_one_compiled_model_keep_their_own_settings(loaded, compiled
     }
     results = {name: sampled(branch(root), text) for name, branch in branches.items()}
     for name, branch in branches.items():
-        assert relative(results[name], sampled(branch(base), text)) < 1e-5
+        assert relative(results[name], sampled(branch(base), text)) < ROUNDING
         assert torch.equal(sampled(branch(root), text), results[name])
     assert len(graphs) == 3
 
@@ -197,11 +199,11 @@ def test_a_motion_lora_that_varies_is_part_of_the_one_graph(loaded, compiled, tm
     for case in cases:
         for made in (lambda model: model, windows):
             eager = sampled(made(curves(base, *case)), text)
-            assert relative(sampled(made(curves(root, *case)), text), eager) < 1e-5
+            assert relative(sampled(made(curves(root, *case)), text), eager) < ROUNDING
             results.append(eager)
     assert len(graphs) == 1
-    assert all(relative(a, b) > 1e-5 for i, a in enumerate(results) for b in results[:i])
-    assert relative(sampled(root, text), sampled(base, text)) < 1e-5
+    assert all(relative(a, b) > 1e-3 for i, a in enumerate(results) for b in results[:i])
+    assert relative(sampled(root, text), sampled(base, text)) < ROUNDING
 
 
 def test_a_compiled_model_takes_a_batch_of_one_cond_for_one_clip_and_of_two_for_two(loaded, compiled):
@@ -216,6 +218,6 @@ def test_a_compiled_model_takes_a_batch_of_one_cond_for_one_clip_and_of_two_for_
 
     # Eight frames in the batch each time.
     for frames, cfg in ((4, 2.0), (8, 1.0), (4, 2.0)):
-        assert relative(run(model, frames, cfg), run(base, frames, cfg)) < 1e-5
-    assert relative(run(base, 8, 1.0)[:4], run(base, 4, 1.0)) > 1e-5
+        assert relative(run(model, frames, cfg), run(base, frames, cfg)) < ROUNDING
+    assert relative(run(base, 8, 1.0)[:4], run(base, 4, 1.0)) > 1e-3
     assert len(graphs) == 2
