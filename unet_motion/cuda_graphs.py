@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .freeu import FreeU
 from .kernels.dispatch import current_mode
+from .motion_lora import applied_loras
 from .options import ForwardOptions
 
 Replay = Callable[[], None]
@@ -64,6 +66,7 @@ class StepGraphs:
         self._record = recorder or CudaRecorder()
         self._graphs: OrderedDict[tuple, tuple[list[Tensor], Replay, Tensor]] = OrderedDict()
         self._failed = False
+        self._layers = tuple(unet.modules())
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -81,11 +84,21 @@ class StepGraphs:
             return "gradients are asked for"
         if torch.compiler.is_compiling():
             return "it is being compiled"
-        if options is not None and options.hooks is not None:
+        if options is not None and options.hooks is not None and options.hooks.replayable() is None:
             return "a host's hooks may do another thing in each step"
         if options is not None and options.frame_positions is not None:
             return "`frame_positions` are checked on the host"
-        return "an earlier capture failed" if self._failed else None
+        return "an earlier capture failed" if self._failed else self._declines_layers()
+
+    def _declines_layers(self) -> str | None:
+        """Why code in or at the layers might do another thing in each step, or None."""
+        for layer in self._layers:
+            hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
+            if "forward" in layer.__dict__ or not all(getattr(hook, "replayable", False) for hook in hooks):
+                return f"a {type(layer).__name__} layer runs code that is not its own"
+        if any(isinstance(lora.strength, Tensor) for lora in applied_loras(self.unet)):
+            return "a motion LoRA has a strength for each frame"
+        return None
 
     def __call__(
         self, sample: Tensor, timestep: Tensor | float | int, text: Tensor, num_frames: int, *,
@@ -97,7 +110,7 @@ class StepGraphs:
         if options is not None and options.text_keys is not None:
             options = replace(options, text_keys=None)  # what is kept outside of a graph would be frozen into it
         timestep = torch.as_tensor(timestep, device=sample.device)
-        given = [sample, timestep, text, conditioning]
+        given = [sample, timestep, text, conditioning, _data(options, sample.device)]
         tensors = list(_tensors(given))
         key = (num_frames, _structure(given), self._settings(options), self._places())
         if key not in self._graphs:
@@ -114,10 +127,12 @@ class StepGraphs:
     def _capture(self, given, tensors: Sequence[Tensor], frames: int, options, key: tuple) -> bool | None:
         while len(self._graphs) >= self.most:
             self._graphs.popitem(last=False)
+        self._layers = tuple(self.unet.modules())
         with torch.inference_mode(False), torch.no_grad():
             # Plain tensors, that may be written outside of inference mode too.
             inputs = [torch.empty_like(tensor).copy_(tensor) for tensor in tensors]
-            sample, timestep, text, conditioning = _filled(given, iter(inputs))
+            sample, timestep, text, conditioning, data = _filled(given, iter(inputs))
+            options = _with_data(options, data)
 
             def work() -> Tensor:
                 return self.unet.forward_frames(sample, timestep, text, frames, options=options, **conditioning)
@@ -135,22 +150,56 @@ class StepGraphs:
         unet = self.unet
         scopes = (unet.config.resnet_norm_scope, unet.config.motion_norm_scope)
         processors = tuple(attention.processor for _, attention in unet._attentions)
-        # The objects themselves, so that no other one can come to lie where they lay.
-        chosen = None if options is None else tuple(getattr(options, name) for name in _OPTION_NAMES)
-        return (unet._chunking, unet._fused, scopes, processors, _Same((unet._freeu, chosen)), current_mode())
+        chosen = None if options is None else _choices(options)
+        loras = tuple(part for lora in applied_loras(unet) for part in (lora, _number(lora.strength)))
+        return (unet._chunking, unet._fused, scopes, processors, _Same((unet._freeu, chosen, loras)), current_mode())
 
     def _places(self) -> tuple[int, ...]:
         return tuple(tensor.data_ptr() for tensor in (*self.unet.parameters(), *self.unet.buffers()))
 
 
-_OPTION_NAMES = (
-    "freeu",
-    "plan",
-    "forward_chunking",
-    "resnet_norm_scope",
-    "motion_norm_scope",
-    "motion_loras",
-)
+def _choices(options: ForwardOptions) -> tuple:
+    """What a graph is made for in options; the objects themselves, so that no other can come to lie where they lay."""
+    plan = None if options.plan is None else tuple(part for rule in options.plan.rules for part in rule)
+    loras = [
+        (_number(lora.strength), *(part for path, pair in lora.layers.items() for part in (path, *pair)))
+        for lora in options.motion_loras
+    ]
+    return (
+        options.freeu,
+        plan,
+        tuple(loras),
+        options.forward_chunking,
+        options.resnet_norm_scope,
+        options.motion_norm_scope,
+        None if options.hooks is None else options.hooks.replayable(),
+    )
+
+
+def _number(strength: float | Tensor) -> str | None:
+    return None if isinstance(strength, Tensor) else repr(float(strength))
+
+
+def _data(options: ForwardOptions | None, device: torch.device) -> list[Tensor | None]:
+    """The tensors in options, which may be others in each step: whether FreeU acts, the strengths of motion LoRAs."""
+    if options is None:
+        return []
+    found = [options.freeu.active if isinstance(options.freeu, FreeU) else None]
+    found += [lora.strength if isinstance(lora.strength, Tensor) else None for lora in options.motion_loras]
+    return [None if tensor is None else tensor.to(device) for tensor in found]
+
+
+def _with_data(options: ForwardOptions | None, data: Sequence[Tensor | None]) -> ForwardOptions | None:
+    """The same options with the tensors of :func:`_data` in their places."""
+    if options is None:
+        return None
+    active, *strengths = data
+    pairs = zip(options.motion_loras, strengths, strict=True)
+    loras = tuple(lora if strength is None else lora.at(strength) for lora, strength in pairs)
+    freeu = options.freeu if active is None else replace(options.freeu, active=active)
+    changed = replace(options, freeu=freeu, motion_loras=loras)
+    object.__setattr__(changed, "plan", options.plan)
+    return changed
 
 
 class _Same:
@@ -169,8 +218,10 @@ class _Same:
 def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    if isinstance(a, (str, tuple)) and type(a) is type(b):
-        return a == b if isinstance(a, str) else len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, (str, FreeU)) and type(a) is type(b):
+        return a == b
+    if isinstance(a, tuple) and type(a) is type(b):
+        return len(a) == len(b) and all(map(_same, a, b))
     return type(a) is type(b) and isinstance(a, int) and a == b
 
 

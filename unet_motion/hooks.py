@@ -20,6 +20,14 @@ class Hooks:
     layer of its block. A motion module runs inside the stage of its layer. Tensors are (B*F, C, H, W).
     """
 
+    def replayable(self) -> tuple | None:
+        """What a recorded step depends on in these hooks, or None where later steps have to call them again.
+
+        With an answer, a step may be recorded and replayed (:class:`unet_motion.StepGraphs`) under other hooks with an
+        equal answer.
+        """
+        return None
+
     def after_time_embedding(self, embedding: Tensor) -> Tensor:
         """The embedding of the timestep, (B or B*F, 4 * C0), before other conditioning is added to it."""
         return embedding

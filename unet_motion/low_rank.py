@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ class MotionLora:
     name: str
     layers: Mapping[str, tuple[Tensor, Tensor]]
     strength: float | Tensor = 1.0
+    _placed: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.strength, Tensor) and not math.isfinite(self.strength):
@@ -37,6 +38,20 @@ class MotionLora:
         if not isinstance(strength, (int, float, Tensor)):
             strength = torch.tensor(strength, dtype=torch.float32)
         return replace(self, strength=strength)
+
+    def placed(self, like: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """The layers on the device and in the dtype of a tensor, moved once for all calls there.
+
+        Layers that are trained are left where they are: what is computed from them must lead back to them.
+        """
+        key = (like.device, like.dtype)
+        fits = all((d.device, d.dtype) == key or d.requires_grad for d, _ in self.layers.values())
+        if fits or torch.compiler.is_compiling():
+            return self.layers
+        if key not in self._placed:
+            self._placed.clear()
+            self._placed[key] = {path: (down.to(like), up.to(like)) for path, (down, up) in self.layers.items()}
+        return self._placed[key]
 
 
 class LowRank:
@@ -81,7 +96,7 @@ def low_rank(loras: Iterable[MotionLora], batch: int, frames: int, known: set[st
     Args:
         batch, frames: B and F.
         known: paths of the UNet's motion layers.
-        like: on the device of the call.
+        like: on the device and in the dtype of the call.
 
     Raises:
         ValueError: a strength of another shape, or a layer that the UNet lacks.
@@ -91,7 +106,7 @@ def low_rank(loras: Iterable[MotionLora], batch: int, frames: int, known: set[st
         strength = _per_frame(lora, batch, frames, like)
         if not isinstance(strength, Tensor) and strength == 0:
             continue
-        for path, (down, up) in lora.layers.items():
+        for path, (down, up) in lora.placed(like).items():
             if path not in known:
                 raise ValueError(f"{lora.name}: changes {path}, which is no motion layer of this UNet.")
             terms.setdefault(path, []).append((down, up, strength))

@@ -88,7 +88,7 @@ def apply_motion_lora(
     for path, pair in layers.items():
         layer = unet.get_submodule(path)
         applied._handles.append(layer.register_forward_hook(_Hook(applied, path, *pair)))
-    _loras(unet).append(applied)
+    applied_loras(unet).append(applied)
     return applied
 
 
@@ -153,7 +153,7 @@ def remove_motion_lora(unet: nn.Module, applied: AppliedLora | None = None) -> N
     Raises:
         ValueError: that LoRA does not act on this UNet.
     """
-    active = _loras(unet)
+    active = applied_loras(unet)
     if applied is not None and applied not in active:
         raise ValueError(f"the LoRA {applied.name} does not act on this UNet.")
     for lora in list(active) if applied is None else [applied]:
@@ -184,7 +184,8 @@ def _ldm_path(path: str, modules: Mapping[str, str]) -> str | None:
     return None
 
 
-def _loras(unet: nn.Module) -> list[AppliedLora]:
+def applied_loras(unet: nn.Module) -> list[AppliedLora]:
+    """Those that act on a UNet."""
     return unet.__dict__.setdefault("_motion_loras", [])
 
 
@@ -246,6 +247,9 @@ def _fits(unet: nn.Module, path: str, pair: tuple[Tensor, Tensor, float]) -> boo
 
 class _Hook:
     """Adds a LoRA's product to a layer's output."""
+
+    replayable = True
+    """It does the same in each step until the strength changes, see :class:`unet_motion.StepGraphs`."""
 
     def __init__(self, applied: AppliedLora, path: str, down: Tensor, up: Tensor, factor: float) -> None:
         self.applied, self.path, self.factor = applied, path, factor

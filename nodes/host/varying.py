@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -75,6 +75,7 @@ class VaryingLora:
     strength: float
     steps: Tensor | None
     frames: Tensor | None
+    _placed: dict = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo: dict) -> VaryingLora:
         # ComfyUI copies the settings on every clone; nothing here changes.
@@ -89,7 +90,11 @@ class VaryingLora:
         if self.frames is not None:
             strength = strength * curve_at(self.frames, torch.tensor(indices, dtype=torch.float32))
         rows = strength.repeat(x.shape[0] // len(indices)).view(-1, frames)
-        layers = {path: [half.to(x.device) for half in pair] for path, pair in self.layers.items()}
+        if x.device not in self._placed:
+            # Moved once, for the device that is in use.
+            self._placed.clear()
+            self._placed[x.device] = {path: [t.to(x.device) for t in pair] for path, pair in self.layers.items()}
+        layers = self._placed[x.device]
         steps = None if self.steps is None else self.steps.to(x.device)
         return {"name": self.name, "layers": layers, "strength": rows.to(x.device), "steps": steps}
 

@@ -4,11 +4,23 @@ Without a CUDA device a recorder stands in that reruns the captured work on the 
 output, as a graph does; with one, the last test captures real graphs.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from core_reference import TINY, randomise
 
-from unet_motion import ForwardOptions, FreeU, StepGraphs, TextKeys, UNetMotionModel
+from unet_motion import (
+    ForwardOptions,
+    FreeU,
+    Hooks,
+    StepGraphs,
+    TextKeys,
+    UNetMotionModel,
+    apply_motion_lora,
+    remove_motion_lora,
+)
+from unet_motion.low_rank import MotionLora
 
 FRAMES = 3
 
@@ -23,6 +35,14 @@ class Recorder:
         self.captured += 1
         out = work()
         return (lambda: out.copy_(work())), out
+
+
+class Fixed(Hooks):
+    def __init__(self, word):
+        self.word = word
+
+    def replayable(self):
+        return (self.word,)
 
 
 @pytest.fixture
@@ -96,6 +116,66 @@ def test_equal_options_share_a_graph(unet):
     for _ in range(3):
         check(graphs, 1, ForwardOptions(motion_norm_scope="frame", forward_chunking=(2, 0)))
     assert recorder.captured == 1
+
+
+def test_options_made_anew_in_each_step_share_a_graph_and_their_tensors_are_its_inputs(unet):
+    recorder = Recorder()
+    graphs = StepGraphs(unet, recorder=recorder)
+    path = next(name for name in unet._motion_layers if name.endswith("to_q"))
+    rows, columns = unet.get_submodule(path).weight.shape
+    layers = {path: (torch.randn(2, columns), torch.randn(rows, 2))}
+
+    def options(step, b=1.5, layers=layers):
+        freeu = FreeU(0.9, 0.2, b, 1.6, active=torch.tensor([step > 1]))
+        lora = MotionLora("pan", layers, torch.linspace(0, 1, FRAMES) * step)
+        return ForwardOptions(freeu=freeu, motion_loras=(lora,), attn_processors={"*": "sdpa"}, hooks=Fixed("a"))
+
+    results = [check(graphs, 1, options(step)) for step in range(4)]
+    assert recorder.captured == 1
+    assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(results) for b in results[:i])
+    for other in (options(1, b=1.4), options(1, layers={path: (torch.randn(2, columns), torch.randn(rows, 2))})):
+        check(graphs, 1, other)
+    check(graphs, 1, replace(options(1), hooks=Fixed("b")))
+    check(graphs, 1, replace(options(1), attn_processors={"*": "math"}))
+    assert recorder.captured == 5
+
+
+def test_loras_that_are_applied_are_part_of_a_graph_and_replays_follow_them(unet):
+    recorder = Recorder()
+    graphs = StepGraphs(unet, recorder=recorder)
+    path = next(name for name in sorted(unet._motion_layers) if name.endswith("to_v"))
+    rows, columns = unet.get_submodule(path).weight.shape
+    tensors = {f"{path}.lora_A.weight": torch.randn(2, columns), f"{path}.lora_B.weight": torch.randn(rows, 2)}
+    plain = check(graphs, 1)
+    applied = apply_motion_lora(unet, tensors)
+    whole = check(graphs, 1)
+    applied.strength = 0.5
+    half = check(graphs, 1)
+    remove_motion_lora(unet)
+    assert torch.equal(check(graphs, 1), plain) and recorder.captured == 4
+    assert all((a - b).abs().max() > 1e-3 for a, b in ((plain, whole), (plain, half), (whole, half)))
+    apply_motion_lora(unet, tensors, [0.0, 0.5, 1.0])
+    with torch.no_grad():
+        assert graphs.declines(inputs(1)[0]) == "a motion LoRA has a strength for each frame"
+    check(graphs, 1)
+    assert recorder.captured == 4
+
+
+def test_layers_that_run_other_code_are_not_captured(unet):
+    graphs = StepGraphs(unet, recorder=Recorder())
+    layer = unet.mid_block.resnets[0].conv1
+    handle = layer.register_forward_hook(lambda *_: None)
+    with torch.no_grad():
+        assert graphs.declines(inputs(1)[0]) == "a Conv2d layer runs code that is not its own"
+    handle.remove()
+    layer.forward = type(layer).forward.__get__(layer)
+    check(graphs, 1)
+    assert not len(graphs)
+    del layer.forward
+    check(graphs, 1, ForwardOptions(hooks=Hooks()))
+    assert not len(graphs)
+    check(graphs, 1)
+    assert len(graphs) == 1
 
 
 def test_what_cannot_be_captured_runs_as_it_is_and_says_why(unet):
