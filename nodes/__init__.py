@@ -9,6 +9,7 @@ from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
 from .options import AttentionProcessor, ForwardChunking, FreeU
+from .performance import Performance
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
 from .saving import SaveClip
@@ -29,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     SaveClip,
     LoadMotionLoRA,
     AnimateLCMPicture,
+    Performance,
 ]
 
 

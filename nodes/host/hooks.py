@@ -99,6 +99,10 @@ class ComfyHooks(Hooks):
         options["original_shape"] = list(x.shape)
         options["transformer_index"] = 0
 
+    def replayable(self) -> tuple | None:
+        changed = self.control or any(self.patches.values()) or any(self.replace.values()) or OVERRIDE in self.options
+        return None if changed else (self.core_attention, comfy_attention.optimized_attention)
+
     def after_time_embedding(self, embedding: Tensor) -> Tensor:
         for patch in self.patches.get("emb_patch", ()):
             embedding = patch(embedding, self.model_channels, self.options)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ...unet_motion import UNetMotionConfig, UNetMotionModel
 from .constants import from_words
 from .hooks import KEY, ComfyHooks, Places
-from .options import clip_frames, forward_options, publish_animation
+from .options import clip_frames, forward_options, publish_animation, settings
+from .performance import kernels_of, step_of
 from .pia import with_first_frame
 from .picture import picture_inputs
 
@@ -128,6 +129,9 @@ class LDMView(nn.Module):
     Args:
         core: the model; frames are the batch of what `forward` gets.
         dtype: of the weights, for ComfyUI's book-keeping.
+
+    Attributes:
+        graphs: the core's steps as CUDA graphs, or None before one is asked for.
     """
 
     def __init__(self, core: UNetMotionModel, dtype: torch.dtype):
@@ -144,6 +148,7 @@ class LDMView(nn.Module):
         self.motion = _motion(core)
         _register_rest(self, core)
         self.__dict__["places"] = Places(core)
+        self.__dict__["graphs"] = None
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None,
@@ -174,11 +179,13 @@ class LDMView(nn.Module):
         publish_animation(x, frames, transformer_options)
         hooks = ComfyHooks(self.places, transformer_options, x, timesteps, context, y, control)
         added = picture_inputs(x, frames, self.core.config, transformer_options)
-        return self.core.forward_frames(
-            with_first_frame(x, frames, self.core.config, transformer_options),
-            timesteps,
-            context,
-            num_frames=frames,
-            added_cond_kwargs=added if y is None else {"vector": y, **added},
-            options=forward_options(x, transformer_options, timesteps, hooks),
-        )
+        chosen = settings(transformer_options)
+        with kernels_of(chosen):
+            return step_of(self, chosen)(
+                with_first_frame(x, frames, self.core.config, transformer_options),
+                timesteps,
+                context,
+                num_frames=frames,
+                added_cond_kwargs=added if y is None else {"vector": y, **added},
+                options=forward_options(x, transformer_options, timesteps, hooks),
+            )

@@ -23,6 +23,7 @@ from torch import Tensor
 from ...unet_motion import UNetMotionConfig, UNetMotionModel
 from .ldm_view import LDMView
 from .options import pass_settings, publish_before_control
+from .performance import free_graphs_with
 from .preview import show_while_sampling
 from .saving import describe_when_saved
 from .unet_config import to_comfy
@@ -170,6 +171,7 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     publish_before_control(patcher)
     pass_settings(patcher)
     show_while_sampling(patcher)
+    free_graphs_with(patcher)
     return patcher
 
 
@@ -265,4 +267,5 @@ def with_model(base: Any, model: torch.nn.Module) -> Any:
     publish_before_control(clone)
     pass_settings(clone)
     show_while_sampling(clone)
+    free_graphs_with(clone)
     return clone

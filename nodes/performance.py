@@ -1,0 +1,86 @@
+"""The node that chooses how a motion UNet is run: kernels, CUDA graphs, compilation, chunking."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..unet_motion.kernels import report
+from ..unet_motion.kernels.dispatch import MODES
+from .host.checks import check_choice, require_motion_model
+from .host.options import settings, with_settings
+from .host.performance import COMPILATIONS, kernels_of, plain_clone, set_compilation, why_not
+from .schema import make_input, make_schema, model_input, model_output
+
+UNCHANGED = "unchanged"
+KERNELS = [UNCHANGED, *MODES]
+COMPILE = [UNCHANGED, "off", *COMPILATIONS]
+
+
+class Performance(io.ComfyNode):
+    """How a motion UNet is run; the result is the same within rounding."""
+
+    @classmethod
+    def define_schema(cls):
+        return make_schema(
+            node_id="UNetMotion_Performance",
+            display_name="Performance (motion)",
+            description="Kernels, CUDA graphs, compilation and chunking: speed and memory, not the result.",
+            search_aliases=["torch.compile", "cuda graphs", "triton", "speed", "enable_forward_chunking"],
+            inputs=[
+                model_input("A motion UNet of this pack."),
+                make_input(
+                    io.Combo, "kernels", options=KERNELS, default=UNCHANGED,
+                    tooltip="eager: PyTorch's operators. triton: this pack's kernels for norms, GEGLU and FreeU, which "
+                    "move 3 to 10 times an activation where the operators move 5 to 16 times; on a GPU only. Attention "
+                    "over frames has its own choice in Attention Processor. unchanged: as before this node, else "
+                    "eager. Not used in compiled code.",
+                ),
+                make_input(
+                    io.Boolean, "cuda_graphs", default=False,
+                    tooltip="Record a step once and replay it: one launch in place of thousands, for small pictures "
+                    "and fast cards. Holds the memory of up to two steps until the model is unloaded. Off takes away what an earlier node set. Steps with "
+                    "ControlNets, with patches of other nodes or with weights that are moved during sampling run "
+                    "without, and the log says why. On a GPU only.",
+                ),
+                make_input(
+                    io.Combo, "compile", options=COMPILE, default=UNCHANGED,
+                    tooltip="inductor: torch.compile of the whole UNet when it first samples, which takes minutes "
+                    "for each new size. max-autotune: tries more kernels and takes longer still. off: takes away a "
+                    "compilation that an earlier node set. Measured on two cores of a CPU: see this node's help.",
+                ),
+                make_input(
+                    io.Int, "chunk_size", default=0, min=0, max=65536,
+                    tooltip="Frames that a feed-forward layer computes at a time, as in Forward Chunking. 0: as before "
+                    "this node. Smaller needs less memory and is slower; on a CPU large layers are split already.",
+                ),
+            ],
+            outputs=[
+                model_output(),
+                io.String.Output(
+                    display_name="report", tooltip="Which code each operation runs on this machine, and why."
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, kernels, cuda_graphs, compile, chunk_size) -> io.NodeOutput:
+        require_motion_model(model)
+        check_choice("kernels", kernels, KERNELS)
+        check_choice("compile", compile, COMPILE)
+        compiled = compile in COMPILATIONS
+        if compiled and (cuda_graphs or kernels == "triton"):
+            other = "`cuda_graphs` is on" if cuda_graphs else "`kernels` is 'triton'"
+            raise ValueError(f"`compile` is {compile!r} and {other}, which compiled code does not use: choose one.")
+        reason = why_not(model.load_device, kernels, cuda_graphs)
+        if reason:
+            raise ValueError(reason)
+        changes = {"cuda_graphs": cuda_graphs}
+        if kernels != UNCHANGED:
+            changes["kernels"] = kernels
+        if chunk_size:
+            changes["chunking"] = {"size": chunk_size, "dim": 0}
+        changed = with_settings(plain_clone(model) if compiled or cuda_graphs else model, **changes)
+        if compile != UNCHANGED:
+            set_compilation(changed, compile)
+        with kernels_of(settings(changed.model_options["transformer_options"])):
+            return io.NodeOutput(changed, str(report(model.load_device, model.model_dtype())))

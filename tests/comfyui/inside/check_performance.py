@@ -1,0 +1,225 @@
+"""The Performance node: what a MODEL samples is the same, and each choice reaches what it is for.
+
+A recorder stands in for CUDA's, which reruns the recorded work on the recorded inputs and fills the recorded output.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import comfy.model_management
+import comfy.sd
+import pytest
+import torch
+from check_saving import sampled
+from pack.nodes.host import performance
+from pack.nodes.host.apply import apply_motion_module
+from pack.nodes.host.lora import load_motion_lora
+from pack.nodes.host.options import with_settings
+from pack.nodes.options import AttentionProcessor, FreeU
+from pack.nodes.performance import Performance
+from pack.unet_motion import layers
+from pack.unet_motion.kernels import current_mode
+from safetensors.torch import save_file
+from small import motion_module, relative, sd15
+
+
+class Recorder:
+    def __init__(self):
+        self.recorded = 0
+
+    def __call__(self, work):
+        self.recorded += 1
+        out = work()
+        return (lambda: out.copy_(work())), out
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """Makes all graphs of a test with one recorder, on the CPU too."""
+    recorder = Recorder()
+    kind = functools.partial(performance.HostGraphs, recorder=recorder)
+    monkeypatch.setattr(performance, "HostGraphs", kind)
+    monkeypatch.setattr("pack.nodes.performance.why_not", lambda *_: None)
+    return recorder
+
+
+@pytest.fixture
+def base():
+    return apply_motion_module(sd15(), motion_module())
+
+
+def run(model, **chosen):
+    given = {"kernels": "unchanged", "cuda_graphs": False, "compile": "unchanged", "chunk_size": 0, **chosen}
+    return Performance.execute(model, **given)
+
+
+def graphed(model):
+    return run(model, cuda_graphs=True)[0]
+
+
+def freeu(model, *percent):
+    return FreeU.execute(model, True, "sd1.5", "v1", 1.0, 1.0, 1.0, 1.0, *percent)[0]
+
+
+def test_a_recorded_step_serves_a_whole_sampling_and_the_next(base, recorder):
+    expected, model = sampled(base), graphed(base)
+    assert relative(sampled(model), expected) < 1e-5
+    assert relative(sampled(model), expected) < 1e-5 and recorder.recorded == 1
+    assert torch.equal(sampled(base), expected)
+    assert torch.equal(sampled(run(model)[0]), expected) and recorder.recorded == 1
+
+
+def test_settings_of_other_nodes_act_in_recorded_steps(base, recorder, tmp_path):
+    path = next(p for p, _ in base.model.diffusion_model.core.named_modules() if p.endswith("motion_modules.0.proj_in"))
+    rows, columns = base.model.diffusion_model.core.get_submodule(path).weight.shape
+    file = tmp_path / "pan.safetensors"
+    save_file({f"{path}.lora_A.weight": 5 * torch.randn(2, columns), f"{path}.lora_B.weight": torch.randn(rows, 2)}, file)
+    branches = {
+        "plain": base,
+        "freeu": freeu(base, 0.0, 1.0),
+        "freeu in the second step": freeu(base, 0.3, 1.0),
+        "math": AttentionProcessor.execute(base, "math", "math")[0],
+        "lora": load_motion_lora(base, str(file), 1.0, "0:0, 1:1", "0:0, 2:1"),
+    }
+    results = []
+    for number, (name, branch) in enumerate(branches.items(), 1):
+        results.append(sampled(branch))
+        for _ in range(2):
+            assert relative(sampled(graphed(branch)), results[-1]) < 1e-5, name
+        assert recorder.recorded == number
+    del results[3]  # the same attention by another way
+    assert all(relative(a, b) > 1e-4 for i, a in enumerate(results) for b in results[:i])
+
+
+def test_a_lora_on_the_weights_acts_in_recorded_steps_and_is_gone_behind_it(base, recorder):
+    key = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+    rows, columns = base.model.diffusion_model.get_submodule(key).weight.shape
+    name = "lora_unet_" + key.replace(".", "_")
+    lora = {f"{name}.lora_up.weight": torch.randn(rows, 4), f"{name}.lora_down.weight": torch.randn(4, columns)}
+    plain = sampled(graphed(base))
+    changed = comfy.sd.load_lora_for_models(base, None, lora, 1.0, 0.0)[0]
+    expected = sampled(changed)
+    assert relative(expected, plain) > 1e-4
+    assert relative(sampled(graphed(changed)), expected) < 1e-5
+    assert relative(sampled(graphed(base)), plain) < 1e-5
+
+
+def patched(model):
+    model = model.clone()
+    model.set_model_attn1_output_patch(lambda tokens, extra: tokens * 1.01)
+    return model
+
+
+def test_what_cannot_be_recorded_runs_without_and_the_log_says_why_once(base, recorder, caplog):
+    model = patched(base)
+    expected = sampled(model)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(sampled(graphed(model)), expected)
+    assert recorder.recorded == 0
+    reason = "CUDA graphs are not used: a host's hooks may do another thing in each step."
+    assert [r.getMessage() for r in caplog.records if "CUDA" in r.getMessage()] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("weight_function", [lambda weight: weight], "a LoRA is applied to weights while the model computes"),
+        ("_v", object(), "weights are brought to the device while the model computes"),
+        ("weight", torch.empty(1, device="meta"), "weights are brought to the device while the model computes"),
+    ],
+)
+def test_weights_that_comfyui_moves_or_patches_in_a_step_are_not_recorded(name, value, reason, base, recorder):
+    core = base.model.diffusion_model.core
+    graphs = performance.HostGraphs(core)
+    with torch.no_grad():
+        assert graphs.declines(torch.zeros(1)) is None
+        layer = core.mid_block.resnets[0].conv1
+        setattr(layer, name, torch.nn.Parameter(value) if name == "weight" else value)
+        assert graphs.declines(torch.zeros(1)) == reason
+
+
+def test_graphs_are_freed_when_the_model_is_unloaded(base, recorder):
+    sampled(graphed(base))
+    graphs = base.model.diffusion_model.graphs
+    assert len(graphs) == 1
+    comfy.model_management.unload_all_models()
+    assert len(graphs) == 0
+
+
+@pytest.mark.parametrize("mode", ["eager", "triton"])
+def test_the_choice_of_kernels_holds_for_the_calls_of_its_branch(mode, base, monkeypatch):
+    seen = set()
+    monkeypatch.setattr(layers, "wanted", lambda: seen.add(current_mode()))
+    other = {"eager": "triton", "triton": "eager"}[mode]
+    monkeypatch.setenv("UNET_MOTION_KERNELS", other)
+    sampled(with_settings(base, kernels=mode))
+    assert seen == {mode}
+    seen.clear()
+    sampled(base)
+    assert seen == {other} and current_mode() == other
+
+
+def test_a_compiled_model_gives_the_same_values_and_off_takes_it_away(base, monkeypatch):
+    graphs, given, set_wrapper = [], [], performance.set_torch_compile_wrapper
+
+    def backend(graph, _, **__):
+        graphs.append(graph)
+        return graph.forward
+
+    def with_backend(model, backend_name, options):
+        given.append((backend_name, {k for k in options if k != "guard_filter_fn"}))
+        set_wrapper(model=model, backend=backend, options={"guard_filter_fn": options["guard_filter_fn"]})
+
+    monkeypatch.setattr(
+        performance, "set_torch_compile_wrapper", lambda model, backend, options: with_backend(model, backend, options)
+    )
+    torch._dynamo.reset()
+    try:
+        expected = sampled(base)
+        model = run(base, compile="inductor")[0]
+        found = sampled(model)
+        assert relative(found, expected) < 5e-5 and graphs
+        count = len(graphs)
+        assert torch.equal(sampled(run(model)[0]), found) and len(graphs) == count
+        assert torch.equal(sampled(run(model, compile="off")[0]), expected)
+        run(base, compile="inductor max-autotune")
+        assert given == [("inductor", set()), ("inductor", {"max_autotune", "coordinate_descent_tuning"})]
+    finally:
+        torch._dynamo.reset()
+
+
+def test_the_given_model_stays_as_it_was_and_zero_leaves_the_chunking(base):
+    chunked = run(base, chunk_size=2)[0]
+    assert chunked.model_options["transformer_options"]["unet_motion"]["chunking"] == {"size": 2, "dim": 0}
+    again = run(chunked)[0]
+    assert again.model_options["transformer_options"]["unet_motion"]["chunking"] == {"size": 2, "dim": 0}
+    assert "unet_motion" not in base.model_options["transformer_options"]
+    assert relative(sampled(chunked), sampled(base)) < 1e-5
+
+
+def test_the_report_says_what_each_operation_runs(base):
+    text = run(base, kernels="eager")[1]
+    assert text.startswith("cpu, float32;") and "temporal_attention" in text and "sdpa" in text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"kernels": "triton"}, "`kernels` is 'triton', which cannot run on cpu: Triton has no backend here for cpu."),
+        ({"cuda_graphs": True}, "`cuda_graphs` is on, but there are no CUDA graphs on cpu; turn it off."),
+        ({"kernels": "fast"}, "`kernels` is 'fast', expected one of unchanged, eager, triton."),
+        ({"compile": "inductor", "cuda_graphs": True}, "`compile` is 'inductor' and `cuda_graphs` is on, which"),
+        ({"compile": "inductor", "kernels": "triton"}, "`compile` is 'inductor' and `kernels` is 'triton', which"),
+    ],
+)
+def test_choices_that_cannot_act_are_refused(chosen, message, base):
+    with pytest.raises(ValueError) as error:
+        run(base, **chosen)
+    assert str(error.value).startswith(message)
+
+
+def test_a_model_without_motion_modules_is_refused():
+    with pytest.raises(ValueError, match="without motion modules"):
+        run(sd15())
