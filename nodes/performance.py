@@ -46,7 +46,7 @@ class Performance(io.ComfyNode):
                     io.Combo, "compile", options=COMPILE, default=UNCHANGED,
                     tooltip="inductor: torch.compile of the whole UNet when it first samples, which takes minutes "
                     "for each new size. max-autotune: tries more kernels and takes longer still. off: takes away a "
-                    "compilation that an earlier node set. Measured on two cores of a CPU: see this node's help.",
+                    "compilation that an earlier node set.",
                 ),
                 make_input(
                     io.Int, "chunk_size", default=0, min=0, max=65536,
@@ -74,7 +74,10 @@ class Performance(io.ComfyNode):
         reason = why_not(model.load_device, kernels, cuda_graphs)
         if reason:
             raise ValueError(reason)
-        changes = {"cuda_graphs": cuda_graphs}
+        changes = {}
+        # A setting that says nothing new would compile a compiled model anew.
+        if cuda_graphs or _chosen(model).get("cuda_graphs"):
+            changes["cuda_graphs"] = cuda_graphs
         if kernels != UNCHANGED:
             changes["kernels"] = kernels
         if chunk_size:
@@ -82,5 +85,9 @@ class Performance(io.ComfyNode):
         changed = with_settings(plain_clone(model) if compiled or cuda_graphs else model, **changes)
         if compile != UNCHANGED:
             set_compilation(changed, compile)
-        with kernels_of(settings(changed.model_options["transformer_options"])):
+        with kernels_of(_chosen(changed)):
             return io.NodeOutput(changed, str(report(model.load_device, model.model_dtype())))
+
+
+def _chosen(model) -> dict:
+    return settings(model.model_options["transformer_options"])

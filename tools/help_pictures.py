@@ -80,6 +80,7 @@ SCENES = {
     "UNetMotion_FreeU": Scene({"model": BUNDLED}, TO_SAMPLER),
     "UNetMotion_AttentionProcessor": Scene({"model": APPLIED}, TO_SAMPLER),
     "UNetMotion_ForwardChunking": Scene({"model": APPLIED}, TO_SAMPLER, {"chunk_size": 4}),
+    "UNetMotion_Performance": Scene({"model": APPLIED}, TO_SAMPLER, {"kernels": "triton", "cuda_graphs": True}),
     "UNetMotion_PIA": Scene({"model": APPLIED, "first_frame": ("VAEEncode", "LATENT")}, TO_SAMPLER),
     "UNetMotion_AnimateLCMI2V": Scene({"model": APPLIED, "picture": ("VAEEncode", "LATENT")}, TO_SAMPLER),
     "UNetMotion_Sampler": Scene(

@@ -10,9 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def track(
-    items: Iterable[T], total: int | None = None, description: str = "", enabled: bool = True
-) -> Iterator[T]:
+def track(items: Iterable[T], total: int | None = None, description: str = "", enabled: bool = True) -> Iterator[T]:
     """Yield `items` and show on standard error how far they are.
 
     With tqdm and a terminal: a bar. Otherwise: one line when the last item is done, so that logs stay short.

@@ -82,7 +82,10 @@ class Server:
         ]  # fmt: skip
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.installation.path, stdout=log, stderr=subprocess.STDOUT,
+                command,
+                cwd=self.installation.path,
+                stdout=log,
+                stderr=subprocess.STDOUT,
                 env=self.installation.environment(),
             )
         try:

@@ -388,9 +388,7 @@ def sample(unet):
     schedule, run = NoiseSchedule.named(prediction="sample"), get_sampler("ddim")
     x = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     text = torch.zeros(1, 6, 16)
-    return run.run(
-        lambda x, t: unet.forward_frames(x, float(t), text, 4), x, schedule, schedule.steps(5, run.spacing)
-    )
+    return run.run(lambda x, t: unet.forward_frames(x, float(t), text, 4), x, schedule, schedule.steps(5, run.spacing))
 
 
 def test_the_file_has_the_original_names_and_says_what_they_do_not(tmp_path):

@@ -15,6 +15,7 @@ import torch
 from check_saving import sampled
 from pack.nodes.host import performance
 from pack.nodes.host.apply import apply_motion_module
+from pack.nodes.host.bundled import load_bundled_models
 from pack.nodes.host.lora import load_motion_lora
 from pack.nodes.host.options import with_settings
 from pack.nodes.options import AttentionProcessor, FreeU
@@ -71,11 +72,13 @@ def test_a_recorded_step_serves_a_whole_sampling_and_the_next(base, recorder):
     assert torch.equal(sampled(run(model)[0]), expected) and recorder.recorded == 1
 
 
-def test_settings_of_other_nodes_act_in_recorded_steps(base, recorder, tmp_path):
+def test_settings_of_other_nodes_act_in_recorded_steps(recorder, tmp_path):
+    base, clip, _ = load_bundled_models()
+    text = clip.encode_from_tokens_scheduled(clip.tokenize("a red star moving left"))
     path = next(p for p, _ in base.model.diffusion_model.core.named_modules() if p.endswith("motion_modules.0.proj_in"))
     rows, columns = base.model.diffusion_model.core.get_submodule(path).weight.shape
     file = tmp_path / "pan.safetensors"
-    save_file({f"{path}.lora_A.weight": 5 * torch.randn(2, columns), f"{path}.lora_B.weight": torch.randn(rows, 2)}, file)
+    save_file({f"{path}.lora_A.weight": torch.randn(2, columns), f"{path}.lora_B.weight": torch.randn(rows, 2)}, file)
     branches = {
         "plain": base,
         "freeu": freeu(base, 0.0, 1.0),
@@ -85,9 +88,9 @@ def test_settings_of_other_nodes_act_in_recorded_steps(base, recorder, tmp_path)
     }
     results = []
     for number, (name, branch) in enumerate(branches.items(), 1):
-        results.append(sampled(branch))
+        results.append(sampled(branch, text))
         for _ in range(2):
-            assert relative(sampled(graphed(branch)), results[-1]) < 1e-5, name
+            assert relative(sampled(graphed(branch), text), results[-1]) < 1e-5, name
         assert recorder.recorded == number
     del results[3]  # the same attention by another way
     assert all(relative(a, b) > 1e-4 for i, a in enumerate(results) for b in results[:i])
@@ -182,7 +185,7 @@ def test_a_compiled_model_gives_the_same_values_and_off_takes_it_away(base, monk
         found = sampled(model)
         assert relative(found, expected) < 5e-5 and graphs
         count = len(graphs)
-        assert torch.equal(sampled(run(model)[0]), found) and len(graphs) == count
+        assert relative(sampled(run(model)[0]), expected) < 5e-5 and len(graphs) == count
         assert torch.equal(sampled(run(model, compile="off")[0]), expected)
         run(base, compile="inductor max-autotune")
         assert given == [("inductor", set()), ("inductor", {"max_autotune", "coordinate_descent_tuning"})]

@@ -158,9 +158,7 @@ def test_a_page_can_turn_it_off_and_set_its_speed(loaded, seen, shown, monkeypat
 def test_a_page_that_asked_for_it_sees_it_where_comfyuis_own_previews_are_off(loaded, seen, shown, monkeypatch):
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.NoPreviews)
     client = SimpleNamespace(client_id="a program")
-    monkeypatch.setitem(
-        preview.sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=client))
-    )
+    monkeypatch.setitem(preview.sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=client)))
     preview.choose_preview("page", True, 8)
     sample(loaded)
     assert not seen.loops

@@ -18,9 +18,7 @@ def pair():
 
 
 def both(pair, arguments, make_options=options, make_control=lambda: None):
-    core, ours = (
-        unet(**arguments, control=make_control(), transformer_options=make_options()) for unet in pair
-    )
+    core, ours = (unet(**arguments, control=make_control(), transformer_options=make_options()) for unet in pair)
     assert core.std() > 0.1
     return core, ours
 
