@@ -88,6 +88,16 @@ SCENES = {
         {"seed": SEED, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"},
     ),
     "UNetMotion_SaveClip": Scene({"images": ("VAEDecode", "IMAGE")}),
+    "UNetMotion_TrainMotionLoRA": Scene(
+        {
+            "model": BUNDLED,
+            "clip": ("UNetMotion_LoadBundled", "clip"),
+            "vae": ("UNetMotion_LoadBundled", "vae"),
+            "images": ("VAEDecode", "IMAGE"),
+        },
+        {"LoraModelLoader": "lora", "LossGraphNode": "loss"},
+        {"captions": "a red square still", "learning_rate": 0.01, "steps": 100},
+    ),
 }
 
 BUILD = """
