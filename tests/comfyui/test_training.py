@@ -1,4 +1,4 @@
-"""The example workflow that trains a motion LoRA and applies it, on a real server, in one run and stopped in the middle."""
+"""The example workflow that trains a motion LoRA and applies it: on a real server, in one run, and stopped half-way."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class HeldClips(ClipDataset):
 
 
 def same_length(texts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Texts whose `text` (T, D) is repeated to one length; attention to tokens that all come equally often is the same."""
+    """Texts whose `text` (T, D) is repeated to one length: attention to tokens that come equally often is the same."""
     length = math.lcm(*(len(text["text"]) for text in texts))
     return [
         {
