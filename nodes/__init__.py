@@ -13,6 +13,7 @@ from .performance import Performance
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
 from .saving import SaveClip
+from .training import TrainMotionLoRA
 
 NODES: list[type[io.ComfyNode]] = [
     LoadBundled,
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadMotionLoRA,
     AnimateLCMPicture,
     Performance,
+    TrainMotionLoRA,
 ]
 
 

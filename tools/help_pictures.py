@@ -28,6 +28,8 @@ from unet_motion.video import write_video  # noqa: E402
 
 IMAGES = ROOT / "web" / "docs" / "images"
 SHARPNESS = 1.5
+VIEWPORT = {"width": 1400, "height": 1300}
+"""High enough for the longest node."""
 MARGIN = 14
 QUALITY = 80
 SEED = 7
@@ -89,6 +91,16 @@ SCENES = {
         {"seed": SEED, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"},
     ),
     "UNetMotion_SaveClip": Scene({"images": ("VAEDecode", "IMAGE")}),
+    "UNetMotion_TrainMotionLoRA": Scene(
+        {
+            "model": BUNDLED,
+            "clip": ("UNetMotion_LoadBundled", "clip"),
+            "vae": ("UNetMotion_LoadBundled", "vae"),
+            "images": ("VAEDecode", "IMAGE"),
+        },
+        {"LoraModelLoader": "lora", "LossGraphNode": "loss"},
+        {"captions": "a red square still", "learning_rate": 0.01, "steps": 100, "noise_power": 1.0, "seed": 7},
+    ),
 }
 
 BUILD = """
@@ -199,7 +211,8 @@ def graph_pictures(nodes: list[str]) -> None:
         server.start()
         try:
             for language, suffix in (("en", ""), ("zh", ".zh")):
-                with visit(server, {**SETTINGS, "Comfy.Locale": language}, device_scale_factor=SHARPNESS) as page:
+                settings = {**SETTINGS, "Comfy.Locale": language}
+                with visit(server, settings, device_scale_factor=SHARPNESS, viewport=VIEWPORT) as page:
                     page.page.add_style_tag(content=HIDE)
                     for node in nodes:
                         picture = graph_picture(page, node)

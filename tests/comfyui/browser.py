@@ -52,7 +52,7 @@ class Page:
 
     def __init__(self, server: Any, browser: Any, **context: Any):
         self.server, self.problems = server, []
-        self.page = browser.new_page(viewport={"width": 1400, "height": 900}, **context)
+        self.page = browser.new_page(**{"viewport": {"width": 1400, "height": 900}, **context})
         self.page.set_default_timeout(PATIENCE)
         self.page.on("pageerror", lambda error: self.problems.append(f"{error}\n{error.stack}"))
         self.page.on("console", self._note)

@@ -64,8 +64,11 @@ def from_workflow(workflow: dict, info: dict) -> Graph:
             if name in given:
                 inputs[name] = given[name]
             elif isinstance(kind, list) or kind in WIDGETS:
+                # A widget that is newer than the file: the page leaves it at its default.
                 if not values and name in definition.get("optional", {}):
-                    # A widget that is newer than the file: the page leaves it at its default.
+                    continue
+                if not values and "default" in options[0]:
+                    inputs[name] = options[0]["default"]
                     continue
                 inputs[name] = values.pop(0)
                 option = options[0] if options else {}
