@@ -38,9 +38,9 @@ class Performance(io.ComfyNode):
                 make_input(
                     io.Boolean, "cuda_graphs", default=False,
                     tooltip="Record a step once and replay it: one launch in place of thousands, for small pictures "
-                    "and fast cards. Holds the memory of up to two steps until the model is unloaded. Off takes away what an earlier node set. Steps with "
-                    "ControlNets, with patches of other nodes or with weights that are moved during sampling run "
-                    "without, and the log says why. On a GPU only.",
+                    "and fast cards. Holds the memory of up to two steps until the model is unloaded. Off takes away "
+                    "what an earlier node set. Steps with ControlNets, with patches of other nodes or with weights "
+                    "that are moved during sampling run without, and the log says why. On a GPU only.",
                 ),
                 make_input(
                     io.Combo, "compile", options=COMPILE, default=UNCHANGED,
