@@ -15,13 +15,20 @@ from unet_motion.cli import main
 from unet_motion.training.camera import CAMERA, OWN, sample_camera_clips, write_camera_clips
 from unet_motion.training.clips import find_clips
 from unet_motion.training.data import draw
-from unet_motion.training.evaluate import SampleSettings
+from unet_motion.training.evaluate import SampleSettings, sample_clips
 from unet_motion.training.lora_figures import MEASURES, lora_figures, measure_motion
 
 FIGURES = Path(WEIGHTS).with_name("motion_loras") / "figures.json"
 NOISE = {"right_px": 0.5, "growth": 0.03, "turn_degrees": 3}
 """By how much clips of still shapes seem to move without a LoRA: their outlines tremble."""
+LEAST = {"right_px": 12, "growth": 0.2, "turn_degrees": 50}
+"""By how much every single clip has to move at strength 1."""
 FEW = {"clips": 3, "settings": SampleSettings(steps=6)}
+
+
+def worst(row, measure, sign):
+    """The measure of the clip that moves least, or the other way."""
+    return min(sign * row[f"{measure}_least"], sign * row[f"{measure}_most"])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,7 @@ def test_each_moves_the_picture_the_more_the_stronger_it_is(name, parts, still):
     rows = [still, *lora_figures(parts, motion_lora_path(name), (0.5, 1.0), **FEW)]
     moved = [sign * row[measure] for row in rows]
     assert moved[0] < moved[1] + NOISE[measure] < moved[2]
-    assert moved[2] - moved[0] > {"right_px": 4, "growth": 0.2, "turn_degrees": 50}[measure]
+    assert worst(rows[2], measure, sign) - moved[0] > LEAST[measure]
 
 
 @pytest.mark.parametrize("name", motion_lora_names())
@@ -83,7 +90,18 @@ def test_the_committed_figures_rise_with_the_strength():
         moved = [sign * row[measure] for row in rows]
         assert [row["strength"] for row in rows] == [0.0, 0.25, 0.5, 0.75, 1.0]
         assert all(a < b + NOISE[measure] for a, b in zip(moved, moved[1:], strict=False)), name
-        assert moved[0] < moved[2] < moved[4], name
+        assert moved[0] < moved[3] < moved[4], name
+        assert worst(rows[4], measure, sign) - moved[0] > LEAST[measure], name
+
+
+def test_a_pan_moves_the_first_clip_that_everybody_makes(parts):
+    """Directions are decided by the noise too: an earlier pan moved this clip the wrong way."""
+    for name in ("pan-left", "pan-right"):
+        applied = apply_motion_lora(parts.unet, motion_lora_path(name))
+        clips = sample_clips(parts, ["a red star still"] * 2, [0, 1], FEW["settings"])
+        remove_motion_lora(parts.unet, applied)
+        measure, sign = MEASURES[name]
+        assert (sign * measure_motion(clips)[measure]).min() > LEAST[measure]
 
 
 def test_a_name_on_the_command_line_is_the_bundled_file(tmp_path, capsys):
