@@ -135,8 +135,12 @@ class Attention(nn.Module):
         if call.low_rank is not None:
             names = (f"{self.path}.to_{part}" for part in "qkv")
             qkv = [call.low_rank.add(name, tokens, t) for name, t in zip(names, qkv, strict=True)]
-        batch = zip(*(t.unbind(0) for t in qkv), strict=True)
-        hidden = torch.stack([self._attend_clip(processor, *clip) for clip in batch]).flatten(-2)
+        if len(tokens) == 1:
+            # Not unbound: the gradient of that copies.
+            hidden = self._attend_clip(processor, *(t.squeeze(0) for t in qkv))[None].flatten(-2)
+        else:
+            batch = zip(*(t.unbind(0) for t in qkv), strict=True)
+            hidden = torch.stack([self._attend_clip(processor, *clip) for clip in batch]).flatten(-2)
         out = self.finish(hidden)
         return out if call.low_rank is None else call.low_rank.add(f"{self.path}.to_out.0", hidden, out)
 

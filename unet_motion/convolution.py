@@ -20,16 +20,44 @@ MANY_PIXELS = 512
 
 
 def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
-    """``conv(x)``, x (N, C, H, W) in channels-last memory."""
+    """``conv(x)``, x (N, C, H, W) in channels-last memory, or as `in_planes` gives it."""
     if not _plain_on_cpu(conv, x) or conv.kernel_size == (1, 1) or not 0 < _pixels(conv, x) <= FEW_PIXELS:
         return conv(x)
+    if _needs_gradients(conv, x):
+        return from_planes(conv(in_planes(x)))
     return by_product(x, *weights(conv, x), conv.stride[0], conv.padding[0])
 
 
 def _plain_on_cpu(conv: nn.Module, x: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return False
-    return not (torch.compiler.is_compiling() or conv._forward_hooks or _needs_gradients(conv, x))
+    return on_cpu(x) and not conv._forward_hooks
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether x is on a CPU, in full precision and in code that is not compiled."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+
+
+class _Relayout(torch.autograd.Function):
+    """A copy in another order of memory; its gradient is put back into the order that x had."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, to: torch.memory_format, back: torch.memory_format) -> Tensor:
+        ctx.back = back
+        return x.contiguous(memory_format=to).view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient.contiguous(memory_format=ctx.back), None, None
+
+
+def in_planes(x: Tensor) -> Tensor:
+    """x (N, C, H, W) plane by plane: there torch's convolution copies its weights once less, forward and backward."""
+    return _Relayout.apply(x, torch.contiguous_format, torch.channels_last)
+
+
+def from_planes(x: Tensor) -> Tensor:
+    """The same in channels-last memory again."""
+    return _Relayout.apply(x, torch.channels_last, torch.contiguous_format)
 
 
 def _needs_gradients(conv: nn.Module, x: Tensor) -> bool:
@@ -81,7 +109,7 @@ def upsample_in_phases(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
     weight, bias = weights(conv, x)
     n, _, height, width = x.shape
     out = x.new_empty(n, 2 * height, 2 * width, weight.shape[0]).permute(0, 3, 1, 2)
-    few = _plain_on_cpu(conv, x) and n * height * width <= FEW_PIXELS
+    few = _plain_on_cpu(conv, x) and not _needs_gradients(conv, x) and n * height * width <= FEW_PIXELS
     planes = padded_planes(x, 1) if few else None
     # At 1280 channels a kernel has 26 MB, which take longer to map than to compute: the four share their memory.
     buffer = None if _needs_gradients(conv, x) else weight.new_empty(weight.shape[0] * weight.shape[1], 4)

@@ -70,11 +70,14 @@ class Bench:
         if not error <= LIMITS[self.dtype]:
             return Row(case, peer, float("nan"), error=error, note="outputs differ: not timed")
         del expected, result
+        row = self.measure(case, peer, ours, theirs, target, inner)
+        row.error, row.floor = error, arithmetic / self.ceilings.flops
+        return row
+
+    def measure(self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1) -> Row:
+        """Time, weigh and count two works that are known to give the same."""
         turns = take_turns({"ours": ours, "theirs": theirs}, self.device, self.rounds, self.warm, inner)
-        row = Row(
-            case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target, error
-        )
-        row.floor = arithmetic / self.ceilings.flops
+        row = Row(case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target)
         mine, count, row.profile = weigh(ours, self.device)
         other, other_count, _ = weigh(theirs, self.device)
         row.memory, row.launches = (mine, other), (count, other_count)

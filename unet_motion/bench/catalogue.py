@@ -7,6 +7,7 @@ from collections.abc import Callable
 from .cases import Bench, Row, freeu_step, loading, long_clips, motion_module, whole_step
 from .evolved import evolved_step
 from .kernel_cases import kernels
+from .training import training_step
 
 CPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "step-small": lambda b: whole_step(b, "small", 2, 8, 32, ">= 1.2"),
@@ -14,6 +15,7 @@ CPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "freeu-sd15": lambda b: freeu_step(b, "sd15", 1, 2, 32),
     "step-small-evolved": lambda b: evolved_step(b, "small", 1, 8, 32),
     "motion-module": lambda b: motion_module(b, 320, 1, 16, 32, ">= 1.3"),
+    "train-small": lambda b: [training_step(b, "small", 8, 16, ">= 1.15")],
     "kernels": lambda b: kernels(b, 2, 16, 64),
     "load": lambda b: loading(b, "sd15"),
     "long": lambda b: long_clips(b, "small", 16, (8, 16, 32)),

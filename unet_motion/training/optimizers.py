@@ -8,6 +8,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+_SPECIAL = ("foreach", "differentiable", "capturable", "fused")
+"""Arguments that choose how a step is computed; some exclude each other."""
+
 _OTHER_KIND = ("LBFGS", "SparseAdam", "Optimizer")
 """Not for this loop: one wants a closure, one sparse gradients, one is none."""
 
@@ -29,7 +32,7 @@ def make_optimizer(
     weight_decay: float,
     options: Iterable[tuple[str, float | bool]] = (),
 ) -> torch.optim.Optimizer:
-    """An optimizer of `torch.optim`.
+    """An optimizer of `torch.optim`, in its fused form where it has one: one pass over the weights for a dozen.
 
     Args:
         name: such as `AdamW`.
@@ -41,13 +44,15 @@ def make_optimizer(
     """
     if name not in optimizer_names():
         raise ValueError(f"`optimizer` is {name!r}, expected one of {', '.join(optimizer_names())}.")
-    kind, given = getattr(torch.optim, name), dict(options)
+    kind, given, parameters = getattr(torch.optim, name), dict(options), list(parameters)
     known = inspect.signature(kind).parameters
     if unknown := [option for option in given if option not in known or option in ("params", "lr", "weight_decay")]:
         raise ValueError(f"`optimizer_options` has {unknown[0]!r}, which {name} does not take there.")
     if "weight_decay" in known:
         given["weight_decay"] = weight_decay
+    if "fused" in known and not any(option in given for option in _SPECIAL):
+        given["fused"] = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     try:
-        return kind(list(parameters), lr=learning_rate, **given)
+        return kind(parameters, lr=learning_rate, **given)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"`optimizer` {name} cannot be made for these weights: {error}") from error
