@@ -89,10 +89,28 @@ def test_a_convolution_of_few_pixels_equals_torchs(kernel, stride, padding, size
         torch.testing.assert_close(out, expected.detach(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(convolution.by_product(x, conv.weight, conv.bias, stride, padding), out)
     assert out.shape == expected.shape and out.permute(0, 2, 3, 1).is_contiguous()
-    # Where a gradient is needed the layer itself is called; frozen layers do not change with the mode.
-    assert torch.equal(convolution.convolve(conv, x, module_weights), expected)
+    # Where a gradient is needed the layer computes plane by plane; frozen layers do not change with the mode.
+    torch.testing.assert_close(convolution.convolve(conv, x, module_weights), expected, rtol=1e-12, atol=1e-12)
     conv.requires_grad_(False)
     assert torch.equal(convolution.convolve(conv, x, module_weights), out)
+
+
+@pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (5, 1, 2)])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_gradients_of_a_convolution_of_few_pixels_are_the_layers_own(kernel, stride, padding, frozen):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(6, 10, kernel, stride, padding, dtype=torch.float64).requires_grad_(not frozen)
+    x = torch.randn(3, 6, 5, 7, dtype=torch.float64).to(memory_format=torch.channels_last)
+    wanted = [x.requires_grad_(), *([] if frozen else conv.parameters())]
+
+    def gradients(out):
+        assert out.requires_grad
+        return torch.autograd.grad((out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum(), wanted)
+
+    out = convolution.convolve(conv, x, module_weights)
+    assert out.permute(0, 2, 3, 1).is_contiguous()
+    for found, expected in zip(gradients(out), gradients(conv(x)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_convolution_of_few_pixels_calls_a_hooked_layer(monkeypatch):
