@@ -65,15 +65,7 @@ class Performance(io.ComfyNode):
     @classmethod
     def execute(cls, model, kernels, cuda_graphs, compile, chunk_size) -> io.NodeOutput:
         require_motion_model(model)
-        check_choice("kernels", kernels, KERNELS)
-        check_choice("compile", compile, COMPILE)
-        compiled = compile in COMPILATIONS
-        if compiled and (cuda_graphs or kernels == "triton"):
-            other = "`cuda_graphs` is on" if cuda_graphs else "`kernels` is 'triton'"
-            raise ValueError(f"`compile` is {compile!r} and {other}, which compiled code does not use: choose one.")
-        reason = why_not(model.load_device, kernels, cuda_graphs)
-        if reason:
-            raise ValueError(reason)
+        _check(model, kernels, cuda_graphs, compile)
         changes = {}
         # A setting that says nothing new would compile a compiled model anew.
         if cuda_graphs or _chosen(model).get("cuda_graphs"):
@@ -82,11 +74,23 @@ class Performance(io.ComfyNode):
             changes["kernels"] = kernels
         if chunk_size:
             changes["chunking"] = {"size": chunk_size, "dim": 0}
-        changed = with_settings(plain_clone(model) if compiled or cuda_graphs else model, **changes)
+        changed = with_settings(plain_clone(model) if compile in COMPILATIONS or cuda_graphs else model, **changes)
         if compile != UNCHANGED:
             set_compilation(changed, compile)
         with kernels_of(_chosen(changed)):
             return io.NodeOutput(changed, str(report(model.load_device, model.model_dtype())))
+
+
+def _check(model, kernels: str, cuda_graphs: bool, compile: str) -> None:
+    """Raise ValueError for choices that cannot run here, and for two of which one would do nothing."""
+    check_choice("kernels", kernels, KERNELS)
+    check_choice("compile", compile, COMPILE)
+    if compile in COMPILATIONS and (cuda_graphs or kernels == "triton"):
+        other = "`cuda_graphs` is on" if cuda_graphs else "`kernels` is 'triton'"
+        raise ValueError(f"`compile` is {compile!r} and {other}, which compiled code does not use: choose one.")
+    reason = why_not(model.load_device, kernels, cuda_graphs)
+    if reason:
+        raise ValueError(reason)
 
 
 def _chosen(model) -> dict:
