@@ -20,21 +20,18 @@ MANY_PIXELS = 512
 
 
 def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
-    """``conv(x)``, x (N, C, H, W) in channels-last memory, or as `in_planes` gives it."""
+    """``conv(x)``, x (N, C, H, W) in channels-last memory."""
     if not _plain_on_cpu(conv, x) or conv.kernel_size == (1, 1) or not 0 < _pixels(conv, x) <= FEW_PIXELS:
         return conv(x)
     if _needs_gradients(conv, x):
-        return from_planes(conv(in_planes(x)))
+        return _from_planes(conv(_in_planes(x)))
     return by_product(x, *weights(conv, x), conv.stride[0], conv.padding[0])
 
 
 def _plain_on_cpu(conv: nn.Module, x: Tensor) -> bool:
-    return on_cpu(x) and not conv._forward_hooks
-
-
-def on_cpu(x: Tensor) -> bool:
-    """Whether x is on a CPU, in full precision and in code that is not compiled."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    return not (torch.compiler.is_compiling() or conv._forward_hooks)
 
 
 class _Relayout(torch.autograd.Function):
@@ -50,12 +47,12 @@ class _Relayout(torch.autograd.Function):
         return gradient.contiguous(memory_format=ctx.back), None, None
 
 
-def in_planes(x: Tensor) -> Tensor:
+def _in_planes(x: Tensor) -> Tensor:
     """x (N, C, H, W) plane by plane: there torch's convolution copies its weights once less, forward and backward."""
     return _Relayout.apply(x, torch.contiguous_format, torch.channels_last)
 
 
-def from_planes(x: Tensor) -> Tensor:
+def _from_planes(x: Tensor) -> Tensor:
     """The same in channels-last memory again."""
     return _Relayout.apply(x, torch.channels_last, torch.contiguous_format)
 

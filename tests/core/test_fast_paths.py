@@ -89,7 +89,9 @@ def test_a_convolution_of_few_pixels_equals_torchs(kernel, stride, padding, size
         torch.testing.assert_close(out, expected.detach(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(convolution.by_product(x, conv.weight, conv.bias, stride, padding), out)
     assert out.shape == expected.shape and out.permute(0, 2, 3, 1).is_contiguous()
-    # Where a gradient is needed the layer computes plane by plane; frozen layers do not change with the mode.
+    # Where a gradient is needed the layer itself computes plane by plane; frozen layers do not change with the mode.
+    planes = x if kernel == 1 else x.contiguous()
+    assert torch.equal(convolution.convolve(conv, x, module_weights), conv(planes))
     torch.testing.assert_close(convolution.convolve(conv, x, module_weights), expected, rtol=1e-12, atol=1e-12)
     conv.requires_grad_(False)
     assert torch.equal(convolution.convolve(conv, x, module_weights), out)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 pytest.importorskip("triton")
 
@@ -67,9 +68,9 @@ def test_pytorch_accepts_the_operator(name):
     if not dispatch.interpreted():
         tests.append("test_aot_dispatch_dynamic")
     operator, arguments = operators()[name]
-    torch.library.opcheck(operator, arguments, test_utils=tests)
+    library.opcheck(operator, arguments, test_utils=tests)
     if name == "freeu":
-        torch.library.opcheck(operator, (*arguments[:4], False, None), test_utils=tests)
+        library.opcheck(operator, (*arguments[:4], False, None), test_utils=tests)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,8 +6,7 @@ twice), and write the result: no filtered copy of the skip, no scaled copy of th
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from .dispatch import kernel
 from .strides import not_rows
@@ -25,7 +24,7 @@ def _constraint(hidden: Tensor, skip: Tensor, active: Tensor | None) -> str | No
 FREEU = kernel("freeu", fits=_constraint)
 
 
-@torch.library.custom_op("unet_motion::freeu_concat", mutates_args=())
+@library.custom_op("unet_motion::freeu_concat", mutates_args=())
 def freeu_concat_kernel(
     hidden: Tensor, skip: Tensor, b: float, s: float, structure: bool, active: Tensor | None
 ) -> Tensor:

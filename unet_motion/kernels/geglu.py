@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 from .dispatch import kernel
 from .strides import not_rows
@@ -30,7 +29,7 @@ def geglu_eager(x: Tensor) -> Tensor:
     return value * F.gelu(gate)
 
 
-@torch.library.custom_op("unet_motion::geglu", mutates_args=())
+@library.custom_op("unet_motion::geglu", mutates_args=())
 def geglu_kernel(x: Tensor) -> Tensor:
     from .triton.geglu import launch
 

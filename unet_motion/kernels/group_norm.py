@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 from .dispatch import kernel
 
@@ -51,7 +50,7 @@ def group_norm_eager(
     return F.silu(out) if silu else out
 
 
-@torch.library.custom_op("unet_motion::group_norm", mutates_args=())
+@library.custom_op("unet_motion::group_norm", mutates_args=())
 def group_norm_kernel(
     tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool,
     added: Tensor | None = None,

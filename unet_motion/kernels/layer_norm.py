@@ -6,9 +6,8 @@ normalised sum plus a row of the position table.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 
 from .dispatch import kernel
 from .strides import not_rows
@@ -62,7 +61,7 @@ def layer_norm_eager(
     return x, out if rows is None else out + rows[:, None]
 
 
-@torch.library.custom_op("unet_motion::layer_norm", mutates_args=())
+@library.custom_op("unet_motion::layer_norm", mutates_args=())
 def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float) -> Tensor:
     from .triton.layer_norm import launch
 
@@ -74,7 +73,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: 
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("unet_motion::add_layer_norm", mutates_args=())
+@library.custom_op("unet_motion::add_layer_norm", mutates_args=())
 def add_layer_norm_kernel(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from .dispatch import kernel
 
@@ -61,7 +61,7 @@ def empty_result(query: Tensor) -> Tensor:
     return query.new_empty(frames, n, heads, dim).permute(1, 2, 0, 3)
 
 
-@torch.library.custom_op("unet_motion::temporal_attention", mutates_args=())
+@library.custom_op("unet_motion::temporal_attention", mutates_args=())
 def temporal_attention_kernel(
     query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
 ) -> Tensor:

@@ -20,7 +20,7 @@ from pack.nodes.host.lora import load_motion_lora
 from pack.nodes.host.options import with_settings
 from pack.nodes.options import AttentionProcessor, FreeU
 from pack.nodes.performance import Performance
-from pack.unet_motion import layers
+from pack.unet_motion import convolution, layers
 from pack.unet_motion.kernels import current_mode
 from safetensors.torch import save_file
 from small import motion_module, relative, sd15
@@ -166,6 +166,8 @@ def test_the_choice_of_kernels_holds_for_the_calls_of_its_branch(mode, base, mon
 
 def test_a_compiled_model_gives_the_same_values_and_off_takes_it_away(base, monkeypatch):
     graphs, given, set_wrapper = [], [], performance.set_torch_compile_wrapper
+    # Products in place of convolutions are no part of compiled code.
+    monkeypatch.setattr(convolution, "FEW_PIXELS", 0)
 
     def backend(graph, _, **__):
         graphs.append(graph)
@@ -183,9 +185,9 @@ def test_a_compiled_model_gives_the_same_values_and_off_takes_it_away(base, monk
         expected = sampled(base)
         model = run(base, compile="inductor")[0]
         found = sampled(model)
-        assert relative(found, expected) < 5e-5 and graphs
+        assert relative(found, expected) < 1e-5 and graphs
         count = len(graphs)
-        assert relative(sampled(run(model)[0]), expected) < 5e-5 and len(graphs) == count
+        assert relative(sampled(run(model)[0]), expected) < 1e-5 and len(graphs) == count
         assert torch.equal(sampled(run(model, compile="off")[0]), expected)
         run(base, compile="inductor max-autotune")
         assert given == [("inductor", set()), ("inductor", {"max_autotune", "coordinate_descent_tuning"})]
