@@ -6,14 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .factory import Weights
+from .factory import Weights, module_weights
 
-FEW_PIXELS = 1024
-"""Output pixels up to which a convolution is one product over gathered windows.
+WIDE = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+"""Whether torch's convolution computes with vectors of 512 bits."""
 
-torch's convolution (oneDNN) copies the weights into another order in each call; that takes as long as some hundreds of
-pixels do. Gathered windows are nine times the input, which costs more than that from a thousand pixels on.
+FEW_PIXELS = 2048 if WIDE else 1024
+"""Output pixels up to which the time that a convolution takes may lie in its weights.
+
+torch's convolution (oneDNN) copies the weights into another order in each call, twice where the input is channels-last;
+that takes as long as some hundreds of pixels do.
 """
+
+PRODUCT_FROM, PLANES_FROM = (1500, 350) if WIDE else (0, 0)
+"""Products of channels (in * out) for each pixel from which a convolution is one product over gathered windows, which
+reads the weights as they lie, and from which it runs plane by plane. Measured for two kinds of processor."""
 
 MANY_PIXELS = 512
 """Input pixels from which new kernels for upsampling repay themselves."""
@@ -21,11 +28,36 @@ MANY_PIXELS = 512
 
 def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
     """``conv(x)``, x (N, C, H, W) in channels-last memory."""
-    if not _plain_on_cpu(conv, x) or conv.kernel_size == (1, 1) or not 0 < _pixels(conv, x) <= FEW_PIXELS:
+    if not _plain_on_cpu(conv, x):
         return conv(x)
-    if _needs_gradients(conv, x):
+    if conv.kernel_size == (1, 1):
+        return _per_pixel(conv, x, weights)
+    way = _way(conv, x)
+    if way == "planes":
         return _from_planes(conv(_in_planes(x)))
-    return by_product(x, *weights(conv, x), conv.stride[0], conv.padding[0])
+    return by_product(x, *weights(conv, x), conv.stride[0], conv.padding[0]) if way == "product" else conv(x)
+
+
+def _way(conv: nn.Module, x: Tensor) -> str:
+    """The fastest way to compute a convolution: as a "product", in "planes" or as it "lies"."""
+    pixels = _pixels(conv, x)
+    if not 0 < pixels <= FEW_PIXELS:
+        return "lies"
+    channels = conv.in_channels * conv.out_channels
+    if channels >= PRODUCT_FROM * pixels:
+        # The gradient of gathered windows is slow.
+        return "planes" if _needs_gradients(conv, x) else "product"
+    return "planes" if channels >= PLANES_FROM * pixels else "lies"
+
+
+def _per_pixel(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
+    """A 1x1 convolution, which is a linear layer: so its weights are read as they lie."""
+    plain = conv.stride == (1, 1) and conv.padding == (0, 0)
+    # A host's accessor is for inference: what it gives may be a copy that no gradient passes.
+    if not plain or (weights is not module_weights and _needs_gradients(conv, x)):
+        return conv(x)
+    weight, bias = weights(conv, x)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def _plain_on_cpu(conv: nn.Module, x: Tensor) -> bool:

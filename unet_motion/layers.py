@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .convolution import convolve, convolve_upsampled
 from .factory import LayerFactory, Weights
+from .in_place import add_into, overwritable
 from .kernels.dispatch import wanted
 from .kernels.geglu import geglu
 from .kernels.group_norm import group_norm
@@ -47,16 +48,17 @@ def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def scoped_group_norm(
-    norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights, act=None, added: Tensor | None = None
-) -> Tensor:
+    norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights, act=None, added: Tensor | None = None,
+    own: bool = False,
+) -> Tensor:  # fmt: skip
     """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation.
 
-    A vector (B, C) per clip or (B*F, C) per frame is added to x before.
+    A vector (B, C) per clip or (B*F, C) per frame is added to x before, in place where x is the caller's ``own``.
     """
     clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
     fused = wanted() and not norm._forward_hooks
     if added is not None and not (fused and clips % added.shape[0] == 0):
-        x, added = add_per_row(x, added), None
+        x, added = add_per_row(x, added, own), None
     if fused:
         n, c, h, w = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(clips, -1, c)
@@ -64,20 +66,26 @@ def scoped_group_norm(
         out = from_tokens(out.reshape(n, h * w, c), h, w)
         return out if act in (None, F.silu) else act(out)
     out = _plain_group_norm(norm, x, frames, scope)
+    if act is F.silu:
+        return F.silu(out, inplace=overwritable(norm))
     return out if act is None else act(out)
 
 
 def summed_layer_norm(
-    norm: nn.Module, weights: Weights, tokens: Tensor, added: Tensor | None = None, rows: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """tokens + added, and the layer norm of it; rows (F, 1, C) are added to the norm of tokens (B, F, P, C)."""
+    norm: nn.Module, weights: Weights, tokens: Tensor, added: Tensor | None = None, rows: Tensor | None = None,
+    own: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """tokens + added, and the layer norm of it; rows (F, 1, C) are added to the norm of tokens (B, F, P, C).
+
+    The sum may be written into tokens that are the caller's ``own``.
+    """
     if wanted() and not norm._forward_hooks:
         table = None if rows is None else rows[:, 0]
         return layer_norm(tokens, *weights(norm, tokens), norm.eps, table, added)
     if added is not None:
-        tokens = tokens + added
+        tokens = add_into(tokens, added, own)
     out = norm(tokens)
-    return tokens, out if rows is None else out + rows
+    return tokens, out if rows is None else add_into(out, rows, overwritable(norm))
 
 
 def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
@@ -152,17 +160,18 @@ class ResnetBlock(nn.Module):
         frames, scope = call.frames, call.resnet_norm_scope
         hidden = scoped_group_norm(self.norm1, x, frames, scope, self.weights, self.act)
         hidden, added = convolve(self.conv1, hidden, self.weights), self.time_emb_proj(call.temb)
-        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act, added)
+        own = overwritable(self.conv1)
+        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act, added, own)
         hidden = convolve(self.conv2, hidden, self.weights)
-        skip = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        out = skip + hidden
+        skip = x if self.conv_shortcut is None else convolve(self.conv_shortcut, x, self.weights)
+        out = add_into(hidden, skip, overwritable(self.conv2))
         return out if self.output_scale_factor == 1 else out / self.output_scale_factor
 
 
-def add_per_row(x: Tensor, vector: Tensor) -> Tensor:
+def add_per_row(x: Tensor, vector: Tensor, own: bool) -> Tensor:
     """x (B*F, C, H, W) plus a vector (B, C) per clip or (B*F, C) per frame, broadcast and never repeated."""
     clips = x.unflatten(0, (vector.shape[0], -1))
-    return (clips + vector[:, None, :, None, None]).flatten(0, 1)
+    return add_into(clips, vector[:, None, :, None, None], own).flatten(0, 1)
 
 
 class Downsample(nn.Module):
@@ -280,15 +289,16 @@ class BasicTransformerBlock(nn.Module):
         return call.hooks.transformer_block(self, tokens, call, lambda t: self.plain(t, call))
 
     def plain(self, tokens: Tensor, call: Call) -> Tensor:
+        own = overwritable(self.norm2, self.norm3)
         tokens, normed = summed_layer_norm(self.norm1, self.weights, tokens)
         # What attention gives has no name here, so that it is freed before the feed-forward layer runs.
         tokens, normed = summed_layer_norm(
             self.norm2, self.weights, tokens, self.attn1.spatial(normed, call, cross=False)
         )
         tokens, normed = summed_layer_norm(
-            self.norm3, self.weights, tokens, self.attn2.spatial(normed, call, cross=True)
+            self.norm3, self.weights, tokens, self.attn2.spatial(normed, call, cross=True), own=own
         )
-        return tokens + self.feed_forward(normed, call)
+        return add_into(tokens, self.feed_forward(normed, call), own)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""
@@ -320,9 +330,11 @@ class SpatialTransformer(nn.Module):
         if self.use_linear_projection:
             tokens = self.proj_in(to_tokens(hidden))
         else:
-            tokens = to_tokens(self.proj_in(hidden))
+            tokens = to_tokens(convolve(self.proj_in, hidden, self.weights))
         for block in self.transformer_blocks:
             tokens = call.run(block, tokens, call)
         if self.use_linear_projection:
-            return x + from_tokens(self.proj_out(tokens), *size)
-        return x + self.proj_out(from_tokens(tokens, *size))
+            out = from_tokens(self.proj_out(tokens), *size)
+        else:
+            out = convolve(self.proj_out, from_tokens(tokens, *size), self.weights)
+        return add_into(out, x, overwritable(self.proj_out))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .config import MotionAdapterConfig
 from .factory import LayerFactory, make_factory
+from .in_place import add_into, overwritable
 from .layers import FeedForward, scoped_group_norm, summed_layer_norm
 from .options import Call
 
@@ -64,10 +65,11 @@ class MotionTransformerBlock(nn.Module):
     def forward(self, tokens: Tensor, call: Call) -> Tensor:
         """tokens (B, F, P, C)."""
         rows = self.pos_embed.rows(call.frames, call.positions, tokens)
+        own = overwritable(self.norm2, self.norm3)
         tokens, normed = summed_layer_norm(self.norm1, self.weights, tokens, None, rows)
         tokens, normed = summed_layer_norm(self.norm2, self.weights, tokens, self.attn1.temporal(normed, call), rows)
-        tokens, normed = summed_layer_norm(self.norm3, self.weights, tokens, self.attn2.temporal(normed, call))
-        return tokens + self.feed_forward(normed, call)
+        tokens, normed = summed_layer_norm(self.norm3, self.weights, tokens, self.attn2.temporal(normed, call), own=own)
+        return add_into(tokens, self.feed_forward(normed, call), own)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""
@@ -110,7 +112,7 @@ class MotionModule(nn.Module):
         out = self.proj_out(tokens)
         if call.low_rank is not None:
             out = call.low_rank.add(f"{self.path}.proj_out", tokens, out)
-        return x + out.reshape(n, h, w, c).permute(0, 3, 1, 2)
+        return add_into(out.reshape(n, h, w, c).permute(0, 3, 1, 2), x, overwritable(self.proj_out))
 
 
 class MotionModules(nn.Module):

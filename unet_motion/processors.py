@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import short_attention
 from .kernels.dispatch import KERNELS
 from .kernels.dispatch import unavailable as triton_unavailable
 from .kernels.temporal_attention import temporal_attention_kernel
@@ -93,10 +94,6 @@ class SDPAProcessor(AttentionProcessor):
         return _in_batches(run, query, key, value, mask, MAX_BATCH)
 
 
-SHORT = 64
-"""Sequences up to this length count as short."""
-
-
 class AutoProcessor(SDPAProcessor):
     """The fastest exact processor known for the device.
 
@@ -106,20 +103,9 @@ class AutoProcessor(SDPAProcessor):
     name = "auto"
 
     def attend(self, query, key, value, mask, scale):
-        if mask is None and query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
-            if max(query.shape[2], key.shape[2]) <= SHORT and all(map(_rows_and_heads_merge, (query, key, value))):
-                return _short_sequences(query, key, value, scale)
+        if short_attention.serves(query, key, value, mask):
+            return short_attention.attend(query, key, value, scale)
         return super().attend(query, key, value, mask, scale)
-
-
-def _rows_and_heads_merge(x: Tensor) -> bool:
-    return x.stride(0) == x.shape[1] * x.stride(1)
-
-
-def _short_sequences(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    q, k, v = (t.flatten(0, 1) for t in (query, key, value))
-    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
-    return torch.bmm(scores.softmax(dim=-1), v).unflatten(0, query.shape[:2])
 
 
 class MathProcessor(AttentionProcessor):

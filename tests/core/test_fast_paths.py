@@ -74,35 +74,53 @@ def test_upsampling_reads_the_weights_of_each_call(monkeypatch):
         )
 
 
-@pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (5, 1, 2)])
+WAYS = {"product": (0, 0), "planes": (1 << 30, 0), "lies": (1 << 30, 1 << 30)}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """Each way to compute a convolution, whatever this machine's processor would choose."""
+    product, planes = WAYS[request.param]
+    monkeypatch.setattr(convolution, "PRODUCT_FROM", product)
+    monkeypatch.setattr(convolution, "PLANES_FROM", planes)
+    return request.param
+
+
+def channels_last(*shape):
+    return torch.randn(shape, dtype=torch.float64).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (1, 2, 0), (5, 1, 2)])
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 4, 4), (3, 5, 7), (1, 8, 3)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_convolution_of_few_pixels_equals_torchs(kernel, stride, padding, size, bias):
+def test_a_convolution_of_few_pixels_equals_torchs(kernel, stride, padding, size, bias, way):
     torch.manual_seed(0)
     n, height, width = size
     height, width = max(height, kernel - 2 * padding), max(width, kernel - 2 * padding)
     conv = torch.nn.Conv2d(6, 10, kernel, stride, padding, bias=bias, dtype=torch.float64)
-    x = torch.randn(n, 6, height, width, dtype=torch.float64).to(memory_format=torch.channels_last)
+    x = channels_last(n, 6, height, width)
     expected = conv(x)
     with torch.no_grad():
         out = convolution.convolve(conv, x, module_weights)
         torch.testing.assert_close(out, expected.detach(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(convolution.by_product(x, conv.weight, conv.bias, stride, padding), out)
     assert out.shape == expected.shape and out.permute(0, 2, 3, 1).is_contiguous()
-    # Where a gradient is needed the layer itself computes plane by plane; frozen layers do not change with the mode.
-    planes = x if kernel == 1 else x.contiguous()
-    assert torch.equal(convolution.convolve(conv, x, module_weights), conv(planes))
     torch.testing.assert_close(convolution.convolve(conv, x, module_weights), expected, rtol=1e-12, atol=1e-12)
+    if kernel > 1:
+        # Where a gradient is needed the layer itself computes.
+        planes = x if way == "lies" else x.contiguous()
+        assert torch.equal(convolution.convolve(conv, x, module_weights), conv(planes))
+    # Frozen layers do not change with the mode.
     conv.requires_grad_(False)
     assert torch.equal(convolution.convolve(conv, x, module_weights), out)
 
 
 @pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (5, 1, 2)])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_gradients_of_a_convolution_of_few_pixels_are_the_layers_own(kernel, stride, padding, frozen):
+def test_gradients_of_a_convolution_of_few_pixels_are_the_layers_own(kernel, stride, padding, frozen, way):
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(6, 10, kernel, stride, padding, dtype=torch.float64).requires_grad_(not frozen)
-    x = torch.randn(3, 6, 5, 7, dtype=torch.float64).to(memory_format=torch.channels_last)
+    x = channels_last(3, 6, 5, 7)
     wanted = [x.requires_grad_(), *([] if frozen else conv.parameters())]
 
     def gradients(out):
@@ -113,6 +131,18 @@ def test_gradients_of_a_convolution_of_few_pixels_are_the_layers_own(kernel, str
     assert out.permute(0, 2, 3, 1).is_contiguous()
     for found, expected in zip(gradients(out), gradients(conv(x)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_hosts_weights_reach_a_convolution_of_one_pixel_and_gradients_take_its_own_layer():
+    conv, x = torch.nn.Conv2d(4, 6, 1, dtype=torch.float64), channels_last(2, 4, 3, 5)
+
+    def patched(layer, x):
+        return 2 * layer.weight.detach(), layer.bias.detach()
+
+    with torch.no_grad():
+        expected = F.conv2d(x, 2 * conv.weight, conv.bias)
+        torch.testing.assert_close(convolution.convolve(conv, x, patched), expected)
+    assert convolution.convolve(conv, x, patched).requires_grad
 
 
 def test_a_convolution_of_few_pixels_calls_a_hooked_layer(monkeypatch):
@@ -142,3 +172,24 @@ def test_short_sequences_equal_softmax_in_float64(length, pixels, heads, dim, gr
         wanted = torch.autograd.grad(expected.square().sum(), tokens)
         for mine, theirs in zip(torch.autograd.grad(out.square().sum(), tokens), wanted, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 15, 16, 17])
+def test_gradients_of_short_sequences_are_those_of_softmax(length):
+    torch.manual_seed(length)
+    qkv = [(4 * torch.randn(3, 2, length, 5, dtype=torch.float64)).requires_grad_() for _ in range(3)]
+
+    def gradients(out):
+        return torch.autograd.grad((out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum(), qkv)
+
+    query, key, value = qkv
+    expected = gradients((query @ key.transpose(-1, -2) * 0.3).softmax(-1) @ value)
+    for found, wanted in zip(gradients(PROCESSORS["auto"].attend(*qkv, None, 0.3)), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("largest", [1e4, 3e38])
+def test_short_sequences_survive_large_scores(largest):
+    query = torch.tensor([[largest], [-largest], [0.0]]).view(1, 1, 3, 1)
+    out = PROCESSORS["auto"].attend(query, torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 3, 1), query, None, 1.0)
+    torch.testing.assert_close(out.view(3)[:2], torch.tensor([largest, 0.0]))

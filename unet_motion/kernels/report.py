@@ -98,7 +98,8 @@ def _operation(kernel, device: torch.device, dtype: torch.dtype) -> Path:
 
 def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Path]:
     # The processors import the kernels.
-    from ..processors import OPTIONAL, PROCESSORS, SHORT
+    from ..processors import OPTIONAL, PROCESSORS
+    from ..short_attention import SHORT
 
     paths = {}
     for name, processor in PROCESSORS.items():
