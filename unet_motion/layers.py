@@ -159,7 +159,8 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         frames, scope = call.frames, call.resnet_norm_scope
         hidden = scoped_group_norm(self.norm1, x, frames, scope, self.weights, self.act)
-        hidden, added = convolve(self.conv1, hidden, self.weights), self.time_emb_proj(call.temb)
+        hidden = convolve(self.conv1, hidden, self.weights)
+        added = self.time_emb_proj(call.temb) if call.time_added is None else call.time_added[self]
         own = overwritable(self.conv1)
         hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act, added, own)
         hidden = convolve(self.conv2, hidden, self.weights)

@@ -13,12 +13,13 @@ from .adapters import AdapterMixin
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .conditioning import build_text, expand_timestep, residual_for, text_time_vector
 from .config import UNetMotionConfig
-from .factory import make_factory
+from .factory import make_factory, module_weights
 from .hooks import Hooks
 from .image_encoder import ImageEncoder, image_features
-from .layers import TimestepEmbedding, scoped_group_norm, timestep_sinusoid
+from .layers import ResnetBlock, TimestepEmbedding, scoped_group_norm, timestep_sinusoid
 from .options import Call, ForwardOptions
 from .settings import SettingsMixin
+from .time_projections import TimeProjections
 
 
 @dataclass
@@ -81,7 +82,21 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         self.img_encoder = ImageEncoder(make, config.block_out_channels) if config.use_image_encoder else None
         self.conv_norm_out = make.group_norm(config.norm_num_groups, width, config.norm_eps)
         self.conv_out = make.conv(width, config.out_channels, 3, padding=1)
+        self._time_projections = TimeProjections([m for m in self.modules() if isinstance(m, ResnetBlock)])
         self._init_settings()
+
+    def _apply(self, *args: Any, **kwargs: Any):
+        moved = super()._apply(*args, **kwargs)
+        self.pack_time_projections()
+        return moved
+
+    def pack_time_projections(self) -> None:
+        """On a GPU compute the time embedding of all resnets as one product from now on (:class:`TimeProjections`).
+
+        Moving the model does so too. Where a host reads weights through its own ``weights``, nothing is packed.
+        """
+        if self._make.weights is module_weights and self.device.type == "cuda":
+            self._time_projections.pack()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -226,6 +241,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             hooks=options.hooks,
             checkpointing=self.gradient_checkpointing,
         )
+        call.time_added = self._time_projections(call.temb)
         self._apply_settings(call, options)
         keep = options.text_keys is not None and options.hooks is None
         if keep and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import check_norm_scope
@@ -97,6 +97,7 @@ class Call:
         image_masks: per IP-Adapter a mask (1 or B, n_images, H, W), or None.
         pictures: the image encoder's map (B*F, C, h, w) for each down block, or None.
         low_rank: what motion LoRAs add in this call, or None.
+        time_added: what each resnet adds of the time embedding, (B or B*F, C), or None where it computes that itself.
     """
 
     batch: int
@@ -118,6 +119,7 @@ class Call:
     low_rank: LowRank | None = None
     text_keys: TextKeys | None = None
     checkpointing: bool = False
+    time_added: dict[nn.Module, Tensor] | None = None
 
     def processor(self, attention) -> Any:
         """The processor of an attention layer in this call."""

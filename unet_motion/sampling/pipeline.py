@@ -77,6 +77,7 @@ class MotionPipeline:
         self.pixels_per_latent = pixels_per_latent
         self.cuda_graphs = cuda_graphs
         self._graphs = StepGraphs(unet)
+        unet.pack_time_projections()
 
     @classmethod
     def bundled(
