@@ -22,6 +22,9 @@ PRODUCT_FROM, PLANES_FROM = (1500, 350) if WIDE else (0, 0)
 """Products of channels (in * out) for each pixel from which a convolution is one product over gathered windows, which
 reads the weights as they lie, and from which it runs plane by plane. Measured for two kinds of processor."""
 
+GRADIENT_FROM = 4000
+"""The same from which the gradient for the input of a frozen convolution is a product too."""
+
 MANY_PIXELS = 512
 """Input pixels from which new kernels for upsampling repay themselves."""
 
@@ -35,7 +38,10 @@ def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
     way = _way(conv, x)
     if way == "planes":
         return _from_planes(conv(_in_planes(x)))
-    return by_product(x, *weights(conv, x), conv.stride[0], conv.padding[0]) if way == "product" else conv(x)
+    if way == "lies":
+        return conv(x)
+    product = _FrozenProduct.apply if _needs_gradients(conv, x) else by_product
+    return product(x, *weights(conv, x), conv.stride[0], conv.padding[0])
 
 
 def _way(conv: nn.Module, x: Tensor) -> str:
@@ -45,8 +51,9 @@ def _way(conv: nn.Module, x: Tensor) -> str:
         return "lies"
     channels = conv.in_channels * conv.out_channels
     if channels >= PRODUCT_FROM * pixels:
-        # The gradient of gathered windows is slow.
-        return "planes" if _needs_gradients(conv, x) else "product"
+        gradients = _needs_gradients(conv, x)
+        trained = gradients and any(p.requires_grad for p in conv.parameters())
+        return "planes" if trained or (gradients and channels < GRADIENT_FROM * pixels) else "product"
     return "planes" if channels >= PLANES_FROM * pixels else "lies"
 
 
@@ -103,6 +110,25 @@ def by_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padd
     planes = padded_planes(x, padding)
     out = product_of_windows(planes, weight, bias, stride)
     return out.permute(0, 3, 1, 2)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """`by_product` of weights that do not train, with a gradient that reads them as they lie too."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.size, ctx.stride, ctx.padding = x.shape[2:], stride, padding
+        return by_product(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (weight,) = ctx.saved_tensors
+        n, out, height, width = gradient.shape
+        windows = gradient.permute(0, 2, 3, 1).reshape(-1, out) @ weight.flatten(1)
+        windows = windows.view(n, height * width, -1).transpose(1, 2)
+        x = F.fold(windows, ctx.size, weight.shape[2:], padding=ctx.padding, stride=ctx.stride)
+        return x.contiguous(memory_format=torch.channels_last), None, None, None, None
 
 
 def padded_planes(x: Tensor, padding: int) -> Tensor:

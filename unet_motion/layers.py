@@ -17,7 +17,7 @@ from .convolution import convolve, convolve_upsampled
 from .factory import LayerFactory, Weights
 from .in_place import add_into, overwritable
 from .kernels.dispatch import wanted
-from .kernels.geglu import geglu
+from .kernels.geglu import GatedProduct, geglu
 from .kernels.group_norm import group_norm
 from .kernels.layer_norm import layer_norm
 from .low_rank import LowRank
@@ -214,6 +214,8 @@ class GEGLU(nn.Module):
         """The output for the layer's product, which is overwritten where no gradient is needed."""
         if wanted():
             return geglu(both)
+        if both.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return GatedProduct.apply(both)
         value, gate = both.chunk(2, dim=-1)
         if torch.is_grad_enabled() or self.proj._forward_hooks:
             return value * F.gelu(gate)

@@ -193,3 +193,41 @@ def test_short_sequences_survive_large_scores(largest):
     query = torch.tensor([[largest], [-largest], [0.0]]).view(1, 1, 3, 1)
     out = PROCESSORS["auto"].attend(query, torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 3, 1), query, None, 1.0)
     torch.testing.assert_close(out.view(3)[:2], torch.tensor([largest, 0.0]))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 10), (1, 5, 7, 8), (1, 2)])
+def test_gradients_of_the_gated_product_are_those_of_the_formula(shape):
+    torch.manual_seed(0)
+    both = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    layer = layers.GEGLU(MAKE, 4, 4)
+    value, gate = both.chunk(2, dim=-1)
+    expected = value * F.gelu(gate)
+    out = layer.gate(both)
+    assert torch.equal(out, expected)
+    slope = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
+    wanted = torch.autograd.grad((expected * slope).sum(), both)[0]
+    torch.testing.assert_close(torch.autograd.grad((out * slope).sum(), both)[0], wanted, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradgradcheck(layer.gate, both)
+
+
+@pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (5, 1, 2)])
+@pytest.mark.parametrize("size", [(1, 2, 2), (2, 4, 4), (3, 5, 7)])
+def test_a_frozen_convolution_has_the_gradient_of_its_windows(kernel, stride, padding, size, monkeypatch):
+    """The same values as without gradients, to the last bit, and no trained convolution takes this way."""
+    monkeypatch.setattr(convolution, "PRODUCT_FROM", 0)
+    monkeypatch.setattr(convolution, "GRADIENT_FROM", 0)
+    torch.manual_seed(1)
+    n, height, width = size
+    height, width = max(height, kernel - 2 * padding), max(width, kernel - 2 * padding)
+    conv = torch.nn.Conv2d(6, 10, kernel, stride, padding, dtype=torch.float64).requires_grad_(False)
+    x = channels_last(n, 6, height, width).requires_grad_()
+    out = convolution.convolve(conv, x, module_weights)
+    assert type(out.grad_fn).__name__ == "_FrozenProductBackward"
+    with torch.no_grad():
+        assert torch.equal(convolution.convolve(conv, x, module_weights), out)
+    slope = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
+    found, wanted = (torch.autograd.grad((y * slope).sum(), x)[0] for y in (out, conv(x)))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    assert found.permute(0, 2, 3, 1).is_contiguous()
+    conv.requires_grad_()
+    assert type(convolution.convolve(conv, x, module_weights).grad_fn).__name__ != "_FrozenProductBackward"
