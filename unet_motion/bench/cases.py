@@ -1,4 +1,4 @@
-"""What is compared with what: the whole step, one motion module, FreeU, loading and long clips."""
+"""What is compared with what: the whole step, one motion module, loading and long clips."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ LIMITS = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 COMPILE_MODES = ("max-autotune", "max-autotune-no-cudagraphs")
 """torch.compile's modes on a GPU that are tried, with CUDA graphs and without."""
-
-FREEU = {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}
 
 
 class NotMeasured(Exception):
@@ -99,18 +97,14 @@ def step_of_theirs(unet: nn.Module, inputs: Inputs) -> Work:
     return torch.no_grad()(lambda: unet(inputs.sample, inputs.timestep, text).sample)
 
 
-def whole_step(
-    bench: Bench, size: str, batch: int, frames: int, side: int, target: str, with_freeu: bool = True
-) -> list[Row]:
-    """A step of the UNet against diffusers, eager and (where asked for) compiled, and FreeU's part of it."""
+def whole_step(bench: Bench, size: str, batch: int, frames: int, side: int, target: str) -> list[Row]:
+    """A step of the UNet against diffusers, eager and (where asked for) compiled."""
     ours = our_unet(size, bench.device, bench.dtype)
     theirs = their_unet(ours, bench.device, bench.dtype)
     inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, bench.device, bench.dtype)
     case = f"step {size} {batch}x{frames}x{side}x{side}"
     step, their_step = step_of_ours(ours, inputs), step_of_theirs(theirs, inputs)
     rows = [bench.compare(case, "diffusers", step, their_step, target)]
-    if with_freeu:
-        rows += freeu(bench, case, ours, theirs, step, their_step)
     if bench.compiled:
         modes = COMPILE_MODES if bench.device.type == "cuda" else ("default",)
         rows.append(compiled_step(bench, case, step, theirs, inputs, modes))
@@ -144,40 +138,6 @@ def compiled_in(mode: str, theirs: nn.Module, inputs: Inputs) -> Work:
         return work().clone()
 
     return run
-
-
-def freeu_step(bench: Bench, size: str, batch: int, frames: int, side: int) -> list[Row]:
-    """FreeU's part of a step, without the comparison of the step itself."""
-    ours = our_unet(size, bench.device, bench.dtype)
-    theirs = their_unet(ours, bench.device, bench.dtype)
-    inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, bench.device, bench.dtype)
-    case = f"step {size} {batch}x{frames}x{side}x{side}"
-    return freeu(bench, case, ours, theirs, step_of_ours(ours, inputs), step_of_theirs(theirs, inputs))
-
-
-def freeu(bench: Bench, case: str, ours: UNetMotionModel, theirs: nn.Module, step: Work, their_step: Work) -> list[Row]:
-    """What FreeU adds to a step, in the same turns as the step without it."""
-
-    def with_freeu(unet: nn.Module, work: Work) -> Work:
-        def run():
-            unet.enable_freeu(**FREEU)
-            try:
-                return work()
-            finally:
-                unet.disable_freeu()
-
-        return run
-
-    on, their_on = with_freeu(ours, step), with_freeu(theirs, their_step)
-    error = relative_error(on(), their_on())
-    works = {"plain": step, "ours": on, "their plain": their_step, "theirs": their_on}
-    turns = take_turns(works, bench.device, bench.rounds, bench.warm)
-    added = turns.ratio("ours", "plain")[0] - 1
-    their_added = turns.ratio("theirs", "their plain")[0] - 1
-    row = Row(f"FreeU in {case}", "diffusers", turns.median("ours"), turns.median("theirs"), error=error)
-    row.ratio = turns.ratio("theirs", "ours")
-    row.note = f"FreeU adds {100 * added:.1f} %, in diffusers {100 * their_added:.1f} %"
-    return [row]
 
 
 def motion_module(bench: Bench, channels: int, batch: int, frames: int, side: int, target: str) -> list[Row]:

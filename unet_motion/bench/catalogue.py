@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .cases import Bench, Row, freeu_step, loading, long_clips, motion_module, whole_step
+from .cases import Bench, Row, loading, long_clips, motion_module, whole_step
 from .evolved import evolved_step
+from .freeu import freeu_step
 from .kernel_cases import kernels
 from .training import training_step
 
 CPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "step-small": lambda b: whole_step(b, "small", 2, 8, 32, ">= 1.2"),
-    "step-sd15": lambda b: whole_step(b, "sd15", 1, 8, 32, ">= 1.2", with_freeu=False),
-    "freeu-sd15": lambda b: freeu_step(b, "sd15", 1, 2, 32),
+    "step-sd15": lambda b: whole_step(b, "sd15", 1, 8, 32, ">= 1.2"),
+    "freeu-small": lambda b: freeu_step(b, "small", 2, 8, 32, "<= 1.5 % of the step"),
+    "freeu-sd15": lambda b: freeu_step(b, "sd15", 1, 2, 32, "<= 1.5 % of the step"),
     "step-small-evolved": lambda b: evolved_step(b, "small", 1, 8, 32),
     "motion-module": lambda b: motion_module(b, 320, 1, 16, 32, ">= 1.3"),
     "train-small": lambda b: [training_step(b, "small", 8, 16, ">= 1.15")],
@@ -22,6 +24,7 @@ CPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
 }
 GPU_CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "step-sd15": lambda b: whole_step(b, "sd15", 2, 16, 64, ">= 2"),
+    "freeu-sd15": lambda b: freeu_step(b, "sd15", 2, 16, 64, "<= 0.5 % of the step"),
     "step-sd15-evolved": lambda b: evolved_step(b, "sd15", 2, 16, 64),
     "motion-module": lambda b: motion_module(b, 320, 2, 16, 64, ">= 1.3"),
     "kernels": lambda b: kernels(b, 2, 16, 64),
