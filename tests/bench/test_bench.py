@@ -88,14 +88,19 @@ def test_every_kind_of_row_has_its_place_in_the_table(bench):
     table = markdown({"device": "a CPU", "dtype": "float32"}, rows)
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     assert len(lines) == 2 + len(rows) - 1 and {line.count("|") for line in lines} == {11}
-    assert "what FreeU adds to step tiny" in table and rows[0].error < 1e-5 and rows[0].memory[0] > 0
+    assert (
+        "FreeU in step tiny" in table
+        and "% of the step without it" in table
+        and rows[0].error < 1e-5
+        and rows[0].memory[0] > 0
+    )
     assert rows[-1].memory[0] > rows[-2].memory[0]
 
 
 def test_freeu_is_timed_on_what_a_step_concatenates(bench, monkeypatch):
     ours = nets.our_unet("tiny", CPU, torch.float32)
     inputs = nets.make_inputs(1, 2, 16, ours.config.cross_attention_dim, CPU, torch.float32)
-    with freeu.concatenations(ours) as found:
+    with freeu.concatenations() as found:
         expected = cases.step_of_ours(ours, inputs)()
     assert torch.equal(cases.step_of_ours(ours, inputs)(), expected)
     blocks = [len(block.resnets) for block in ours.up_blocks[:2]]
@@ -105,6 +110,12 @@ def test_freeu_is_timed_on_what_a_step_concatenates(bench, monkeypatch):
     row = freeu.alone(bench, "a step", found, Turns({"plain": [2.0], "their plain": [4.0]}), "")
     assert row.ours == pytest.approx(0.015) and row.theirs == pytest.approx(0.035)
     assert row.note == "0.75 % of the step without it, in diffusers 0.9 %"
+
+
+def test_freeus_results_have_to_agree(bench, monkeypatch):
+    monkeypatch.setattr(freeu, "relative_error", lambda *_: 1.0)
+    (row,) = freeu.freeu_step(bench, "tiny", 1, 2, 16, "")
+    assert row.ours != row.ours and row.note == "outputs differ: not timed"
 
 
 def test_the_command_line_runs_a_case_and_writes_the_table(monkeypatch, tmp_path, capsys):

@@ -57,18 +57,21 @@ def verdict_for(asked, motion=None, shift=20.0):
     shape, colour, named = (torch.from_numpy(column.copy()) for column in asked.T)
     wanted = torch.tensor([data.DIRECTIONS.get(m, (0.0, 0.0)) for m in data.MOTIONS])[named]
     path = wanted[:, None] * shift * torch.linspace(-0.5, 0.5, 16)[:, None] + 32
-    frames = shape[:, None].expand(-1, 16)
-    return Verdict(shape, colour, frames, frames, named if motion is None else motion, path, torch.ones(len(asked), 16))
+    return Verdict(shape, colour, named if motion is None else motion, path, torch.ones(len(asked), 16))
+
+
+def frames_for(asked):
+    return torch.from_numpy(asked[:, :1].copy()).expand(-1, 16).clone()
 
 
 def test_figures_of_a_perfect_and_of_a_reversed_model():
     asked = evaluation_triples(40, 3)
-    perfect = figures_of(verdict_for(asked), asked)
+    perfect = figures_of(verdict_for(asked), frames_for(asked), asked)
     for name in (*TARGETS, "direction_measured", "whole_prompt", "same_shape_in_all_frames", "growing"):
         assert perfect[name] == 1.0, name
     assert missed_targets(perfect) == []
     opposite = torch.tensor([1, 0, 3, 2, 5, 4, 6, 7])[torch.from_numpy(asked[:, 2].copy())]
-    reversed_figures = figures_of(verdict_for(asked, opposite, shift=-20.0), asked)
+    reversed_figures = figures_of(verdict_for(asked, opposite, shift=-20.0), frames_for(asked), asked)
     assert reversed_figures["direction"] == reversed_figures["direction_measured"] == 0.0
     assert reversed_figures["moves"] == reversed_figures["still"] == 1.0
     assert missed_targets(reversed_figures) == ["direction is 0.0%, the target is 75%"]
@@ -79,3 +82,12 @@ def test_the_evaluation_asks_for_every_motion_equally_often():
     assert np.bincount(asked[:, 2]).tolist() == [25] * 8
     assert np.array_equal(asked, evaluation_triples(200, 1000))
     assert np.bincount(asked[:, 0], minlength=8).min() > 10
+
+
+def test_a_clip_that_changes_its_shape_in_one_frame_counts_so():
+    asked = evaluation_triples(40, 3)
+    frames = frames_for(asked)
+    frames[[0, 9], 5] = (frames[[0, 9], 5] + 1) % len(data.COLOURS)
+    found = figures_of(verdict_for(asked), frames, asked)
+    assert found["same_shape_in_all_frames"] == 0.95
+    assert {m for m, share in found["same_shape_by_motion"].items() if share < 1} == {"left", "right"}

@@ -13,6 +13,7 @@ from ..progress import track
 from ..sampling import NoiseSchedule, get_sampler
 from .data import COLOUR_NAMES, DIRECTIONS, FRAMES, MOTIONS, is_held_out
 from .judge import Judge, Verdict
+from .outline_judge import frame_shapes
 from .prompts import plain_prompt
 from .shapes import SHAPES
 
@@ -74,8 +75,13 @@ def _share(hits: Tensor, among: Tensor | None = None) -> float | None:
     return round(hits.float().mean().item(), 4) if len(hits) else None
 
 
-def figures_of(verdict: Verdict, asked: np.ndarray) -> dict:
+def figures_of(verdict: Verdict, frames: Tensor, asked: np.ndarray) -> dict:
     """Shares of clips that obey their prompt.
+
+    Args:
+        verdict: of the judge on N clips.
+        frames: (N, F) the shape in each frame, index into SHAPES, as fitted outlines say.
+        asked: (N, 3) index triples of shape, colour and motion.
 
     `direction` counts clips asked to go left, right, up or down that the judge's classifier names so;
     `direction_measured` those whose centre moves more than MOVED pixels, mostly that way.
@@ -105,7 +111,8 @@ def figures_of(verdict: Verdict, asked: np.ndarray) -> dict:
         "by_motion": {m: _share(right, name[m]) for m in MOTIONS},
         "whole_prompt": _share(all_right),
         "whole_prompt_held_out": _share(all_right, held_out),
-        "same_shape_in_all_frames": _share((verdict.frame_shape == verdict.frame_shape[:, :1]).all(1)),
+        "same_shape_in_all_frames": _share((frames == frames[:, :1]).all(1)),
+        "same_shape_by_motion": {m: _share((frames == frames[:, :1]).all(1), name[m]) for m in MOTIONS},
         "confusion": [[int((verdict.motion[name[m]] == i).sum()) for i in range(len(MOTIONS))] for m in MOTIONS],
         "mean_path_px": round(distance[travels].mean().item(), 2) if travels.any() else None,
         "still_path_px": round(distance[name["still"]].mean().item(), 2) if name["still"].any() else None,
@@ -135,7 +142,7 @@ def evaluate(
     pictures = torch.cat(shown)
     if sheet is not None:
         write_sheet(pictures[:32], sheet)
-    figures = figures_of(judge.verdict(pictures), asked)
+    figures = figures_of(judge.verdict(pictures), frame_shapes(pictures), asked)
     how = {name: getattr(settings, name) for name in ("steps", "guidance", "sampler", "bfloat16")}
     return figures | {"seed": seed} | how
 

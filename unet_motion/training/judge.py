@@ -76,8 +76,6 @@ class Judge(nn.Module):
         return Verdict(
             shape=shape.log_softmax(-1).mean(1).argmax(-1),
             colour=colour.log_softmax(-1).mean(1).argmax(-1),
-            frame_shape=shape.argmax(-1),
-            frame_colour=colour.argmax(-1),
             motion=self.motion(clips).argmax(-1),
             path=path,
             area=area,
@@ -90,8 +88,6 @@ class Verdict:
 
     shape: Tensor  # (N,) index into SHAPES
     colour: Tensor  # (N,) index into COLOUR_NAMES
-    frame_shape: Tensor  # (N, F)
-    frame_colour: Tensor  # (N, F)
     motion: Tensor  # (N,) index into MOTIONS
     path: Tensor  # (N, F, 2) centroid x, y in pixels
     area: Tensor  # (N, F) pixels covered
