@@ -69,6 +69,8 @@ class MotionTransformerBlock(nn.Module):
         tokens, normed = summed_layer_norm(self.norm1, self.weights, tokens, None, rows)
         tokens, normed = summed_layer_norm(self.norm2, self.weights, tokens, self.attn1.temporal(normed, call), rows)
         tokens, normed = summed_layer_norm(self.norm3, self.weights, tokens, self.attn2.temporal(normed, call), own=own)
+        if own and call.chunking is None and call.low_rank is None and self.ff.adds(tokens, normed):
+            return self.ff.add_to(tokens, normed)
         return add_into(tokens, self.feed_forward(normed, call), own)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
