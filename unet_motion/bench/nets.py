@@ -42,11 +42,11 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
     """Weights that keep activations near 1, so that rounding errors can be seen."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
-        noise = torch.empty(parameter.shape).normal_(generator=generator)
+        noise = parameter.data.normal_(generator=generator)
         if parameter.dim() > 1:
-            parameter.data.copy_(noise.mul_(parameter[0].numel() ** -0.5))
+            noise.mul_(parameter[0].numel() ** -0.5)
         else:
-            parameter.data.copy_(noise.mul_(0.2).add_(1 if name.endswith("weight") else 0))
+            noise.mul_(0.2).add_(1 if name.endswith("weight") else 0)
     for name, buffer in module.named_buffers():
         if name.endswith(".pe"):
             buffer.copy_(sinusoidal_table(buffer.shape[1], buffer.shape[2]))
@@ -54,8 +54,9 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
 
 def our_unet(size: str, device: torch.device, dtype: torch.dtype, **config) -> UNetMotionModel:
     """A network of one of WIDTHS with random weights, and with other values of its configuration where given."""
-    unet = UNetMotionModel(block_out_channels=WIDTHS[size], cross_attention_dim=TEXT_WIDTH, **config)
-    randomise(unet)
+    # Starting values would take as long as the random ones that replace them.
+    unet = UNetMotionModel(block_out_channels=WIDTHS[size], cross_attention_dim=TEXT_WIDTH, device="meta", **config)
+    randomise(unet.to_empty(device="cpu"))
     return unet.to(device, dtype).eval().requires_grad_(False)
 
 
