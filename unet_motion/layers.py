@@ -230,6 +230,11 @@ CPU_ROWS = 1024
 """But at least so many tokens, as the weights are read again for each part."""
 
 
+def rows_at_once(width: int) -> int:
+    """Tokens of a width that a CPU computes at once."""
+    return max(CPU_ROWS, CPU_CHUNK // (8 * width))
+
+
 class FeedForward(nn.Module):
     """GEGLU of four times the width and a projection back."""
 
@@ -257,7 +262,7 @@ class FeedForward(nn.Module):
     @staticmethod
     def _parts(flat: Tensor) -> list[slice]:
         """Which of the tokens (N, C) are computed at once."""
-        rows = max(CPU_ROWS, CPU_CHUNK // (8 * flat.shape[1])) if flat.device.type == "cpu" else len(flat)
+        rows = rows_at_once(flat.shape[1]) if flat.device.type == "cpu" else len(flat)
         return [slice(start, min(start + rows, len(flat))) for start in range(0, len(flat), rows)]
 
     def adds(self, residual: Tensor, tokens: Tensor) -> bool:

@@ -13,8 +13,9 @@ from .attention import Attention
 from .config import MotionAdapterConfig
 from .factory import LayerFactory, make_factory
 from .in_place import add_into, overwritable
-from .layers import FeedForward, scoped_group_norm, summed_layer_norm
+from .layers import FeedForward, rows_at_once, scoped_group_norm, summed_layer_norm
 from .options import Call
+from .processors import AttentionProcessor
 
 
 def sinusoidal_table(length: int, channels: int, device: torch.device | str | None = None) -> Tensor:
@@ -106,15 +107,35 @@ class MotionModule(nn.Module):
         n, c, h, w = x.shape
         hidden = scoped_group_norm(self.norm, x, call.frames, call.motion_norm_scope, self.weights)
         hidden = hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c)
+        own = overwritable(self.norm, self.proj_out)
+        pixels = self._pixels_at_once(hidden, call) if own else h * w
+        if pixels >= h * w:
+            hidden = self._transform(hidden, call)
+        else:
+            for part in hidden.split(pixels, dim=2):
+                part.copy_(self._transform(part.contiguous(), call))
+        return add_into(hidden.reshape(n, h, w, c).permute(0, 3, 1, 2), x, own)
+
+    def _transform(self, hidden: Tensor, call: Call) -> Tensor:
+        """(B, F, P, C) -> (B, F, P, C); no pixel depends on another."""
         tokens = self.proj_in(hidden)
         if call.low_rank is not None:
             tokens = call.low_rank.add(f"{self.path}.proj_in", hidden, tokens)
         for block in self.transformer_blocks:
             tokens = block(tokens, call)
         out = self.proj_out(tokens)
-        if call.low_rank is not None:
-            out = call.low_rank.add(f"{self.path}.proj_out", tokens, out)
-        return add_into(out.reshape(n, h, w, c).permute(0, 3, 1, 2), x, overwritable(self.proj_out))
+        return out if call.low_rank is None else call.low_rank.add(f"{self.path}.proj_out", tokens, out)
+
+    def _pixels_at_once(self, hidden: Tensor, call: Call) -> int:
+        """On a CPU so many that what is computed of them stays in its caches; all, where others want to see them."""
+        b, f, p, c = hidden.shape
+        if hidden.device.type != "cpu" or call.chunking is not None or torch.compiler.is_compiling():
+            return p
+        for module in self.modules():
+            foreign = isinstance(module, Attention) and not isinstance(call.processor(module), AttentionProcessor)
+            if foreign or not overwritable(module):
+                return p
+        return -(-2 * rows_at_once(c) // (b * f))
 
 
 class MotionModules(nn.Module):

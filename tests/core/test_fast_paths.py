@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unet_motion import convolution, layers
+from unet_motion import convolution, layers, motion
 from unet_motion.factory import make_factory, module_weights
 from unet_motion.layers import FeedForward, Upsample
+from unet_motion.motion import MotionModule
+from unet_motion.options import Call
 from unet_motion.processors import PROCESSORS
 
 MAKE = make_factory(None, None, torch.float64, None)
@@ -266,3 +268,38 @@ def test_a_frozen_convolution_has_the_gradient_of_its_windows(kernel, stride, pa
     assert found.permute(0, 2, 3, 1).is_contiguous()
     conv.requires_grad_()
     assert type(convolution.convolve(conv, x, module_weights).grad_fn).__name__ != "_FrozenProductBackward"
+
+
+@pytest.mark.parametrize("batch,frames,height,width", [(1, 3, 5, 7), (2, 2, 4, 3), (1, 1, 1, 1), (2, 5, 1, 6)])
+def test_a_motion_module_in_parts_equals_the_whole(batch, frames, height, width, monkeypatch):
+    torch.manual_seed(0)
+    module = MotionModule(MAKE, 8, 2, 2, 4, 32)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x, call = channels_last(batch * frames, 8, height, width), Call(batch, frames, temb=torch.empty(0))
+    expected, before = module(x, call).detach(), x.clone()
+    sizes = []
+    monkeypatch.setattr(
+        MotionModule, "_transform", lambda m, h, c, f=MotionModule._transform: sizes.append(h) or f(m, h, c)
+    )
+    for most in (1, 2 * batch * frames, 1 << 20):
+        monkeypatch.setattr(motion, "rows_at_once", lambda width, most=most: most)
+        with torch.no_grad():
+            torch.testing.assert_close(module(x, call), expected, rtol=1e-12, atol=1e-12)
+            assert torch.equal(x, before)
+    pixels = height * width
+    assert len(sizes) == -(-pixels // -(-2 // (batch * frames))) + -(-pixels // 4) + 1
+
+
+def test_a_motion_module_is_whole_where_others_look_at_it(monkeypatch):
+    monkeypatch.setattr(motion, "rows_at_once", lambda width: 1)
+    module, seen = MotionModule(MAKE, 8, 2, 1, 4, 32), []
+    x, call = channels_last(4, 8, 3, 3), Call(2, 2, temb=torch.empty(0))
+    layer = module.transformer_blocks[0].attn1.to_q
+    handle = layer.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    with torch.no_grad():
+        module(x, call)
+        handle.remove()
+        call.processor = lambda attention: lambda attn, tokens, **_: seen.append(tokens.shape) or tokens
+        module(x, call)
+    assert seen == [(2, 2, 9, 8), (18, 2, 8), (18, 2, 8)]
