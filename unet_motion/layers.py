@@ -274,20 +274,28 @@ class FeedForward(nn.Module):
         fits = dense and tokens.device.type == "cpu" and tokens.dtype in (torch.float32, torch.float64)
         return fits and overwritable(self, first, last) and not torch.compiler.is_compiling()
 
-    def add_to(self, residual: Tensor, tokens: Tensor) -> Tensor:
-        """residual + self(tokens), both (..., C), written into ``residual`` by the last product itself."""
-        flat, out = (t.view(-1, t.shape[-1]) for t in (tokens, residual))
-        for part in self._parts(flat):
-            inner = self.net[0](flat[part])
-            out[part].add_(self.net[2].bias).addmm_(inner, self.net[2].weight.t())
+    def add_to(self, residual: Tensor, tokens: Tensor, change: LowRank | None = None) -> Tensor:
+        """residual + self(tokens, change), both (..., C), written into ``residual`` by the last product itself."""
+        last, flat, out = self.net[2], *(t.view(-1, t.shape[-1]) for t in (tokens, residual))
+        change = None if change is None else change.flat(tokens.shape)
+        for rows in self._parts(flat):
+            here = change and change.part(0, rows.start, rows.stop)
+            inner, part = self._inner(flat[rows], here), out[rows]
+            part.add_(last.bias).addmm_(inner, last.weight.t())
+            if here is not None:
+                part.copy_(here.add(f"{self.path}.net.2", inner, part))
         return residual
 
     def _at_once(self, tokens: Tensor, change: LowRank | None) -> Tensor:
-        first, last = self.net[0], self.net[2]
+        inner = self._inner(tokens, change)
+        out = self.net[2](inner)
+        return out if change is None else change.add(f"{self.path}.net.2", inner, out)
+
+    def _inner(self, tokens: Tensor, change: LowRank | None) -> Tensor:
+        first = self.net[0]
         if change is None:
-            return last(first(tokens))
-        inner = first.gate(change.add(f"{self.path}.net.0.proj", tokens, first.proj(tokens)))
-        return change.add(f"{self.path}.net.2", inner, last(inner))
+            return first(tokens)
+        return first.gate(change.add(f"{self.path}.net.0.proj", tokens, first.proj(tokens)))
 
     def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, change: LowRank | None = None) -> Tensor:
         """The same, ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
