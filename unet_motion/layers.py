@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .convolution import convolve, convolve_upsampled
-from .factory import LayerFactory, Weights, module_weights
+from .factory import LayerFactory, Weights
 from .in_place import add_into, overwritable
 from .kernels.dispatch import wanted
 from .kernels.geglu import GatedProduct, geglu
@@ -241,7 +241,6 @@ class FeedForward(nn.Module):
     def __init__(self, make: LayerFactory, width: int):
         super().__init__()
         self.path = ""
-        self.weights = make.weights
         self.net = nn.ModuleList([GEGLU(make, width, width * 4), nn.Dropout(0.0), make.linear(width * 4, width)])
 
     def forward(self, tokens: Tensor, change: LowRank | None = None) -> Tensor:
@@ -265,37 +264,12 @@ class FeedForward(nn.Module):
         rows = rows_at_once(flat.shape[1]) if flat.device.type == "cpu" else len(flat)
         return [slice(start, min(start + rows, len(flat))) for start in range(0, len(flat), rows)]
 
-    def adds(self, residual: Tensor, tokens: Tensor) -> bool:
-        """Whether `add_to` serves: on a CPU, in one dtype, and where no layer runs code of its own."""
-        first, last = self.net[0].proj, self.net[2]
-        if self.weights is not module_weights or type(last) is not nn.Linear or "forward" in last.__dict__:
-            return False
-        dense = residual.is_contiguous() and tokens.is_contiguous() and residual.dtype == tokens.dtype
-        fits = dense and tokens.device.type == "cpu" and tokens.dtype in (torch.float32, torch.float64)
-        return fits and overwritable(self, first, last) and not torch.compiler.is_compiling()
-
-    def add_to(self, residual: Tensor, tokens: Tensor, change: LowRank | None = None) -> Tensor:
-        """residual + self(tokens, change), both (..., C), written into ``residual`` by the last product itself."""
-        last, flat, out = self.net[2], *(t.view(-1, t.shape[-1]) for t in (tokens, residual))
-        change = None if change is None else change.flat(tokens.shape)
-        for rows in self._parts(flat):
-            here = change and change.part(0, rows.start, rows.stop)
-            inner, part = self._inner(flat[rows], here), out[rows]
-            part.add_(last.bias).addmm_(inner, last.weight.t())
-            if here is not None:
-                part.copy_(here.add(f"{self.path}.net.2", inner, part))
-        return residual
-
     def _at_once(self, tokens: Tensor, change: LowRank | None) -> Tensor:
-        inner = self._inner(tokens, change)
-        out = self.net[2](inner)
-        return out if change is None else change.add(f"{self.path}.net.2", inner, out)
-
-    def _inner(self, tokens: Tensor, change: LowRank | None) -> Tensor:
-        first = self.net[0]
+        first, last = self.net[0], self.net[2]
         if change is None:
-            return first(tokens)
-        return first.gate(change.add(f"{self.path}.net.0.proj", tokens, first.proj(tokens)))
+            return last(first(tokens))
+        inner = first.gate(change.add(f"{self.path}.net.0.proj", tokens, first.proj(tokens)))
+        return change.add(f"{self.path}.net.2", inner, last(inner))
 
     def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, change: LowRank | None = None) -> Tensor:
         """The same, ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
@@ -337,8 +311,6 @@ class BasicTransformerBlock(nn.Module):
         tokens, normed = summed_layer_norm(
             self.norm3, self.weights, tokens, self.attn2.spatial(normed, call, cross=True), own=own
         )
-        if own and call.chunking is None and self.ff.adds(tokens, normed):
-            return self.ff.add_to(tokens, normed)
         return add_into(tokens, self.feed_forward(normed, call), own)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:

@@ -14,7 +14,6 @@ from .config import MotionAdapterConfig
 from .factory import LayerFactory, make_factory
 from .in_place import add_into, overwritable
 from .layers import FeedForward, rows_at_once, scoped_group_norm, summed_layer_norm
-from .low_rank import LowRank
 from .options import Call
 from .processors import AttentionProcessor
 
@@ -71,14 +70,12 @@ class MotionTransformerBlock(nn.Module):
         tokens, normed = summed_layer_norm(self.norm1, self.weights, tokens, None, rows)
         tokens, normed = summed_layer_norm(self.norm2, self.weights, tokens, self.attn1.temporal(normed, call), rows)
         tokens, normed = summed_layer_norm(self.norm3, self.weights, tokens, self.attn2.temporal(normed, call), own=own)
-        change = None if call.low_rank is None else call.low_rank.below(self.ff.path)
-        if own and call.chunking is None and self.ff.adds(tokens, normed):
-            return self.ff.add_to(tokens, normed, change)
-        return add_into(tokens, self.feed_forward(normed, call, change), own)
+        return add_into(tokens, self.feed_forward(normed, call), own)
 
-    def feed_forward(self, tokens: Tensor, call: Call, change: LowRank | None) -> Tensor:
+    def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""
         size, dim = call.chunking or (None, 0)
+        change = None if call.low_rank is None else call.low_rank.below(self.ff.path)
         return self.ff.chunked(tokens, size, 2 if dim == 0 else 1, change)
 
 

@@ -30,41 +30,6 @@ def test_feed_forward_in_parts_and_in_place_equals_the_formula(shape, monkeypatc
     torch.testing.assert_close(layer(tokens), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 8), (1, 5, 7, 8), (1, 1, 8)])
-def test_feed_forward_adds_itself_to_a_residual(shape, monkeypatch):
-    torch.manual_seed(0)
-    layer, tokens, residual = FeedForward(MAKE, 8), *torch.randn(2, *shape, dtype=torch.float64)
-    monkeypatch.setattr(layers, "CPU_ROWS", 1)
-    monkeypatch.setattr(layers, "CPU_CHUNK", 8 * 8 * 5)
-    assert not layer.adds(residual, tokens)
-    with torch.no_grad():
-        expected = residual + layer(tokens)
-        assert layer.adds(residual, tokens) and not layer.adds(residual.float(), tokens)
-        assert not layer.adds(residual.transpose(0, -1), tokens) or shape == (1, 1, 8)
-        assert layer.add_to(residual, tokens) is residual
-        torch.testing.assert_close(residual, expected, rtol=1e-12, atol=1e-12)
-        for module in (layer, layer.net[0].proj, layer.net[2]):
-            handle = module.register_forward_hook(lambda module, args, out: None)
-            assert not layer.adds(residual, tokens)
-            handle.remove()
-
-
-@pytest.mark.parametrize("change", ["weights", "layer", "forward"])
-def test_feed_forward_leaves_another_ones_layers_to_them(change):
-    class Doubled(torch.nn.Linear):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
-    weights = (lambda layer, x: (2 * layer.weight, layer.bias)) if change == "weights" else None
-    layer = FeedForward(make_factory(None, weights, torch.float64, None), 8)
-    if change == "layer":
-        layer.net[2] = Doubled(32, 8, dtype=torch.float64)
-    if change == "forward":
-        layer.net[2].forward = lambda x: 2 * x[..., :8]
-    with torch.no_grad():
-        assert not layer.adds(*torch.randn(2, 2, 3, 8, dtype=torch.float64))
-
-
 def test_feed_forward_calls_a_hooked_layer_once_with_all_tokens(monkeypatch):
     monkeypatch.setattr(layers, "CPU_CHUNK", 1)
     monkeypatch.setattr(layers, "CPU_ROWS", 1)

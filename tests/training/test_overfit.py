@@ -17,7 +17,14 @@ from unet_motion.training.objective import Objective
 
 FRAMES, SIZE = 8, (24, 16)
 RECIPE = MotionRecipe(
-    steps=500, batch=2, learning_rate=3e-3, warmup=20, weight_decay=0.0, drop_prompt=0.0, ema=0.97, save_every=10**6
+    steps=600,
+    batch=2,
+    learning_rate=3e-3,
+    schedule="constant",
+    weight_decay=0.0,
+    drop_prompt=0.0,
+    ema=0.98,
+    save_every=10**6,
 )
 TEXT = torch.zeros(1, 8)
 
