@@ -13,4 +13,12 @@ def overwritable(*layers: nn.Module) -> bool:
 
 def add_into(tensor: Tensor, other: Tensor, own: bool) -> Tensor:
     """tensor + other, written into ``tensor`` where it is the caller's ``own``."""
-    return tensor.add_(other) if own and tensor.dtype == other.dtype else tensor + other
+    return tensor.add_(other) if own and tensor.dtype == other.dtype and has_layout(tensor) else tensor + other
+
+
+def has_layout(pictures: Tensor) -> bool:
+    """Whether the strides of pictures (..., H, W) say in which order they lie.
+
+    Those of a single pixel do not: a new tensor has others than an overwritten one, and torch's norms round otherwise.
+    """
+    return pictures.dim() < 2 or pictures.shape[-2] * pictures.shape[-1] > 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .convolution import convolve, convolve_upsampled
 from .factory import LayerFactory, Weights
-from .in_place import add_into, overwritable
+from .in_place import add_into, has_layout, overwritable
 from .kernels.dispatch import wanted
 from .kernels.geglu import GatedProduct, geglu
 from .kernels.group_norm import group_norm
@@ -67,7 +67,7 @@ def scoped_group_norm(
         return out if act in (None, F.silu) else act(out)
     out = _plain_group_norm(norm, x, frames, scope)
     if act is F.silu:
-        return F.silu(out, inplace=overwritable(norm))
+        return F.silu(out, inplace=overwritable(norm) and has_layout(out))
     return out if act is None else act(out)
 
 

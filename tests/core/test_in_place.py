@@ -50,6 +50,17 @@ def test_overwriting_changes_no_value_and_no_input(call, pictures, monkeypatch):
     assert torch.equal(run(stack, pictures, call), out)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (4, 3)])
+def test_gradients_on_or_off_give_the_same_bits(call, size):
+    stack = make_layers().requires_grad_(False)
+    x = torch.randn(6, 8, *size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = x.to(memory_format=torch.channels_last)
+    out = run(stack, x, call)
+    for layer in stack:
+        x = layer(x, call)
+    assert torch.equal(x, out)
+
+
 def test_what_hooks_have_seen_stays_as_it_was(call, pictures):
     stack, seen = make_layers(), []
 

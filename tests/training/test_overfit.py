@@ -80,6 +80,7 @@ def sample(unet, schedule, shape, seed):
     return sampler.run(model, noise, schedule, schedule.steps(20, sampler.spacing))
 
 
+@pytest.mark.timeout(1500)
 def test_a_real_clip_is_learned_by_heart(clip_folder, tmp_path):
     pixels = ClipEncoder("pixels", lambda pictures: pictures * 2 - 1, lambda caption: {"text": TEXT})
     options = ClipOptions(frames=FRAMES, buckets=(SIZE,))
