@@ -202,7 +202,10 @@ def test_weights_that_core_frees_and_loads_again_keep_their_lora(models, expecte
 WAYS = {
     "queries, keys and values in one product": lambda patch, core: core.fuse_qkv_projections(),
     "upsampling in four parts": lambda patch, core: patch.setattr(convolution, "MANY_PIXELS", 1),
-    "convolutions as products": lambda patch, core: patch.setattr(convolution, "FEW_PIXELS", 1 << 20),
+    "convolutions as products": lambda patch, core: (
+        patch.setattr(convolution, "FEW_PIXELS", 1 << 20),
+        patch.setattr(convolution, "PRODUCT_FROM", 0),
+    ),
     "norms and activations in one": lambda patch, core: patch.setenv("UNET_MOTION_KERNELS", "triton"),
 }
 
