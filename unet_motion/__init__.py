@@ -12,7 +12,7 @@ _EXPORTS = {
     "UNet3DConditionOutput": ".model",
     "MotionAdapter": ".motion",
     "UNetMotionConfig": ".config",
-    "MotionAdapterConfig": ".config",
+    "MotionAdapterConfig": ".adapter_config",
     "ForwardOptions": ".options",
     "FreeU": ".freeu",
     "Hooks": ".hooks",

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import MotionAdapterConfig, UNetMotionConfig
+from .adapter_config import MotionAdapterConfig
+from .config import UNetMotionConfig
 from .image_encoder import is_encoder
 from .ip_adapter import IPAdapterMixin
 from .motion import MotionAdapter, sinusoidal_table

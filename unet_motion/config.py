@@ -1,17 +1,15 @@
-"""Configurations of the motion UNet and of the motion adapter.
+"""The configuration of the motion UNet.
 
-The fields, their order and their defaults are those of diffusers' ``UNetMotionModel`` and ``MotionAdapter``,
-so a ``config.json`` of either project reads in the other.
+The fields, their order and their defaults are those of diffusers' ``UNetMotionModel``, so a ``config.json`` of either
+project reads in the other.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-PerBlock = int | tuple
+from .config_fields import ConfigBase, PerBlock, check_length, check_motion_heads, check_numbers, per_block, per_layer
 
 NORM_SCOPES: dict[str, tuple[str, str]] = {
     "diffusers": ("frame", "clip"),
@@ -25,104 +23,6 @@ NORM_SCOPES: dict[str, tuple[str, str]] = {
 DOWN_BLOCK_TYPES = ("CrossAttnDownBlockMotion", "DownBlockMotion")
 UP_BLOCK_TYPES = ("CrossAttnUpBlockMotion", "UpBlockMotion")
 ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
-_LEGACY_ADAPTER_FIELDS = ("motion_activation_fn", "motion_attention_bias", "motion_cross_attention_dim")
-
-
-def _freeze(value: Any) -> Any:
-    return tuple(_freeze(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def _thaw(value: Any) -> Any:
-    return [_thaw(v) for v in value] if isinstance(value, tuple) else value
-
-
-class _ConfigBase:
-    """Dictionary-like access and JSON form shared by the two configurations."""
-
-    class_name: ClassVar[str]
-
-    def __getitem__(self, name: str) -> Any:
-        try:
-            return getattr(self, name)
-        except AttributeError:
-            raise KeyError(name) from None
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.field_names()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return getattr(self, name, default)
-
-    @classmethod
-    def field_names(cls) -> tuple[str, ...]:
-        return tuple(f.name for f in dataclasses.fields(cls))
-
-    def keys(self) -> tuple[str, ...]:
-        return self.field_names()
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields with tuples as lists, ready for JSON."""
-        values = {name: _thaw(getattr(self, name)) for name in self.field_names()}
-        if not values["use_image_encoder"]:  # of which diffusers knows nothing
-            del values["use_image_encoder"]
-        return values
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]):
-        """Build from a dictionary, e.g. a read ``config.json``; keys that are not fields are warned about by name."""
-        known = set(cls.field_names())
-        skipped = set(values.get("_use_default_values") or ())
-        unknown = sorted(k for k in values if k not in known and not k.startswith("_"))
-        if unknown:
-            warnings.warn(
-                f"{cls.class_name}: unknown configuration keys are ignored: {', '.join(unknown)}", stacklevel=2
-            )
-        return cls(**{k: v for k, v in values.items() if k in known and k not in skipped})
-
-    def replace(self, **changes: Any):
-        return dataclasses.replace(self, **changes)
-
-    def _freeze_fields(self) -> None:
-        for name in self.field_names():
-            object.__setattr__(self, name, _freeze(getattr(self, name)))
-
-
-def _check_length(name: str, value: Any, blocks: int, blocks_name: str) -> None:
-    if isinstance(value, tuple) and len(value) != blocks:
-        raise ValueError(
-            f"Must provide the same number of `{name}` as `{blocks_name}`. "
-            f"`{name}`: {value} has {len(value)} entries, `{blocks_name}` has {blocks}."
-        )
-
-
-def _check_numbers(name: str, value: Any, least: int = 1) -> None:
-    for entry in value if isinstance(value, tuple) else (value,):
-        if isinstance(entry, tuple):
-            _check_numbers(name, entry, least)
-        elif not isinstance(entry, int) or isinstance(entry, bool) or entry < least:
-            raise ValueError(f"`{name}` must hold whole numbers of at least {least}, found {entry!r} in {value!r}.")
-
-
-def _check_motion_heads(name: str, heads: tuple[int, ...], width: int) -> None:
-    _check_numbers(name, heads)
-    for count in heads:
-        if count * (width // count) % 2 or width < count:
-            raise ValueError(
-                f"`{name}` {count} on a block of width {width} gives an inner width of "
-                f"{count * (width // count)}; the position table needs an even, positive one."
-            )
-
-
-def _per_block(value: PerBlock, blocks: int) -> tuple:
-    return value if isinstance(value, tuple) else (value,) * blocks
-
-
-def _per_layer(name: str, value: PerBlock, layers: int) -> tuple[int, ...]:
-    if isinstance(value, tuple):
-        if len(value) != layers:
-            raise ValueError(f"`{name}` must be an integer or {layers} integers, one per layer, got {value}.")
-        return value
-    return (value,) * layers
 
 
 @dataclass(frozen=True)
@@ -143,7 +43,7 @@ class BlockPlan:
 
 
 @dataclass(frozen=True)
-class UNetMotionConfig(_ConfigBase):
+class UNetMotionConfig(ConfigBase):
     """Every constructor argument of :class:`unet_motion.UNetMotionModel`; lists become tuples.
 
     ``resnet_norm_scope`` and ``motion_norm_scope`` are this project's own: ``frame`` takes the statistics of a
@@ -226,12 +126,12 @@ class UNetMotionConfig(_ConfigBase):
             "motion_num_attention_heads",
             "reverse_motion_num_attention_heads",
         ):
-            _check_length(name, getattr(self, name), blocks, "down_block_types")
+            check_length(name, getattr(self, name), blocks, "down_block_types")
         for name, words in (
             ("transformer_layers_per_block", "UNet"),
             ("temporal_transformer_layers_per_block", "motion module in UNet"),
         ):
-            nested = any(isinstance(v, tuple) for v in _per_block(getattr(self, name), blocks))
+            nested = any(isinstance(v, tuple) for v in per_block(getattr(self, name), blocks))
             if nested and getattr(self, f"reverse_{name}") is None:
                 raise ValueError(
                     f"Must provide `reverse_{name}` if using an asymmetrical {words}: "
@@ -261,14 +161,14 @@ class UNetMotionConfig(_ConfigBase):
             "motion_num_attention_heads",
             "motion_max_seq_length",
         ):
-            _check_numbers(name, getattr(self, name))
+            check_numbers(name, getattr(self, name))
         for name in (
             "downsample_padding",
             "mid_block_layers",
             "transformer_layers_per_block",
             "temporal_transformer_layers_per_block",
         ):
-            _check_numbers(name, getattr(self, name), least=0)
+            check_numbers(name, getattr(self, name), least=0)
         for width in self.block_out_channels:
             if width % self.norm_num_groups:
                 raise ValueError(
@@ -289,12 +189,12 @@ class UNetMotionConfig(_ConfigBase):
     def down_plans(self) -> tuple[BlockPlan, ...]:
         """The down blocks from the highest resolution to the lowest."""
         blocks = len(self.down_block_types)
-        layers = _per_block(self.layers_per_block, blocks)
-        depths = _per_block(self.transformer_layers_per_block, blocks)
-        motion_depths = _per_block(self.temporal_transformer_layers_per_block, blocks)
-        heads = _per_block(self.num_attention_heads, blocks)
-        motion_heads = _per_block(self.motion_num_attention_heads, blocks)
-        text_dims = _per_block(self.cross_attention_dim, blocks)
+        layers = per_block(self.layers_per_block, blocks)
+        depths = per_block(self.transformer_layers_per_block, blocks)
+        motion_depths = per_block(self.temporal_transformer_layers_per_block, blocks)
+        heads = per_block(self.num_attention_heads, blocks)
+        motion_heads = per_block(self.motion_num_attention_heads, blocks)
+        text_dims = per_block(self.cross_attention_dim, blocks)
         plans = []
         for i, kind in enumerate(self.down_block_types):
             width = self.block_out_channels[i]
@@ -318,15 +218,15 @@ class UNetMotionConfig(_ConfigBase):
         """The up blocks from the lowest resolution to the highest, each with one layer more than its down block."""
         blocks = len(self.up_block_types)
         widths = self.block_out_channels[::-1]
-        layers = _per_block(self.layers_per_block, blocks)[::-1]
-        heads = _per_block(self.num_attention_heads, blocks)[::-1]
-        text_dims = _per_block(self.cross_attention_dim, blocks)[::-1]
+        layers = per_block(self.layers_per_block, blocks)[::-1]
+        heads = per_block(self.num_attention_heads, blocks)[::-1]
+        text_dims = per_block(self.cross_attention_dim, blocks)[::-1]
 
         def reverse(name: str) -> tuple[str, tuple]:
             explicit = getattr(self, f"reverse_{name}")
             if explicit is not None:
-                return f"reverse_{name}", _per_block(explicit, blocks)
-            return name, _per_block(getattr(self, name), blocks)[::-1]
+                return f"reverse_{name}", per_block(explicit, blocks)
+            return name, per_block(getattr(self, name), blocks)[::-1]
 
         depth_name, depths = reverse("transformer_layers_per_block")
         motion_name, motion_depths = reverse("temporal_transformer_layers_per_block")
@@ -350,12 +250,12 @@ class UNetMotionConfig(_ConfigBase):
         return tuple(plans)
 
     def _plan(self, cross, channels, layers, depth, motion_depth, heads, motion_heads, text_dim, resample) -> BlockPlan:
-        depths = _per_layer(*depth, layers) if cross else ()
-        motion_depths = _per_layer(*motion_depth, layers)
+        depths = per_layer(*depth, layers) if cross else ()
+        motion_depths = per_layer(*motion_depth, layers)
         head_name = motion_heads[0]
-        motion_heads = _per_layer(*motion_heads, layers)
+        motion_heads = per_layer(*motion_heads, layers)
         width = channels[1]
-        _check_motion_heads(head_name, motion_heads, width)
+        check_motion_heads(head_name, motion_heads, width)
         if cross and width < heads:
             raise ValueError(f"`num_attention_heads` {heads} is more than the block's width {width}.")
         return BlockPlan(cross, *channels, layers, depths, motion_depths, heads, motion_heads, text_dim, resample)
@@ -364,22 +264,22 @@ class UNetMotionConfig(_ConfigBase):
         """Spatial transformer depth of each layer of the mid block."""
         depth = self.transformer_layers_per_mid_block
         if depth is None:
-            last = _per_block(self.transformer_layers_per_block, len(self.down_block_types))[-1]
+            last = per_block(self.transformer_layers_per_block, len(self.down_block_types))[-1]
             depth = last if isinstance(last, int) else 1
-        return _per_layer("transformer_layers_per_mid_block", depth, self.mid_block_layers)
+        return per_layer("transformer_layers_per_mid_block", depth, self.mid_block_layers)
 
     def mid_motion_depths(self) -> tuple[int, ...]:
         """Motion-module depth of each layer of the mid block; empty without motion there."""
         if not self.use_motion_mid_block:
             return ()
         depth = self.temporal_transformer_layers_per_mid_block
-        return _per_layer(
+        return per_layer(
             "temporal_transformer_layers_per_mid_block", 1 if depth is None else depth, self.mid_block_layers
         )
 
     def last(self, name: str) -> int:
         """The entry of a per-block field that belongs to the lowest resolution."""
-        return _per_block(getattr(self, name), len(self.down_block_types))[-1]
+        return per_block(getattr(self, name), len(self.down_block_types))[-1]
 
     def mid_motion_heads(self) -> int:
         """Heads of the mid block's motion modules."""
@@ -391,118 +291,3 @@ def check_norm_scope(name: str, value: str) -> None:
     """Raise ValueError unless ``value`` is a norm scope."""
     if value not in ("frame", "clip"):
         raise ValueError(f"`{name}` is {value!r}, expected 'frame' or 'clip'.")
-
-
-@dataclass(frozen=True)
-class MotionAdapterConfig(_ConfigBase):
-    """Every constructor argument of :class:`unet_motion.MotionAdapter`; lists become tuples.
-
-    Raises:
-        ValueError: a tuple whose length does not fit, with both values in the message.
-    """
-
-    class_name: ClassVar[str] = "MotionAdapter"
-
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    motion_layers_per_block: PerBlock = 2
-    motion_transformer_layers_per_block: PerBlock = 1
-    motion_mid_block_layers_per_block: int = 1
-    motion_transformer_layers_per_mid_block: PerBlock = 1
-    motion_num_attention_heads: PerBlock = 8
-    motion_norm_num_groups: int = 32
-    motion_max_seq_length: int = 32
-    use_motion_mid_block: bool = True
-    conv_in_channels: int | None = None
-    reverse_motion_transformer_layers_per_block: PerBlock | None = None
-    reverse_motion_num_attention_heads: PerBlock | None = None
-    use_image_encoder: bool = False
-
-    def __post_init__(self) -> None:
-        self._freeze_fields()
-        blocks = len(self.block_out_channels)
-        for name in (
-            "motion_layers_per_block",
-            "motion_transformer_layers_per_block",
-            "motion_num_attention_heads",
-            "reverse_motion_transformer_layers_per_block",
-            "reverse_motion_num_attention_heads",
-        ):
-            _check_length(name, getattr(self, name), blocks, "block_out_channels")
-        for name in (
-            "block_out_channels",
-            "motion_layers_per_block",
-            "motion_num_attention_heads",
-            "motion_norm_num_groups",
-            "motion_max_seq_length",
-        ):
-            _check_numbers(name, getattr(self, name))
-        for width in self.block_out_channels:
-            if width % self.motion_norm_num_groups:
-                raise ValueError(
-                    f"`block_out_channels` {self.block_out_channels} must be multiples of "
-                    f"`motion_norm_num_groups` {self.motion_norm_num_groups}, found {width}."
-                )
-        self.mid_depths()
-        for width, heads, _ in (*self.down_layers(), *self.up_layers()):
-            _check_motion_heads("motion_num_attention_heads", heads, width)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]):
-        # Written by early releases of diffusers; every published adapter has the value that is fixed today.
-        legacy = [name for name in _LEGACY_ADAPTER_FIELDS if name in values]
-        if legacy:
-            warnings.warn(f"MotionAdapter: legacy configuration keys are ignored: {', '.join(legacy)}", stacklevel=2)
-        return super().from_dict({k: v for k, v in values.items() if k not in legacy})
-
-    def to_dict(self) -> dict[str, Any]:
-        # diffusers knows no `reverse_` fields: they are written only where the adapter needs them.
-        values = super().to_dict()
-        return {k: v for k, v in values.items() if not (k.startswith("reverse_") and v is None)}
-
-    def down_layers(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
-        """Per down block: width, heads and depth of each motion module."""
-        blocks = len(self.block_out_channels)
-        layers = _per_block(self.motion_layers_per_block, blocks)
-        depths = _per_block(self.motion_transformer_layers_per_block, blocks)
-        heads = _per_block(self.motion_num_attention_heads, blocks)
-        return tuple(
-            (
-                width,
-                _per_layer("motion_num_attention_heads", heads[i], layers[i]),
-                _per_layer("motion_transformer_layers_per_block", depths[i], layers[i]),
-            )
-            for i, width in enumerate(self.block_out_channels)
-        )
-
-    def up_layers(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
-        """Per up block: width, heads and depth of each motion module (one module more than going down)."""
-        blocks = len(self.block_out_channels)
-        layers = _per_block(self.motion_layers_per_block, blocks)[::-1]
-
-        def reverse(name: str) -> tuple[str, tuple]:
-            explicit = getattr(self, f"reverse_{name}")
-            if explicit is not None:
-                return f"reverse_{name}", _per_block(explicit, blocks)
-            return name, _per_block(getattr(self, name), blocks)[::-1]
-
-        depth_name, depths = reverse("motion_transformer_layers_per_block")
-        head_name, heads = reverse("motion_num_attention_heads")
-        return tuple(
-            (width, _per_layer(head_name, heads[i], layers[i] + 1), _per_layer(depth_name, depths[i], layers[i] + 1))
-            for i, width in enumerate(self.block_out_channels[::-1])
-        )
-
-    def mid_depths(self) -> tuple[int, ...]:
-        """Depth of each motion module of the mid block; empty without a mid block."""
-        if not self.use_motion_mid_block:
-            return ()
-        return _per_layer(
-            "motion_transformer_layers_per_mid_block",
-            self.motion_transformer_layers_per_mid_block,
-            self.motion_mid_block_layers_per_block,
-        )
-
-    def mid_heads(self) -> int:
-        """Heads of the mid block's motion modules."""
-        heads = _per_block(self.motion_num_attention_heads, len(self.block_out_channels))[-1]
-        return heads[-1] if isinstance(heads, tuple) else heads

@@ -35,7 +35,7 @@ def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
         return conv(x)
     if conv.kernel_size == (1, 1):
         return _per_pixel(conv, x, weights)
-    way = _way(conv, x)
+    way = _way(conv, x, weights)
     if way == "planes":
         return _from_planes(conv(_in_planes(x)))
     if way == "lies":
@@ -44,23 +44,28 @@ def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
     return product(x, *weights(conv, x), conv.stride[0], conv.padding[0])
 
 
-def _way(conv: nn.Module, x: Tensor) -> str:
+def _way(conv: nn.Module, x: Tensor, weights: Weights) -> str:
     """The fastest way to compute a convolution: as a "product", in "planes" or as it "lies"."""
     pixels = _pixels(conv, x)
     if not 0 < pixels <= FEW_PIXELS:
         return "lies"
     channels = conv.in_channels * conv.out_channels
-    if channels >= PRODUCT_FROM * pixels:
-        gradients = _needs_gradients(conv, x)
-        trained = gradients and any(p.requires_grad for p in conv.parameters())
-        return "planes" if trained or (gradients and channels < GRADIENT_FROM * pixels) else "product"
+    if channels >= PRODUCT_FROM * pixels and (not _needs_gradients(conv, x) or _frozen(conv, weights, pixels)):
+        return "product"
     return "planes" if channels >= PLANES_FROM * pixels else "lies"
+
+
+def _frozen(conv: nn.Module, weights: Weights, pixels: int) -> bool:
+    """Whether the gradient for the input alone is wanted, and fast as a product."""
+    if weights is not module_weights or any(p.requires_grad for p in conv.parameters()):
+        return False  # a host's weights may lead to parameters that the layer does not have
+    return conv.in_channels * conv.out_channels >= GRADIENT_FROM * pixels
 
 
 def _per_pixel(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
     """A 1x1 convolution, which is a linear layer: so its weights are read as they lie."""
     plain = conv.stride == (1, 1) and conv.padding == (0, 0)
-    # A host's accessor is for inference: what it gives may be a copy that no gradient passes.
+    # A host's layer knows best how gradients pass.
     if not plain or (weights is not module_weights and _needs_gradients(conv, x)):
         return conv(x)
     weight, bias = weights(conv, x)

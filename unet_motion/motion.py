@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .adapter_config import MotionAdapterConfig
 from .attention import Attention
-from .config import MotionAdapterConfig
 from .factory import LayerFactory, make_factory
 from .in_place import add_into, overwritable
 from .layers import FeedForward, rows_at_once, scoped_group_norm, summed_layer_norm
@@ -127,13 +127,15 @@ class MotionModule(nn.Module):
     def _pixels_at_once(self, hidden: Tensor, call: Call) -> int:
         """On a CPU so many that what is computed of them stays in its caches; all, where others want to see them."""
         b, f, p, c = hidden.shape
-        if hidden.device.type != "cpu" or call.chunking is not None or torch.compiler.is_compiling():
+        pixels = -(-2 * rows_at_once(c) // (b * f))
+        apart = hidden.device.type == "cpu" and call.chunking is None and not torch.compiler.is_compiling()
+        if pixels >= p or not apart:
             return p
         for module in self.modules():
             foreign = isinstance(module, Attention) and not isinstance(call.processor(module), AttentionProcessor)
             if foreign or not overwritable(module):
                 return p
-        return -(-2 * rows_at_once(c) // (b * f))
+        return pixels
 
 
 class MotionModules(nn.Module):

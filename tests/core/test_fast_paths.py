@@ -135,16 +135,26 @@ def test_gradients_of_a_convolution_of_few_pixels_are_the_layers_own(kernel, str
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_hosts_weights_reach_a_convolution_of_one_pixel_and_gradients_take_its_own_layer():
-    conv, x = torch.nn.Conv2d(4, 6, 1, dtype=torch.float64), channels_last(2, 4, 3, 5)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_hosts_weights_reach_a_convolution_and_gradients_take_its_own_layer(kernel, way, monkeypatch):
+    monkeypatch.setattr(convolution, "GRADIENT_FROM", 0)
+    conv, x = torch.nn.Conv2d(4, 6, kernel, padding=kernel // 2, dtype=torch.float64), channels_last(2, 4, 3, 5)
+    factor, used = torch.tensor(2.0, dtype=torch.float64, requires_grad=True), []
 
     def patched(layer, x):
-        return 2 * layer.weight.detach(), layer.bias.detach()
+        used.append(layer)
+        return factor * layer.weight, layer.bias
 
     with torch.no_grad():
-        expected = F.conv2d(x, 2 * conv.weight, conv.bias)
+        expected = F.conv2d(
+            x, 2 * conv.weight if way == "product" or kernel == 1 else conv.weight, conv.bias, 1, kernel // 2
+        )
         torch.testing.assert_close(convolution.convolve(conv, x, patched), expected)
-    assert convolution.convolve(conv, x, patched).requires_grad
+    # What the host trains is no parameter of the layer, so that it looks frozen; only the layer itself can tell.
+    conv.requires_grad_(False)
+    used.clear()
+    out = convolution.convolve(conv, x.requires_grad_(), patched)
+    assert not used and torch.autograd.grad(out.sum(), x)[0].shape == x.shape
 
 
 def test_a_convolution_of_few_pixels_calls_a_hooked_layer(monkeypatch):

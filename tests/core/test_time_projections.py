@@ -4,27 +4,17 @@ import copy
 
 import pytest
 import torch
+from core_reference import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unet_motion import StepGraphs, UNetMotionModel
 from unet_motion.time_projections import TimeProjections
 
-CONFIG = {
-    "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
-    "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 6,
-    "num_attention_heads": 2,
-    "motion_num_attention_heads": 2,
-}
-
 
 @pytest.fixture
 def unet():
     torch.manual_seed(0)
-    return UNetMotionModel(**CONFIG, dtype=torch.float64).eval()
+    return UNetMotionModel(**TINY, dtype=torch.float64).eval()
 
 
 def layers_of(unet):
@@ -33,7 +23,7 @@ def layers_of(unet):
 
 def step(unet, timestep=3):
     generator = torch.Generator().manual_seed(1)
-    sample, text = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((1, 4, 3, 8, 6), (1, 5, 6)))
+    sample, text = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((1, 4, 3, 8, 6), (1, 5, 12)))
     with torch.no_grad():
         return unet(sample, torch.tensor([timestep]), text).sample
 
@@ -122,17 +112,17 @@ def test_copies_casts_and_files_have_the_same_values(unet, tmp_path):
 def test_gradients_reach_packed_layers(unet):
     unet._time_projections.pack()
     unet(
-        torch.ones(1, 4, 2, 8, 8, dtype=torch.float64), 3, torch.ones(1, 5, 6, dtype=torch.float64)
+        torch.ones(1, 4, 2, 8, 8, dtype=torch.float64), 3, torch.ones(1, 5, 12, dtype=torch.float64)
     ).sample.sum().backward()
     assert all(layer.weight.grad is not None and layer.weight.grad.abs().sum() > 0 for layer in layers_of(unet))
 
 
 def test_a_hosts_weights_are_not_packed(monkeypatch):
     monkeypatch.setattr(UNetMotionModel, "device", torch.device("cuda"))
-    own = UNetMotionModel(**CONFIG, weights=lambda layer, x: (layer.weight, layer.bias))
+    own = UNetMotionModel(**TINY, weights=lambda layer, x: (layer.weight, layer.bias))
     own.pack_time_projections()
     assert not own._time_projections.packed
-    unet = UNetMotionModel(**CONFIG)
+    unet = UNetMotionModel(**TINY)
     unet.half()
     assert unet._time_projections.packed
 
@@ -151,7 +141,7 @@ def test_graphs_are_recorded_anew_when_a_packed_layer_is_replaced(unet):
 
     unet._time_projections.pack()
     graphs = StepGraphs(unet, recorder=recorder)
-    sample, text = torch.ones(2, 4, 8, 8, dtype=torch.float64), torch.ones(1, 5, 6, dtype=torch.float64)
+    sample, text = torch.ones(2, 4, 8, 8, dtype=torch.float64), torch.ones(1, 5, 12, dtype=torch.float64)
     with torch.no_grad():
         first = graphs(sample, 3, text, num_frames=2)
         layers_of(unet)[0].bias.mul_(3)

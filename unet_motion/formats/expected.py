@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..config import MotionAdapterConfig, UNetMotionConfig
+from ..adapter_config import MotionAdapterConfig
+from ..config import UNetMotionConfig
 from .errors import KeyMismatchError, name_some
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import MotionAdapterConfig, UNetMotionConfig
+from ..adapter_config import MotionAdapterConfig
+from ..config import UNetMotionConfig
 from ..image_encoder import is_encoder
 from .errors import FileFormatError, KeyMismatchError
 from .infer_partial import partial_layers

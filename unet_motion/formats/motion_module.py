@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..adapter_config import MotionAdapterConfig
 from ..adapters import is_motion
-from ..config import NORM_SCOPES, MotionAdapterConfig, UNetMotionConfig
+from ..config import NORM_SCOPES, UNetMotionConfig
 from .assign import assign, choose_dtype, read_all
 from .detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, SELF_DESCRIBED
 from .errors import FileFormatError, name_some, warn_caller
