@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .shapes import EXTENT, SHAPES, distance_textures
+from .shapes import EXTENT, SHAPES, distance_textures, local_coordinates
 
 COLOURS = {
     "red": (0.90, 0.12, 0.12),
@@ -142,11 +142,7 @@ def draw(clips: ClipBatch, phase: torch.Tensor | None = None, size: int = SIZE) 
     phase = clip_phase() if phase is None else phase
     centre, radius, angle = (t.flatten(0, 1) for t in trajectory(clips, phase))
     frames = phase.shape[-1]
-    axis = torch.arange(size) + 0.5
-    x = (axis[None, None, :] - centre[:, 0, None, None]) / radius[:, None, None]
-    y = (axis[None, :, None] - centre[:, 1, None, None]) / radius[:, None, None]
-    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    local_x, local_y = cos * x + sin * y, cos * y - sin * x
+    local_x, local_y = local_coordinates(centre, radius, angle, size)
     grid = torch.stack([local_x, local_y], dim=-1) / EXTENT
     distance = F.grid_sample(
         distance_textures()[clips.shape],

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .shapes import EXTENT, SHAPES, TEXTURE_SIZE, distance_textures
+from .shapes import EXTENT, SHAPES, TEXTURE_SIZE, distance_textures, local_coordinates
 
 ANGLES = 24
 FINE = 5
@@ -25,7 +25,7 @@ SEEN = 0.35
 
 
 def frame_shapes(clips: Tensor) -> Tensor:
-    """The outline that fits each frame best, of clips (N, F, 3, H, W) in [0, 1]: (N, F), indices into SHAPES.
+    """The outline that fits each frame best, of clips (N, F, 3, S, S) in [0, 1]: (N, F), indices into SHAPES.
 
     A frame that shows nothing is -1.
     """
@@ -67,37 +67,31 @@ def _shapes_of(covered: Tensor) -> Tensor:
             continue
         every = torch.arange(len(SHAPES)).repeat_interleave(ANGLES)
         angles = (torch.arange(ANGLES) * step).repeat(len(SHAPES))
-        errors, sizes = _errors(frame, size, centre, every, angles)
+        errors = _errors(frame, size, centre, every, angles)
         best = errors.view(len(SHAPES), ANGLES).min(1)
         near = best.values.argsort()[:NEAREST]
         shape = near.repeat_interleave(FINE)
         start = best.indices[near].repeat_interleave(FINE) * step
-        errors, _ = _errors(frame, size, centre, shape, start + torch.linspace(-0.5, 0.5, FINE).repeat(NEAREST) * step)
+        errors = _errors(frame, size, centre, shape, start + torch.linspace(-0.5, 0.5, FINE).repeat(NEAREST) * step)
         found.append(int(shape[errors.argmin()]))
     return torch.tensor(found)
 
 
-def _errors(frame: Tensor, area: Tensor, place: Tensor, shape: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squared difference over SIZES between a frame (H, W) and outlines (n,) at angles (n,), and its size."""
+def _errors(frame: Tensor, area: Tensor, place: Tensor, shape: Tensor, angle: Tensor) -> Tensor:
+    """Least squared difference (n,) over SIZES between a frame (S, S) and outlines (n,) at angles (n,)."""
     areas, centres = _moments()
+    cos, sin = angle.cos(), angle.sin()
     found = []
     for factor in SIZES:
         radius = (area / areas[shape]).sqrt() * factor
-        cos, sin = angle.cos(), angle.sin()
         x, y = (centres[shape] * radius[:, None]).unbind(-1)
         middle = place - torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
-        found.append((_drawn(frame.shape, shape, radius, middle, cos, sin) - frame).square().sum((1, 2)))
-    return torch.stack(found).min(0)
+        found.append((_drawn(len(frame), shape, middle, radius, angle) - frame).square().sum((1, 2)))
+    return torch.stack(found).amin(0)
 
 
-def _drawn(size: torch.Size, shape: Tensor, radius: Tensor, middle: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Coverage (n, H, W) of outlines."""
-    height, width = size
-    x = ((torch.arange(width) + 0.5) - middle[:, :1]) / radius[:, None]
-    y = ((torch.arange(height) + 0.5) - middle[:, 1:]) / radius[:, None]
-    cos, sin = cos[:, None, None], sin[:, None, None]
-    grid = torch.stack([cos * x[:, None] + sin * y[:, :, None], cos * y[:, :, None] - sin * x[:, None]], dim=-1)
-    distance = F.grid_sample(
-        distance_textures()[shape], grid / EXTENT, align_corners=True, padding_mode="border"
-    )[:, 0]  # fmt: skip
+def _drawn(size: int, shape: Tensor, middle: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
+    """Coverage (n, size, size) of outlines."""
+    grid = torch.stack(local_coordinates(middle, radius, angle, size), dim=-1) / EXTENT
+    distance = F.grid_sample(distance_textures()[shape], grid, align_corners=True, padding_mode="border")[:, 0]
     return (0.5 - distance * radius[:, None, None]).clamp(0, 1)

@@ -87,3 +87,24 @@ def distance_textures() -> torch.Tensor:
     points = np.stack([x.ravel(), y.ravel()], axis=1)
     textures = [shape_distance(name, points).reshape(TEXTURE_SIZE, TEXTURE_SIZE) for name in SHAPES]
     return torch.from_numpy(np.stack(textures)).float().unsqueeze(1)
+
+
+def local_coordinates(
+    centre: torch.Tensor, radius: torch.Tensor, angle: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the pixels of square pictures lie in shapes' own coordinates.
+
+    Args:
+        centre: (N, 2) x, y in pixels.
+        radius: (N,) in pixels.
+        angle: (N,) in radians, clockwise on screen.
+        size: side of the pictures in pixels.
+
+    Returns:
+        x and y, (N, size, size), in units of the radius.
+    """
+    axis = torch.arange(size) + 0.5
+    x = (axis[None, None, :] - centre[:, 0, None, None]) / radius[:, None, None]
+    y = (axis[None, :, None] - centre[:, 1, None, None]) / radius[:, None, None]
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    return cos * x + sin * y, cos * y - sin * x
