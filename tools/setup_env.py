@@ -19,9 +19,9 @@ ROOT = Path(__file__).absolute().parent.parent
 DEMO_PROMPT = "a red star moving left"
 # ComfyUI pins these to its own version; a second ComfyUI gets its own copies beside the environment.
 COMFYUI_PINNED = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
-# ComfyUI imports torchaudio. Its newest release, 2.11, imports beside torch 2.11 only and does not say so to pip, which
-# would put it beside the newest torch.
-TORCH_WITH_AUDIO = ("torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*")
+# ComfyUI and diffusers' peft import torchaudio, whose releases do not say to pip which torch they import beside:
+# 2.11.0 needs torch 2.11, 2.11.1 a newer one. So the three are named exactly, for the environment that is made here.
+TORCH_WITH_AUDIO = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
 
 def main() -> int:
