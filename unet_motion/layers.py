@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import narrow_groups
 from .attention import Attention
 from .convolution import convolve, convolve_upsampled
 from .factory import LayerFactory, Weights
@@ -65,7 +66,7 @@ def scoped_group_norm(
         out = group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
         out = from_tokens(out.reshape(n, h * w, c), h, w)
         return out if act in (None, F.silu) else act(out)
-    out = _plain_group_norm(norm, x, frames, scope)
+    out = _plain_group_norm(norm, x, frames, scope, weights)
     if act is F.silu:
         return F.silu(out, inplace=overwritable(norm) and has_layout(out))
     return out if act is None else act(out)
@@ -88,7 +89,12 @@ def summed_layer_norm(
     return tokens, out if rows is None else add_into(out, rows, overwritable(norm))
 
 
-def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
+def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights) -> Tensor:
+    if narrow_groups.serves(norm, x):
+        clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
+        tokens = to_tokens(x).reshape(clips, -1, x.shape[1])
+        out = narrow_groups.group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps)
+        return from_tokens(out.reshape(x.shape[0], -1, x.shape[1]), *x.shape[-2:])
     if _would_crash(norm, x):
         x = x.detach().requires_grad_()
     if scope == "frame" or frames == 1:

@@ -1,9 +1,9 @@
-"""The loop of the four denoising stages.
+"""The loop of the five denoising stages.
 
 images: single frames, without motion modules. placed: all weights, on single frames that know their place in the clip
 and on clips, so that the image layers learn that a prompt and a place together decide where the shape is. motion:
 clips, with the image weights frozen. steady: the same on whole clips, with an extra loss on what differs from frame to
-frame.
+frame. joint: as steady, with all weights.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from .runs import Average, RunLog, decayed, load_state, rng_state, save_whole, s
 
 # The fused CPU kernel's backward pass is several times slower than plain products on sequences this short.
 PROCESSOR = "math"
-STAGES = ("images", "placed", "motion", "steady")
+STAGES = ("images", "placed", "motion", "steady", "joint")
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def text_path(parts: BundledParts) -> list[tuple[str, nn.Parameter]]:
 def trainable_parameters(parts: BundledParts, stage: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Set `requires_grad` for a stage and give its (newly trained, further trained) parameters.
 
-    images: everything but the motion modules. placed: the motion modules; everything else is trained further. motion
-    and steady: the motion modules; the text path is trained further.
+    images: everything but the motion modules. placed and joint: the motion modules; everything else is trained further.
+    motion and steady: the motion modules; the text path is trained further.
     """
     parts.autoencoder.requires_grad_(False)
     parts.text_encoder.requires_grad_(True)
@@ -112,7 +112,7 @@ def trainable_parameters(parts: BundledParts, stage: str) -> tuple[list[nn.Param
     parts.unet.requires_grad_(True)
     parts.unet.freeze_unet2d_params()
     new = [p for p in parts.unet.parameters() if p.requires_grad]
-    if stage == "placed":
+    if stage in ("placed", "joint"):
         further = [p for p in parts.unet.parameters() if not p.requires_grad] + list(parts.text_encoder.parameters())
     else:
         further = [p for _, p in text_path(parts)]
