@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import shared_input
 from .factory import LayerFactory
 from .options import Call
 from .processors import AttentionProcessor, default_scale
@@ -52,13 +53,16 @@ class Attention(nn.Module):
 
     def project(self, tokens: Tensor, context: Tensor | None, fused: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of ``tokens``, keys and values of ``context`` (default: ``tokens``); any leading shape."""
+        layers = (self.to_q, self.to_k, self.to_v)
         # A layer with a forward hook, such as a LoRA's, has to be called.
-        if not fused or any(m._forward_hooks for m in (self.to_q, self.to_k, self.to_v)):
+        if not fused or any(m._forward_hooks for m in layers):
+            if context is None and shared_input.serves(layers, tokens, self.weights):
+                return shared_input.project(tokens, layers)
             source = tokens if context is None else context
             return self.to_q(tokens), self.to_k(source), self.to_v(source)
         # The product is built from the current weights, so edits and LoRA patches reach it.
         if context is None:
-            weight = torch.cat([self.weights(m, tokens)[0] for m in (self.to_q, self.to_k, self.to_v)])
+            weight = torch.cat([self.weights(m, tokens)[0] for m in layers])
             return torch.nn.functional.linear(tokens, weight).chunk(3, dim=-1)
         weight = torch.cat([self.weights(m, context)[0] for m in (self.to_k, self.to_v)])
         return (self.to_q(tokens), *torch.nn.functional.linear(context, weight).chunk(2, dim=-1))

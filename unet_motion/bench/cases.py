@@ -60,21 +60,25 @@ class Bench:
     comfyui: Path | None = None
     evolved: Path | None = None
 
-    def compare(self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1) -> Row:
-        """Check that both give the same, then time, weigh and count them."""
+    def compare(
+        self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1, more: int = 1
+    ) -> Row:
+        """Check that both give the same, then time, weigh and count them, in ``more`` times as many rounds."""
         expected = theirs()
         result, arithmetic = counted(ours)
         error = relative_error(result, expected)
         if not error <= LIMITS[self.dtype]:
             return Row(case, peer, float("nan"), error=error, note="outputs differ: not timed")
         del expected, result
-        row = self.measure(case, peer, ours, theirs, target, inner)
+        row = self.measure(case, peer, ours, theirs, target, inner, more)
         row.error, row.floor = error, arithmetic / self.ceilings.flops
         return row
 
-    def measure(self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1) -> Row:
+    def measure(
+        self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1, more: int = 1
+    ) -> Row:
         """Time, weigh and count two works that are known to give the same."""
-        turns = take_turns({"ours": ours, "theirs": theirs}, self.device, self.rounds, self.warm, inner)
+        turns = take_turns({"ours": ours, "theirs": theirs}, self.device, self.rounds * more, self.warm, inner)
         row = Row(case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target)
         mine, count, row.profile = weigh(ours, self.device)
         other, other_count, _ = weigh(theirs, self.device)
@@ -165,6 +169,7 @@ def motion_module(bench: Bench, channels: int, batch: int, frames: int, side: in
         torch.no_grad()(lambda: theirs(x, num_frames=frames)),
         target,
         inner=3,
+        more=3,
     )
     return [row]
 

@@ -212,7 +212,7 @@ class MotionTrainer:
     def _clip_gradients(self) -> float:
         """Shorten the gradient where it is longer than the recipe allows; gives its norm before."""
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = _norm(gradients)
         length = norm.item()
         if length > (self.recipe.clip or math.inf):
             torch._foreach_mul_(gradients, self.recipe.clip / (norm + 1e-6))
@@ -317,6 +317,13 @@ class MotionTrainer:
         finally:
             if self.average is not None:
                 self.average.swap()
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Norm of all tensors together."""
+    if all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors):  # a dot product is faster there
+        return torch.stack([torch.dot(t.view(-1), t.view(-1)) for t in map(Tensor.contiguous, tensors)]).sum().sqrt()
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
 def trained_parameters(unet: UNetMotionModel, cross_attention: bool = False) -> dict[str, torch.nn.Parameter]:
