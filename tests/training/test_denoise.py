@@ -32,6 +32,7 @@ MOTION = replace(IMAGES, name="motion", frames=8, plan=PLAN, high_noise=0.5, noi
 PLACED = replace(MOTION, name="placed", frames=16, alone=1.0)
 MIXED = replace(PLACED, alone=0.5, place_words=0.5, place_steps=(0, 6))
 STEADY = replace(MOTION, name="steady", frames=16, plan=((1.0, {16: 1.0}),), flicker=0.5, favoured={"still": 3.0})
+JOINT = replace(STEADY, name="joint", favoured={"spinning": 4.0})
 PLAIN = replace(MOTION, noise_power=0.0, drop_prompt=0.0)
 
 
@@ -61,7 +62,9 @@ def trained(recipe, folder, steps=None):
     return weights(parts)
 
 
-@pytest.mark.parametrize("recipe", [IMAGES, MIXED, MOTION, STEADY], ids=["images", "placed", "motion", "steady"])
+@pytest.mark.parametrize(
+    "recipe", [IMAGES, MIXED, MOTION, STEADY, JOINT], ids=["images", "placed", "motion", "steady", "joint"]
+)
 def test_a_run_killed_and_resumed_equals_an_unbroken_one(recipe, tmp_path):
     unbroken = trained(recipe, tmp_path / "unbroken")
     trained(recipe, tmp_path / "killed", steps=2)
@@ -83,6 +86,13 @@ def test_the_clip_stages_move_only_motion_modules_and_the_text_path(recipe, tmp_
     assert [name for name in moved if "motion_modules." in name]
     assert any("add_embedding" in name for name in moved)
     assert "unet.conv_in.weight" not in moved and "unet.mid_block.resnets.0.conv1.weight" not in moved
+
+
+def test_the_joint_stage_moves_all_that_computes(tmp_path):
+    before, after = weights(tiny_parts()), trained(JOINT, tmp_path)
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    # Position tables are no weights; each step sees few words, and only those words move.
+    assert all(name.endswith(".pe") or "text_encoder" in name for name in still)
 
 
 def test_the_image_stage_leaves_motion_modules_alone_and_skips_them(tmp_path):

@@ -68,13 +68,25 @@ def test_figures_of_a_perfect_and_of_a_reversed_model():
     asked = evaluation_triples(40, 3)
     perfect = figures_of(verdict_for(asked), frames_for(asked), asked)
     for name in (*TARGETS, "direction_measured", "whole_prompt", "same_shape_in_all_frames", "growing"):
-        assert perfect[name] == 1.0, name
+        assert perfect[name] == (0.0 if name == "held_out_less_seen" else 1.0), name
     assert missed_targets(perfect) == []
     opposite = torch.tensor([1, 0, 3, 2, 5, 4, 6, 7])[torch.from_numpy(asked[:, 2].copy())]
     reversed_figures = figures_of(verdict_for(asked, opposite, shift=-20.0), frames_for(asked), asked)
     assert reversed_figures["direction"] == reversed_figures["direction_measured"] == 0.0
     assert reversed_figures["moves"] == reversed_figures["still"] == 1.0
-    assert missed_targets(reversed_figures) == ["direction is 0.0%, the target is 75%"]
+    missed = missed_targets(reversed_figures)
+    assert missed[1] == "least_motion is 0.0%, the target is 88%" and missed[0].startswith("motion is 2")
+
+
+def test_triples_that_training_did_not_see_are_counted_apart():
+    asked = evaluation_triples(80, 3)
+    held_out = torch.tensor([data.is_held_out(*triple) for triple in asked.tolist()])
+    motion = torch.from_numpy(asked[:, 2].copy())
+    motion[held_out.nonzero()[0]] = (motion[held_out.nonzero()[0]] + 1) % 8
+    figures = figures_of(verdict_for(asked, motion), frames_for(asked), asked)
+    assert figures["whole_prompt_held_out"] == pytest.approx(1 - 1 / held_out.sum().item(), abs=1e-4)
+    assert figures["held_out_less_seen"] == pytest.approx(-1 / held_out.sum().item(), abs=1e-4)
+    assert "held_out_less_seen" in missed_targets(figures)[-1]
 
 
 def test_the_evaluation_asks_for_every_motion_equally_often():

@@ -21,7 +21,7 @@ def test_one_command_makes_a_model_that_loads(folder):
     parts = load_bundled(path=folder / "model.safetensors")
     assert parts.info["frames"] == 16 and parts.info["beta_schedule"] == "linear"
     stages = [json.loads(line)["stage"] for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    order = ["autoencoder", "judge", "images", "placed", "motion", "evaluate", "export"]
+    order = ["autoencoder", "decoder", "judge", "images", "placed", "motion", "steady", "evaluate", "export"]
     assert [stage for stage in dict.fromkeys(stages) if stage in order] == order
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     assert figures == parts.info["figures"] and figures["clips"] == 8
@@ -30,7 +30,7 @@ def test_one_command_makes_a_model_that_loads(folder):
 def test_a_finished_run_is_not_trained_again(folder):
     before = (folder / "model.safetensors").read_bytes()
     stages = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
-    assert len(stages) == 5
+    assert len(stages) == 7
     BundledRun(folder, BundledRecipe.quick(), RunLog(None, quiet=True)).run()
     assert (folder / "model.safetensors").read_bytes() == before
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")} == stages

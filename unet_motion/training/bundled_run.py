@@ -1,6 +1,6 @@
-"""The whole making of the bundled model: six stages, each behind its gate, then the files.
+"""The whole making of the bundled model: eight stages, each behind its gate, then the files.
 
-autoencoder, judge, images, placed, motion and steady; see denoise.py for the last four.
+autoencoder, decoder, judge, images, placed, motion, steady and joint; see denoise.py for the last five.
 """
 
 import json
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from ..atomic import atomic_file
 from ..bundled.autoencoder import Autoencoder
 from ..bundled.parts import BundledParts, build_parts
-from .autoencoder import AutoencoderRecipe, train_autoencoder
+from .autoencoder import AutoencoderRecipe, DecoderRecipe, train_autoencoder, train_decoder
 from .denoise import StageRecipe, StageTrainer
 from .evaluate import TARGETS, SampleSettings, evaluate, evaluation_triples, missed_targets, sample_clips, write_sheet
 from .export import export_bundled, export_judge, load_judge
@@ -52,6 +52,8 @@ class BundledRecipe:
     seed: int = 1
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     least_psnr: float = 28.0
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    least_outlines: float = 0.95
     judge: JudgeRecipe = field(default_factory=JudgeRecipe)
     images: StageRecipe = StageRecipe("images", steps=1700, frames=64, seed=31, pool=384)
     least_shape: float = 0.9
@@ -102,6 +104,22 @@ class BundledRecipe:
             save_every=250,
         )
     )
+    joint: StageRecipe = field(
+        default_factory=lambda: StageRecipe(
+            "joint",
+            steps=3800,
+            frames=64,
+            seed=61,
+            learning_rate=4e-4,
+            further_rate=0.75,
+            pool=512,
+            refresh=0.25,
+            noise_power=0.25,
+            flicker=0.5,
+            favoured={"still": 2.0, "spinning": 4.0, "growing": 2.0, "shrinking": 2.0},
+            save_every=100,
+        )
+    )
     least_direction: float = 0.5
     check_images: int = 96
     check_clips: int = 32
@@ -115,6 +133,8 @@ class BundledRecipe:
         return cls(
             autoencoder=AutoencoderRecipe(steps=4, batch=4),
             least_psnr=0.0,
+            decoder=DecoderRecipe(steps=4, batch=4, check=4),
+            least_outlines=0.0,
             judge=JudgeRecipe(steps=2, frames=4, clips=2, reconstructed=4, accuracy=0.0, check=6),
             images=StageRecipe("images", steps=4, frames=4, seed=31, pool=4),
             least_shape=0.0,
@@ -124,6 +144,7 @@ class BundledRecipe:
             placed=StageRecipe("placed", steps=4, frames=16, seed=36, pool=4, alone=0.5),
             motion=StageRecipe("motion", steps=4, frames=16, seed=41, pool=4),
             steady=StageRecipe("steady", steps=4, frames=16, seed=51, pool=4, flicker=0.5, favoured={"still": 3.0}),
+            joint=StageRecipe("joint", steps=4, frames=16, seed=61, pool=4, flicker=0.5, favoured={"still": 2.0}),
             targets={},
             clips=8,
             sampling_steps=2,
@@ -162,6 +183,12 @@ class BundledRun:
             if reached < self.recipe.least_psnr:
                 raise GateError(
                     f"the autoencoder reaches {reached:.1f} dB; expected at least {self.recipe.least_psnr} dB"
+                )
+            right = train_decoder(model, self.folder, self.recipe.decoder, self.log)
+            if right < self.recipe.least_outlines:
+                raise GateError(
+                    f"behind the autoencoder {right:.1%} of the smallest outlines are right; "
+                    f"expected at least {self.recipe.least_outlines:.0%}"
                 )
             with atomic_file(path) as part:
                 save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
@@ -203,12 +230,12 @@ class BundledRun:
                 f"expected at least {self.recipe.least_direction:.0%}"
             )
 
-    def steady(self, parts: BundledParts, judge: Judge) -> dict:
-        """Whole clips whose frames must agree; gives the figures of the finished model."""
-        self.stage(parts, self.recipe.steady)
+    def finish(self, parts: BundledParts, judge: Judge) -> dict:
+        """All weights on whole clips; gives the figures of the finished model."""
+        self.stage(parts, self.recipe.joint)
         for module in (parts.unet, parts.text_encoder):
             module.eval().requires_grad_(False)
-        return evaluate(parts, judge, self.recipe.clips, settings=self.settings, sheet=self.folder / "steady.png")
+        return evaluate(parts, judge, self.recipe.clips, settings=self.settings, sheet=self.folder / "joint.png")
 
     def parts(self, autoencoder: Autoencoder) -> BundledParts:
         torch.manual_seed(self.recipe.seed)
@@ -224,7 +251,8 @@ class BundledRun:
         self.images(parts, judge)
         self.clips(parts, judge, self.recipe.placed)
         self.clips(parts, judge, self.recipe.motion)
-        figures = self.steady(parts, judge)
+        self.clips(parts, judge, self.recipe.steady)
+        figures = self.finish(parts, judge)
         self.log.write("evaluate", **figures)
         path = self.folder / "model.safetensors"
         size = export_bundled(parts, path, INFO | {"figures": figures})

@@ -137,8 +137,10 @@ def table(figures: dict, missed: list[str]) -> str:
         "growing",
         "shrinking",
         "motion",
+        "least_motion",
         "whole_prompt",
         "whole_prompt_held_out",
+        "held_out_less_seen",
         "same_shape_in_all_frames",
     )
     lines = [

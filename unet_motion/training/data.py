@@ -84,7 +84,7 @@ def sample_clips(rng: np.random.Generator, count: int, chosen: np.ndarray | None
     travel = direction * u(24, 31)[:, None]
     centre = SIZE / 2 + np.where(moves[:, None], u(-2.0, 2.0, 2), u(-5.0, 5.0, 2))
     growth = u(0.75, 1.0) * ((name == "growing") * 1.0 - (name == "shrinking") * 1.0)
-    turn = u(0.9, 1.5) * np.pi * (name == "spinning")
+    turn = u(1.15, 1.25) * np.pi * (name == "spinning")
     paint = np.array(list(COLOURS.values()))[colour] + u(-0.04, 0.04, 3)
     background = u(0.05, 0.28)[:, None] + u(-0.03, 0.03, 3)
     columns = {
