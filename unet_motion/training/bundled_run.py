@@ -107,7 +107,7 @@ class BundledRecipe:
     joint: StageRecipe = field(
         default_factory=lambda: StageRecipe(
             "joint",
-            steps=3800,
+            steps=3600,
             frames=64,
             seed=61,
             learning_rate=4e-4,
@@ -116,7 +116,8 @@ class BundledRecipe:
             refresh=0.25,
             noise_power=0.25,
             flicker=0.5,
-            favoured={"still": 2.0, "spinning": 4.0, "growing": 2.0, "shrinking": 2.0},
+            favoured={"still": 2.0, "spinning": 6.0, "growing": 2.0, "shrinking": 2.0},
+            average=0.998,
             save_every=100,
         )
     )

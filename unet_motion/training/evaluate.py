@@ -132,7 +132,7 @@ def evaluate(
     clips: int = 200,
     seed: int = 1000,
     settings: SampleSettings = SampleSettings(),
-    batch: int = 20,
+    batch: int = 8,
     sheet: Path | None = None,
     quiet: bool = True,
 ) -> dict:
