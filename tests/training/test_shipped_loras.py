@@ -90,8 +90,7 @@ def test_the_committed_figures_rise_with_the_strength():
         moved = [sign * row[measure] for row in rows]
         assert [row["strength"] for row in rows] == [0.0, 0.25, 0.5, 0.75, 1.0]
         assert all(a < b + NOISE[measure] for a, b in zip(moved, moved[1:], strict=False)), name
-        # Up to a half still shapes hardly move: there the differences are their trembling.
-        assert moved[0] + NOISE[measure] < moved[3] < moved[4], name
+        assert moved[0] < moved[2] < moved[3] < moved[4], name
         assert worst(rows[4], measure, sign) - moved[0] > LEAST[measure], name
 
 
