@@ -17,6 +17,11 @@ def module_weights(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]
     return module.weight, module.bias
 
 
+def is_hooked(layer: nn.Module) -> bool:
+    """Whether somebody's hook, forward or backward, waits for the layer to be called."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+
+
 @dataclass(frozen=True)
 class LayerFactory:
     """Where layers come from.

@@ -90,7 +90,7 @@ def summed_layer_norm(
 
 
 def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights) -> Tensor:
-    if narrow_groups.serves(norm, x):
+    if narrow_groups.serves(norm, x, weights):
         clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
         tokens = to_tokens(x).reshape(clips, -1, x.shape[1])
         out = narrow_groups.group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps)

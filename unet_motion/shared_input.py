@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .factory import Weights, module_weights
+from .factory import Weights, is_hooked, module_weights
 
 
 def serves(layers: Sequence[nn.Module], x: Tensor, weights: Weights) -> bool:
@@ -18,11 +18,7 @@ def serves(layers: Sequence[nn.Module], x: Tensor, weights: Weights) -> bool:
     if weights is not module_weights or torch.is_autocast_enabled(x.device.type):
         return False
     # Exactly these: a subclass, such as one of quantised weights, may compute otherwise.
-    return all(type(m) is nn.Linear and m.bias is None and not _hooks(m) for m in layers)
-
-
-def _hooks(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+    return all(type(m) is nn.Linear and m.bias is None and not is_hooked(m) for m in layers)
 
 
 def project(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:

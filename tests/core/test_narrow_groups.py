@@ -38,7 +38,7 @@ def test_values_and_gradients_are_those_of_float64(size, scope):
     torch.manual_seed(1)
     norm = norm_of(size[1], size[1] // WIDTHS[size[1]])
     x = pictures(*size)
-    assert narrow_groups.serves(norm, x)
+    assert narrow_groups.serves(norm, x, module_weights)
     wide = x.double().requires_grad_()
     x.requires_grad_()
     clips = size[0] if scope == "frame" else 1
@@ -92,15 +92,32 @@ def test_second_derivatives(pixels):
         assert (a - b).norm() <= 1e-4 * b.norm()
 
 
+def test_a_hosts_weights_are_taken_and_with_gradients_its_own_layer():
+    norm, x, used = norm_of(64, 32), pictures(2, 64, 8, 8), []
+
+    def patched(layer, given):
+        used.append(layer)
+        return 2 * layer.weight, layer.bias
+
+    with torch.no_grad():
+        found = scoped_group_norm(norm, x, 1, "frame", patched)
+        expected = F.group_norm(x.double(), 32, 2 * norm.weight.double(), norm.bias.double(), norm.eps)
+    assert used and (found - expected).norm() <= 5e-6 * expected.norm()
+    used.clear()
+    scoped_group_norm(norm, x.requires_grad_(), 1, "frame", patched).sum().backward()
+    assert not used and x.grad is not None
+
+
 def test_who_is_served():
     x = pictures(2, 64, 8, 8)
-    assert narrow_groups.serves(norm_of(64, 32), x)
-    assert not narrow_groups.serves(norm_of(64, 8), x), "eight channels fill a vector"
-    assert not narrow_groups.serves(norm_of(64, 4), x), "sixteen channels are not narrow"
-    assert not narrow_groups.serves(norm_of(64, 32), x.contiguous())
-    assert not narrow_groups.serves(norm_of(64, 32), x.double())
-    hooked = norm_of(64, 32)
-    hooked.register_forward_hook(lambda module, args, out: out)
-    assert not narrow_groups.serves(hooked, x)
+    assert narrow_groups.serves(norm_of(64, 32), x, module_weights)
+    assert not narrow_groups.serves(norm_of(64, 8), x, module_weights), "eight channels fill a vector"
+    assert not narrow_groups.serves(norm_of(64, 4), x, module_weights), "sixteen channels are not narrow"
+    assert not narrow_groups.serves(norm_of(64, 32), x.contiguous(), module_weights)
+    assert not narrow_groups.serves(norm_of(64, 32), x.double(), module_weights)
+    for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+        hooked = norm_of(64, 32)
+        getattr(hooked, register)(lambda *args: None)
+        assert not narrow_groups.serves(hooked, x, module_weights), register
     with torch.autocast("cpu", torch.bfloat16):
-        assert not narrow_groups.serves(norm_of(64, 32), x)
+        assert not narrow_groups.serves(norm_of(64, 32), x, module_weights)

@@ -7,6 +7,7 @@ or device is the mapped file itself. Pickles go through PyTorch's weights-only l
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,15 +76,16 @@ class TensorSource:
         return max(sizes, key=sizes.__getitem__) if sizes else None
 
 
-class _OpenFile:
+class _OpenFile(ABC):
     """One file; ``read`` gives a tensor by name."""
 
     infos: dict[str, TensorInfo]
     metadata: Mapping[str, str] = {}
     extras: Mapping[str, Any] = {}
 
+    @abstractmethod
     def read(self, key: str) -> torch.Tensor:
-        raise NotImplementedError
+        """The tensor of that name, or KeyError."""
 
 
 class _SafetensorsFile(_OpenFile):

@@ -38,7 +38,7 @@ class DecoderRecipe:
     any_background: float = 0.15
     near: float = 0.7  # share of the loss that lies on the shape and around it
     margin: int = 4  # how many pixels around
-    favoured: Mapping[str, float] = field(default_factory=lambda: {"growing": 4.0, "shrinking": 4.0, "spinning": 3.0})
+    favoured: Mapping[str, int] = field(default_factory=lambda: {"growing": 4, "shrinking": 4, "spinning": 3})
     seed: int = 7
     save_every: int = 100
     check: int = 128  # outlines looked at in the end
@@ -48,11 +48,16 @@ def sample_frames(
     rng: np.random.Generator, count: int, any_background: float = 0.0, held_out: bool = False
 ) -> torch.Tensor:
     """Single frames (count, 3, 64, 64) of clips at random phases."""
-    clips: ClipBatch = sample_clips(rng, count, triples(held_out))
-    wild = torch.from_numpy(rng.random(count) < any_background)
-    clips.background[wild] = torch.from_numpy(rng.random((count, 3))).float()[wild]
+    clips = sample_clips(rng, count, triples(held_out))
+    _brighten(rng, clips, any_background)
     phase = torch.from_numpy(rng.random((count, 1))).float()
     return draw(clips, phase)[0][:, 0]
+
+
+def _brighten(rng: np.random.Generator, clips: ClipBatch, share: float) -> None:
+    """Give a share of the clips a background of any brightness."""
+    wild = torch.from_numpy(rng.random(len(clips)) < share)
+    clips.background[wild] = torch.from_numpy(rng.random((len(clips), 3))).float()[wild]
 
 
 def psnr(model: Autoencoder, pictures: torch.Tensor) -> float:
@@ -82,12 +87,9 @@ def reconstruction_loss(
 def sample_hard_frames(rng: np.random.Generator, recipe: DecoderRecipe) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames (N, 3, 64, 64) of which many are of small or turned shapes, and the shapes' coverage (N, 1, 64, 64)."""
     allowed = triples(held_out=False)
-    times = np.array([recipe.favoured.get(name, 1.0) for name in MOTIONS])[allowed[:, 2]]
-    chosen = allowed[rng.choice(len(allowed), size=recipe.batch, p=times / times.sum())]
-    rows = [sample_clips(rng, 1, triple[None]) for triple in chosen]
-    clips = ClipBatch(**{key: torch.cat([getattr(row, key) for row in rows]) for key in vars(rows[0])})
-    wild = torch.from_numpy(rng.random(recipe.batch) < recipe.any_background)
-    clips.background[wild] = torch.from_numpy(rng.random((recipe.batch, 3))).float()[wild]
+    times = np.array([recipe.favoured.get(name, 1) for name in MOTIONS])[allowed[:, 2]]
+    clips = sample_clips(rng, recipe.batch, allowed.repeat(times, axis=0))
+    _brighten(rng, clips, recipe.any_background)
     phase = torch.from_numpy(rng.random((recipe.batch, 1))).float()
     # Squared: most of what grows or shrinks is seen where it is small.
     growing, shrinking = (clips.motion == MOTIONS.index(name) for name in ("growing", "shrinking"))

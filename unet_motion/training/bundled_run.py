@@ -5,7 +5,7 @@ autoencoder, decoder, judge, images, placed, motion, steady and joint; see denoi
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,22 @@ INFO = {
     "sampler": "ddim",
     "license": "Apache-2.0",
 }
+
+
+STEADY = StageRecipe(
+    "steady",
+    steps=5000,
+    frames=64,
+    seed=51,
+    learning_rate=8e-4,
+    further_rate=0.5,
+    pool=512,
+    refresh=0.25,
+    noise_power=0.25,
+    flicker=0.5,
+    favoured={"still": 3.0, "spinning": 2.0},
+    save_every=250,
+)
 
 
 @dataclass(frozen=True)
@@ -88,34 +104,15 @@ class BundledRecipe:
             plan=((0.5, {4: 0.2, 8: 0.5, 16: 0.3}), (1.0, {8: 0.2, 16: 0.8})),
         )
     )
-    steady: StageRecipe = field(
-        default_factory=lambda: StageRecipe(
-            "steady",
-            steps=5000,
-            frames=64,
-            seed=51,
-            learning_rate=8e-4,
-            further_rate=0.5,
-            pool=512,
-            refresh=0.25,
-            noise_power=0.25,
-            flicker=0.5,
-            favoured={"still": 3.0, "spinning": 2.0},
-            save_every=250,
-        )
-    )
+    steady: StageRecipe = field(default_factory=lambda: STEADY)
     joint: StageRecipe = field(
-        default_factory=lambda: StageRecipe(
-            "joint",
+        default_factory=lambda: replace(
+            STEADY,
+            name="joint",
             steps=3600,
-            frames=64,
             seed=61,
             learning_rate=4e-4,
             further_rate=0.75,
-            pool=512,
-            refresh=0.25,
-            noise_power=0.25,
-            flicker=0.5,
             favoured={"still": 2.0, "spinning": 6.0, "growing": 2.0, "shrinking": 2.0},
             average=0.998,
             save_every=100,
