@@ -34,10 +34,17 @@ from pack.nodes.host.paths import register_folders  # noqa: E402
 register_folders()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def without_gradients():
+    """For the session: what a fixture of a module computes is compared bit for bit with what its checks compute."""
+    import torch
+
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def seeded():
     import torch
 
     torch.manual_seed(0)
-    with torch.no_grad():
-        yield
