@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import short_attention
+from . import padded_keys, short_attention
 from .kernels.dispatch import KERNELS
 from .kernels.dispatch import unavailable as triton_unavailable
 from .kernels.temporal_attention import temporal_attention_kernel
@@ -97,7 +97,8 @@ class SDPAProcessor(AttentionProcessor):
 class AutoProcessor(SDPAProcessor):
     """The fastest exact processor known for the device.
 
-    On a CPU two batched products for many short sequences, such as the frames of each pixel; else torch's own choice.
+    On a CPU two batched products for many short sequences, such as the frames of each pixel; else torch's own choice,
+    on a CPU with keys in whole vectors.
     """
 
     name = "auto"
@@ -105,6 +106,8 @@ class AutoProcessor(SDPAProcessor):
     def attend(self, query, key, value, mask, scale):
         if short_attention.serves(query, key, value, mask):
             return short_attention.attend(query, key, value, scale)
+        if padded_keys.serves(query, key):
+            key, value, mask = padded_keys.pad(key, value, mask)
         return super().attend(query, key, value, mask, scale)
 
 
