@@ -34,9 +34,7 @@ def freeu_step(bench: Bench, size: str, batch: int, frames: int, side: int, targ
     with concatenations() as found:
         result = step()
     error = relative_error(result, their_step())
-    for unet in (ours, theirs):
-        unet.disable_freeu()
-    turns = take_turns({"plain": step, "their plain": their_step}, bench.device, 1, bench.warm)
+    turns = take_turns({"ours": step, "theirs": their_step}, bench.device, 1, bench.warm)
     row = alone(bench, f"step {size} {batch}x{frames}x{side}x{side}", found, turns, target)
     row.error = error
     if not error <= LIMITS[bench.dtype]:
@@ -92,6 +90,6 @@ def alone(bench: Bench, case: str, found: list[Concatenation], steps: Turns, tar
         for on, off in (("ours", "plain"), ("theirs", "their plain"))
     )
     row = Row(f"FreeU in {case}", "diffusers", added, their_added, target=target)
-    share, their_share = added / steps.median("plain"), their_added / steps.median("their plain")
-    row.note = f"{100 * share:.2f} % of the step without it, in diffusers {100 * their_share:.1f} %"
+    share, their_share = added / steps.median("ours"), their_added / steps.median("theirs")
+    row.note = f"{100 * share:.2f} % of the step, in diffusers {100 * their_share:.1f} %"
     return row

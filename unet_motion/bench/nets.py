@@ -14,6 +14,9 @@ WIDTHS = {"small": (128, 256, 512, 512), "sd15": (320, 640, 1280, 1280)}
 TEXT_TOKENS = 77
 TEXT_WIDTH = 768
 
+POOL = 1 << 24
+"""Random numbers of which all weights are made; more than the largest tensor of a network has."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -39,14 +42,19 @@ def make_inputs(
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
-    """Weights that keep activations near 1, so that rounding errors can be seen."""
-    generator = torch.Generator().manual_seed(seed)
+    """Weights that keep activations near 1, so that rounding errors can be seen.
+
+    They are pieces of one pool: a billion numbers, each drawn by itself, take longer than a step.
+    """
+    pool, start = torch.randn(POOL, generator=torch.Generator().manual_seed(seed)), 0
     for name, parameter in module.named_parameters():
-        noise = parameter.data.normal_(generator=generator)
-        if parameter.dim() > 1:
-            noise.mul_(parameter[0].numel() ** -0.5)
-        else:
-            noise.mul_(0.2).add_(1 if name.endswith("weight") else 0)
+        scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
+        for piece in parameter.data.view(-1).split(POOL):
+            start = 0 if start + len(piece) > POOL else start
+            torch.mul(pool[start : start + len(piece)], scale, out=piece)
+            start += len(piece) + 1
+        if parameter.dim() == 1:
+            parameter.data.add_(1 if name.endswith("weight") else 0)
     for name, buffer in module.named_buffers():
         if name.endswith(".pe"):
             buffer.copy_(sinusoidal_table(buffer.shape[1], buffer.shape[2]))
