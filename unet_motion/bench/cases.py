@@ -178,8 +178,7 @@ def motion_module(bench: Bench, channels: int, batch: int, frames: int, side: in
         torch.no_grad()(lambda: ours(tokens, call)),
         torch.no_grad()(lambda: theirs(x, num_frames=frames)),
         target,
-        inner=3,
-        more=2,
+        more=6,
     )
     return [row]
 

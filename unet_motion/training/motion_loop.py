@@ -25,7 +25,7 @@ from .clip_data import ClipDataset
 from .draws import Draw
 from .motion_recipe import FREE, MotionRecipe
 from .objective import Objective
-from .optimizers import make_optimizer
+from .optimizers import make_optimizer, step_divided
 from .processes import Processes
 from .runs import Average, load_state, save_whole
 from .watching import Watcher
@@ -195,7 +195,9 @@ class MotionTrainer:
         state, recipe = self.generator.get_state(), self.recipe
         draws = [self.draw() for _ in range(recipe.accumulate)]
         loss = self.gradients(draws)
-        norm = self._clip_gradients()
+        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        length = _norm(gradients)
+        norm = length.item()
         if not math.isfinite(norm):
             raise self._not_finite(f"the gradient's norm is {norm}", draws)
         if self.step and self.step % recipe.save_every == 0:
@@ -203,20 +205,12 @@ class MotionTrainer:
         rate = recipe.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        too_long = norm > (recipe.clip or math.inf)
+        step_divided(self.optimizer, gradients, (length + 1e-6) / recipe.clip if too_long else None)
         if self.average is not None:
             self.average.update()
         self.step += 1
         return {"step": self.step - 1, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
-
-    def _clip_gradients(self) -> float:
-        """Shorten the gradient where it is longer than the recipe allows; gives its norm before."""
-        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
-        norm = _norm(gradients)
-        length = norm.item()
-        if length > (self.recipe.clip or math.inf):
-            torch._foreach_mul_(gradients, self.recipe.clip / (norm + 1e-6))
-        return length
 
     def run(self) -> None:
         """Train to the last step.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _SPECIAL = ("foreach", "differentiable", "capturable", "fused")
 """Arguments that choose how a step is computed; some exclude each other."""
@@ -56,3 +56,21 @@ def make_optimizer(
         return kind(parameters, lr=learning_rate, **given)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"`optimizer` {name} cannot be made for these weights: {error}") from error
+
+
+def step_divided(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], divisor: Tensor | None) -> None:
+    """A step with gradients that are divided by a number, where there is one.
+
+    A fused optimizer divides in the pass that it makes anyway, as it does for `torch.amp.GradScaler`.
+    """
+    if divisor is None:
+        optimizer.step()
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale = divisor
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.grad_scale
+    else:
+        torch._foreach_div_(gradients, divisor)
+        optimizer.step()
