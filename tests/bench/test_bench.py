@@ -8,8 +8,9 @@ from diffusers import UNetMotionModel as DiffusersUNetMotionModel
 from torch import nn
 
 from unet_motion.bench import cases, catalogue, freeu, nets
+from unet_motion.bench.cases import Row
 from unet_motion.bench.measure import Ceilings, Turns, flops, operations, peak_memory, take_turns
-from unet_motion.bench.report import markdown
+from unet_motion.bench.report import cells, markdown
 from unet_motion.cli import main
 
 CPU = torch.device("cpu")
@@ -68,6 +69,13 @@ def test_outputs_that_differ_are_not_timed(bench):
     assert bench.compare("linear", "itself", lambda: layer(x), lambda: layer(x)).ratio is not None
 
 
+def test_the_floor_is_that_of_the_highest_rates_that_were_measured():
+    best = Ceilings(2e9, 1e9).best(Ceilings(1e9, 4e9))
+    assert best == Ceilings(2e9, 4e9)
+    step, kernel = Row("step", "", ours=3.0, flops=2 * 10**9), Row("kernel", "", ours=3.0, moved=4 * 10**9)
+    assert cells(step, best)[-2] == cells(kernel, best)[-2] == "3.00" and cells(Row("", "", ours=1.0), best)[-2] == ""
+
+
 def test_diffusers_is_compiled_in_the_faster_mode(bench, monkeypatch):
     seconds = {"max-autotune": 0.02, "max-autotune-no-cudagraphs": 0.0}
     monkeypatch.setattr(torch, "compile", lambda unet, mode: unet)
@@ -85,7 +93,7 @@ def test_diffusers_is_compiled_in_the_faster_mode(bench, monkeypatch):
 def test_every_kind_of_row_has_its_place_in_the_table(bench):
     rows = cases.whole_step(bench, "tiny", 1, 2, 16, ">= 1.2") + cases.motion_module(bench, 32, 1, 3, 4, ">= 1.3")
     rows += freeu.freeu_step(bench, "tiny", 1, 2, 16, "<= 1.5 %") + cases.long_clips(bench, "tiny", 8, (2, 4))
-    table = markdown({"device": "a CPU", "dtype": "float32"}, rows)
+    table = markdown({"device": "a CPU", "dtype": "float32"}, rows, bench.ceilings)
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     assert len(lines) == 2 + len(rows) - 1 and {line.count("|") for line in lines} == {11}
     assert "FreeU in step tiny" in table and "% of the step" in table and rows[0].error < 1e-5 and rows[0].memory[0] > 0

@@ -32,6 +32,8 @@ class NotMeasured(Exception):
 class Row:
     """One comparison; times in seconds, memory in bytes.
 
+    ``flops`` are the arithmetic of a step, ``moved`` the bytes that a kernel must read and write.
+
     ``ours`` is NaN where the outputs differed, and None where the case could not run.
     """
 
@@ -44,7 +46,8 @@ class Row:
     error: float | None = None
     memory: tuple[int, int | None] | None = None
     launches: tuple[int, int] | None = None
-    floor: float | None = None
+    flops: int | None = None
+    moved: int | None = None
     note: str = ""
     profile: dict[str, float] = field(default_factory=dict)
 
@@ -76,7 +79,7 @@ class Bench:
             return Row(case, peer, float("nan"), error=error, note="outputs differ: not timed")
         del expected, result
         row = self.measure(case, peer, ours, theirs, target, inner, more, known)
-        row.error, row.floor = error, arithmetic / self.ceilings.flops
+        row.error, row.flops = error, arithmetic
         return row
 
     def measure(

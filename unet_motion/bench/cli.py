@@ -6,7 +6,7 @@ import argparse
 import importlib
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,18 @@ def run(args: argparse.Namespace) -> int:
             left_out.append(f"{name} is left out: {reason}.")
             print(f"  {left_out[-1]}", file=sys.stderr, flush=True)
             continue
+        bench = replace(bench, ceilings=bench.ceilings.best(ceilings(device, dtype)))
         for row in found:
-            print("  " + " | ".join(cells(row)), file=sys.stderr, flush=True)
+            print("  " + " | ".join(cells(row, bench.ceilings)), file=sys.stderr, flush=True)
             rows.append(row)
     about = describe(bench)
     if left_out:
         about["not measured"] = " ".join(left_out)
-    print(json.dumps({"about": about, "rows": [asdict(r) for r in rows]}) if args.json else markdown(about, rows))
+    print(
+        json.dumps({"about": about, "rows": [asdict(r) for r in rows]})
+        if args.json
+        else markdown(about, rows, bench.ceilings)
+    )
     if args.out:
-        print(f"written: {write(args.out, about, rows)}", file=sys.stderr)
+        print(f"written: {write(args.out, about, rows, bench.ceilings)}", file=sys.stderr)
     return int(any(row.ours != row.ours for row in rows))

@@ -120,9 +120,9 @@ def kernels(bench: Bench, clips: int, frames: int, side: int, channels: int = 32
             continue
         pair = pair_of(make, clips, frames, side, channels)
         row = bench.compare(case, "plain PyTorch", _one(pair.kernel), _one(pair.plain), inner=inner)
-        row.floor = pair.moved / bench.ceilings.bytes
+        row.flops, row.moved = None, pair.moved
         if row.ratio:
-            row.note = f"{100 * row.floor / row.ours:.0f} % of the copy's bandwidth"
+            row.note = f"{100 * pair.moved / bench.ceilings.bytes / row.ours:.0f} % of the copy's bandwidth"
         rows.append(row)
     return rows
 

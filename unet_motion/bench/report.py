@@ -14,6 +14,7 @@ import torch
 from .. import __version__
 from ..atomic import atomic_file
 from .cases import Bench, Row
+from .measure import Ceilings
 
 
 def machine(device: torch.device) -> str:
@@ -47,14 +48,14 @@ def describe(bench: Bench) -> dict[str, str]:
     }
 
 
-def markdown(about: dict[str, str], rows: list[Row]) -> str:
+def markdown(about: dict[str, str], rows: list[Row], ceilings: Ceilings) -> str:
     """A table for readers."""
     lines = ["# Benchmark", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
     lines += [
         "| case | peer | ours | peer's | times as fast (range) | target | memory | launches | of the floor | error |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+    lines += [f"| {' | '.join(cells(row, ceilings))} |" for row in rows]
     notes = [f"- {row.case}: {row.note}" for row in rows if row.note]
     shares = [
         f"- {row.case}: " + ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in row.profile.items())
@@ -74,9 +75,10 @@ def markdown(about: dict[str, str], rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: Row, ceilings: Ceilings) -> list[str]:
     """A row of the table."""
     ratio = "{:.2f} ({:.2f} to {:.2f})".format(*row.ratio) if row.ratio else ""
+    floor = row.moved / ceilings.bytes if row.moved else (row.flops or 0) / ceilings.flops
     memory = ""
     if row.memory:
         mine, other = row.memory
@@ -92,7 +94,7 @@ def cells(row: Row) -> list[str]:
         row.target,
         memory,
         "{} / {}".format(*row.launches) if row.launches else "",
-        f"{row.ours / row.floor:.2f}" if row.floor and row.ours else "",
+        f"{row.ours / floor:.2f}" if floor and row.ours else "",
         f"{row.error:.1e}" if row.error is not None else "",
     ]
 
@@ -103,7 +105,7 @@ def seconds(value: float | None) -> str:
     return f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms"
 
 
-def write(folder: Path, about: dict[str, str], rows: list[Row]) -> Path:
+def write(folder: Path, about: dict[str, str], rows: list[Row], ceilings: Ceilings) -> Path:
     """Write `<date>-<device>.json` and `.md` into a folder; gives the table's path."""
     folder.mkdir(parents=True, exist_ok=True)
     words = "".join(c if c.isalnum() else " " for c in about["device"].split(",")[0]).split()
@@ -111,5 +113,5 @@ def write(folder: Path, about: dict[str, str], rows: list[Row]) -> Path:
     with atomic_file(path.with_suffix(".json")) as part:
         part.write_text(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     with atomic_file(path) as part:
-        part.write_text(markdown(about, rows))
+        part.write_text(markdown(about, rows, ceilings))
     return path

@@ -118,7 +118,7 @@ def compare(bench: Bench, case: str, trainer: MotionTrainer, loop: DiffusersLoop
 
     for first in (step, their_step):
         first()  # makes the optimizer's state
-    row = bench.measure(case, "diffusers", step, their_step, target, more=2)
+    row = bench.measure(case, "diffusers", step, their_step, target, more=3)
     row.error = error
     row.note = f"{1 / row.ours:.3g} steps a second, in diffusers {1 / row.theirs:.3g}"
     return row
