@@ -216,7 +216,7 @@ def long_clips(bench: Bench, size: str, side: int, lengths: tuple[int, ...]) -> 
     for frames in lengths:
         inputs = make_inputs(1, frames, side, unet.config.cross_attention_dim, bench.device, bench.dtype)
         work = step_of_ours(unet, inputs)
-        turns = take_turns({"ours": work}, bench.device, bench.rounds)
+        turns = take_turns({"ours": work}, bench.device, bench.rounds, bench.warm)
         row = Row(f"step {size} 1x{frames}x{side}x{side}", "", turns.median("ours"))
         row.memory = (peak_memory(work, bench.device), None)
         row.note = f"{1e3 * turns.median('ours') / frames:.1f} ms a frame"
