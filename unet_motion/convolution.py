@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .factory import Weights, module_weights
 
 WIDE = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-"""Whether torch's convolution computes with vectors of 512 bits."""
+"""Whether torch computes with vectors of 512 bits."""
 
 FEW_PIXELS = 2048 if WIDE else 1024
 """Output pixels up to which the time that a convolution takes may lie in its weights.

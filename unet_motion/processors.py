@@ -97,8 +97,8 @@ class SDPAProcessor(AttentionProcessor):
 class AutoProcessor(SDPAProcessor):
     """The fastest exact processor known for the device.
 
-    On a CPU two batched products for many short sequences, such as the frames of each pixel; else torch's own choice,
-    on a CPU with keys in whole vectors.
+    On a CPU two batched products for many short sequences, such as the frames of each pixel, and keys filled up to
+    whole vectors for others; else torch's own choice.
     """
 
     name = "auto"

@@ -9,7 +9,7 @@ from torch import nn
 
 from unet_motion.bench import cases, catalogue, freeu, nets
 from unet_motion.bench.cases import Row
-from unet_motion.bench.measure import Ceilings, Turns, flops, operations, peak_memory, take_turns
+from unet_motion.bench.measure import Ceilings, Turns, first_weight, flops, operations, peak_memory, take_turns, weigh
 from unet_motion.bench.report import cells, markdown
 from unet_motion.cli import main
 
@@ -47,6 +47,18 @@ def test_arithmetic_and_operators_are_counted():
     launches, shares = operations(lambda: a @ a.T, CPU)
     assert launches >= 1 and max(shares, key=shares.get) in ("GEMM", "pointwise")
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_call_that_is_compared_is_weighed_as_any_other():
+    layer, x = nn.Linear(256, 512), torch.randn(64, 256)
+
+    def work():
+        return (layer(x) @ layer.weight).relu()
+
+    result, memory, launches = first_weight(work)
+    assert torch.equal(result, work()) and launches >= 3
+    assert memory == peak_memory(work, CPU) and (memory, launches) == weigh(work, CPU)[:2]
+    assert launches == operations(work, CPU)[0]
 
 
 def test_both_networks_are_the_same(bench):

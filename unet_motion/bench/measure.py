@@ -81,9 +81,14 @@ def peak_memory(work: Work, device: torch.device) -> int:
         work()
         synchronise(device)
         return torch.cuda.max_memory_allocated(device) - before
+    return _most_held(_recorded(work)[1])
+
+
+def _recorded(work: Work) -> tuple[Any, profile]:
+    """What a call on a CPU gives, and its profile with its memory."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        work()
-    return _most_held(record)
+        result = work()
+    return result, record
 
 
 def _most_held(record: profile) -> int:
@@ -101,15 +106,15 @@ def operations(work: Work, device: torch.device) -> tuple[int, dict[str, float]]
     with profile(activities=activities) as record:
         work()
         synchronise(device)
-    return _by_class(record, device)
+    count, shares = _by_class(record, device)
+    return count if device.type == "cuda" else _operators(record), shares
 
 
 def weigh(work: Work, device: torch.device) -> tuple[int, int, dict[str, float]]:
     """`peak_memory` and `operations`, on a CPU of one and the same call."""
     if device.type == "cuda":
         return peak_memory(work, device), *operations(work, device)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        work()
+    record = _recorded(work)[1]
     return _most_held(record), _operators(record), _by_class(record, device)[1]
 
 
@@ -118,8 +123,7 @@ def first_weight(work: Work) -> tuple[Any, int, int]:
 
     The shares of the operation classes are left out: to find them takes as long as the call, where it has many.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        result = work()
+    result, record = _recorded(work)
     return result, _most_held(record), _operators(record)
 
 

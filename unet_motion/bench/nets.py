@@ -15,7 +15,7 @@ TEXT_TOKENS = 77
 TEXT_WIDTH = 768
 
 POOL = 1 << 24
-"""Random numbers of which all weights are made; more than the largest tensor of a network has."""
+"""Random numbers of which all weights are made; few tensors have more, and those repeat them."""
 
 
 @dataclass(frozen=True)
