@@ -1,4 +1,4 @@
-"""Convolutions on a CPU as matrix products, where torch's own would spend its time on rearranging the weights."""
+"""Convolutions on a CPU as matrix products, where torch's own would rearrange its weights or multiply more often."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import winograd
 from .factory import Weights, module_weights
 
 WIDE = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
@@ -26,7 +27,7 @@ GRADIENT_FROM = 4000
 """The same from which the gradient for the input of a frozen convolution is a product too."""
 
 MANY_PIXELS = 512
-"""Input pixels from which new kernels for upsampling repay themselves."""
+"""Pixels from which kernels that are made anew in each call, for upsampling and for Winograd's way, repay themselves."""
 
 
 def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
@@ -40,13 +41,19 @@ def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
         return _from_planes(conv(_in_planes(x)))
     if way == "lies":
         return conv(x)
+    if way == "winograd":
+        return winograd.convolve(x, *weights(conv, x))
     product = _FrozenProduct.apply if _needs_gradients(conv, x) else by_product
     return product(x, *weights(conv, x), conv.stride[0], conv.padding[0])
 
 
 def _way(conv: nn.Module, x: Tensor, weights: Weights) -> str:
-    """The fastest way to compute a convolution: as a "product", in "planes" or as it "lies"."""
+    """The fastest way to compute a convolution: "winograd", as a "product", in "planes" or as it "lies"."""
     pixels = _pixels(conv, x)
+    if pixels >= MANY_PIXELS and winograd.serves(conv, x) and not _needs_gradients(conv, x):
+        # A host's weights may want gradients that the layer does not know of.
+        if weights is module_weights or not torch.is_grad_enabled():
+            return "winograd"
     if not 0 < pixels <= FEW_PIXELS:
         return "lies"
     channels = conv.in_channels * conv.out_channels

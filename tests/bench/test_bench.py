@@ -1,15 +1,18 @@
 """The benchmark measures what it says: turns, memory, agreement, and the table it writes."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
 from diffusers import UNetMotionModel as DiffusersUNetMotionModel
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from unet_motion.bench import cases, catalogue, freeu, nets
 from unet_motion.bench.cases import Row
-from unet_motion.bench.measure import Ceilings, Turns, first_weight, flops, operations, peak_memory, take_turns, weigh
+from unet_motion.bench.measure import Ceilings, Turns, self_times, take_turns, weigh
 from unet_motion.bench.report import cells, markdown
 from unet_motion.cli import main
 
@@ -38,27 +41,61 @@ def test_peak_memory_is_the_most_that_is_held_at_once():
         del first
         return second + 1
 
-    assert peak_memory(work, CPU) == pytest.approx(2 * 4 << 20, abs=1024)
+    assert weigh(work, CPU).memory == pytest.approx(2 * 4 << 20, abs=1024)
 
 
-def test_arithmetic_and_operators_are_counted():
-    a = torch.randn(64, 32)
-    assert flops(lambda: a @ a.T) == 2 * 64 * 64 * 32
-    launches, shares = operations(lambda: a @ a.T, CPU)
-    assert launches >= 1 and max(shares, key=shares.get) in ("GEMM", "pointwise")
-    assert sum(shares.values()) == pytest.approx(1)
-
-
-def test_a_call_that_is_compared_is_weighed_as_any_other():
+def test_a_call_is_weighed_with_its_result_and_operators():
     layer, x = nn.Linear(256, 512), torch.randn(64, 256)
 
     def work():
         return (layer(x) @ layer.weight).relu()
 
-    result, memory, launches = first_weight(work)
-    assert torch.equal(result, work()) and launches >= 3
-    assert memory == peak_memory(work, CPU) and (memory, launches) == weigh(work, CPU)[:2]
-    assert launches == operations(work, CPU)[0]
+    weight = weigh(work, CPU)
+    assert torch.equal(weight.result, work()) and weight.launches >= 3
+    assert sum(weight.shares.values()) == pytest.approx(1) and "GEMM" in weight.shares
+
+
+def test_arithmetic_is_that_of_torchs_own_counter_and_of_attention(bench):
+    """Torch's counter knows no attention of CPUs."""
+    ours = nets.our_unet("tiny", CPU, torch.float32)
+    step = cases.step_of_ours(ours, nets.make_inputs(2, 3, 16, ours.config.cross_attention_dim, CPU, torch.float32))
+    q, k, v = (torch.randn(2, 4, tokens, 24) for tokens in (50, 70, 70))
+    attention = weigh(lambda: nn.functional.scaled_dot_product_attention(q, k, v), CPU).flops
+    assert attention == 2 * 2 * 2 * 4 * 50 * 70 * 24
+    layer = nn.Conv2d(6, 10, 3, stride=2, padding=1, groups=2)
+    image = torch.randn(2, 6, 15, 21)
+    for work in (lambda: layer(image), lambda: image @ image.mT + 1, lambda: nn.functional.linear(q, k[0, 0])):
+        with FlopCounterMode(display=False) as counter:
+            work()
+        assert weigh(work, CPU).flops == counter.get_total_flops() > 0
+    with FlopCounterMode(display=False) as counter, sdpa_calls() as calls:
+        step()
+    assert weigh(step, CPU).flops == counter.get_total_flops() + sum(calls)
+
+
+@contextmanager
+def sdpa_calls():
+    """The arithmetic of each call of torch's attention in this context."""
+    calls, original = [], nn.functional.scaled_dot_product_attention
+
+    def attention(query, key, value, *rest, **named):
+        calls.append(4 * query.numel() * key.shape[-2])
+        return original(query, key, value, *rest, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "scaled_dot_product_attention", attention)
+        yield calls
+
+
+def test_time_by_operator_is_that_of_the_profilers_own_table():
+    layer, x = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 4)), torch.randn(300, 64)
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        layer(x).sum().backward()  # the gradients are made in another thread
+    found = self_times(record.profiler.kineto_results.events())
+    expected = {event.key: event.self_cpu_time_total for event in record.key_averages()}
+    assert found.keys() == expected.keys()
+    for name, took in expected.items():
+        assert found[name] / 1e3 == pytest.approx(took, rel=1e-3, abs=1)
 
 
 def test_both_networks_are_the_same(bench):
@@ -131,6 +168,8 @@ def test_freeus_results_have_to_agree(bench, monkeypatch):
     monkeypatch.setattr(freeu, "relative_error", lambda *_: 1.0)
     (row,) = freeu.freeu_step(bench, "tiny", 1, 2, 16, "")
     assert row.ours != row.ours and row.note == "outputs differ: not timed"
+    for unet in nets.both_unets("tiny", CPU, torch.float32):
+        assert not any(getattr(block, "b1", None) for block in unet.up_blocks)
 
 
 def test_the_command_line_runs_a_case_and_writes_the_table(monkeypatch, tmp_path, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from ..factory import make_factory
 from ..model import UNetMotionModel
 from ..motion import MotionModule
 from ..options import Call
-from .measure import Ceilings, Work, counted, first_weight, peak_memory, take_turns, weigh
-from .nets import Inputs, make_inputs, our_unet, randomise, relative_error, their_unet
+from .measure import Ceilings, Weight, Work, take_turns, weigh
+from .nets import Inputs, both_unets, make_inputs, our_unet, randomise, relative_error
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest relative difference between the outputs of two networks that may be compared in time."""
@@ -67,40 +67,32 @@ class Bench:
     def compare(
         self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1, more: int = 1
     ) -> Row:
-        """Check that both give the same, then time, weigh and count them, in ``more`` times as many rounds."""
-        known = None
-        if self.device.type == "cpu":  # a call takes seconds: the one that is compared is weighed too
-            expected, *known = first_weight(theirs)
-        else:
-            expected = theirs()
-        result, arithmetic = counted(ours)
-        error = relative_error(result, expected)
+        """Weigh both, check that they give the same, then time them, in ``more`` times as many rounds."""
+        weights = weigh(ours, self.device), weigh(theirs, self.device)
+        error = relative_error(*(weight.result for weight in weights))
         if not error <= LIMITS[self.dtype]:
             return Row(case, peer, float("nan"), error=error, note="outputs differ: not timed")
-        del expected, result
-        row = self.measure(case, peer, ours, theirs, target, inner, more, known)
-        row.error, row.flops = error, arithmetic
+        # The results themselves are let go.
+        row = self.measure(case, peer, ours, theirs, [replace(w, result=None) for w in weights], target, inner, more)
+        row.error = error
         return row
 
     def measure(
-        self, case: str, peer: str, ours: Work, theirs: Work, target: str = "", inner: int = 1, more: int = 1,
-        known: Sequence[int] | None = None,
+        self, case: str, peer: str, ours: Work, theirs: Work, weights: Sequence[Weight], target: str = "",
+        inner: int = 1, more: int = 1,
     ) -> Row:  # fmt: skip
-        """Time, weigh and count two works that are known to give the same.
-
-        Args:
-            known: peak memory and launches of ``theirs``, where they have been found already.
-        """
+        """Time two works that are known to give the same and have been weighed."""
         turns = take_turns({"ours": ours, "theirs": theirs}, self.device, self.rounds * more, self.warm, inner)
-        row = Row(case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target)
-        mine, count, row.profile = weigh(ours, self.device)
-        other, other_count = known or weigh(theirs, self.device)[:2]
-        row.memory, row.launches = (mine, other), (count, other_count)
-        return row
+        mine, other = weights
+        return Row(
+            case, peer, turns.median("ours"), turns.median("theirs"), turns.ratio("theirs", "ours"), target,
+            memory=(mine.memory, other.memory), launches=(mine.launches, other.launches), flops=mine.flops,
+            profile=mine.shares,
+        )  # fmt: skip
 
     @property
     def warm(self) -> int:
-        """Untimed rounds; on a CPU the call whose output was compared is enough."""
+        """Untimed rounds; on a CPU the call that was weighed is enough."""
         return int(self.device.type == "cuda")
 
 
@@ -116,8 +108,7 @@ def step_of_theirs(unet: nn.Module, inputs: Inputs) -> Work:
 
 def whole_step(bench: Bench, size: str, batch: int, frames: int, side: int, target: str) -> list[Row]:
     """A step of the UNet against diffusers, eager and (where asked for) compiled."""
-    ours = our_unet(size, bench.device, bench.dtype)
-    theirs = their_unet(ours, bench.device, bench.dtype)
+    ours, theirs = both_unets(size, bench.device, bench.dtype)
     inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, bench.device, bench.dtype)
     case = f"step {size} {batch}x{frames}x{side}x{side}"
     step, their_step = step_of_ours(ours, inputs), step_of_theirs(theirs, inputs)
@@ -181,7 +172,7 @@ def motion_module(bench: Bench, channels: int, batch: int, frames: int, side: in
         torch.no_grad()(lambda: ours(tokens, call)),
         torch.no_grad()(lambda: theirs(x, num_frames=frames)),
         target,
-        more=6,
+        more=4,
     )
     return [row]
 
@@ -189,7 +180,7 @@ def motion_module(bench: Bench, channels: int, batch: int, frames: int, side: in
 def loading(bench: Bench, size: str) -> list[Row]:
     """From a folder on disk to weights that have been read and checked for NaN, against reading the file's bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        our_unet(size, torch.device("cpu"), torch.float32).half().save_pretrained(folder)
+        our_unet(size, torch.device("cpu"), torch.float16).save_pretrained(folder)
         file = Path(folder) / "diffusion_pytorch_model.safetensors"
 
         def read() -> None:
@@ -201,7 +192,7 @@ def loading(bench: Bench, size: str) -> list[Row]:
             # The check for NaN reads every weight of the mapped file.
             UNetMotionModel.from_pretrained(folder, torch_dtype=torch.float16).to(bench.device)
 
-        turns = take_turns({"ours": load, "theirs": read}, bench.device, bench.rounds)
+        turns = take_turns({"ours": load, "theirs": read}, bench.device, 2 * bench.rounds)
         size_gb = file.stat().st_size / 2**30
     median, low, high = turns.ratio("ours", "theirs")
     row = Row(f"load {size} ({size_gb:.2f} GiB)", "bare read", turns.median("ours"), turns.median("theirs"))
@@ -216,9 +207,10 @@ def long_clips(bench: Bench, size: str, side: int, lengths: tuple[int, ...]) -> 
     for frames in lengths:
         inputs = make_inputs(1, frames, side, unet.config.cross_attention_dim, bench.device, bench.dtype)
         work = step_of_ours(unet, inputs)
+        weight = weigh(work, bench.device)
         turns = take_turns({"ours": work}, bench.device, bench.rounds, bench.warm)
         row = Row(f"step {size} 1x{frames}x{side}x{side}", "", turns.median("ours"))
-        row.memory = (peak_memory(work, bench.device), None)
+        row.memory, row.flops = (weight.memory, None), weight.flops
         row.note = f"{1e3 * turns.median('ours') / frames:.1f} ms a frame"
         rows.append(row)
     return rows

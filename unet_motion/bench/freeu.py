@@ -13,7 +13,7 @@ from .. import blocks
 from ..freeu import FreeU, freeu_concat
 from .cases import LIMITS, Bench, Row, step_of_ours, step_of_theirs
 from .measure import take_turns
-from .nets import make_inputs, our_unet, relative_error, their_unet
+from .nets import both_unets, make_inputs, relative_error
 
 FREEU = {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}
 INNER = 20
@@ -25,20 +25,25 @@ Concatenation = tuple[Tensor, Tensor, int]
 
 def freeu_step(bench: Bench, size: str, batch: int, frames: int, side: int, target: str) -> list[Row]:
     """FreeU's part of a step, whose results with it have to agree."""
-    ours = our_unet(size, bench.device, bench.dtype)
-    theirs = their_unet(ours, bench.device, bench.dtype)
+    ours, theirs = both_unets(size, bench.device, bench.dtype)
     inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, bench.device, bench.dtype)
+    results: list[Tensor] = []
     step, their_step = step_of_ours(ours, inputs), step_of_theirs(theirs, inputs)
     for unet in (ours, theirs):
         unet.enable_freeu(**FREEU)
-    with concatenations() as found:
-        result = step()
-    error = relative_error(result, their_step())
-    whole = take_turns({"step": step}, bench.device, 1, bench.warm).median("step")
-    row = alone(bench, f"step {size} {batch}x{frames}x{side}x{side}", found, whole, target)
-    row.error = error
+    try:
+        with concatenations() as found:
+            turns = take_turns({"step": lambda: found.clear() or results.append(step())}, bench.device, 1, bench.warm)
+        error = relative_error(results[-1], their_step())
+    finally:
+        for unet in (ours, theirs):
+            unet.disable_freeu()
+    case = f"step {size} {batch}x{frames}x{side}x{side}"
     if not error <= LIMITS[bench.dtype]:
-        row.ours, row.theirs, row.note = float("nan"), None, "outputs differ: not timed"
+        row = Row(f"FreeU in {case}", "diffusers", float("nan"), target=target, note="outputs differ: not timed")
+    else:
+        row = alone(bench, case, found, turns.median("step"), target)
+    row.error = error
     return [row]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,9 @@ CLASSES = {
     "copy": ("copy_", "cat", "Memcpy", "clone", "CatArray", "index_select", "upsample"),
 }
 """Operation classes of the profile, by parts of operator and kernel names; the rest is pointwise."""
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::conv2d")
+"""Operators whose arithmetic the profiler counts as that of a step; it also counts sums and products of elements."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +77,52 @@ def take_turns(works: dict[str, Work], device: torch.device, rounds: int, warm: 
     return Turns(seconds)
 
 
-def peak_memory(work: Work, device: torch.device) -> int:
-    """Bytes that a call holds at most above what was held before it, as torch's allocator counts them."""
-    if device.type == "cuda":
-        synchronise(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+@dataclass(frozen=True)
+class Weight:
+    """What one call needs.
+
+    Attributes:
+        result: what the call gave.
+        memory: bytes that it holds at most above what was held before it, as torch's allocator counts them.
+        launches: kernels on a GPU, operators on a CPU.
+        flops: floating point operations of its matrix products, convolutions and attention, two per multiply-add.
+        shares: of its time, by operation class.
+    """
+
+    result: Any
+    memory: int
+    launches: int
+    flops: int
+    shares: dict[str, float]
+
+
+def weigh(work: Work, device: torch.device) -> Weight:
+    """Call a work under torch's profiler, on a GPU after two calls without it: one that warms it, one for its memory.
+
+    On a CPU, where a call takes seconds, everything is found in one.
+    """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
         work()
-        synchronise(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    return _most_held(_recorded(work)[1])
-
-
-def _recorded(work: Work) -> tuple[Any, profile]:
-    """What a call on a CPU gives, and its profile with its memory."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        memory = _held_on_gpu(work, device)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    with profile(activities=activities, profile_memory=not on_gpu, with_flops=True) as record:
         result = work()
-    return result, record
+        synchronise(device)
+    events = [event for event in record.profiler.kineto_results.events() if event.name() != "[memory]"]
+    if on_gpu:
+        launched = [event for event in events if event.device_type() != torch.autograd.DeviceType.CPU]
+        return Weight(result, memory, len(launched), _arithmetic(events), _by_class(_durations(launched)))
+    return Weight(result, _most_held(record), len(events), _arithmetic(events), _by_class(self_times(events)))
+
+
+def _held_on_gpu(work: Work, device: torch.device) -> int:
+    synchronise(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    synchronise(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _most_held(record: profile) -> int:
@@ -100,63 +134,45 @@ def _most_held(record: profile) -> int:
     return peak
 
 
-def operations(work: Work, device: torch.device) -> tuple[int, dict[str, float]]:
-    """Number of launches (kernels on a GPU, operators on a CPU) and the share of their time by operation class."""
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-    with profile(activities=activities) as record:
-        work()
-        synchronise(device)
-    count, shares = _by_class(record, device)
-    return count if device.type == "cuda" else _operators(record), shares
+def _arithmetic(events: list[Any]) -> int:
+    total = 0
+    for event in events:
+        if event.name() in PRODUCTS:
+            total += event.flops()
+        elif event.name().startswith("aten::_scaled_dot_product_"):  # of whose arithmetic the profiler knows nothing
+            query, key, value = event.shapes()[:3]
+            total += 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return total
 
 
-def weigh(work: Work, device: torch.device) -> tuple[int, int, dict[str, float]]:
-    """`peak_memory` and `operations`, on a CPU of one and the same call."""
-    if device.type == "cuda":
-        return peak_memory(work, device), *operations(work, device)
-    record = _recorded(work)[1]
-    return _most_held(record), _operators(record), _by_class(record, device)[1]
+def _durations(events: list[Any]) -> dict[str, float]:
+    total: dict[str, float] = defaultdict(float)
+    for event in events:
+        total[event.name()] += event.duration_ns()
+    return total
 
 
-def first_weight(work: Work) -> tuple[Any, int, int]:
-    """What a call on a CPU gives, its peak memory and its number of operators.
+def self_times(events: list[Any]) -> dict[str, float]:
+    """Nanoseconds by operator on a CPU, each without the operators that it calls."""
+    total: dict[str, float] = defaultdict(float)
+    callers: list[tuple[str, int, int]] = []  # name, thread and end
+    for event in sorted(events, key=lambda e: (e.start_thread_id(), e.start_ns(), -e.duration_ns())):
+        name, thread, start, took = event.name(), event.start_thread_id(), event.start_ns(), event.duration_ns()
+        while callers and (callers[-1][1] != thread or callers[-1][2] <= start):
+            callers.pop()
+        if callers:
+            total[callers[-1][0]] -= took
+        total[name] += took
+        callers.append((name, thread, start + took))
+    return total
 
-    The shares of the operation classes are left out: to find them takes as long as the call, where it has many.
-    """
-    result, record = _recorded(work)
-    return result, _most_held(record), _operators(record)
 
-
-def _operators(record: profile) -> int:
-    return sum(event.name() != "[memory]" for event in record.profiler.kineto_results.events())
-
-
-def _by_class(record: profile, device: torch.device) -> tuple[int, dict[str, float]]:
-    count, total = 0, {}
-    for event in record.key_averages():
-        on_gpu = device.type == "cuda"
-        took = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if not took or (on_gpu and event.device_type == torch.autograd.DeviceType.CPU):
-            continue
-        count += event.count
-        kind = next((k for k, parts in CLASSES.items() if any(p in event.key for p in parts)), "pointwise")
-        total[kind] = total.get(kind, 0.0) + took
+def _by_class(times: dict[str, float]) -> dict[str, float]:
+    total: dict[str, float] = defaultdict(float)
+    for name, took in times.items():
+        total[next((k for k, parts in CLASSES.items() if any(p in name for p in parts)), "pointwise")] += took
     whole = sum(total.values()) or 1.0
-    return count, {kind: took / whole for kind, took in sorted(total.items(), key=lambda item: -item[1])}
-
-
-def counted(work: Work) -> tuple[Any, int]:
-    """What a call gives, and its `flops`."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        result = work()
-    return result, counter.get_total_flops()
-
-
-def flops(work: Work) -> int:
-    """Floating point operations of matrix products, convolutions and attention in a call (two per multiply-add)."""
-    return counted(work)[1]
+    return {kind: took / whole for kind, took in sorted(total.items(), key=lambda item: -item[1])}
 
 
 @dataclass(frozen=True)
@@ -178,6 +194,6 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     count = 2**28 if device.type == "cuda" else 2**25
     source = torch.zeros(count, device=device)
     target = torch.empty_like(source)
-    product = take_turns({"": lambda: a @ b}, device, rounds=8, warm=1)
-    copy = take_turns({"": lambda: target.copy_(source)}, device, rounds=8, warm=1)
+    product = take_turns({"": lambda: a @ b}, device, rounds=5, warm=1)
+    copy = take_turns({"": lambda: target.copy_(source)}, device, rounds=5, warm=1)
     return Ceilings(2 * side**3 / min(product.seconds[""]), 2 * 4 * count / min(copy.seconds[""]))

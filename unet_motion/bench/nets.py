@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,8 @@ def our_unet(size: str, device: torch.device, dtype: torch.dtype, **config) -> U
     """A network of one of WIDTHS with random weights, and with other values of its configuration where given."""
     # Starting values would take as long as the random ones that replace them.
     unet = UNetMotionModel(block_out_channels=WIDTHS[size], cross_attention_dim=TEXT_WIDTH, device="meta", **config)
-    randomise(unet.to_empty(device="cpu"))
-    return unet.to(device, dtype).eval().requires_grad_(False)
+    randomise(unet.to(dtype).to_empty(device="cpu"))
+    return unet.to(device).eval().requires_grad_(False)
 
 
 def their_unet(ours: UNetMotionModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -78,6 +79,13 @@ def their_unet(ours: UNetMotionModel, device: torch.device, dtype: torch.dtype) 
         )
     unet.load_state_dict(ours.state_dict(), strict=True, assign=True)
     return unet.to(device, dtype).eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=1)
+def both_unets(size: str, device: torch.device, dtype: torch.dtype) -> tuple[UNetMotionModel, nn.Module]:
+    """Ours and theirs, the same ones as in the last call if that was for the same: leave them as they were."""
+    ours = our_unet(size, device, dtype)
+    return ours, their_unet(ours, device, dtype)
 
 
 def relative_error(result: Tensor, expected: Tensor) -> float:

@@ -17,6 +17,7 @@ from ..training.motion_loop import MotionTrainer
 from ..training.motion_recipe import MotionRecipe
 from ..training.objective import Objective
 from .cases import LIMITS, Bench, Row
+from .measure import weigh
 from .nets import TEXT_TOKENS, our_unet, relative_error, their_unet
 
 
@@ -116,10 +117,11 @@ def compare(bench: Bench, case: str, trainer: MotionTrainer, loop: DiffusersLoop
     def their_step() -> None:
         loop.step(draw)
 
-    for untimed in (step, their_step) * 2:
-        untimed()  # makes the optimizer's state, and maps the memory of both loops
-    row = bench.measure(case, "diffusers", step, their_step, target, more=3)
-    row.error = error
+    for untimed in (step, their_step):
+        untimed()  # makes the optimizer's state; the steps that are weighed map the memory of both loops
+    weights = [weigh(work, bench.device) for work in (step, their_step)]
+    row = bench.measure(case, "diffusers", step, their_step, weights, target, more=2)
+    row.error, row.flops = error, None
     row.note = f"{1 / row.ours:.3g} steps a second, in diffusers {1 / row.theirs:.3g}"
     return row
 
