@@ -27,7 +27,7 @@ GRADIENT_FROM = 4000
 """The same from which the gradient for the input of a frozen convolution is a product too."""
 
 MANY_PIXELS = 512
-"""Pixels from which kernels that are made anew in each call, for upsampling and for Winograd's way, repay themselves."""
+"""Pixels from which kernels that are made anew in each call, in upsampling and in Winograd's way, repay themselves."""
 
 
 def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
