@@ -180,4 +180,4 @@ def test_the_command_line_runs_a_case_and_writes_the_table(monkeypatch, tmp_path
     written = json.loads(table.with_suffix(".json").read_text())
     assert written["rows"][0]["ratio"][0] > 0 and written["about"]["dtype"] == "float32"
     assert main(["bench", "nothing"]) == 2
-    assert "expected some of step-small" in capsys.readouterr().err
+    assert "expected some of motion-module" in capsys.readouterr().err
