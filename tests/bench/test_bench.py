@@ -168,8 +168,11 @@ def test_freeus_results_have_to_agree(bench, monkeypatch):
     monkeypatch.setattr(freeu, "relative_error", lambda *_: 1.0)
     (row,) = freeu.freeu_step(bench, "tiny", 1, 2, 16, "")
     assert row.ours != row.ours and row.note == "outputs differ: not timed"
-    for unet in nets.both_unets("tiny", CPU, torch.float32):
-        assert not any(getattr(block, "b1", None) for block in unet.up_blocks)
+    ours, theirs = nets.both_unets("tiny", CPU, torch.float32)  # the networks that the next case gets
+    inputs = nets.make_inputs(1, 2, 16, ours.config.cross_attention_dim, CPU, torch.float32)
+    plain = cases.step_of_ours(nets.our_unet("tiny", CPU, torch.float32), inputs)()
+    assert torch.equal(cases.step_of_ours(ours, inputs)(), plain)
+    assert nets.relative_error(cases.step_of_theirs(theirs, inputs)(), plain) < 1e-5
 
 
 def test_the_command_line_runs_a_case_and_writes_the_table(monkeypatch, tmp_path, capsys):

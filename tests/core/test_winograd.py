@@ -29,12 +29,13 @@ def test_it_is_a_convolution(monkeypatch, shape, bias, kernels, pixels):
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_it_is_as_exact_as_a_direct_convolution():
+def test_it_is_as_exact_as_a_direct_convolution_and_more():
     x, weight, bias = picture(3, WIDE, 16, 18), torch.randn(352, WIDE, 3, 3) / 50, torch.randn(352)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     error = (winograd.convolve(x, weight, bias) - exact).abs().max()
     direct = (F.conv2d(x, weight, bias, padding=1) - exact).abs().max()
-    assert error <= max(2 * direct, 2e-6 * exact.abs().max())
+    # The sums over channels are as long on every processor; how a direct convolution adds up is its own affair.
+    assert error <= 1e-6 * exact.abs().max() and error <= 2 * direct
 
 
 def test_input_of_any_strides_is_left_as_it_was():
