@@ -1,13 +1,49 @@
-"""Shared by all tests: one thread, fixed seeds, and no test that changes torch's defaults for the next."""
+"""Shared by all tests: their order, one thread, fixed seeds, and no test that changes torch's defaults for the next."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.beside import Beside
+
 # The tests' tensors are small: more threads would wait for each other longer than they work.
 torch.set_num_threads(1)
+
+COMFYUI = Path(__file__).with_name("comfyui")
+BESIDE = pytest.StashKey[Beside]()
+
+
+def pytest_configure(config):
+    config.stash[BESIDE] = Beside()
+
+
+def pytest_unconfigure(config):
+    config.stash[BESIDE].close()
+
+
+def pytest_collection_modifyitems(items):
+    """ComfyUI's servers last: they share the cores, the memory and the disk with nothing else.
+
+    Before them come the tests that wait for the processes beside this one.
+    """
+    items.sort(key=lambda item: (COMFYUI in item.path.parents, item.path.name != "test_inside.py"))
+
+
+def pytest_collection_finish(session):
+    """Start the long checks of the chosen tests: a test file says which by a function ``start_beside``."""
+    if session.config.option.collectonly:
+        return
+    for item in session.items:
+        if start := getattr(item.module, "start_beside", None):
+            start(session.config.stash[BESIDE], item)
+
+
+@pytest.fixture(scope="session")
+def beside(request) -> Beside:
+    return request.config.stash[BESIDE]
 
 
 @pytest.fixture(autouse=True)

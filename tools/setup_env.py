@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).absolute().parent.parent
@@ -22,6 +23,9 @@ COMFYUI_PINNED = ("comfyui-frontend-package", "comfyui-workflow-templates", "com
 # ComfyUI and diffusers' peft import torchaudio, whose releases do not say to pip which torch they import beside:
 # 2.11.0 needs torch 2.11, 2.11.1 a newer one. So the three are named exactly, for the environment that is made here.
 TORCH_WITH_AUDIO = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+# Measured: PyTorch with CUDA's libraries and the rest take 7.2 GB; the tests' files of full size, which are removed as
+# the tests go on, 7 GB at their most.
+INSTALLED_GB, TESTED_GB = 8, 8
 
 
 def main() -> int:
@@ -55,6 +59,8 @@ def demo() -> int:
 
 def test(pytest_arguments: list[str]) -> int:
     python, comfyuis = prepare_test()
+    if not pytest_arguments:
+        need_space(Path(tempfile.gettempdir()), TESTED_GB, "the files of full size that the tests write")
     variables = {"COMFYUI_PATH": os.pathsep.join(map(str, comfyuis))} if comfyuis else {}
     return run([python, "-m", "pytest", "-q", "--durations=10", *pytest_arguments], variables, check=False)
 
@@ -121,6 +127,13 @@ def install(python: Path, task: str, arguments: list[str], sources: list[Path]) 
         )
     run([python, "-m", "pip", "install", *arguments], {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     stamp.write_text(key)
+
+
+def need_space(folder: Path, gigabytes: int, purpose: str) -> None:
+    """Stop before the work rather than in the middle of it."""
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < gigabytes:
+        raise SystemExit(f"{folder} has {free:.1f} GB of free space, expected at least {gigabytes} GB for {purpose}")
 
 
 def install_pinned(python: Path, comfyui: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -107,6 +108,15 @@ def test_the_newest_comfyui_is_installed_and_others_get_their_pins_beside(setup,
     setup.calls.clear()
     setup.test([])
     assert len(setup.calls) == 1  # nothing is installed a second time
+
+
+def test_a_full_disk_is_said_before_the_whole_suite_starts_and_not_before_a_part(setup, monkeypatch):
+    monkeypatch.setattr(setup.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3.26e9))
+    with pytest.raises(SystemExit, match=r"has 3\.3 GB of free space, expected at least \d+ GB for .*tests write"):
+        setup.test([])
+    assert not any("pytest" in call[0] for call in setup.calls)
+    assert setup.test(["tests/core"]) == 0
+    assert "pytest" in setup.calls[-1][0]
 
 
 def test_comfyui_path_comes_first_then_the_one_around_the_pack(setup, tmp_path, monkeypatch):

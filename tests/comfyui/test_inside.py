@@ -1,9 +1,8 @@
-"""The checks in `inside/` run in one child process per ComfyUI version: ComfyUI's modules stay out of this process."""
+"""The checks in `inside/` run in a process of their own for each ComfyUI: its modules stay out of this process."""
 
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -24,18 +23,32 @@ def _checks() -> list[str]:
     return names
 
 
-@pytest.fixture(scope="session")
-def results(installation, tmp_path_factory) -> dict[str, list[str]]:
-    """Name of each check -> its failures (empty: passed); checks that did not run are absent."""
-    report = tmp_path_factory.mktemp("inside") / "report.xml"
+def start_beside(beside, item) -> None:
+    installation = item.callspec.params["installation"]
+    if installation is None or item.get_closest_marker("skip"):
+        return
     command = [
         sys.executable, "-m", "pytest", str(INSIDE), "--confcutdir", str(INSIDE), "-o", "python_files=check_*.py",
         "-o", f"pythonpath={INSIDE}", "-p", "no:cacheprovider", "--import-mode=importlib", "-q",
-        "--junitxml", str(report),
+        "--junitxml", str(_report(beside, installation)),
     ]  # fmt: skip
     environment = {**installation.environment(), "UNET_MOTION_COMFYUI": str(installation.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
-    assert report.is_file(), done.stdout[-4000:] + done.stderr[-4000:]
+    beside.start(_name(installation), command, environment, SECONDS)
+
+
+def _name(installation) -> str:
+    return f"inside-{installation.version}"
+
+
+def _report(beside, installation) -> Path:
+    return beside.folder / f"{_name(installation)}.xml"
+
+
+@pytest.fixture(scope="session")
+def results(installation, beside) -> dict[str, list[str]]:
+    """Name of each check -> its failures (empty: passed); checks that did not run are absent."""
+    done, report = beside.result(_name(installation)), _report(beside, installation)
+    assert report.is_file(), done.stdout[-8000:]
     found: dict[str, list[str]] = {}
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname').split('.')[-1]}::{case.get('name').split('[')[0]}"
