@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Beside:
-    """Commands, each waiting for a core of its own; what they print is kept.
+    """Commands, each waiting for a core of its own, the one that it computes on; what they print is kept.
 
     Args:
         cores: how many run at the same time; by default one core is left to this process.
@@ -53,7 +53,12 @@ class Beside:
             if self._closed:
                 raise RuntimeError("the tests have ended")
             process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                command,
+                cwd=ROOT,
+                env={"OMP_NUM_THREADS": "1", **env},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
             self._running.add(process)
         try:

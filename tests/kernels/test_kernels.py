@@ -16,7 +16,7 @@ SECONDS = 1500  # on a machine that does other things too
 def start_beside(beside, item) -> None:
     if importlib.util.find_spec("triton") is None or item.originalname != "test_kernels_against_their_twins":
         return
-    environ = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+    environ = dict(os.environ)
     if not torch.cuda.is_available():
         environ["TRITON_INTERPRET"] = "1"
     checks = map(str, sorted(HERE.glob("check_*.py")))
