@@ -1,7 +1,7 @@
-"""Make the pictures of example workflows that need models: python tools/workflow_pictures.py NAME ...
+"""Make the pictures of example workflows: python tools/workflow_pictures.py NAME ...
 
-Each is the workflow's graph on the real page. Needs a ComfyUI and a Chromium, as the tests do (tests/README.md).
-Workflows that run on the bundled model show what they draw instead; those pictures are made by hand.
+Workflows that run on the bundled model are run, and show what they draw; the others, which need models, show their
+graph on the real page. Needs a ComfyUI and a Chromium, as the tests do (tests/README.md).
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.comfyui.browser import visit  # noqa: E402
+from tests.comfyui.browser import Page, visit  # noqa: E402
+from tests.comfyui.clips import frames_of  # noqa: E402
 from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E402
 from tests.comfyui.server import Server  # noqa: E402
+from tests.comfyui.test_workflows import graph_of  # noqa: E402
 from tools.help_pictures import HIDE, SETTINGS  # noqa: E402
 
 WORKFLOWS = ROOT / "example_workflows"
@@ -33,6 +36,17 @@ FOLDERS = {
 WIDTH = 640
 MARGIN = 20
 QUALITY = 82
+
+DRAWN = {
+    "first_animation": (0, 5, 10, 15),
+    "image_to_animation": (0, 12),
+    "video_to_video": (0, 12),
+    "freeu_and_attention_side_by_side": (0, 5),
+    "train_motion_lora": (0, 15),
+}
+"""Frames to show of what the bundled model draws."""
+DRAWN_WIDTH = 528
+GAP = 8
 
 FRAME = """
 () => {
@@ -59,6 +73,40 @@ def touch_models(server: Server, path: Path) -> None:
             file.touch()
 
 
+def drawn(server: Server, name: str) -> Image.Image:
+    """Frames of the clip that a workflow saves: two in a row where they are square, else one below the other."""
+    graph = graph_of(server, name)
+    run = server.run(graph)
+    if run.error is not None:
+        raise RuntimeError(f"{name}: {run.error}")
+    (saver,) = (node for node, about in graph.items() if about["class_type"] == "SaveAnimatedWEBP")
+    (clip,) = run.outputs[saver]["images"]
+    frames = [Image.fromarray(frame.astype(np.uint8)) for frame in frames_of(server.file(clip))]
+    width, height = frames[0].size
+    columns = 2 if width == height else 1
+    rows = len(DRAWN[name]) // columns
+    sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    for place, index in enumerate(DRAWN[name]):
+        row, column = divmod(place, columns)
+        sheet.paste(frames[index], (column * (width + GAP), row * (height + GAP)))
+    return resized(sheet, DRAWN_WIDTH)
+
+
+def graph_picture(page: Page, path: Path) -> Image.Image:
+    """A workflow's nodes on the canvas."""
+    page.open_workflow(path)
+    page.page.wait_for_timeout(1500)
+    box = page.page.evaluate(FRAME)
+    page.page.wait_for_timeout(1000)
+    clip = {side: box[side] - MARGIN for side in ("x", "y")}
+    clip |= {side: box[side] + 2 * MARGIN for side in ("width", "height")}
+    return resized(Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB"), WIDTH)
+
+
+def resized(picture: Image.Image, width: int) -> Image.Image:
+    return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+
+
 def main() -> None:
     paths = [WORKFLOWS / f"{name}.json" for name in sys.argv[1:]]
     (installation, *_) = find_installations() or sys.exit(NOT_FOUND)
@@ -68,23 +116,22 @@ def main() -> None:
             touch_models(server, path)
         server.start()
         try:
-            quiet = {**SETTINGS, "UNetMotion.Loader.FileInfo": False}
-            with visit(server, quiet, device_scale_factor=2) as page:
-                page.page.add_style_tag(content=HIDE)
-                for path in paths:
-                    page.open_workflow(path)
-                    page.page.wait_for_timeout(1500)
-                    box = page.page.evaluate(FRAME)
-                    page.page.wait_for_timeout(1000)
-                    clip = {side: box[side] - MARGIN for side in ("x", "y")}
-                    clip |= {side: box[side] + 2 * MARGIN for side in ("width", "height")}
-                    shot = Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")
-                    height = round(shot.height * WIDTH / shot.width)
-                    shot.resize((WIDTH, height), Image.Resampling.LANCZOS).save(
-                        path.with_suffix(".jpg"), quality=QUALITY
-                    )
+            graphs = [path for path in paths if path.stem not in DRAWN]
+            for path in paths:
+                if path.stem in DRAWN:
+                    drawn(server, path.stem).save(path.with_suffix(".jpg"), quality=QUALITY)
+            if graphs:
+                photograph(server, graphs)
         finally:
             server.stop()
+
+
+def photograph(server: Server, paths: list[Path]) -> None:
+    quiet = {**SETTINGS, "UNetMotion.Loader.FileInfo": False}
+    with visit(server, quiet, device_scale_factor=2) as page:
+        page.page.add_style_tag(content=HIDE)
+        for path in paths:
+            graph_picture(page, path).save(path.with_suffix(".jpg"), quality=QUALITY)
 
 
 if __name__ == "__main__":
