@@ -14,17 +14,16 @@ ROOT = Path(__file__).parents[1]
 
 
 class Beside:
-    """Commands, each waiting for a core of its own, the one that it computes on; what they print is kept.
+    """Commands that run with one thread each, as many at a time as there are cores for them.
 
     Args:
-        cores: how many run at the same time; by default one core is left to this process.
+        cores: how many that is; by default one core is left to this process.
 
     ``folder`` is for what they write.
     """
 
     def __init__(self, cores: int | None = None):
-        cores = cores or max(1, (os.cpu_count() or 1) - 1)
-        self._pool = ThreadPoolExecutor(cores)
+        self._pool = ThreadPoolExecutor(cores or max(1, (os.cpu_count() or 1) - 1))
         self._jobs: dict[str, Future[subprocess.CompletedProcess]] = {}
         self._running: set[subprocess.Popen] = set()
         self._lock, self._closed = Lock(), False
@@ -33,10 +32,13 @@ class Beside:
     def start(self, name: str, command: list[str], env: dict[str, str], seconds: float) -> None:
         """Let a command run as soon as there is a core for it, for at most ``seconds``; once for a name."""
         if name not in self._jobs:
-            self._jobs[name] = self._pool.submit(self._run, command, env, seconds)
+            self._jobs[name] = self._pool.submit(self._run, name, command, env, seconds)
 
     def result(self, name: str) -> subprocess.CompletedProcess:
-        """Wait for what was started under a name. Raises TimeoutExpired where it took too long."""
+        """Wait for what was started under a name; ``stdout`` is all that it printed.
+
+        Raises TimeoutExpired where it took too long.
+        """
         return self._jobs[name].result()
 
     def close(self) -> None:
@@ -48,25 +50,23 @@ class Beside:
         self._pool.shutdown(wait=True, cancel_futures=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _run(self, command: list[str], env: dict[str, str], seconds: float) -> subprocess.CompletedProcess:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the tests have ended")
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={"OMP_NUM_THREADS": "1", **env},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            self._running.add(process)
-        try:
-            output, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise
-        finally:
-            self._running.discard(process)
-        return subprocess.CompletedProcess(command, process.returncode, output)
+    def _run(self, name: str, command: list[str], env: dict[str, str], seconds: float) -> subprocess.CompletedProcess:
+        # Into a file: a pipe would also have to wait for the processes that a killed one leaves behind.
+        with (self.folder / f"{name}.txt").open("w+", encoding="utf-8", errors="replace") as printed:
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("the tests have ended")
+                environ = {"OMP_NUM_THREADS": "1", **env}
+                process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=printed, stderr=subprocess.STDOUT)
+                self._running.add(process)
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+            printed.seek(0)
+            return subprocess.CompletedProcess(command, process.returncode, printed.read())

@@ -1,4 +1,4 @@
-"""Processes beside the tests: one after the other, each once, and none is left behind."""
+"""Processes beside the tests: one after the other, each once, and none after the end."""
 
 import os
 import subprocess
@@ -46,14 +46,16 @@ def test_a_process_that_takes_too_long_is_ended(beside):
     assert beside.result("next").stdout == "1\n"
 
 
-def test_nothing_runs_after_the_end(beside):
+def test_nothing_runs_after_the_end_and_what_was_left_behind_is_not_waited_for(beside, tmp_path):
     sign = beside.folder / "started"
-    start(beside, "endless", f"import pathlib, time; pathlib.Path({str(sign)!r}).touch(); time.sleep(100)")
-    start(beside, "waiting", f"open({str(ROOT / 'never')!r}, 'w')")
+    sleep = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    code = f"import pathlib, subprocess, sys, time; {sleep}; pathlib.Path({str(sign)!r}).touch(); time.sleep(100)"
+    start(beside, "endless", code, seconds=200)
+    start(beside, "waiting", f"open({str(tmp_path / 'never')!r}, 'w')")
     while not sign.exists():
         time.sleep(0.02)
     began = time.monotonic()
     beside.close()
     assert time.monotonic() - began < 50
     assert beside.result("endless").returncode < 0
-    assert not (ROOT / "never").exists() and not beside.folder.exists()
+    assert not (tmp_path / "never").exists() and not beside.folder.exists()
