@@ -100,6 +100,7 @@ class MotionModule(nn.Module):
         if isinstance(self.proj_out.weight, nn.Parameter):
             nn.init.zeros_(self.proj_out.weight)
             nn.init.zeros_(self.proj_out.bias)
+        self._tree: tuple[tuple[nn.Module, tuple[tuple[str, nn.Module | None], ...]], ...] = ()
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         n, c, h, w = x.shape
@@ -131,11 +132,17 @@ class MotionModule(nn.Module):
         apart = hidden.device.type == "cpu" and call.chunking is None and not torch.compiler.is_compiling()
         if pixels >= p or not apart:
             return p
-        for module in self.modules():
-            foreign = isinstance(module, Attention) and not isinstance(call.processor(module), AttentionProcessor)
-            if foreign or not overwritable(module):
-                return p
-        return pixels
+        layers = [layer for layer, _ in self._layers()]
+        processors = (call.processor(layer) for layer in layers if isinstance(layer, Attention))
+        if overwritable(*layers) and all(isinstance(processor, AttentionProcessor) for processor in processors):
+            return pixels
+        return p
+
+    def _layers(self) -> tuple:
+        """This module and all below it, each with its children; walked again only where a layer has other children."""
+        if not self._tree or any(tuple(layer._modules.items()) != children for layer, children in self._tree):
+            self._tree = tuple((layer, tuple(layer._modules.items())) for layer in self.modules())
+        return self._tree
 
 
 class MotionModules(nn.Module):
