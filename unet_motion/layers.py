@@ -107,8 +107,8 @@ def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weigh
 def _would_crash(norm: nn.Module, x: Tensor) -> bool:
     """Whether torch's backward pass would read a null pointer.
 
-    On the CPU that of group norm on channels-last memory does (torch 2.11), where only the weights want a gradient: so
-    it is in the first motion module behind frozen image layers.
+    On the CPU that of group norm on channels-last memory may, where only the weights want a gradient: so it is in the
+    first motion module behind frozen image layers.
     """
     weight = getattr(norm, "weight", None)
     wanted = weight is not None and weight.requires_grad and not x.requires_grad and torch.is_grad_enabled()

@@ -152,29 +152,47 @@ def _pad_head_dim(tensors: Iterable[Tensor], multiple: int) -> list[Tensor]:
     return [F.pad(t, (0, -t.shape[-1] % multiple)) if t.shape[-1] % multiple else t for t in tensors]
 
 
-class FlashProcessor(AttentionProcessor):
+class _TorchKernel(AttentionProcessor):
+    """One kernel of torch's attention, called by its operator: choosing it otherwise is a setting of the whole process.
+
+    Attributes:
+        operators: in ``torch.ops.aten``, by type of device.
+    """
+
+    operators: Mapping[str, str] = {}
+
+    def unavailable(self, device):
+        name = self.operators.get(device.type)
+        if name is None or not hasattr(torch.ops.aten, name):
+            return f"torch has no {self.name.replace('_', '-')} attention on {device.type}"
+        return None
+
+    def operator(self, device: torch.device):
+        return getattr(torch.ops.aten, self.operators[device.type])
+
+
+class FlashProcessor(_TorchKernel):
     """The flash-attention kernel of torch, and no other (on CUDA: float16 or bfloat16, no mask)."""
 
     name = "flash"
+    operators = {
+        "cpu": "_scaled_dot_product_flash_attention_for_cpu",
+        "cuda": "_scaled_dot_product_flash_attention",
+    }
     dtypes = {"cuda": HALF, "cpu": (torch.float32, torch.float64, *HALF)}
     capability = (8, 0)
     most_channels = 256
     without_masks = ("cuda",)
 
-    def unavailable(self, device):
-        return None if device.type in ("cpu", "cuda") else f"torch has no flash attention on {device.type}"
-
     def attend(self, query, key, value, mask, scale):
-        dim = query.shape[-1]
+        dim, op = query.shape[-1], self.operator(query.device)
         if query.device.type == "cpu":
             if mask is not None:
                 mask = mask.to(query.dtype).expand(query.shape[0], mask.shape[1], mask.shape[2], mask.shape[3])
-            op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
             return op(query, key, value, attn_mask=mask, scale=scale)[0]
         if mask is not None or query.dtype not in (torch.float16, torch.bfloat16):
             found = "a mask" if mask is not None else str(query.dtype)
             raise ValueError(f"attention processor 'flash' found {found}, expected float16 or bfloat16 without a mask.")
-        op = torch.ops.aten._scaled_dot_product_flash_attention
 
         def run(q, k, v, m):
             return op(*_pad_head_dim((q, k, v), 8), scale=scale)[0][..., :dim]
@@ -182,16 +200,14 @@ class FlashProcessor(AttentionProcessor):
         return _in_batches(run, query, key, value, None, MAX_BATCH)
 
 
-class MemoryEfficientProcessor(AttentionProcessor):
+class MemoryEfficientProcessor(_TorchKernel):
     """The memory-efficient kernel of torch, and no other (CUDA only)."""
 
     name = "mem_efficient"
-
-    def unavailable(self, device):
-        return None if device.type == "cuda" else f"torch has no memory-efficient attention on {device.type}"
+    operators = {"cuda": "_scaled_dot_product_efficient_attention"}
 
     def attend(self, query, key, value, mask, scale):
-        dim = query.shape[-1]
+        dim, op = query.shape[-1], self.operator(query.device)
         training = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
 
         def run(q, k, v, m):
@@ -200,7 +216,6 @@ class MemoryEfficientProcessor(AttentionProcessor):
                 # The kernel reads the bias in rows aligned to 16 bytes: pad the storage, hand over a view.
                 bias = q.new_zeros(q.shape[0], q.shape[1], q.shape[2], -(-k.shape[2] // 8) * 8)
                 m = bias[..., : k.shape[2]].copy_(m.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2]))
-            op = torch.ops.aten._scaled_dot_product_efficient_attention
             return op(q, k, v, m, training, scale=scale)[0][..., :dim]
 
         return _in_batches(run, query, key, value, mask, MAX_BATCH)

@@ -66,7 +66,7 @@ def test_frozen_or_not_the_bits_are_equal(size):
 
 
 def test_only_the_weights_want_a_gradient():
-    """Where torch 2.11's own backward pass of channels-last memory reads a null pointer."""
+    """Where torch's own backward pass of channels-last memory may read a null pointer."""
     torch.manual_seed(3)
     norm, x = norm_of(64, 32), pictures(2, 64, 8, 8)
     scoped_group_norm(norm, x, 1, "frame", module_weights).square().sum().backward()

@@ -18,6 +18,7 @@ from core_reference import (
     run_theirs,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from unet_motion import ForwardOptions, FreeU
 from unet_motion.processors import MathProcessor
@@ -173,7 +174,7 @@ class LargestHidden(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if (
-            func.overloadpacket in (torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.linear)
+            func.overloadpacket in flop_registry
             and out.shape[-1] in self.columns
         ):
             self.rows = max(self.rows, out.numel() // out.shape[-1])

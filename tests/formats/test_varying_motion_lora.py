@@ -140,12 +140,12 @@ def test_a_strength_that_changes_is_data_of_one_compiled_graph():
         graphs.append(graph)
         return graph.forward
 
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(unet, backend=backend, fullgraph=True)
     for strength in ([0.0, 0.0, 0.0], [0.5, -1.0, 2.0], [2.0, 2.0, 2.0]):
         assert relative_error(run(compiled, [lora.at(strength)]), run(unet, [lora.at(strength)])) < 1e-12
     assert len(graphs) == 1
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 def test_strengths_and_layers_that_do_not_fit_are_refused(unet):

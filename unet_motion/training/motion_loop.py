@@ -317,7 +317,7 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
     """Norm of all tensors together."""
     if all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors):  # a dot product is faster there
         return torch.stack([torch.dot(t.view(-1), t.view(-1)) for t in map(Tensor.contiguous, tensors)]).sum().sqrt()
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))
 
 
 def trained_parameters(unet: UNetMotionModel, cross_attention: bool = False) -> dict[str, torch.nn.Parameter]:

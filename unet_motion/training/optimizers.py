@@ -72,5 +72,6 @@ def step_divided(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], 
         finally:
             del optimizer.grad_scale
     else:
-        torch._foreach_div_(gradients, divisor)
+        for gradient in gradients:
+            gradient.div_(divisor)
         optimizer.step()

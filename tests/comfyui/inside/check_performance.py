@@ -180,7 +180,7 @@ def test_a_compiled_model_gives_the_same_values_and_off_takes_it_away(base, monk
     monkeypatch.setattr(
         performance, "set_torch_compile_wrapper", lambda model, backend, options: with_backend(model, backend, options)
     )
-    torch._dynamo.reset()
+    torch.compiler.reset()
     try:
         expected = sampled(base)
         model = run(base, compile="inductor")[0]
@@ -192,7 +192,7 @@ def test_a_compiled_model_gives_the_same_values_and_off_takes_it_away(base, monk
         run(base, compile="inductor max-autotune")
         assert given == [("inductor", set()), ("inductor", {"max_autotune", "coordinate_descent_tuning"})]
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
 
 
 def test_the_given_model_stays_as_it_was_and_zero_leaves_the_chunking(base):

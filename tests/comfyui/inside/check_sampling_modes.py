@@ -96,7 +96,7 @@ def compiled(loaded, monkeypatch):
         monkeypatch.setattr(comfy_attention, name, comfy_attention.attention_pytorch)
     # Nor are products in place of convolutions: an eager model rounds as a compiled one does without them.
     monkeypatch.setattr(convolution, "FEW_PIXELS", 0)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     graphs = []
 
     def backend(graph, _, **__):
@@ -110,7 +110,7 @@ def compiled(loaded, monkeypatch):
         return clone, graphs
 
     yield compile_model
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 def words(loaded):
