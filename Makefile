@@ -18,4 +18,4 @@ bench:
 
 # Remove what the targets above made.
 clean:
-	rm -rf .venv .venv-extras .pytest_cache .ruff_cache .hypothesis output
+	rm -rf .venv .venv-comfyui .venv-extras .pytest_cache .ruff_cache .hypothesis output

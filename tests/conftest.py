@@ -33,8 +33,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
-    """Start the long checks of the chosen tests: a test file says which by a function ``start_beside``."""
-    if session.config.option.collectonly:
+    """Start the long checks of the chosen tests: a test file says which by a function ``start_beside``.
+
+    Among several workers each core has its own tests: there such a check starts with the test that waits for it.
+    """
+    if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
     for item in session.items:
         if start := getattr(item.module, "start_beside", None):

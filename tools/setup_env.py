@@ -21,10 +21,18 @@ DEMO_PROMPT = "a red star moving left"
 # ComfyUI pins these to its own version; a second ComfyUI gets its own copies beside the environment.
 COMFYUI_PINNED = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
 # ComfyUI and diffusers' peft import torchaudio, whose releases do not say to pip which torch they import beside:
-# 2.11.0 needs torch 2.11, 2.11.1 a newer one. So the three are named exactly, for the environment that is made here.
+# 2.11.0 needs torch 2.11, 2.11.1 a newer one. So the three are named exactly, for the environment that is made here
+# where a ComfyUI is found; without one it gets the newest torch.
 TORCH_WITH_AUDIO = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 # Measured: 5.7 GB at the most, which are removed as the tests go on.
 TESTED_GB = 7
+# Memory that a process of the library's tests may need: some load files of full size.
+WORKER_GB = 5
+# What the tests compare with or run on, printed before they start.
+SHOWN = (
+    "torch", "triton", "numpy", "safetensors", "einops", "pillow", "av", "diffusers", "transformers", "peft",
+    "accelerate", "hypothesis", "pytest",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -45,8 +53,9 @@ def main() -> int:
 
 
 def demo() -> int:
-    python = environment()
-    wanted = ["-r", "requirements.txt", *fitting_torch(python, find_comfyuis())]
+    comfyuis = find_comfyuis()
+    python = environment(comfyuis)
+    wanted = ["-r", "requirements.txt", *fitting_torch(python, comfyuis)]
     install(python, "demo", wanted, [ROOT / "requirements.txt"])
     clip, sheet = ROOT / "output" / "demo.webp", ROOT / "output" / "demo.png"
     run([python, "-m", "unet_motion", "generate", DEMO_PROMPT, "--out", clip, "--sheet", sheet])
@@ -57,11 +66,20 @@ def demo() -> int:
 
 
 def test(pytest_arguments: list[str]) -> int:
+    """The library's tests in as many processes as there are cores, then ComfyUI's, whose servers want to be alone.
+
+    With arguments, one pytest with these.
+    """
     python, comfyuis = prepare_test()
-    if not pytest_arguments:
-        need_space(Path(tempfile.gettempdir()), TESTED_GB, "the files of full size that the tests write")
     variables = {"COMFYUI_PATH": os.pathsep.join(map(str, comfyuis))} if comfyuis else {}
-    return run([python, "-m", "pytest", "-q", "--durations=10", *pytest_arguments], variables, check=False)
+    pytest = [python, "-m", "pytest", "-q", "--durations=10"]
+    say(versions(python))
+    if pytest_arguments:
+        return run([*pytest, *pytest_arguments], variables, check=False)
+    need_space(Path(tempfile.gettempdir()), TESTED_GB, "the files of full size that the tests write")
+    parallel = ["-n", str(workers()), "--dist", "loadfile"]
+    library = run([*pytest, *parallel, "--ignore", "tests/comfyui"], variables, check=False)
+    return library or run([*pytest, "tests/comfyui"], variables, check=False)
 
 
 def bench(arguments: list[str]) -> int:
@@ -71,8 +89,8 @@ def bench(arguments: list[str]) -> int:
 
 def prepare_test() -> tuple[Path, list[Path]]:
     """Install what the tests need; gives the Python and the ComfyUI folders found."""
-    python = environment()
     comfyuis = find_comfyuis()
+    python = environment(comfyuis)
     wanted = ["-e", ".[dev]"]
     sources = [ROOT / "requirements.txt", ROOT / "pyproject.toml"]
     if comfyuis:
@@ -80,27 +98,34 @@ def prepare_test() -> tuple[Path, list[Path]]:
         wanted += ["-r", str(comfyuis[0] / "requirements.txt"), *fitting_torch(python, comfyuis)]
         sources += [path / "requirements.txt" for path in comfyuis]
     else:
-        say("No ComfyUI found (COMFYUI_PATH, the folder above custom_nodes, ~/ComfyUI*): its tests are skipped.")
+        looked = "COMFYUI_PATH is empty" if "COMFYUI_PATH" in os.environ else (
+            "COMFYUI_PATH, the folder above custom_nodes, ~/ComfyUI*"
+        )
+        say(f"No ComfyUI found ({looked}): its tests are skipped.")
     install(python, "test", wanted, sources)
     for path in comfyuis[1:]:
         install_pinned(python, path)
     return python, comfyuis
 
 
-def environment() -> Path:
-    """The Python of the active environment if that has torch, else of .venv, which is made if needed."""
+def environment(comfyuis: list[Path]) -> Path:
+    """The Python of the active environment if that has torch, else of one in this folder, which is made if needed.
+
+    ComfyUI's packages and torch are others than the newest: with one the environment is .venv-comfyui, without .venv.
+    """
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         prefix = os.environ.get(variable)
         if prefix and has_torch(python := interpreter(Path(prefix))):
             say(f"Using the active environment {prefix}, which has torch.")
             return python
-    python = interpreter(ROOT / ".venv")
+    folder = ROOT / (".venv-comfyui" if comfyuis else ".venv")
+    python = interpreter(folder)
     if not python.exists():
-        say("Making a virtual environment in .venv")
+        say(f"Making a virtual environment in {folder.name}")
         try:
-            run([sys.executable, "-m", "venv", ROOT / ".venv"])
+            run([sys.executable, "-m", "venv", folder])
         except subprocess.CalledProcessError:
-            shutil.rmtree(ROOT / ".venv", ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             say("On Debian and Ubuntu, `apt install python3-venv` adds what is missing.")
             raise
     return python
@@ -108,7 +133,7 @@ def environment() -> Path:
 
 def fitting_torch(python: Path, comfyuis: list[Path]) -> tuple[str, ...]:
     """Versions of torch and its companions that ComfyUI can import; none to an environment that is not ours."""
-    return TORCH_WITH_AUDIO if comfyuis and python.is_relative_to(ROOT / ".venv") else ()
+    return TORCH_WITH_AUDIO if comfyuis and python.is_relative_to(ROOT) else ()
 
 
 def install(python: Path, task: str, arguments: list[str], sources: list[Path]) -> None:
@@ -126,6 +151,26 @@ def install(python: Path, task: str, arguments: list[str], sources: list[Path]) 
         )
     run([python, "-m", "pip", "install", *arguments], {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     stamp.write_text(key)
+
+
+def versions(python: Path) -> str:
+    """Such as "Python 3.12.1, torch 2.9.0, ...": the packages of `SHOWN` that are installed."""
+    code = (
+        "import importlib.metadata as m, platform, sys\n"
+        "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
+        "shown = [f'{name} {found[name]}' for name in sys.argv[1:] if name in found]\n"
+        "print(', '.join([f'Python {platform.python_version()}', *shown]))"
+    )
+    return subprocess.run([python, "-c", code, *SHOWN], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def workers() -> int:
+    """Processes for the library's tests: one a core, as far as the memory goes."""
+    try:
+        gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (AttributeError, ValueError, OSError):  # Windows does not say
+        gigabytes = 2 * WORKER_GB
+    return max(1, min(os.cpu_count() or 1, int(gigabytes // WORKER_GB)))
 
 
 def need_space(folder: Path, gigabytes: int, purpose: str) -> None:
@@ -149,9 +194,9 @@ def install_pinned(python: Path, comfyui: Path) -> None:
 
 
 def find_comfyuis() -> list[Path]:
-    """ComfyUI folders, newest first: those in COMFYUI_PATH, else the one around this pack, else ~/ComfyUI*."""
+    """ComfyUI folders, newest first: in COMFYUI_PATH (empty: none), else the one around this pack, else ~/ComfyUI*."""
     named = os.environ.get("COMFYUI_PATH")
-    if named:
+    if named is not None:
         folders = [Path(part).expanduser().absolute() for part in named.split(os.pathsep) if part]
         for folder in folders:
             if not is_comfyui(folder):

@@ -1,7 +1,9 @@
 """The set-up behind `make demo` and `make test`, without installing anything."""
 
+import importlib.metadata
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +29,8 @@ def setup(tmp_path, monkeypatch):
     def run(command, variables=None, check=True):
         module.calls.append(([str(word) for word in command], variables or {}))
         if "venv" in command:
-            (module.ROOT / ".venv" / "bin").mkdir(parents=True)
-            (module.ROOT / ".venv" / "bin" / "python").symlink_to(sys.executable)
+            (command[-1] / "bin").mkdir(parents=True)
+            (command[-1] / "bin" / "python").symlink_to(sys.executable)
         if "--target" in command:
             Path(command[command.index("--target") + 1]).mkdir(parents=True)
         return 0
@@ -76,9 +78,12 @@ def test_an_active_environment_is_used_only_if_it_has_torch(setup, tmp_path, mon
     (active / "bin" / "python").symlink_to(sys.executable)
     monkeypatch.setenv("VIRTUAL_ENV", str(active))
     monkeypatch.setattr(setup, "has_torch", lambda python: True)
-    assert setup.environment() == active / "bin" / "python"
+    assert setup.environment([]) == active / "bin" / "python"
     monkeypatch.setattr(setup, "has_torch", lambda python: False)
-    assert setup.environment() == setup.ROOT / ".venv" / "bin" / "python"
+    assert setup.environment([]) == setup.ROOT / ".venv" / "bin" / "python"
+    # ComfyUI's torch is another than the newest: neither environment is turned into the other.
+    comfyui = make_comfyui(tmp_path / "ComfyUI", "0.33.0")
+    assert setup.environment([comfyui]) == setup.ROOT / ".venv-comfyui" / "bin" / "python"
 
 
 def test_torch_is_found_in_this_python_and_not_in_a_bare_one(setup):
@@ -94,6 +99,45 @@ def test_without_comfyui_the_extras_are_installed_and_the_tests_run(setup, capsy
     assert "No ComfyUI found" in capsys.readouterr().out
 
 
+def test_the_librarys_tests_share_the_cores_and_comfyuis_follow_alone(setup, monkeypatch):
+    monkeypatch.setattr(setup, "workers", lambda: 3)
+    assert setup.test([]) == 0
+    library, comfyui = (call[0] for call in setup.calls[-2:])
+    assert library[library.index("-n") + 1] == "3" and library[library.index("--ignore") + 1] == "tests/comfyui"
+    assert comfyui[-1] == "tests/comfyui" and "-n" not in comfyui
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_either_half_that_fails_fails_the_whole(setup, monkeypatch, failing):
+    done = []
+
+    def run(command, variables=None, check=True):
+        done.extend([command] * ("pytest" in command))
+        return int("pytest" in command and len(done) == failing)
+
+    monkeypatch.setattr(setup, "environment", lambda comfyuis: Path(sys.executable))
+    monkeypatch.setattr(setup, "install", lambda *arguments: None)
+    monkeypatch.setattr(setup, "run", run)
+    assert setup.test([]) == 1 and len(done) == failing
+
+
+@pytest.mark.parametrize("cores,gigabytes,expected", [(2, 24, 2), (16, 32, 6), (8, 4, 1), (None, 64, 1)])
+def test_workers_fit_into_cores_and_memory(setup, monkeypatch, cores, gigabytes, expected):
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": int(gigabytes * 1e9 / 4096) + 1}
+    monkeypatch.setattr(setup.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(setup.os, "sysconf", sizes.__getitem__)
+    assert setup.workers() == expected
+
+
+def test_versions_are_those_that_python_has(setup, capsys, monkeypatch):
+    monkeypatch.setattr(setup, "environment", lambda comfyuis: Path(sys.executable))
+    monkeypatch.setattr(setup, "install", lambda *arguments: None)
+    setup.test(["tests/core"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Python ")]
+    assert line.startswith(f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}, ")
+    assert f"diffusers {importlib.metadata.version('diffusers')}" in line
+
+
 def test_the_newest_comfyui_is_installed_and_others_get_their_pins_beside(setup, tmp_path):
     old = make_comfyui(tmp_path / "home" / "ComfyUI-old", "0.3.64", "1.27.10")
     new = make_comfyui(tmp_path / "home" / "ComfyUI", "0.33.0", "1.49.6")
@@ -107,7 +151,7 @@ def test_the_newest_comfyui_is_installed_and_others_get_their_pins_beside(setup,
     assert setup.calls[-1][1] == {"COMFYUI_PATH": f"{new}{os.pathsep}{old}"}
     setup.calls.clear()
     setup.test([])
-    assert len(setup.calls) == 1  # nothing is installed a second time
+    assert all("pytest" in call[0] for call in setup.calls)  # nothing is installed a second time
 
 
 def test_a_full_disk_is_said_before_the_whole_suite_starts_and_not_before_a_part(setup, monkeypatch):
@@ -127,6 +171,8 @@ def test_comfyui_path_comes_first_then_the_one_around_the_pack(setup, tmp_path, 
     named = make_comfyui(tmp_path / "named", "0.10.1")
     monkeypatch.setenv("COMFYUI_PATH", f"{around}{os.pathsep}{named}")
     assert setup.find_comfyuis() == [named, around]
+    monkeypatch.setenv("COMFYUI_PATH", "")
+    assert setup.find_comfyuis() == []
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nothing"))
     with pytest.raises(SystemExit, match="COMFYUI_PATH names .*nothing"):
         setup.find_comfyuis()
@@ -143,5 +189,5 @@ def test_makefile_and_ci_call_the_script_and_nothing_else():
     makefile = (ROOT / "Makefile").read_text()
     assert "tools/setup_env.py demo" in makefile and "tools/setup_env.py test" in makefile
     lines = [line for line in (ROOT / ".ci" / "run").read_text().split("\n") if line and not line.startswith("#")]
-    assert lines[-1] == "exec make test"
+    assert lines[-2:] == ["COMFYUI_PATH= make test", "exec make test ARGS=tests/comfyui"] and "set -eu" in lines
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

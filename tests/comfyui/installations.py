@@ -64,7 +64,7 @@ def _version(path: Path) -> str | None:
 
 def _candidates() -> list[Path]:
     named = os.environ.get("COMFYUI_PATH")
-    if named:
+    if named is not None:
         return [Path(part) for part in named.split(os.pathsep) if part]
     # ROOT may be a link from custom_nodes or lie in it.
     around = [Path(os.path.abspath(ROOT)).parents[1], *sorted(Path.home().glob("ComfyUI*"))]
@@ -72,7 +72,7 @@ def _candidates() -> list[Path]:
 
 
 def find_installations() -> list[Installation]:
-    """Named by COMFYUI_PATH; else the one that the pack lies in, and `ComfyUI*` in the home folder; newest first."""
+    """Named by COMFYUI_PATH (empty: none); else the one around the pack, and `ComfyUI*` in the home folder; newest first."""
     found = [Installation(path, version) for path in _candidates() if (version := _version(path))]
     unique = {item.version: item for item in reversed(found)}
     return sorted(unique.values(), key=lambda item: [int(part) for part in item.version.split(".")], reverse=True)
