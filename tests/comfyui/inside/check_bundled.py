@@ -6,8 +6,8 @@ import logging
 
 import pytest
 import torch
-from pack.nodes.host.bundled import load_bundled_models
-from pack.nodes.host.options import with_settings
+from pack.nodes.host.model.bundled import load_bundled_models
+from pack.nodes.host.step.settings import with_settings
 from pack.unet_motion import ForwardOptions, FreeU
 from pack.unet_motion.bundled import added_cond, load_bundled
 from small import options, relative

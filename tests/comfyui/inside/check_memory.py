@@ -9,9 +9,9 @@ import comfy.model_patcher
 import comfy.sd
 import pytest
 import torch
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.bundled import load_bundled_models
-from pack.nodes.host.files import load_unet_model
+from pack.nodes.host.files.loading import load_unet_model
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.model.bundled import load_bundled_models
 from pack.unet_motion import convolution
 from safetensors.torch import save_file
 from sampled import models as pair

@@ -13,11 +13,11 @@ import comfy.sd
 import pytest
 import torch
 from check_saving import sampled
-from pack.nodes.host import performance
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.bundled import load_bundled_models
 from pack.nodes.host.lora import load_motion_lora
-from pack.nodes.host.options import with_settings
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.model.bundled import load_bundled_models
+from pack.nodes.host.step import performance
+from pack.nodes.host.step.settings import with_settings
 from pack.nodes.options import AttentionProcessor, FreeU
 from pack.nodes.performance import Performance
 from pack.unet_motion import convolution, layers

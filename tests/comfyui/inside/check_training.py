@@ -12,10 +12,10 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from pack.nodes.host import training
-from pack.nodes.host.bundled import load_bundled_models
 from pack.nodes.host.lora import load_motion_lora
-from pack.nodes.host.training_view import TrainingView
+from pack.nodes.host.model.bundled import load_bundled_models
+from pack.nodes.host.training import run as training
+from pack.nodes.host.training.view import TrainingView
 from pack.nodes.training import TrainMotionLoRA
 from pack.unet_motion.formats.reading import open_tensors
 from pack.unet_motion.sampling import NoiseSchedule

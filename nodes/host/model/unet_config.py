@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...unet_motion import MotionAdapterConfig, UNetMotionConfig
+from ....unet_motion import MotionAdapterConfig, UNetMotionConfig
 
 SD15_TEXT_WIDTH = 768
 SDXL_TEXT_WIDTH = 2048

@@ -16,20 +16,20 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...unet_motion.formats.lora_saving import save_lora
-from ...unet_motion.training.held_clips import HeldClips
-from ...unet_motion.training.lora import LoraSettings, TrainableLora
-from ...unet_motion.training.lora_loop import LoraTrainer
-from ...unet_motion.training.memory import MemoryEstimate, estimate_memory
-from ...unet_motion.training.motion_recipe import MotionRecipe
-from ...unet_motion.training.objective import Objective
-from ...unet_motion.training.run_cli import made
-from ...unet_motion.training.validation import Validation
-from .checks import check_choice, require_motion_model
+from ....unet_motion.formats.lora_saving import save_lora
+from ....unet_motion.training.held_clips import HeldClips
+from ....unet_motion.training.lora import LoraSettings, TrainableLora
+from ....unet_motion.training.lora_loop import LoraTrainer
+from ....unet_motion.training.memory import MemoryEstimate, estimate_memory
+from ....unet_motion.training.motion_recipe import MotionRecipe
+from ....unet_motion.training.objective import Objective
+from ....unet_motion.training.run_cli import made
+from ....unet_motion.training.validation import Validation
+from ..checks import check_choice, require_motion_model
+from ..model.build import UNET_PREFIX
+from .data import ModelEncoder, Shown, encoded_clips
 from .frozen import bare_unet, frozen_unet, schedule_of
-from .model import UNET_PREFIX
-from .training_data import ModelEncoder, Shown, encoded_clips
-from .training_view import TrainingView
+from .view import TrainingView
 
 PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 FAR_BELOW = 0.5

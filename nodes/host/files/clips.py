@@ -11,7 +11,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ...unet_motion.video import write_video
+from ....unet_motion.video import write_video
 
 # What a clip can be saved as: the suffix, and whether the page plays it where a node shows it.
 KINDS = {"webp": (".webp", True), "gif": (".gif", False), "mp4": (".mp4", True), "sheet": (".png", False)}

@@ -15,12 +15,12 @@ import torch
 from comfy.model_patcher import get_key_weight
 from torch import Tensor
 
-from ...unet_motion import UNetMotionConfig, UNetMotionModel
-from ...unet_motion.sampling import NoiseSchedule
-from .checks import require_motion_model
-from .ldm_view import LDMView
-from .model import UNET_PREFIX, original_weights
-from .options import settings
+from ....unet_motion import UNetMotionConfig, UNetMotionModel
+from ....unet_motion.sampling import NoiseSchedule
+from ..checks import require_motion_model
+from ..model.build import UNET_PREFIX, original_weights
+from ..model.ldm_view import LDMView
+from ..step.settings import settings
 
 
 def bare_unet(config: UNetMotionConfig) -> UNetMotionModel:

@@ -13,9 +13,9 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...unet_motion.training.clips import ClipOptions, find_clips, read_clip
-from ...unet_motion.training.held_clips import HeldClips
-from .ldm_view import check_text
+from ....unet_motion.training.clips import ClipOptions, find_clips, read_clip
+from ....unet_motion.training.held_clips import HeldClips
+from ..model.ldm_view import check_text
 
 LEAST_FRAMES = 2
 FRAMES_AT_ONCE = 16

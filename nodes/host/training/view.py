@@ -16,10 +16,10 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ...unet_motion.training.loss_plot import loss_plot
-from ...unet_motion.training.watching import Watcher
-from ...unet_motion.video import write_video
-from .preview import Loop, Pace, encode_loop
+from ....unet_motion.training.loss_plot import loss_plot
+from ....unet_motion.training.watching import Watcher
+from ....unet_motion.video import write_video
+from ..step.preview import Loop, Pace, encode_loop
 
 HEIGHT, WIDTH = 240, 480
 FPS = 8.0

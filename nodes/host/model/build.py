@@ -20,11 +20,11 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...unet_motion import UNetMotionConfig, UNetMotionModel
+from ....unet_motion import UNetMotionConfig, UNetMotionModel
+from ..step.performance import free_graphs_with
+from ..step.preview import show_while_sampling
+from ..step.settings import pass_settings, publish_before_control
 from .ldm_view import LDMView
-from .options import pass_settings, publish_before_control
-from .performance import free_graphs_with
-from .preview import show_while_sampling
 from .saving import describe_when_saved
 from .unet_config import to_comfy
 

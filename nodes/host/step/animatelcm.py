@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...unet_motion import UNetMotionConfig
-from .options import settings, with_settings
+from ....unet_motion import UNetMotionConfig
+from .settings import settings, with_settings
 
 
 def set_picture(model: Any, latent: dict, motion_scale: float, strength: float) -> Any:

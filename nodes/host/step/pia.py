@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...unet_motion import UNetMotionConfig
-from ...unet_motion.pia import frame_influence, pia_channels
-from .options import settings, with_settings
+from ....unet_motion import UNetMotionConfig
+from ....unet_motion.pia import frame_influence, pia_channels
+from .settings import settings, with_settings
 
 CHANNELS = 5
 

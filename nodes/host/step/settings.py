@@ -11,10 +11,10 @@ from typing import Any
 import comfy.patcher_extension
 from torch import Tensor
 
-from ...unet_motion import ForwardOptions, FreeU
-from .constants import as_words
+from ....unet_motion import ForwardOptions, FreeU
+from .compiled_settings import as_words
 from .hooks import KEY, ComfyHooks
-from .varying import LAST_TIMESTEP, for_batch, motion_loras
+from .strengths import LAST_TIMESTEP, for_batch, motion_loras
 
 
 def settings(transformer_options: dict) -> dict[str, Any]:

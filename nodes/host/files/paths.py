@@ -6,7 +6,7 @@ import os
 
 import folder_paths
 
-from ...unet_motion.bundled.loras import motion_lora_names, motion_lora_path
+from ....unet_motion.bundled.loras import motion_lora_names, motion_lora_path
 
 MOTION_MODULES = "animatediff_models"
 MOTION_LORAS = "animatediff_motion_lora"

@@ -8,8 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
+from ..step.preview import choose_preview
 from .file_info import describe_choices
-from .preview import choose_preview
 
 PREFIX = "/unet_motion"
 

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from .hooks import KEY
-from .options import settings
+from .settings import settings
 
 SHARE = 0.03
 """How much of the sampling time previews may take."""

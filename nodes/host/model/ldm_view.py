@@ -8,13 +8,13 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor, nn
 
-from ...unet_motion import UNetMotionConfig, UNetMotionModel
-from .constants import from_words
-from .hooks import KEY, ComfyHooks, Places
-from .options import clip_frames, forward_options, publish_animation, settings
-from .performance import kernels_of, step_of
-from .pia import with_first_frame
-from .picture import picture_inputs
+from ....unet_motion import UNetMotionConfig, UNetMotionModel
+from ..step.animatelcm import picture_inputs
+from ..step.compiled_settings import from_words
+from ..step.hooks import KEY, ComfyHooks, Places
+from ..step.performance import kernels_of, step_of
+from ..step.pia import with_first_frame
+from ..step.settings import clip_frames, forward_options, publish_animation, settings
 
 
 def _sequence(*modules: nn.Module | None) -> nn.Sequential:

@@ -14,8 +14,8 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWARGS
 from torch import Tensor
 
-from ...unet_motion import ForwardOptions, StepGraphs, UNetMotionModel
-from ...unet_motion.kernels import dispatch
+from ....unet_motion import ForwardOptions, StepGraphs, UNetMotionModel
+from ....unet_motion.kernels import dispatch
 from .hooks import KEY
 
 COMPILATIONS: dict[str, dict[str, Any]] = {

@@ -7,11 +7,11 @@ import threading
 import weakref
 from typing import Any
 
-from ...unet_motion.formats import MotionModule, PositionOptions, load_motion_module, load_unet
-from ...unet_motion.formats.positions import UNCHANGED, with_positions
-from .apply import AUTO, trained_sampling
-from .model import Source, build_model
-from .saving import saved_settings
+from ....unet_motion.formats import MotionModule, PositionOptions, load_motion_module, load_unet
+from ....unet_motion.formats.positions import UNCHANGED, with_positions
+from ..model.apply import AUTO, trained_sampling
+from ..model.build import Source, build_model
+from ..model.saving import saved_settings
 
 
 def file_stamp(path: str) -> list:

@@ -12,9 +12,9 @@ import comfy.latent_formats
 import comfy.model_base
 from torch import Tensor
 
-from ...unet_motion import UNetMotionConfig
-from ...unet_motion.bundled import added_vector
-from ...unet_motion.formats.description import DESCRIPTION_KEY, describe_file, description_tensor
+from ....unet_motion import UNetMotionConfig
+from ....unet_motion.bundled import added_vector
+from ....unet_motion.formats.description import DESCRIPTION_KEY, describe_file, description_tensor
 
 PART = "comfyui"
 POOLED = {"bundled": added_vector}
