@@ -6,7 +6,7 @@ import json
 import pytest
 
 from unet_motion.cli import build_parser, main
-from unet_motion.cli_generate import describe
+from unet_motion.cli.generate import describe
 from unet_motion.comfyui_graph import clip_graph, no_graph
 from unet_motion.video import read_graphs
 

@@ -30,7 +30,7 @@ OPTIONAL_IMPORTS = {
         for name in ("freeu", "geglu", "group_norm", "layer_norm", "pieces", "temporal_attention")
     },
     "accelerate": {"unet_motion/training/processes.py"},
-    "diffusers": {f"unet_motion/bench/{name}.py" for name in ("cases", "cli", "freeu", "nets", "report", "training")},
+    "diffusers": {f"unet_motion/bench/{name}.py" for name in ("cases", "freeu", "nets", "report", "training")},
     # The benchmark's peer, in a process of its own.
     "comfy": {"unet_motion/bench/evolved_process.py"},
     "folder_paths": {"unet_motion/bench/evolved_process.py"},

@@ -14,13 +14,13 @@ from unet_motion import UNetMotionModel, load_motion_module, load_unet
 from unet_motion.bundled import build_parts, load_bundled
 from unet_motion.bundled.parts import FORMAT, METADATA_KEY, PREFIXES
 from unet_motion.cli import main
+from unet_motion.cli.train_motion_module import FORMS, OUTPUT
+from unet_motion.cli.train_run import NUMBERS
 from unet_motion.formats.convert import convert
 from unet_motion.sampling import NoiseSchedule, get_sampler
 from unet_motion.training import motion_loop
 from unet_motion.training.motion_base import checksum, load_base
-from unet_motion.training.motion_cli import FORMS, OUTPUT
 from unet_motion.training.motion_recipe import MotionRecipe
-from unet_motion.training.run_cli import NUMBERS
 from unet_motion.video import write_video
 
 IMAGE = {

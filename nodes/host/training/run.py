@@ -23,7 +23,7 @@ from ....unet_motion.training.lora_loop import LoraTrainer
 from ....unet_motion.training.memory import MemoryEstimate, estimate_memory
 from ....unet_motion.training.motion_recipe import MotionRecipe
 from ....unet_motion.training.objective import Objective
-from ....unet_motion.training.run_cli import made
+from ....unet_motion.training.provenance import made
 from ....unet_motion.training.validation import Validation
 from ..checks import check_choice, require_motion_model
 from ..model.build import UNET_PREFIX

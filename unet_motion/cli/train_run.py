@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .motion_recipe import SCHEDULES, MotionRecipe
+from ..training.motion_recipe import SCHEDULES, MotionRecipe
 
 if TYPE_CHECKING:
-    from .clip_data import ClipDataset
-    from .motion_base import Base
-    from .motion_loop import MotionTrainer
-    from .objective import Objective
-    from .processes import Processes
-    from .watching import Watcher
+    from ..training.clip_data import ClipDataset
+    from ..training.motion_base import Base
+    from ..training.motion_loop import MotionTrainer
+    from ..training.objective import Objective
+    from ..training.processes import Processes
+    from ..training.watching import Watcher
 
 DEFAULTS = MotionRecipe()
 # Option -> (field of the recipe, its type, help).
@@ -115,10 +114,10 @@ def prepare(args: argparse.Namespace, base: Base) -> Prepared:
     """The data, the objective and the recipe of a command; warnings go to standard error."""
     import torch
 
-    from ..cli_generate import check_device
-    from .motion_base import noise_schedule, read_data
-    from .objective import Objective
-    from .processes import AcceleratedProcesses, Processes
+    from ..training.motion_base import noise_schedule, read_data
+    from ..training.objective import Objective
+    from ..training.processes import AcceleratedProcesses, Processes
+    from .generate import check_device
 
     recipe = recipe_of(args)
     if args.accelerate:
@@ -153,10 +152,10 @@ def watchers(args: argparse.Namespace, ready: Prepared) -> list[Watcher]:
         ValueError: prompts for a UNet whose text encoder is not here.
         ImportError: TensorBoard is asked for and not installed.
     """
-    from .loss_plot import LossPlot
-    from .motion_base import bundled_encoder
-    from .tensorboard import TensorBoard
-    from .validation import Validation
+    from ..training.loss_plot import LossPlot
+    from ..training.motion_base import bundled_encoder
+    from ..training.tensorboard import TensorBoard
+    from ..training.validation import Validation
 
     base, clips = ready.base, ready.clips
     if args.validate_prompt and base.parts is None:
@@ -198,21 +197,8 @@ def train(trainer: MotionTrainer) -> tuple[int, bool]:
     return 0, trainer.processes.main
 
 
-def made(trainer: MotionTrainer, what: str) -> dict[str, Any]:
-    """What a file says of its training."""
-    from .. import __version__
-
-    identity = dict(trainer.identity)
-    return {
-        "what": what,
-        "from": json.loads(identity.pop("base")),
-        "how": identity | {"trained_steps": trainer.step, "clips": len(trainer.clips)},
-        "version": __version__,
-    }
-
-
 def _clip_options(args: argparse.Namespace, watched: bool):
-    from .clips import ClipOptions
+    from ..training.clips import ClipOptions
 
     given = {"fps": args.fps, "stride": args.stride, "size": args.size, "flip": args.flip}
     if not watched and (extra := [f"--{name}" for name, value in given.items() if value]):

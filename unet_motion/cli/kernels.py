@@ -7,8 +7,8 @@ import json
 
 import torch
 
-from .dispatch import MODES, current_mode, use
-from .report import report
+from ..kernels.dispatch import MODES, current_mode, use
+from ..kernels.report import report
 
 DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import __version__
+from .. import __version__
 
 
 def add_arguments(subparsers) -> None:
@@ -66,7 +66,7 @@ def add_arguments(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from . import video
+    from .. import video
 
     path = _check_output(args)
     start = time.perf_counter()
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_output(args: argparse.Namespace) -> Path:
     """The file to write, after checking all that concerns files: better before a long run than after it."""
-    from . import video
+    from .. import video
 
     video.check_playback(args.fps, args.quality)
     video.check_resize(args.scale, args.filter)
@@ -130,7 +130,7 @@ def describe(args: argparse.Namespace) -> dict:
 
 def _graphs(settings: dict, path: Path, quality: int | None = None) -> dict:
     """ComfyUI's graphs of a clip, that save it as a file of the same kind; empty where there are none."""
-    from .comfyui_graph import clip_graph
+    from ..comfyui_graph import clip_graph
 
     # Save Clip writes no folders of frames; a frame on the page then stands for the animation.
     kind = {"": "webp", ".png": "sheet"}.get(path.suffix.lower(), path.suffix.lower().removeprefix("."))
@@ -140,8 +140,8 @@ def _graphs(settings: dict, path: Path, quality: int | None = None) -> dict:
 
 def _load(args: argparse.Namespace):
     """The bundled pipeline, and the words of the prompts that it does not know (said on standard error)."""
-    from .motion_lora import apply_motion_lora
-    from .sampling import MotionPipeline
+    from ..motion_lora import apply_motion_lora
+    from ..sampling import MotionPipeline
 
     check_device(args.device)
     pipeline = MotionPipeline.bundled(device=args.device, path=args.model)
@@ -169,7 +169,7 @@ def _lora(text: str) -> tuple[str, float]:
 
 def _bundled_lora(name: str) -> str:
     """The file of a bundled LoRA's name, unless the name is that of something here."""
-    from .bundled import motion_lora_names, motion_lora_path
+    from ..bundled import motion_lora_names, motion_lora_path
 
     if Path(name).expanduser().exists():
         return name
@@ -191,8 +191,8 @@ def check_device(name: str) -> None:
 
 
 def _options(args: argparse.Namespace):
-    from .freeu import FreeU
-    from .options import INHERIT, ForwardOptions
+    from ..freeu import FreeU
+    from ..options import INHERIT, ForwardOptions
 
     freeu = FreeU(*args.freeu) if args.freeu else INHERIT
     return ForwardOptions(freeu=freeu, attn_processors=args.attention)

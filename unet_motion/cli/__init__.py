@@ -12,17 +12,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import __version__
+from .. import __version__
 
 COMMANDS = {
-    "generate": (".cli_generate", "make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames"),
-    "inspect": (".formats.cli", "tell what a model file is: kind, version, frames, dtype, odd keys"),
-    "convert": (".formats.convert_cli", "write a UNet or motion modules under other names, bit for bit"),
-    "merge": (".formats.convert_cli", "mix motion modules, or scale them block by block"),
-    "train": (".training.cli", "train motion modules or a LoRA on your clips, or the bundled model"),
-    "evaluate": (".training.cli", "measure what the bundled model draws"),
-    "bench": (".bench.cli", "time this UNet beside diffusers' with the same weights"),
-    "kernels": (".kernels.cli", "tell which code each operation runs on this machine, and why not a faster one"),
+    "generate": (".generate", "make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames"),
+    "inspect": (".inspect", "tell what a model file is: kind, version, frames, dtype, odd keys"),
+    "convert": (".convert", "write a UNet or motion modules under other names, bit for bit"),
+    "merge": (".convert", "mix motion modules, or scale them block by block"),
+    "train": (".train", "train motion modules or a LoRA on your clips, or the bundled model"),
+    "evaluate": (".train", "measure what the bundled model draws"),
+    "bench": (".bench", "time this UNet beside diffusers' with the same weights"),
+    "kernels": (".kernels", "tell which code each operation runs on this machine, and why not a faster one"),
 }
 
 

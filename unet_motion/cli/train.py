@@ -8,7 +8,8 @@ from pathlib import Path
 
 def add_arguments(subparsers) -> None:
     """Add both parsers to the command line; each sets `run`, a function of the parsed arguments."""
-    from . import lora_cli, motion_cli
+    from . import train_motion_lora as lora_cli
+    from . import train_motion_module as motion_cli
 
     train = subparsers.add_parser("train", help="train motion modules or a LoRA on your clips, or the bundled model")
     what = train.add_subparsers(dest="what", metavar="WHAT", required=True)
@@ -52,8 +53,8 @@ def run_train(args: argparse.Namespace) -> int:
     """Run or resume the making of the bundled model; 1 where a stage misses its gate."""
     import torch
 
-    from .bundled_run import BundledRecipe, BundledRun, GateError
-    from .runs import RunLog
+    from ..training.bundled_run import BundledRecipe, BundledRun, GateError
+    from ..training.runs import RunLog
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -69,7 +70,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_camera(args: argparse.Namespace) -> int:
     """Draw clips with a camera motion."""
-    from .camera import write_camera_clips
+    from ..training.camera import write_camera_clips
 
     write_camera_clips(args.folder, args.motion, args.count, args.seed, quiet=False)
     print(f"wrote {args.folder}")
@@ -79,8 +80,8 @@ def run_camera(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     """Measure a model; prints a table, or JSON; 1 where a target is missed."""
     from ..bundled.parts import WEIGHTS, load_bundled
-    from .evaluate import SampleSettings, evaluate, missed_targets
-    from .export import load_judge
+    from ..training.evaluate import SampleSettings, evaluate, missed_targets
+    from ..training.export import load_judge
 
     if args.clips < 1 or args.steps < 1:
         raise ValueError(f"--clips is {args.clips} and --steps is {args.steps}; expected at least 1 each")
@@ -105,7 +106,7 @@ def _evaluate_lora(args: argparse.Namespace, settings) -> int:
     """Measure a motion LoRA; prints a row for each strength."""
     from ..bundled import motion_lora_names, motion_lora_path
     from ..bundled.parts import WEIGHTS, load_bundled
-    from .lora_figures import lora_figures
+    from ..training.lora_figures import lora_figures
 
     own = args.motion_lora in motion_lora_names()
     lora = motion_lora_path(args.motion_lora) if own else args.motion_lora
@@ -123,8 +124,8 @@ def _evaluate_lora(args: argparse.Namespace, settings) -> int:
 
 def table(figures: dict, missed: list[str]) -> str:
     """The figures as lines for people."""
-    from .data import MOTIONS
-    from .evaluate import TARGETS
+    from ..training.data import MOTIONS
+    from ..training.evaluate import TARGETS
 
     names = (
         "colour",

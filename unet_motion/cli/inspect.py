@@ -17,7 +17,7 @@ def add_arguments(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what each file is; 0 if all could be read, 1 if one is of a kind or in a state that cannot be loaded."""
-    from .inspect import inspect_file
+    from ..formats.inspect import inspect_file
 
     status = 0
     for path in args.files:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(info: Any) -> str:
     """Several lines for a reader."""
-    from .partial import name_blocks
+    from ..formats.partial import name_blocks
 
     lines = [f"{info.path}: {info.description}" + (f", {info.version}" if info.version else "")]
     lines.append(f"  {info.tensors} tensors, {info.parameters / 1e6:.1f} M parameters, {info.dtype or 'no floats'}")

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .run_cli import (
+from ..training.provenance import made
+from .train_run import (
     DATA_HELP,
     RESUMES,
     add_data_arguments,
     add_recipe_arguments,
     add_watch_arguments,
-    made,
     prepare,
     train,
     watchers,
@@ -54,8 +54,8 @@ def add_arguments(what) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or go on; 1 where a loss was not finite."""
-    from .motion_base import load_base
-    from .motion_loop import MotionTrainer, trained_parameters
+    from ..training.motion_base import load_base
+    from ..training.motion_loop import MotionTrainer, trained_parameters
 
     base = load_base(args.base, args.motion, args.new, args.seed)
     ready = prepare(args, base)

@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the cases; 1 if two outputs differed, so that no ratio could be given."""
     import torch
 
-    from .cases import Bench, NotMeasured
-    from .catalogue import CPU_CASES, GPU_CASES
-    from .measure import ceilings
-    from .report import cells, describe, markdown, write
+    from ..bench.cases import Bench, NotMeasured
+    from ..bench.catalogue import CPU_CASES, GPU_CASES
+    from ..bench.measure import ceilings
+    from ..bench.report import cells, describe, markdown, write
 
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cases = GPU_CASES if device.type == "cuda" else CPU_CASES

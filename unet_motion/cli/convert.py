@@ -40,7 +40,7 @@ def add_arguments(subparsers: Any) -> None:
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert; says on standard error what was left out."""
-    from .convert import convert, name_left_out
+    from ..formats.convert import convert, name_left_out
 
     left = convert(args.file, args.out, args.form, args.prefix)
     if left:
@@ -54,9 +54,9 @@ def run_merge(args: argparse.Namespace) -> int:
     from safetensors.torch import save_file
 
     from ..atomic import atomic_file
-    from .animatediff import diffusers_to_animatediff
-    from .merging import merge_motion_modules, parse_blocks, scale_blocks
-    from .motion_module import load_motion_module
+    from ..formats.animatediff import diffusers_to_animatediff
+    from ..formats.merging import merge_motion_modules, parse_blocks, scale_blocks
+    from ..formats.motion_module import load_motion_module
 
     if args.out.suffix != ".safetensors":
         raise ValueError(f"--out is {args.out}, expected a name that ends in .safetensors")

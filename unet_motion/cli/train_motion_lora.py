@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .run_cli import (
+from ..training.provenance import made
+from .train_run import (
     DATA_HELP,
     RESUMES,
     add_data_arguments,
     add_recipe_arguments,
     add_watch_arguments,
-    made,
     prepare,
     train,
     watchers,
@@ -54,9 +54,9 @@ def add_arguments(what) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or go on; 1 where a loss was not finite."""
-    from .lora import LoraSettings, TrainableLora
-    from .lora_loop import LoraTrainer
-    from .motion_base import load_base
+    from ..training.lora import LoraSettings, TrainableLora
+    from ..training.lora_loop import LoraTrainer
+    from ..training.motion_base import load_base
 
     settings = LoraSettings(args.rank, args.alpha, _names(args.projections), _names(args.blocks), args.spatial)
     base = load_base(args.base, args.motion)
@@ -77,7 +77,7 @@ def _write(trainer, args: argparse.Namespace) -> None:
     import torch
 
     from ..formats.lora_saving import has_original_form, save_lora
-    from .lora import SPATIAL, TEMPORAL
+    from ..training.lora import SPATIAL, TEMPORAL
 
     lora, dtype = trainer.lora, getattr(torch, args.dtype)
     layers = lora.tensors(TEMPORAL)
