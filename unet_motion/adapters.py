@@ -14,7 +14,8 @@ from .adapter_config import MotionAdapterConfig
 from .config import UNetMotionConfig
 from .image_encoder import is_encoder
 from .ip_adapter import IPAdapterMixin
-from .motion import MotionAdapter, sinusoidal_table
+from .motion import MotionAdapter
+from .ops.sinusoids import sinusoidal_table
 from .unet2d import unet2d_arguments
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import shared_input
 from .factory import LayerFactory
+from .ops.attention.processors import AttentionProcessor, default_scale
+from .ops.linear import shared_input
 from .options import Call
-from .processors import AttentionProcessor, default_scale
 
 
 class Attention(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .config import UNetMotionConfig
-from .layers import timestep_sinusoid
+from .ops.sinusoids import timestep_sinusoid
 
 
 def expand_timestep(timestep: Tensor | float | int, batch: int, frames: int, device: torch.device) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .freeu import FreeU
-from .kernels.dispatch import current_mode
 from .motion_lora import applied_loras
+from .ops.dispatch import current_mode
 from .options import ForwardOptions
 
 Replay = Callable[[], None]

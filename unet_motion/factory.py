@@ -7,19 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-Weights = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor | None]]
-
-
-def module_weights(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The weight and bias of a layer as they are; a host's own function may cast, move or patch them for ``x``."""
-    return module.weight, module.bias
-
-
-def is_hooked(layer: nn.Module) -> bool:
-    """Whether somebody's hook, forward or backward, waits for the layer to be called."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+from .ops.layer import Weights, module_weights
 
 
 @dataclass(frozen=True)

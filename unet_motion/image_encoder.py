@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .factory import LayerFactory
-from .motion import sinusoidal_table
+from .ops.sinusoids import sinusoidal_table
 
 MOTION_SCALE = 0.8
 """The authors' choice; 0 gives the same features to all frames."""

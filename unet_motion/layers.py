@@ -6,22 +6,21 @@ between the two below is a view.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import narrow_groups
 from .attention import Attention
-from .convolution import convolve, convolve_upsampled
-from .factory import LayerFactory, Weights
-from .in_place import add_into, has_layout, overwritable
-from .kernels.dispatch import wanted
-from .kernels.geglu import GatedProduct, geglu
-from .kernels.group_norm import group_norm
-from .kernels.layer_norm import layer_norm
+from .factory import LayerFactory
 from .low_rank import LowRank
+from .ops.conv import convolve, convolve_upsampled
+from .ops.dispatch import wanted
+from .ops.feed_forward import GatedProduct, geglu
+from .ops.feed_forward.cpu import rows_at_once
+from .ops.group_norm import scoped_group_norm
+from .ops.layer import add_into, overwritable
+from .ops.layer_norm import summed_layer_norm
+from .ops.layout import from_tokens, to_tokens
 from .options import Call
 
 _ACTIVATIONS = {
@@ -36,93 +35,6 @@ _ACTIVATIONS = {
 def activation(name: str):
     """The activation function of a config's ``act_fn``."""
     return _ACTIVATIONS[name]
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, H*W, C); a view of channels-last memory."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
-    """(N, H*W, C) as channels-last (N, C, H, W); a view."""
-    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-
-
-def scoped_group_norm(
-    norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights, act=None, added: Tensor | None = None,
-    own: bool = False,
-) -> Tensor:  # fmt: skip
-    """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation.
-
-    A vector (B, C) per clip or (B*F, C) per frame is added to x before, in place where x is the caller's ``own``.
-    """
-    clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
-    fused = wanted() and not norm._forward_hooks
-    if added is not None and not (fused and clips % added.shape[0] == 0):
-        x, added = add_per_row(x, added, own), None
-    if fused:
-        n, c, h, w = x.shape
-        tokens = x.permute(0, 2, 3, 1).reshape(clips, -1, c)
-        out = group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
-        out = from_tokens(out.reshape(n, h * w, c), h, w)
-        return out if act in (None, F.silu) else act(out)
-    out = _plain_group_norm(norm, x, frames, scope, weights)
-    if act is F.silu:
-        return F.silu(out, inplace=overwritable(norm) and has_layout(out))
-    return out if act is None else act(out)
-
-
-def summed_layer_norm(
-    norm: nn.Module, weights: Weights, tokens: Tensor, added: Tensor | None = None, rows: Tensor | None = None,
-    own: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """tokens + added, and the layer norm of it; rows (F, 1, C) are added to the norm of tokens (B, F, P, C).
-
-    The sum may be written into tokens that are the caller's ``own``.
-    """
-    if wanted() and not norm._forward_hooks:
-        table = None if rows is None else rows[:, 0]
-        return layer_norm(tokens, *weights(norm, tokens), norm.eps, table, added)
-    if added is not None:
-        tokens = add_into(tokens, added, own)
-    out = norm(tokens)
-    return tokens, out if rows is None else add_into(out, rows, overwritable(norm))
-
-
-def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights) -> Tensor:
-    if narrow_groups.serves(norm, x, weights):
-        clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
-        tokens = to_tokens(x).reshape(clips, -1, x.shape[1])
-        out = narrow_groups.group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps)
-        return from_tokens(out.reshape(x.shape[0], -1, x.shape[1]), *x.shape[-2:])
-    if _would_crash(norm, x):
-        x = x.detach().requires_grad_()
-    if scope == "frame" or frames == 1:
-        return norm(x)
-    n, c, h, w = x.shape
-    clip = x.permute(0, 2, 3, 1).reshape(n // frames, frames * h, w, c).permute(0, 3, 1, 2)
-    return norm(clip).permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
-
-
-def _would_crash(norm: nn.Module, x: Tensor) -> bool:
-    """Whether torch's backward pass would read a null pointer.
-
-    On the CPU that of group norm on channels-last memory does (torch 2.11), where only the weights want a gradient: so
-    it is in the first motion module behind frozen image layers.
-    """
-    weight = getattr(norm, "weight", None)
-    wanted = weight is not None and weight.requires_grad and not x.requires_grad and torch.is_grad_enabled()
-    return wanted and x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def timestep_sinusoid(timesteps: Tensor, width: int) -> Tensor:
-    """Sinusoidal embedding, float32 (R, width): cosines first, longest period 10000 (Ho et al., 2020)."""
-    half = width // 2
-    # In this order of operations the values are those of diffusers and ComfyUI to the last bit.
-    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps[:, None].float() * exponent.exp()[None]
-    out = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    return F.pad(out, (0, 1)) if width % 2 else out
 
 
 class TimestepEmbedding(nn.Module):
@@ -175,12 +87,6 @@ class ResnetBlock(nn.Module):
         return out if self.output_scale_factor == 1 else out / self.output_scale_factor
 
 
-def add_per_row(x: Tensor, vector: Tensor, own: bool) -> Tensor:
-    """x (B*F, C, H, W) plus a vector (B, C) per clip or (B*F, C) per frame, broadcast and never repeated."""
-    clips = x.unflatten(0, (vector.shape[0], -1))
-    return add_into(clips, vector[:, None, :, None, None], own).flatten(0, 1)
-
-
 class Downsample(nn.Module):
     """Convolution with stride 2; ``padding`` 0 pads right and bottom by hand."""
 
@@ -227,18 +133,6 @@ class GEGLU(nn.Module):
             return value * F.gelu(gate)
         # In place: at this width the tensors are the largest of the network.
         return value.mul_(torch.ops.aten.gelu_(gate))
-
-
-CPU_CHUNK = 1 << 21
-"""Entries of a feed-forward layer's inner tensor that a CPU computes at once, so that they stay in its caches."""
-
-CPU_ROWS = 1024
-"""But at least so many tokens, as the weights are read again for each part."""
-
-
-def rows_at_once(width: int) -> int:
-    """Tokens of a width that a CPU computes at once."""
-    return max(CPU_ROWS, CPU_CHUNK // (8 * width))
 
 
 class FeedForward(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,14 @@ from torch import Tensor, nn
 from .adapter_config import MotionAdapterConfig
 from .attention import Attention
 from .factory import LayerFactory, make_factory
-from .in_place import add_into, overwritable
-from .layers import FeedForward, rows_at_once, scoped_group_norm, summed_layer_norm
+from .layers import FeedForward
+from .ops.attention.processors import AttentionProcessor
+from .ops.feed_forward.cpu import rows_at_once
+from .ops.group_norm import scoped_group_norm
+from .ops.layer import add_into, overwritable
+from .ops.layer_norm import summed_layer_norm
+from .ops.sinusoids import sinusoidal_table
 from .options import Call
-from .processors import AttentionProcessor
-
-
-def sinusoidal_table(length: int, channels: int, device: torch.device | str | None = None) -> Tensor:
-    """Position table, float32 (1, length, channels): sine on even and cosine on odd channels.
-
-    Computed in float64, whatever the default dtype (Vaswani et al., 2017).
-    """
-    if device is not None and torch.device(device).type == "meta":
-        return torch.empty(1, length, channels, device=device)
-    position = torch.arange(length, dtype=torch.float64, device=device)[:, None]
-    rate = torch.exp(torch.arange(0, channels, 2, dtype=torch.float64, device=device) * (-math.log(10000.0) / channels))
-    table = torch.empty(length, channels, dtype=torch.float64, device=device)
-    table[:, 0::2] = torch.sin(position * rate)
-    table[:, 1::2] = torch.cos(position * rate)
-    return table.float()[None]
 
 
 class PositionTable(nn.Module):

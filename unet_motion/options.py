@@ -15,7 +15,7 @@ from .config import check_norm_scope
 from .freeu import FreeU
 from .hooks import Hooks
 from .low_rank import LowRank, MotionLora
-from .processors import DEFAULT_PROCESSOR, ProcessorPlan
+from .ops.attention.processors import DEFAULT_PROCESSOR, ProcessorPlan
 from .text_keys import TextKeys
 
 

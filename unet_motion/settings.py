@@ -11,8 +11,8 @@ from .attention import Attention
 from .config import check_norm_scope
 from .freeu import FreeU
 from .low_rank import low_rank
+from .ops.attention.processors import DEFAULT_PROCESSOR, AttentionProcessor, ProcessorPlan, get_processor
 from .options import INHERIT, Call, ForwardOptions, check_chunking
-from .processors import DEFAULT_PROCESSOR, AttentionProcessor, ProcessorPlan, get_processor
 
 
 class SettingsMixin:

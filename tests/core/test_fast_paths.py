@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unet_motion import UNetMotionModel, convolution, layers, motion
-from unet_motion.factory import make_factory, module_weights
-from unet_motion.layers import FeedForward, Upsample
+from unet_motion import UNetMotionModel, motion
+from unet_motion.factory import make_factory
+from unet_motion.layers import GEGLU, FeedForward, Upsample
 from unet_motion.motion import MotionModule
+from unet_motion.ops.attention.processors import PROCESSORS
+from unet_motion.ops.conv import cpu as convolution
+from unet_motion.ops.feed_forward import cpu as feed_forward
+from unet_motion.ops.layer import module_weights
 from unet_motion.options import Call
-from unet_motion.processors import PROCESSORS
 
 MAKE = make_factory(None, None, torch.float64, None)
 
@@ -24,9 +27,9 @@ def test_feed_forward_in_parts_and_in_place_equals_the_formula(shape, monkeypatc
     value, gate = F.linear(tokens, layer.net[0].proj.weight, layer.net[0].proj.bias).chunk(2, dim=-1)
     expected = F.linear(value * F.gelu(gate), layer.net[2].weight, layer.net[2].bias)
     before = tokens.clone()
-    monkeypatch.setattr(layers, "CPU_ROWS", 1)
+    monkeypatch.setattr(feed_forward, "CPU_ROWS", 1)
     for chunk in (1, 8 * 8 * 5, 1 << 22):
-        monkeypatch.setattr(layers, "CPU_CHUNK", chunk)
+        monkeypatch.setattr(feed_forward, "CPU_CHUNK", chunk)
         with torch.no_grad():
             torch.testing.assert_close(layer(tokens), expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(tokens, before)
@@ -34,8 +37,8 @@ def test_feed_forward_in_parts_and_in_place_equals_the_formula(shape, monkeypatc
 
 
 def test_feed_forward_calls_a_hooked_layer_once_with_all_tokens(monkeypatch):
-    monkeypatch.setattr(layers, "CPU_CHUNK", 1)
-    monkeypatch.setattr(layers, "CPU_ROWS", 1)
+    monkeypatch.setattr(feed_forward, "CPU_CHUNK", 1)
+    monkeypatch.setattr(feed_forward, "CPU_ROWS", 1)
     layer, seen = FeedForward(MAKE, 8), []
     tokens = torch.randn(2, 3, 5, 8, dtype=torch.float64)
     with torch.no_grad():
@@ -214,7 +217,7 @@ def test_short_sequences_survive_large_scores(largest):
 def test_gradients_of_the_gated_product_are_those_of_the_formula(shape):
     torch.manual_seed(0)
     both = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    layer = layers.GEGLU(MAKE, 4, 4)
+    layer = GEGLU(MAKE, 4, 4)
     value, gate = both.chunk(2, dim=-1)
     expected = value * F.gelu(gate)
     out = layer.gate(both)

@@ -18,7 +18,7 @@ from core_reference import (
 from diffusers.utils.torch_utils import fourier_filter
 
 from unet_motion import ForwardOptions, FreeU
-from unet_motion.freeu import scale_low_frequencies
+from unet_motion.ops.freeu import scale_low_frequencies
 
 FACTORS = dict(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
 SHAPES = [(1, 1), (1, 2), (1, 7), (6, 1), (2, 2), (2, 3), (3, 3), (8, 8), (9, 6), (17, 19), (5, 64)]

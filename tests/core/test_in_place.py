@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from unet_motion import in_place, layers, motion
+from unet_motion import layers, motion
 from unet_motion.factory import make_factory
 from unet_motion.motion import MotionModule
+from unet_motion.ops import group_norm, layer_norm
+from unet_motion.ops import layer as in_place
 from unet_motion.options import Call
 
 MAKE = make_factory(None, None, torch.float64, None)
@@ -45,7 +47,7 @@ def test_overwriting_changes_no_value_and_no_input(call, pictures, monkeypatch):
     stack, before = make_layers(), pictures.clone()
     out = run(stack, pictures, call)
     assert torch.equal(pictures, before)
-    for module in (layers, motion):
+    for module in (layers, motion, group_norm, layer_norm):
         monkeypatch.setattr(module, "overwritable", lambda *layers: False)
     assert torch.equal(run(stack, pictures, call), out)
 

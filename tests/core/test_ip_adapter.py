@@ -22,7 +22,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from unet_motion import ForwardOptions
-from unet_motion.processors import available_processors
+from unet_motion.ops.attention.processors import available_processors
 
 IMAGE_DIM, TOKENS = 6, 4
 CONFIGS = {"sd15": SD15, "sdxl": SDXL, "tiny": TINY, "no mid": {**SD15, "use_motion_mid_block": False}}

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unet_motion import narrow_groups
-from unet_motion.factory import module_weights
-from unet_motion.layers import scoped_group_norm
+from unet_motion.ops.group_norm import cpu as narrow_groups
+from unet_motion.ops.group_norm import scoped_group_norm
+from unet_motion.ops.layer import module_weights
 
 SIZES = [(3, 64, 5, 7), (2, 96, 16, 16), (4, 48, 33, 31), (1, 160, 1, 1), (2, 120, 9, 1), (6, 384, 16, 16)]
 WIDTHS = {64: 2, 96: 6, 48: 4, 160: 10, 120: 12, 384: 12}

@@ -20,7 +20,7 @@ from core_reference import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unet_motion import ForwardOptions, FreeU
-from unet_motion.processors import MathProcessor
+from unet_motion.ops.attention.processors import MathProcessor
 
 
 class Sharper(MathProcessor):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unet_motion import padded_keys
-from unet_motion.processors import PROCESSORS
+from unet_motion.ops.attention import cpu_padded_keys as padded_keys
+from unet_motion.ops.attention.processors import PROCESSORS
 
 
 @pytest.fixture(params=[8, 16], autouse=True)

@@ -7,8 +7,7 @@ import torch
 from core_reference import TINY, MotionAdapter, UNetMotionModel, assert_close, pair
 from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 
-from unet_motion.layers import timestep_sinusoid
-from unet_motion.motion import sinusoidal_table
+from unet_motion.ops.sinusoids import sinusoidal_table, timestep_sinusoid
 
 
 def exact_table(length, channels):

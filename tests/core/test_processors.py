@@ -17,9 +17,10 @@ from core_reference import (
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unet_motion import ForwardOptions, processors
+from unet_motion import ForwardOptions
 from unet_motion.attention import Attention
-from unet_motion.processors import (
+from unet_motion.ops.attention import processors
+from unet_motion.ops.attention.processors import (
     PROCESSORS,
     AttentionProcessor,
     MathProcessor,

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from unet_motion import shared_input
 from unet_motion.attention import Attention
-from unet_motion.factory import make_factory, module_weights
+from unet_motion.factory import make_factory
+from unet_motion.ops.layer import module_weights
+from unet_motion.ops.linear import shared_input
 
 
 def layers_of(width: int, trained: tuple[bool, ...]) -> list[nn.Linear]:

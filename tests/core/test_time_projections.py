@@ -8,7 +8,7 @@ from core_reference import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unet_motion import StepGraphs, UNetMotionModel
-from unet_motion.time_projections import TimeProjections
+from unet_motion.ops.linear.packed import TimeProjections
 
 
 @pytest.fixture

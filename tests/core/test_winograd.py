@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unet_motion import convolution, winograd
-from unet_motion.factory import module_weights
+from unet_motion.ops.conv import cpu as convolution
+from unet_motion.ops.conv import winograd
+from unet_motion.ops.layer import module_weights
 
 WIDE = 320
 

@@ -125,8 +125,8 @@ def test_chunks_and_fused_projections_give_the_same(chunking, monkeypatch):
     lora = load_motion_lora(unet, file(unet)).at([0.5, -1.0, 2.0])
     expected = run(unet, [lora])
     assert relative_error(run(unet, [lora], forward_chunking=chunking), expected) < 1e-12
-    monkeypatch.setattr("unet_motion.layers.CPU_ROWS", 50)
-    monkeypatch.setattr("unet_motion.layers.CPU_CHUNK", 1)
+    monkeypatch.setattr("unet_motion.ops.feed_forward.cpu.CPU_ROWS", 50)
+    monkeypatch.setattr("unet_motion.ops.feed_forward.cpu.CPU_CHUNK", 1)
     assert relative_error(run(unet, [lora]), expected) < 1e-12
     unet.fuse_qkv_projections()
     assert relative_error(run(unet, [lora]), expected) < 1e-12

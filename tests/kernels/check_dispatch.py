@@ -10,18 +10,13 @@ from poison import DEVICE, pictures, random
 
 from unet_motion import kernels
 from unet_motion.freeu import FreeU, freeu_concat
-from unet_motion.kernels import dispatch
-from unet_motion.kernels.freeu import freeu_concat_kernel
-from unet_motion.kernels.geglu import geglu, geglu_kernel
-from unet_motion.kernels.group_norm import group_norm, group_norm_kernel
-from unet_motion.kernels.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_kernel
-from unet_motion.kernels.temporal_attention import (
-    temporal_attention,
-    temporal_attention_eager,
-    temporal_attention_kernel,
-)
-from unet_motion.layers import scoped_group_norm, summed_layer_norm
-from unet_motion.processors import PROCESSORS
+from unet_motion.ops import dispatch
+from unet_motion.ops.attention.processors import PROCESSORS
+from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
+from unet_motion.ops.feed_forward import geglu, geglu_kernel
+from unet_motion.ops.freeu import freeu_concat_kernel
+from unet_motion.ops.group_norm import group_norm, group_norm_kernel, scoped_group_norm
+from unet_motion.ops.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_kernel, summed_layer_norm
 
 NAMES = ("freeu", "geglu", "group_norm", "layer_norm", "temporal_attention")
 

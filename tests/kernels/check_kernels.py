@@ -8,15 +8,12 @@ pytest.importorskip("triton")
 from poison import DEVICE, DTYPES, assert_as_exact_as, double, far_apart, pictures, random
 
 from unet_motion import kernels
-from unet_motion.freeu import FreeU, freeu_concat, freeu_concat_eager
-from unet_motion.kernels.geglu import geglu, geglu_eager, geglu_kernel
-from unet_motion.kernels.group_norm import group_norm, group_norm_eager, group_norm_kernel
-from unet_motion.kernels.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_eager, layer_norm_kernel
-from unet_motion.kernels.temporal_attention import (
-    temporal_attention,
-    temporal_attention_eager,
-    temporal_attention_kernel,
-)
+from unet_motion.freeu import FreeU, freeu_concat
+from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
+from unet_motion.ops.feed_forward import geglu, geglu_eager, geglu_kernel
+from unet_motion.ops.freeu import freeu_concat_eager
+from unet_motion.ops.group_norm import group_norm, group_norm_eager, group_norm_kernel
+from unet_motion.ops.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_eager, layer_norm_kernel
 
 
 @pytest.fixture(autouse=True)

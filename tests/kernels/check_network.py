@@ -42,9 +42,9 @@ def test_a_whole_network_runs_on_the_kernels_and_sees_each_change_of_its_weights
     freeu = FreeU(0.9, 0.2, 1.5, 1.6, "v2")
     launched = set()
     for name, *operators in (
-        ("kernels.geglu", "geglu_kernel"),
-        ("kernels.group_norm", "group_norm_kernel"),
-        ("kernels.layer_norm", "layer_norm_kernel", "add_layer_norm_kernel"),
+        ("ops.feed_forward", "geglu_kernel"),
+        ("ops.group_norm", "group_norm_kernel"),
+        ("ops.layer_norm", "layer_norm_kernel", "add_layer_norm_kernel"),
         ("freeu", "freeu_concat_kernel"),
     ):
         module = importlib.import_module(f"unet_motion.{name}")

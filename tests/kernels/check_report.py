@@ -11,8 +11,8 @@ from poison import DEVICE
 
 from unet_motion import kernels
 from unet_motion.cli import main
-from unet_motion.kernels import dispatch
-from unet_motion.processors import PROCESSORS
+from unet_motion.ops import dispatch
+from unet_motion.ops.attention.processors import PROCESSORS
 
 NAMES = ("freeu", "geglu", "group_norm", "layer_norm", "temporal_attention")
 

@@ -45,7 +45,7 @@ class Compiled:
 
 def launcher(name: str, capability: int):
     """The launcher of a module whose kernels are compiled instead of launched."""
-    module = importlib.import_module(f"unet_motion.kernels.triton.{name}")
+    module = importlib.import_module(f"unet_motion.ops.{name}.triton")
     for key, value in list(vars(module).items()):
         # Functions with an underscore and a grid are kernels; helpers without one are inlined by their callers.
         if isinstance(value, JITFunction) and key not in ("_sine", "_waves"):
@@ -55,7 +55,7 @@ def launcher(name: str, capability: int):
 
 def main(capability: int) -> None:
     geglu, group_norm, layer_norm, freeu, attention = (
-        launcher(name, capability) for name in ("geglu", "group_norm", "layer_norm", "freeu", "temporal_attention")
+        launcher(name, capability) for name in ("feed_forward", "group_norm", "layer_norm", "freeu", "attention")
     )
 
     def make(*shape, dtype=torch.float16):

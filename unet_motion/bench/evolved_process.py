@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ..formats.animatediff import diffusers_to_animatediff
 from ..formats.ldm import diffusers_to_ldm
-from ..layers import SpatialTransformer, scoped_group_norm
+from ..layers import SpatialTransformer
 from ..model import UNetMotionModel
+from ..ops.group_norm import scoped_group_norm
 from .cases import Bench, Row, step_of_ours
 from .measure import Ceilings, Work
 from .nets import WIDTHS, Inputs, make_inputs, our_unet

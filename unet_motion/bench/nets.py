@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import UNetMotionModel
-from ..motion import sinusoidal_table
+from ..ops.sinusoids import sinusoidal_table
 
 WIDTHS = {"small": (128, 256, 512, 512), "sd15": (320, 640, 1280, 1280)}
 TEXT_TOKENS = 77

@@ -7,8 +7,8 @@ import json
 
 import torch
 
-from ..kernels.dispatch import MODES, current_mode, use
-from ..kernels.report import report
+from ..ops.dispatch import MODES, current_mode, use
+from ..ops.report import report
 
 DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 

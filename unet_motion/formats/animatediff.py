@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..motion import sinusoidal_table
+from ..ops.sinusoids import sinusoidal_table
 from .errors import FileFormatError
 from .expected import is_table
 from .kinds import HOTSHOT_RENAMES, LCM_RENAMES

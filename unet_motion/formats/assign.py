@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..motion import sinusoidal_table
+from ..ops.sinusoids import sinusoidal_table
 from .animatediff import check_same_tables, restore_table
 from .errors import FileFormatError, KeyMismatchError, name_some
 from .expected import is_image_layer, is_table

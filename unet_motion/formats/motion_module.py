@@ -208,7 +208,7 @@ def _with_tables(
     read: Mapping[str, torch.Tensor], expected: Mapping[str, Sequence[int]], dtype: torch.dtype | None, device
 ) -> dict[str, torch.Tensor]:
     """The tensors with the tables that the file leaves out, in the order of ``MotionAdapter.state_dict()``."""
-    from ..motion import sinusoidal_table
+    from ..ops.sinusoids import sinusoidal_table
 
     tensors = {}
     for name, shape in expected.items():

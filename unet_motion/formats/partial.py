@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..motion import sinusoidal_table
+from ..ops.sinusoids import sinusoidal_table
 from .assign import initialise
 from .errors import warn_caller
 from .expected import is_table

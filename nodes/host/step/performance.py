@@ -15,7 +15,7 @@ from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWA
 from torch import Tensor
 
 from ....unet_motion import ForwardOptions, StepGraphs, UNetMotionModel
-from ....unet_motion.kernels import dispatch
+from ....unet_motion.ops import dispatch
 from .hooks import KEY
 
 COMPILATIONS: dict[str, dict[str, Any]] = {

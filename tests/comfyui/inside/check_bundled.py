@@ -103,7 +103,7 @@ def test_freeu_acts_in_its_range_of_the_sampling_only(loaded, parts):
 
 @pytest.mark.parametrize("name", ["sdpa", "flash", "math", "sliced"])
 def test_attention_choice_reaches_spatial_and_temporal_layers(loaded, monkeypatch, name):
-    from pack.unet_motion.processors import PROCESSORS
+    from pack.unet_motion.ops.attention.processors import PROCESSORS
 
     model, clip, _ = loaded
     cond, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)

@@ -12,7 +12,7 @@ import torch
 from pack.nodes.host.files.loading import load_unet_model
 from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.host.model.bundled import load_bundled_models
-from pack.unet_motion import convolution
+from pack.unet_motion.ops.conv import cpu as convolution
 from safetensors.torch import save_file
 from sampled import models as pair
 from sampled import sample, text

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import padded_keys, short_attention
-from .kernels.dispatch import KERNELS
-from .kernels.dispatch import unavailable as triton_unavailable
-from .kernels.temporal_attention import temporal_attention_kernel
+from ..dispatch import KERNELS
+from ..dispatch import unavailable as triton_unavailable
+from . import cpu_padded_keys as padded_keys
+from . import cpu_short as short_attention
+from .temporal import temporal_attention_kernel
 
 MAX_BATCH = 32768
 """Rows per call of a fused kernel: some put the batch on a grid axis that ends at 65535."""

@@ -5,13 +5,13 @@
 not a faster one.
 """
 
-from .dispatch import MODES, current_mode, use
-from .freeu import freeu_concat_kernel
-from .geglu import geglu
-from .group_norm import group_norm
-from .layer_norm import layer_norm
-from .report import Report, report
-from .temporal_attention import temporal_attention
+from .ops.attention.temporal import temporal_attention
+from .ops.dispatch import MODES, current_mode, use
+from .ops.feed_forward import geglu
+from .ops.freeu import freeu_concat_kernel
+from .ops.group_norm import group_norm
+from .ops.layer_norm import layer_norm
+from .ops.report import Report, report
 
 __all__ = [
     "MODES",

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from .attention.cpu_short import SHORT
+from .attention.processors import OPTIONAL, PROCESSORS
 from .dispatch import KERNELS, current_mode, interpreted, unavailable
 
 
@@ -97,10 +99,6 @@ def _operation(kernel, device: torch.device, dtype: torch.dtype) -> Path:
 
 
 def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Path]:
-    # The processors import the kernels.
-    from ..processors import OPTIONAL, PROCESSORS
-    from ..short_attention import SHORT
-
     paths = {}
     for name, processor in PROCESSORS.items():
         reason = processor.declines(device, dtype)

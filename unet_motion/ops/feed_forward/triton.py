@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..strides import row_stride
+from ..layout import row_stride
 
 ENTRIES = 2048
 """Output entries of a program."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .convolution import WIDE
+from ..cpu_vectors import WIDE
 
 VECTOR = 16 if WIDE else 8
 """Keys that the kernel computes at once."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, library
 
-from .dispatch import kernel
+from ..dispatch import kernel
+from .layout import empty_result
 
 MOST_FRAMES = 64
 MOST_WIDTH = 256
@@ -55,17 +56,11 @@ def temporal_attention_eager(
     return torch.matmul(scores.softmax(dim=-1), value.to(compute)).to(query.dtype)
 
 
-def empty_result(query: Tensor) -> Tensor:
-    """(N, heads, F, dim) in the memory order of tokens, (F, N, heads, dim)."""
-    n, heads, frames, dim = query.shape
-    return query.new_empty(frames, n, heads, dim).permute(1, 2, 0, 3)
-
-
 @library.custom_op("unet_motion::temporal_attention", mutates_args=())
 def temporal_attention_kernel(
     query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
 ) -> Tensor:
-    from .triton.temporal_attention import launch
+    from .triton import launch
 
     return launch(query, key, value, scale, mask)
 

@@ -7,10 +7,11 @@ normalised sum plus a row of the position table.
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, library
+from torch import Tensor, library, nn
 
-from .dispatch import kernel
-from .strides import not_rows
+from ..dispatch import kernel, wanted
+from ..layer import Weights, add_into, overwritable
+from ..layout import not_rows
 
 MOST_CHANNELS = 8192
 
@@ -63,7 +64,7 @@ def layer_norm_eager(
 
 @library.custom_op("unet_motion::layer_norm", mutates_args=())
 def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float) -> Tensor:
-    from .triton.layer_norm import launch
+    from .triton import launch
 
     return launch(x, None, weight, bias, rows, eps)[1]
 
@@ -77,7 +78,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: 
 def add_layer_norm_kernel(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    from .triton.layer_norm import launch
+    from .triton import launch
 
     return launch(x, residual, weight, bias, rows, eps)
 
@@ -87,3 +88,20 @@ def _(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape)
+
+
+def summed_layer_norm(
+    norm: nn.Module, weights: Weights, tokens: Tensor, added: Tensor | None = None, rows: Tensor | None = None,
+    own: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """tokens + added, and the layer norm of it; rows (F, 1, C) are added to the norm of tokens (B, F, P, C).
+
+    The sum may be written into tokens that are the caller's ``own``.
+    """
+    if wanted() and not norm._forward_hooks:
+        table = None if rows is None else rows[:, 0]
+        return layer_norm(tokens, *weights(norm, tokens), norm.eps, table, added)
+    if added is not None:
+        tokens = add_into(tokens, added, own)
+    out = norm(tokens)
+    return tokens, out if rows is None else add_into(out, rows, overwritable(norm))

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import interpreted
-from ..temporal_attention import empty_result
+from .layout import empty_result
 
 TILE = 64
 

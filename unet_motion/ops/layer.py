@@ -1,6 +1,11 @@
-"""Where a tensor may be overwritten: half of the passes over memory around norms and residual sums."""
+"""A layer's weights, whoever owns them, and where a tensor may be overwritten.
+
+What is overwritten saves half of the passes over memory around norms and residual sums.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,3 +27,16 @@ def has_layout(pictures: Tensor) -> bool:
     Those of a single pixel do not: a new tensor has others than an overwritten one, and torch's norms round otherwise.
     """
     return pictures.dim() < 2 or pictures.shape[-2] * pictures.shape[-1] > 1
+
+
+Weights = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor | None]]
+
+
+def module_weights(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The weight and bias of a layer as they are; a host's own function may cast, move or patch them for ``x``."""
+    return module.weight, module.bias
+
+
+def is_hooked(layer: nn.Module) -> bool:
+    """Whether somebody's hook, forward or backward, waits for the layer to be called."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, library
 
-from .dispatch import kernel
-from .strides import not_rows
+from ..dispatch import kernel
+from ..layout import not_rows
 
 _fits = kernel("geglu", fits=not_rows)
 
@@ -56,7 +56,7 @@ class GatedProduct(torch.autograd.Function):
 
 @library.custom_op("unet_motion::geglu", mutates_args=())
 def geglu_kernel(x: Tensor) -> Tensor:
-    from .triton.geglu import launch
+    from .triton import launch
 
     return launch(x)
 

@@ -7,9 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..freeu import empty_result
-from ..strides import row_stride
-from .pieces import pieces
+from ..layout import empty_result, row_stride
+from ..triton_pieces import pieces
 
 PIECE = 64
 """Pixels of a tile."""

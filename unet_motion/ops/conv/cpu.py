@@ -6,11 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cpu_vectors import WIDE
+from ..layer import Weights, module_weights
 from . import winograd
-from .factory import Weights, module_weights
-
-WIDE = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-"""Whether torch computes with vectors of 512 bits."""
 
 FEW_PIXELS = 2048 if WIDE else 1024
 """Output pixels up to which the time that a convolution takes may lie in its weights.

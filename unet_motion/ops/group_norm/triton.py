@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .pieces import pieces as loops
+from ..triton_pieces import pieces as loops
 
 PIECE = 64
 """Rows of a piece."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .factory import Weights, is_hooked, module_weights
+from ..layer import Weights, is_hooked, module_weights
 
 
 def serves(layers: Sequence[nn.Module], x: Tensor, weights: Weights) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .factory import Weights, is_hooked, module_weights
+from ..layer import Weights, is_hooked, module_weights
 
 VECTOR = 8
 """Channels that torch's kernel computes at once."""
