@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..unet_motion.config import NORM_SCOPES
+from ..unet_motion.config.unet import NORM_SCOPES
 from ..unet_motion.formats import PositionOptions
 from .host.checks import check_choice
 from .host.files import paths

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter_config import MotionAdapterConfig
-from .config import UNetMotionConfig
+from .config.adapter import MotionAdapterConfig
+from .config.convert import adapter_config, adapter_fields, unet2d_arguments
+from .config.unet import UNetMotionConfig
 from .image_encoder import is_encoder
 from .ip_adapter import IPAdapterMixin
 from .motion import MotionAdapter
 from .ops.sinusoids import sinusoidal_table
-from .unet2d import unet2d_arguments
 
 
 class AdapterMixin(IPAdapterMixin):
@@ -52,7 +52,7 @@ class AdapterMixin(IPAdapterMixin):
         """
         values = unet2d_arguments(unet.config)
         if motion_adapter is not None:
-            values.update(_adapter_fields(values, adapter_config(motion_adapter)))
+            values.update(adapter_fields(values, adapter_config(motion_adapter)))
         first = next(unet.parameters())
         model = cls(**values, dtype=first.dtype, device=first.device, **kwargs)
         if load_weights:
@@ -181,53 +181,6 @@ class AdapterMixin(IPAdapterMixin):
 def is_motion(name: str) -> bool:
     """Whether a parameter of a UNet comes with its motion modules, rather than with the image UNet."""
     return ".motion_modules." in name or is_encoder(name)
-
-
-def adapter_config(adapter: nn.Module) -> MotionAdapterConfig:
-    """The configuration of an adapter of ours or of diffusers."""
-    config = adapter.config
-    return config if isinstance(config, MotionAdapterConfig) else MotionAdapterConfig.from_dict(dict(config))
-
-
-def _adapter_fields(values: dict[str, Any], config: MotionAdapterConfig) -> dict[str, Any]:
-    # What an image UNet's configuration leaves at its default is the same here.
-    values = {name: getattr(UNetMotionConfig, name) for name in UNetMotionConfig.field_names()} | values
-    blocks = len(values["down_block_types"])
-    if len(config.block_out_channels) != blocks:
-        raise ValueError(
-            "Incompatible Motion Adapter, got different number of blocks: "
-            f"{len(config.block_out_channels)}, the UNet has {blocks}."
-        )
-    for name, found, expected in (
-        ("layers per block", config.motion_layers_per_block, values["layers_per_block"]),
-        ("widths", config.block_out_channels, tuple(values["block_out_channels"])),
-        ("norm groups", config.motion_norm_num_groups, values["norm_num_groups"]),
-    ):
-        if not _same_per_block(found, expected, blocks):
-            raise ValueError(f"Incompatible Motion Adapter, got different {name}: {found}, the UNet has {expected}.")
-    fields = {
-        "motion_num_attention_heads": config.motion_num_attention_heads,
-        "reverse_motion_num_attention_heads": config.reverse_motion_num_attention_heads,
-        "motion_max_seq_length": config.motion_max_seq_length,
-        "use_motion_mid_block": config.use_motion_mid_block,
-        "temporal_transformer_layers_per_block": config.motion_transformer_layers_per_block,
-        "reverse_temporal_transformer_layers_per_block": config.reverse_motion_transformer_layers_per_block,
-        "temporal_transformer_layers_per_mid_block": config.motion_transformer_layers_per_mid_block,
-        "use_image_encoder": config.use_image_encoder,
-    }
-    if config.use_motion_mid_block and config.motion_mid_block_layers_per_block != 1:
-        raise ValueError(
-            "Incompatible Motion Adapter, got different number of mid block layers: "
-            f"{config.motion_mid_block_layers_per_block}, an image UNet has 1."
-        )
-    if config.conv_in_channels:
-        fields["in_channels"] = config.conv_in_channels
-    return fields
-
-
-def _same_per_block(a: Any, b: Any, blocks: int) -> bool:
-    a, b = (tuple(v) if isinstance(v, (list, tuple)) else (v,) * blocks for v in (a, b))
-    return a == b
 
 
 def _check_motion_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

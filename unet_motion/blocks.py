@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .config import BlockPlan, UNetMotionConfig
+from .config.unet import BlockPlan, UNetMotionConfig
 from .factory import LayerFactory
 from .freeu import freeu_concat
 from .layers import Downsample, ResnetBlock, SpatialTransformer, Upsample

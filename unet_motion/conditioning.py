@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import UNetMotionConfig
+from .config.unet import UNetMotionConfig
 from .ops.sinusoids import timestep_sinusoid
 
 

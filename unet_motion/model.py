@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .adapters import AdapterMixin
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .conditioning import build_text, expand_timestep, residual_for, text_time_vector
-from .config import UNetMotionConfig
+from .config.unet import UNetMotionConfig
 from .factory import make_factory
 from .hooks import Hooks
 from .image_encoder import ImageEncoder, image_features

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter_config import MotionAdapterConfig
 from .attention import Attention
+from .config.adapter import MotionAdapterConfig
 from .factory import LayerFactory, make_factory
 from .layers import FeedForward
 from .ops.attention.processors import AttentionProcessor

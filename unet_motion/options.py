@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .config import check_norm_scope
+from .config.unet import check_norm_scope
 from .freeu import FreeU
 from .hooks import Hooks
 from .low_rank import LowRank, MotionLora

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from .attention import Attention
-from .config import check_norm_scope
+from .config.unet import check_norm_scope
 from .freeu import FreeU
 from .low_rank import low_rank
 from .ops.attention.processors import DEFAULT_PROCESSOR, AttentionProcessor, ProcessorPlan, get_processor

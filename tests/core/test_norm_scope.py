@@ -23,7 +23,7 @@ from core_reference import (
 from torch import nn
 
 from unet_motion import ForwardOptions
-from unet_motion.config import NORM_SCOPES
+from unet_motion.config.unet import NORM_SCOPES
 
 SCOPES = ("frame", "clip")
 

@@ -15,7 +15,7 @@ from tests.formats.files import SDXL, adapter, same_state, to_ldm, to_original, 
 from tests.formats.published import encoder_state
 from tests.formats.test_kinds import in_its_names
 from unet_motion import inspect_file, load_motion_module, load_unet
-from unet_motion.adapter_config import MotionAdapterConfig
+from unet_motion.config.adapter import MotionAdapterConfig
 from unet_motion.formats import BadWeightsError, FileFormatError, KeyMismatchError
 from unet_motion.formats.expected import adapter_shapes
 from unet_motion.formats.reading import open_tensors

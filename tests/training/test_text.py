@@ -3,7 +3,7 @@ import torch
 
 from unet_motion.bundled import TextEncoder, Tokenizer, added_cond, added_vector
 from unet_motion.conditioning import text_time_vector
-from unet_motion.config import UNetMotionConfig
+from unet_motion.config.unet import UNetMotionConfig
 
 WORDS = ["a", "left", "moving", "red", "star"]
 

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from ..adapters import is_motion
 from ..atomic import atomic_file
-from ..config import UNetMotionConfig
+from ..config.unet import SCOPE_FIELDS, UNetMotionConfig
 from .animatediff import check_same_tables, diffusers_to_animatediff
 from .description import ADAPTER_KEY, DESCRIPTION_KEY, read_description
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .errors import FileFormatError, name_some
 from .expected import adapter_shapes, check_shapes, is_image_layer, unet_shapes
 from .ldm import diffusers_to_ldm
-from .motion_module import SCOPE_FIELDS, adapter_config, trained_scopes
+from .motion_module import adapter_config, trained_scopes
 from .opening import Opened, open_model
 from .partial import name_blocks, present_blocks, without_absent
 from .saving import write_folder

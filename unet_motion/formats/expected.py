@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ..adapter_config import MotionAdapterConfig
-from ..config import UNetMotionConfig
+from ..config.adapter import MotionAdapterConfig
+from ..config.unet import UNetMotionConfig
 from .errors import KeyMismatchError, name_some
 
 

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..adapter_config import MotionAdapterConfig
-from ..config import UNetMotionConfig
+from ..config.adapter import MotionAdapterConfig
 from ..image_encoder import is_encoder
 from .errors import FileFormatError, KeyMismatchError
 from .infer_partial import partial_layers
@@ -120,38 +119,6 @@ def table_rows(shapes: Shapes, path: str | Path) -> int | None:
         listed = ", ".join(f"{count} in {key}" for count, key in sorted(rows.items()))
         raise FileFormatError(f"{path}: position tables of unequal length ({listed}), expected one length.")
     return next(iter(rows), None)
-
-
-def motion_arguments(adapter: MotionAdapterConfig) -> dict[str, Any]:
-    """An adapter's configuration as arguments of ``UNetMotionModel``."""
-    return {
-        "motion_max_seq_length": adapter.motion_max_seq_length,
-        "motion_num_attention_heads": adapter.motion_num_attention_heads,
-        "use_motion_mid_block": adapter.use_motion_mid_block,
-        "temporal_transformer_layers_per_block": adapter.motion_transformer_layers_per_block,
-        "temporal_transformer_layers_per_mid_block": adapter.motion_transformer_layers_per_mid_block,
-        "reverse_temporal_transformer_layers_per_block": adapter.reverse_motion_transformer_layers_per_block,
-        "reverse_motion_num_attention_heads": adapter.reverse_motion_num_attention_heads,
-        "use_image_encoder": adapter.use_image_encoder,
-    }
-
-
-def adapter_of(unet: UNetMotionConfig) -> MotionAdapterConfig:
-    """The configuration of the adapter that holds a UNet's motion modules."""
-    return MotionAdapterConfig(
-        block_out_channels=unet.block_out_channels,
-        motion_layers_per_block=unet.layers_per_block,
-        motion_transformer_layers_per_block=unet.temporal_transformer_layers_per_block,
-        motion_mid_block_layers_per_block=unet.mid_block_layers,
-        motion_transformer_layers_per_mid_block=unet.temporal_transformer_layers_per_mid_block or 1,
-        motion_num_attention_heads=unet.motion_num_attention_heads,
-        motion_norm_num_groups=unet.norm_num_groups,
-        motion_max_seq_length=unet.motion_max_seq_length,
-        use_motion_mid_block=unet.use_motion_mid_block,
-        reverse_motion_transformer_layers_per_block=unet.reverse_temporal_transformer_layers_per_block,
-        reverse_motion_num_attention_heads=unet.reverse_motion_num_attention_heads,
-        use_image_encoder=unet.use_image_encoder,
-    )
 
 
 def unet_family(values: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters import is_motion
-from ..config import UNetMotionConfig
+from ..config.unet import UNetMotionConfig
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .errors import FileFormatError, check_exists
 from .expected import adapter_shapes, compare, unet_shapes

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..adapters import is_motion
-from ..config import UNetMotionConfig
+from ..config.unet import UNetMotionConfig
 from .errors import FileFormatError, KeyMismatchError, name_some
 
 Value = TypeVar("Value")

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..adapter_config import MotionAdapterConfig
 from ..adapters import is_motion
-from ..config import NORM_SCOPES, UNetMotionConfig
+from ..config.adapter import MotionAdapterConfig
+from ..config.convert import adapter_of
+from ..config.unet import NORM_SCOPES, UNetMotionConfig
 from .assign import assign, choose_dtype, read_all
 from .detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, SELF_DESCRIBED
 from .errors import FileFormatError, name_some, warn_caller
 from .expected import adapter_shapes, check_shapes, is_table
-from .infer import DEFAULT_FRAMES, LCM_FRAMES, adapter_of, infer_adapter, table_rows
+from .infer import DEFAULT_FRAMES, LCM_FRAMES, infer_adapter, table_rows
 from .kinds import MOTION_MODULES, PUBLISHED_WIDTHS, MotionKind, recognise
 from .loading import loading
 from .opening import Opened, open_model
@@ -26,8 +27,8 @@ from .positions import UNCHANGED, PositionOptions, with_positions
 
 if TYPE_CHECKING:
     from ..motion import MotionAdapter
+from ..config.unet import SCOPE_FIELDS
 
-SCOPE_FIELDS = ("resnet_norm_scope", "motion_norm_scope")
 EXPECTED = "an AnimateDiff motion module or a diffusers MotionAdapter"
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from ..atomic import atomic_file
+from ..config.unet import SCOPE_FIELDS
 from .animatediff import diffusers_to_animatediff
 from .description import ADAPTER_KEY, DESCRIPTION_KEY
-from .motion_module import SCOPE_FIELDS
 
 if TYPE_CHECKING:
     from ..model import UNetMotionModel

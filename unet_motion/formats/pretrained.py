@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..config.unet import SCOPE_FIELDS
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
 from .errors import FileFormatError, KeyMismatchError, WrongKindError, name_some, warn_caller
 from .expected import compare, is_table, shapes_for
 from .folders import PICKLE, SAFETENSORS, Folder, open_folder
 from .infer import Shapes
 from .loading import loading
-from .motion_module import SCOPE_FIELDS
 from .reading import Stored, TensorSource
 from .saving import write_folder
 

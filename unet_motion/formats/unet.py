@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..adapters import is_motion
-from ..config import NORM_SCOPES, UNetMotionConfig, check_norm_scope
+from ..config.convert import motion_arguments
+from ..config.unet import NORM_SCOPES, SCOPE_FIELDS, UNetMotionConfig, check_norm_scope
 from ..motion import MotionAdapter
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
 from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
 from .diffusers_config import unet2d_arguments
 from .errors import FileFormatError, name_some, warn_caller
 from .expected import check_shapes, is_table, unet_shapes
-from .infer import Shapes, infer_unet, motion_arguments, unet_family
+from .infer import Shapes, infer_unet, unet_family
 from .loading import loading
-from .motion_module import SCOPE_FIELDS, MotionModule, adapter_config, load_motion_module, trained_scopes
+from .motion_module import MotionModule, adapter_config, load_motion_module, trained_scopes
 from .opening import Opened, open_model
 from .partial import idle_values, present_blocks, warn_partial, without_absent
 from .reading import Stored

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .config_fields import ConfigBase, PerBlock, check_length, check_motion_heads, check_numbers, per_block, per_layer
+from .fields import ConfigBase, PerBlock, check_length, check_motion_heads, check_numbers, per_block, per_layer
 
 NORM_SCOPES: dict[str, tuple[str, str]] = {
     "diffusers": ("frame", "clip"),
@@ -291,3 +291,6 @@ def check_norm_scope(name: str, value: str) -> None:
     """Raise ValueError unless ``value`` is a norm scope."""
     if value not in ("frame", "clip"):
         raise ValueError(f"`{name}` is {value!r}, expected 'frame' or 'clip'.")
+
+
+SCOPE_FIELDS = ("resnet_norm_scope", "motion_norm_scope")

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .config_fields import ConfigBase, PerBlock, check_length, check_motion_heads, check_numbers, per_block, per_layer
+from .fields import ConfigBase, PerBlock, check_length, check_motion_heads, check_numbers, per_block, per_layer
 
 _LEGACY_ADAPTER_FIELDS = ("motion_activation_fn", "motion_attention_bias", "motion_cross_attention_dim")
 
