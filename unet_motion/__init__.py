@@ -21,9 +21,9 @@ _EXPORTS = {
     "load_unet": ".formats",
     "load_motion_module": ".formats",
     "inspect_file": ".formats",
-    "apply_motion_lora": ".motion_lora",
-    "load_motion_lora": ".motion_lora",
-    "remove_motion_lora": ".motion_lora",
+    "apply_motion_lora": ".lora.apply",
+    "load_motion_lora": ".lora.apply",
+    "remove_motion_lora": ".lora.apply",
     "MotionPipeline": ".sampling",
 }
 

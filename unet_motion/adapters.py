@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .config.adapter import MotionAdapterConfig
 from .config.convert import adapter_config, adapter_fields, unet2d_arguments
 from .config.unet import UNetMotionConfig
-from .image_encoder import is_encoder
+from .files.names import is_motion
 from .ip_adapter import IPAdapterMixin
 from .motion import MotionAdapter
 from .ops.sinusoids import sinusoidal_table
@@ -167,20 +167,15 @@ class AdapterMixin(IPAdapterMixin):
     @classmethod
     def from_pretrained(cls, path: str | Path, **kwargs: Any):
         """Read a folder written by :meth:`save_pretrained` or by diffusers."""
-        from .formats.pretrained import from_pretrained
+        from .files.pretrained import from_pretrained
 
         return from_pretrained(cls, path, **kwargs)
 
     def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:
         """Write ``config.json`` and safetensors weights that diffusers reads too."""
-        from .formats.pretrained import save_pretrained
+        from .files.pretrained import save_pretrained
 
         save_pretrained(self, path, **kwargs)
-
-
-def is_motion(name: str) -> bool:
-    """Whether a parameter of a UNet comes with its motion modules, rather than with the image UNet."""
-    return ".motion_modules." in name or is_encoder(name)
 
 
 def _check_motion_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .freeu import FreeU
-from .motion_lora import applied_loras
+from .lora.apply import applied_loras
 from .ops.dispatch import current_mode
 from .options import ForwardOptions
 

@@ -23,8 +23,6 @@ MOTION_SCALE = 0.8
 """The authors' choice; 0 gives the same features to all frames."""
 LATENT_CHANNELS = 4
 BLOCKS_PER_LEVEL = 2
-PREFIX = "img_encoder."
-"""What the names of its parameters start with, in the authors' files too."""
 
 
 class EncoderBlock(nn.Module):
@@ -118,8 +116,3 @@ def image_features(
     if strength != 1.0:
         maps = tuple(strength * x for x in maps)
     return maps if len(latents) == batch else tuple(x.repeat(batch, 1, 1, 1) for x in maps)
-
-
-def is_encoder(name: str) -> bool:
-    """Whether a parameter is the image encoder's."""
-    return name.startswith(PREFIX)

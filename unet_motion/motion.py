@@ -196,12 +196,12 @@ class MotionAdapter(nn.Module):
     @classmethod
     def from_pretrained(cls, path: str | Path, **kwargs: Any) -> MotionAdapter:
         """Read a folder written by :meth:`save_pretrained` or by diffusers."""
-        from .formats.pretrained import from_pretrained
+        from .files.pretrained import from_pretrained
 
         return from_pretrained(cls, path, **kwargs)
 
     def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:
         """Write ``config.json`` and safetensors weights that diffusers reads too."""
-        from .formats.pretrained import save_pretrained
+        from .files.pretrained import save_pretrained
 
         save_pretrained(self, path, **kwargs)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .atomic import atomic_file, atomic_folder
+from .files.atomic import atomic_file, atomic_folder
 from .video_metadata import FRAME_NAME, Labels, load_av, read_graphs, read_metadata, with_findable_exif
 
 __all__ = [

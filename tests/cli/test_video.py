@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unet_motion import video
-from unet_motion.atomic import atomic_file, atomic_folder
+from unet_motion.files.atomic import atomic_file, atomic_folder
 
 SETTINGS = {"prompt": 'a réd "star" \u661f', "seed": 2**63 + 1, "guidance": 3.5, "negative_prompt": ""}
 KINDS = ["clip.webp", "clip.gif", "clip.png", "clip.mp4", "clip"]

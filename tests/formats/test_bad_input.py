@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from tests.formats.files import adapter, to_ldm, to_original, unet2d, write
 from unet_motion import load_motion_module, load_unet
+from unet_motion.files.reading import check_finite, open_tensors
 from unet_motion.formats import BadWeightsError, FileFormatError, KeyMismatchError, UnsafeFileError, WrongKindError
-from unet_motion.formats.reading import check_finite, open_tensors
 
 LOADERS = (load_unet, load_motion_module)
 

@@ -16,9 +16,10 @@ from tests.formats.published import encoder_state
 from tests.formats.test_kinds import in_its_names
 from unet_motion import inspect_file, load_motion_module, load_unet
 from unet_motion.config.adapter import MotionAdapterConfig
+from unet_motion.files.checking import shapes_of
+from unet_motion.files.reading import open_tensors
 from unet_motion.formats import BadWeightsError, FileFormatError, KeyMismatchError
-from unet_motion.formats.expected import adapter_shapes
-from unet_motion.formats.reading import open_tensors
+from unet_motion.formats.shapes import adapter_shapes
 
 FOUR, THREE = {"block_out_channels": (32, 32, 64, 64)}, {"block_out_channels": (32, 64, 64)}
 MOTION = {
@@ -214,14 +215,14 @@ def test_ten_thousand_fuzzed_headers_are_read_within_the_file_or_refused(tmp_pat
 
 
 def test_inspect_reads_a_file_of_five_gigabytes_in_under_a_second(tmp_path):
-    from unet_motion.formats.animatediff import original_names
+    from unet_motion.formats.names.animatediff import original_names
 
     shapes = {n: s for key, s in adapter_shapes(MotionAdapterConfig()).items() for n in original_names(key)}
     header, end = {}, 0
     for name, shape in {**shapes, "first_stage_model.rest": (1 << 20, 1000)}.items():
         begin, end = end, end + 4 * torch.Size(shape).numel()
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
-    adapter_shapes.cache_clear()
+    shapes_of.cache_clear()
     text = json.dumps(header).encode()
     path = tmp_path / "big.safetensors"
     with path.open("wb") as file:

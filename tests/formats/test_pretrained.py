@@ -284,7 +284,7 @@ def test_a_failed_save_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     first = model()
     first.save_pretrained(tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
-    from unet_motion.formats import saving
+    from unet_motion.files import saving
 
     calls = []
 

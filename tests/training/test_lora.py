@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from unet_motion import UNetMotionModel, apply_motion_lora, inspect_file, load_motion_lora, remove_motion_lora
 from unet_motion.cli import main
 from unet_motion.cli.train_motion_lora import DIFFUSERS, ORIGINAL, SPATIAL_OUTPUT
-from unet_motion.formats.lora_saving import lora_names, save_lora
+from unet_motion.lora.saving import lora_names, save_lora
 from unet_motion.sampling import NoiseSchedule
 from unet_motion.training import motion_loop
 from unet_motion.training.encoded_clips import EncodedClips

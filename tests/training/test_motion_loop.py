@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from unet_motion import UNetMotionModel, load_motion_module, load_unet
-from unet_motion.formats.motion_saving import save_motion_file
+from unet_motion.formats.save_motion_module import save_motion_file
 from unet_motion.sampling import NoiseSchedule, get_sampler
 from unet_motion.training import motion_loop
 from unet_motion.training.encoded_clips import EncodedClips

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..formats.animatediff import diffusers_to_animatediff
-from ..formats.ldm import diffusers_to_ldm
+from ..formats.names.animatediff import diffusers_to_animatediff
+from ..formats.names.ldm import diffusers_to_ldm
 from ..layers import SpatialTransformer
 from ..model import UNetMotionModel
 from ..ops.group_norm import scoped_group_norm

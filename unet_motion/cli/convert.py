@@ -53,10 +53,10 @@ def run_merge(args: argparse.Namespace) -> int:
     """Merge and scale; the result has AnimateDiff's names."""
     from safetensors.torch import save_file
 
-    from ..atomic import atomic_file
-    from ..formats.animatediff import diffusers_to_animatediff
+    from ..files.atomic import atomic_file
+    from ..formats.load_motion_module import load_motion_module
     from ..formats.merging import merge_motion_modules, parse_blocks, scale_blocks
-    from ..formats.motion_module import load_motion_module
+    from ..formats.names.animatediff import diffusers_to_animatediff
 
     if args.out.suffix != ".safetensors":
         raise ValueError(f"--out is {args.out}, expected a name that ends in .safetensors")

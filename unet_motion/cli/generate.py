@@ -140,7 +140,7 @@ def _graphs(settings: dict, path: Path, quality: int | None = None) -> dict:
 
 def _load(args: argparse.Namespace):
     """The bundled pipeline, and the words of the prompts that it does not know (said on standard error)."""
-    from ..motion_lora import apply_motion_lora
+    from ..lora.apply import apply_motion_lora
     from ..sampling import MotionPipeline
 
     check_device(args.device)

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(info: Any) -> str:
     """Several lines for a reader."""
-    from ..formats.partial import name_blocks
+    from ..formats.infer.absent_blocks import name_blocks
 
     lines = [f"{info.path}: {info.description}" + (f", {info.version}" if info.version else "")]
     lines.append(f"  {info.tensors} tensors, {info.parameters / 1e6:.1f} M parameters, {info.dtype or 'no floats'}")

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 def _write(trainer, args: argparse.Namespace) -> None:
     import torch
 
-    from ..formats.lora_saving import has_original_form, save_lora
+    from ..lora.saving import has_original_form, save_lora
     from ..training.lora import SPATIAL, TEMPORAL
 
     lora, dtype = trainer.lora, getattr(torch, args.dtype)

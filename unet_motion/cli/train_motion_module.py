@@ -81,8 +81,8 @@ def forms(chosen: list[str] | None, cross_attention: bool) -> list[str]:
 
 def write_form(unet: UNetMotionModel, path: Path, form: str, facts: dict[str, Any]) -> None:
     """Write the trained weights in one form; a folder gets a `training.json` beside its config.json."""
-    from ..atomic import atomic_file
-    from ..formats.motion_saving import save_motion_file
+    from ..files.atomic import atomic_file
+    from ..formats.save_motion_module import save_motion_file
 
     if form == "original":
         save_motion_file(unet, path, facts)

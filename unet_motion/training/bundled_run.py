@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..atomic import atomic_file
 from ..bundled.autoencoder import Autoencoder
 from ..bundled.parts import BundledParts, build_parts
+from ..files.atomic import atomic_file
 from .autoencoder import AutoencoderRecipe, DecoderRecipe, train_autoencoder, train_decoder
 from .denoise import StageRecipe, StageTrainer
 from .evaluate import TARGETS, SampleSettings, evaluate, evaluation_triples, missed_targets, sample_clips, write_sheet

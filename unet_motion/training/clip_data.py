@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..atomic import atomic_file
+from ..files.atomic import atomic_file
 from .clips import ClipOptions, ClipSource, find_clips, pictures_of, read_clip
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)

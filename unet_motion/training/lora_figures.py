@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..bundled import BundledParts
-from ..motion_lora import apply_motion_lora, remove_motion_lora
+from ..lora.apply import apply_motion_lora, remove_motion_lora
 from .data import COLOUR_NAMES, MOTIONS
 from .evaluate import SampleSettings, sample_clips
 from .judge import centroid_path

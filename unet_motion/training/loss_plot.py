@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ..atomic import atomic_file
+from ..files.atomic import atomic_file
 from .watching import Watcher
 
 SIZE = (960, 480)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..bundled import WEIGHTS, BundledParts, load_bundled
+from ..files.description import describe_file
 from ..formats import FileFormatError, load_motion_module, load_unet
-from ..formats.description import describe_file
-from ..formats.motion_module import MotionModule
+from ..formats.motion_weights import MotionModule
 from ..model import UNetMotionModel
 from ..motion import MotionAdapter
 from ..sampling import NoiseSchedule

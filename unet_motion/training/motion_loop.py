@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..atomic import atomic_file
+from ..files.atomic import atomic_file
 from ..model import UNetMotionModel
 from ..progress import has_bar, track
 from .clip_data import ClipDataset

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..atomic import atomic_file
 from ..bundled import BundledParts
+from ..files.atomic import atomic_file
 from ..sampling import get_sampler
 from ..video import write_video
 from .watching import Watcher

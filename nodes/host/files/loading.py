@@ -8,7 +8,8 @@ import weakref
 from typing import Any
 
 from ....unet_motion.formats import MotionModule, PositionOptions, load_motion_module, load_unet
-from ....unet_motion.formats.positions import UNCHANGED, with_positions
+from ....unet_motion.formats.motion_weights import with_positions
+from ....unet_motion.formats.positions import UNCHANGED
 from ..model.apply import AUTO, trained_sampling
 from ..model.build import Source, build_model
 from ..model.saving import saved_settings

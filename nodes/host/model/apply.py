@@ -10,7 +10,7 @@ from torch import Tensor
 from ....unet_motion.config.convert import motion_arguments
 from ....unet_motion.config.unet import NORM_SCOPES, UNetMotionConfig
 from ....unet_motion.formats import MotionModule, PositionOptions, load_motion_module
-from ....unet_motion.formats.positions import with_positions
+from ....unet_motion.formats.motion_weights import with_positions
 from .build import FP8, POSITIONS, motion_base_model, original_weights, sampling_settings, with_model
 from .ldm_view import LDMView
 from .unet_config import check_fits, from_comfy

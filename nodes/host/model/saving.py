@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....unet_motion import UNetMotionConfig
 from ....unet_motion.bundled import added_vector
-from ....unet_motion.formats.description import DESCRIPTION_KEY, describe_file, description_tensor
+from ....unet_motion.files.description import DESCRIPTION_KEY, describe_file, description_tensor
 
 PART = "comfyui"
 POOLED = {"bundled": added_vector}

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ....unet_motion.files.errors import name_some
+from ....unet_motion.files.reading import open_tensors
 from ....unet_motion.formats import FileFormatError, FileInfo, inspect_file
 from ....unet_motion.formats.detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, UNET_KINDS, detect
-from ....unet_motion.formats.errors import name_some
+from ....unet_motion.formats.infer.absent_blocks import name_blocks
 from ....unet_motion.formats.kinds import MOTION_MODULES
-from ....unet_motion.formats.lora_names import layer_of, strip
-from ....unet_motion.formats.partial import name_blocks
-from ....unet_motion.formats.reading import open_tensors
+from ....unet_motion.lora.names import layer_of, strip
 from ..files import paths
 
 NONE = "none"

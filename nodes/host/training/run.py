@@ -16,7 +16,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ....unet_motion.formats.lora_saving import save_lora
+from ....unet_motion.lora.saving import save_lora
 from ....unet_motion.training.held_clips import HeldClips
 from ....unet_motion.training.lora import LoraSettings, TrainableLora
 from ....unet_motion.training.lora_loop import LoraTrainer

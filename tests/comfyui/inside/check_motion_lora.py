@@ -18,7 +18,7 @@ from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.host.step.settings import with_settings
 from pack.nodes.host.step.strengths import VaryingLora, curve_at, parse_curve
 from pack.unet_motion import apply_motion_lora, remove_motion_lora
-from pack.unet_motion.formats.errors import KeyMismatchError
+from pack.unet_motion.files.errors import KeyMismatchError
 from safetensors.torch import save_file
 from small import inputs, motion_module, options, relative, sd15
 

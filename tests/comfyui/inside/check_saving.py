@@ -13,8 +13,8 @@ from pack.nodes.host.files import paths
 from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.host.model.bundled import load_bundled_models
 from pack.nodes.loading import LoadUNet
+from pack.unet_motion.files.errors import FileFormatError, KeyMismatchError
 from pack.unet_motion.formats import inspect_file, load_motion_module, load_unet
-from pack.unet_motion.formats.errors import FileFormatError, KeyMismatchError
 from safetensors.torch import load_file, save_file
 from small import motion_module, relative, sd15
 

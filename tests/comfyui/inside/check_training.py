@@ -17,7 +17,7 @@ from pack.nodes.host.model.bundled import load_bundled_models
 from pack.nodes.host.training import run as training
 from pack.nodes.host.training.view import TrainingView
 from pack.nodes.training import TrainMotionLoRA
-from pack.unet_motion.formats.reading import open_tensors
+from pack.unet_motion.files.reading import open_tensors
 from pack.unet_motion.sampling import NoiseSchedule
 from pack.unet_motion.training.held_clips import HeldClips
 from pack.unet_motion.training.lora import LoraSettings, TrainableLora

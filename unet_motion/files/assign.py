@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..ops.sinusoids import sinusoidal_table
-from .animatediff import check_same_tables, restore_table
 from .errors import FileFormatError, KeyMismatchError, name_some
-from .expected import is_image_layer, is_table
+from .names import is_image_layer, is_table
+from .position_tables import check_same_tables, restore_table
 from .reading import Stored
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from .errors import FileFormatError, KeyMismatchError, name_some
-from .kinds import PUBLISHED_WIDTHS
-
-if TYPE_CHECKING:
-    from .infer import BlockReader
+from ...files.errors import FileFormatError, KeyMismatchError, name_some
+from ..kinds import PUBLISHED_WIDTHS
+from .blocks import BlockReader
 
 Place = tuple[str, int]
 """``down_blocks``, ``mid_block`` or ``up_blocks``, and the block's number."""

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ..ops.sinusoids import sinusoidal_table
-from .errors import FileFormatError
-from .expected import is_table
-from .kinds import HOTSHOT_RENAMES, LCM_RENAMES
+from ...files.names import is_table
+from ...files.position_tables import check_same_tables
+from ..kinds import HOTSHOT_RENAMES, LCM_RENAMES
 
 _TO_DIFFUSERS = (
     *((re.compile(pattern), replacement) for pattern, replacement in HOTSHOT_RENAMES + LCM_RENAMES),
@@ -84,27 +81,3 @@ def animatediff_to_diffusers(state_dict: Mapping[str, Tensor]) -> dict[str, Tens
 def diffusers_to_animatediff(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a motion module's tensors from diffusers' names to the original ones."""
     return {name: value for key, value in state_dict.items() for name in original_names(key)}
-
-
-def check_same_tables(path: str | Path, keys: list[str], tables: list[Tensor]) -> None:
-    """Raise FileFormatError unless tables that become one are equal."""
-    for key, table in zip(keys[1:], tables[1:], strict=True):
-        if table.shape != tables[0].shape or not torch.equal(table, tables[0]):
-            raise FileFormatError(
-                f"{path}: {keys[0]} and {key} differ, expected one position table for both attentions of a block."
-            )
-
-
-def restore_table(stored: Tensor, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """A stored position table in ``dtype``.
-
-    Where that is a wider dtype and the table is the sinusoidal one but for rounding, it is computed anew, so that a
-    table stored in half precision is whole again in float32. One that was learned or stretched stays as it is.
-    """
-    dtype = dtype or stored.dtype
-    if torch.finfo(dtype).eps < torch.finfo(stored.dtype).eps and stored.shape[2] % 2 == 0:
-        exact = sinusoidal_table(stored.shape[1], stored.shape[2])
-        rounding = 2e-5 + torch.finfo(stored.dtype).eps / 2
-        if (stored.float().cpu() - exact).abs().max() <= rounding:
-            stored = exact
-    return stored.to(device=device, dtype=dtype)

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ..adapters import is_motion
-from ..config.unet import UNetMotionConfig
-from .errors import FileFormatError, KeyMismatchError, name_some
+from ...config.unet import UNetMotionConfig
+from ...files.errors import FileFormatError, KeyMismatchError, name_some
+from ...files.names import is_motion
+from ..shapes import unet_shapes
 
 Value = TypeVar("Value")
 
@@ -102,8 +103,6 @@ def modules_of(config: UNetMotionConfig) -> dict[str, str]:
 
 def ldm_key_map(config: UNetMotionConfig) -> dict[str, str]:
     """Parameter names of the 2-D UNet, diffusers -> LDM, without a prefix; motion modules have no LDM names."""
-    from .expected import unet_shapes
-
     modules = modules_of(config)
     return {key: _translate(key, modules) for key in unet_shapes(config) if not is_motion(key)}
 

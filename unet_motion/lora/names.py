@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .reading import TensorSource
+from ..files.reading import TensorSource
 
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "unet.", "module.", "_orig_mod.")
 """What trainers put before a layer's name, in any combination."""

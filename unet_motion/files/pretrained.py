@@ -11,11 +11,11 @@ from torch import nn
 
 from ..config.unet import SCOPE_FIELDS
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
+from .checking import Shapes, compare, shapes_of
 from .errors import FileFormatError, KeyMismatchError, WrongKindError, name_some, warn_caller
-from .expected import compare, is_table, shapes_for
 from .folders import PICKLE, SAFETENSORS, Folder, open_folder
-from .infer import Shapes
-from .loading import loading
+from .names import is_table
+from .no_gc import loading
 from .reading import Stored, TensorSource
 from .saving import write_folder
 
@@ -126,7 +126,7 @@ def from_pretrained(
         factory = {"operations": operations, "dtype": dtype, "device": "meta"}
         model = cls.from_config(config, **factory, **({"weights": weights} if weights is not None else {}))
         stored = {key: Stored(source, key) for key in source.infos}
-        expected = shapes_for(config) | attach_images(model, stored, folder.path)
+        expected = shapes_of(cls, config) | attach_images(model, stored, folder.path)
         info = _compare(f"{cls.__name__} of {folder.path}", source, expected, allow_missing, ignore_mismatched_sizes)
         other = [name for name, *_ in info["mismatched_keys"]]
         unused = {*info["unexpected_keys"], *other}

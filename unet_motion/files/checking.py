@@ -1,54 +1,28 @@
-"""The parameters that a model of a given configuration has, without building their values."""
+"""Tensors that are found against those that are expected."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from ..config.adapter import MotionAdapterConfig
-from ..config.unet import UNetMotionConfig
 from .errors import KeyMismatchError, name_some
+from .names import is_table
+
+Shapes = Mapping[str, Sequence[int]]
 
 
-@lru_cache(maxsize=8)
-def unet_shapes(config: UNetMotionConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters and position tables of a ``UNetMotionModel``; do not change the result."""
-    from ..model import UNetMotionModel
-
-    return _shapes(UNetMotionModel.from_config(config, device="meta"))
-
-
-@lru_cache(maxsize=8)
-def adapter_shapes(config: MotionAdapterConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters and position tables of a ``MotionAdapter``; do not change the result."""
-    from ..motion import MotionAdapter
-
-    return _shapes(MotionAdapter.from_config(config, device="meta"))
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
-
-
-def shapes_for(config: UNetMotionConfig | MotionAdapterConfig) -> dict[str, tuple[int, ...]]:
-    """:func:`unet_shapes` or :func:`adapter_shapes`.
+@lru_cache(maxsize=16)
+def shapes_of(cls: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters and position tables of a model that has a configuration; do not change them.
 
     Not read off a model that is being loaded: layers that a host injects may have no parameters until then.
     """
-    return unet_shapes(config) if isinstance(config, UNetMotionConfig) else adapter_shapes(config)
-
-
-def is_image_layer(key: str) -> bool:
-    """Whether a name is that of an IP-Adapter's layers, which a configuration does not speak of."""
-    return key.startswith("encoder_hid_proj.") or ".processor.to_" in key
-
-
-def is_table(key: str) -> bool:
-    """Whether a name is that of a position table, which can be computed where a file leaves it out."""
-    return key.endswith(".pos_embed.pe")
+    model = cls.from_config(config, device="meta")
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def compare(

@@ -4,112 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..adapters import is_motion
 from ..config.adapter import MotionAdapterConfig
 from ..config.convert import adapter_of
-from ..config.unet import NORM_SCOPES, UNetMotionConfig
-from .assign import assign, choose_dtype, read_all
+from ..config.unet import NORM_SCOPES, SCOPE_FIELDS, UNetMotionConfig
+from ..files.assign import choose_dtype, read_all
+from ..files.checking import check_shapes
+from ..files.errors import FileFormatError, name_some, warn_caller
+from ..files.names import is_motion, is_table
+from ..files.no_gc import loading
+from ..ops.sinusoids import sinusoidal_table
 from .detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, SELF_DESCRIBED
-from .errors import FileFormatError, name_some, warn_caller
-from .expected import adapter_shapes, check_shapes, is_table
-from .infer import DEFAULT_FRAMES, LCM_FRAMES, infer_adapter, table_rows
-from .kinds import MOTION_MODULES, PUBLISHED_WIDTHS, MotionKind, recognise
-from .loading import loading
+from .infer.absent_blocks import present_blocks, warn_partial, without_absent
+from .infer.adapter import DEFAULT_FRAMES, LCM_FRAMES, infer_adapter, table_rows
+from .kinds import MOTION_MODULES, recognise
+from .motion_weights import MotionModule, published_version, with_positions
 from .opening import Opened, open_model
-from .partial import idle_values, present_blocks, warn_partial, without_absent
-from .positions import UNCHANGED, PositionOptions, with_positions
-
-if TYPE_CHECKING:
-    from ..motion import MotionAdapter
-from ..config.unet import SCOPE_FIELDS
+from .positions import UNCHANGED, PositionOptions
+from .shapes import adapter_shapes
 
 EXPECTED = "an AnimateDiff motion module or a diffusers MotionAdapter"
-
-
-@dataclass(frozen=True)
-class MotionModule:
-    """The weights of motion modules, with diffusers' names, and what is known of them.
-
-    Attributes:
-        kind: a key of ``MOTION_MODULES`` (``v1``, ``hotshot``, ...) for original files, ``diffusers`` for an adapter.
-        version: which of them has this structure, also for an adapter; None for any other.
-        state_dict: tensors as in ``MotionAdapter.state_dict()``, but of the blocks that the file has.
-        config: the adapter's configuration.
-        resnet_norm_scope, motion_norm_scope: how it was trained (``frame`` or ``clip``).
-        path: the file or folder.
-        positions: how its position tables were changed after loading.
-        is_as_in_file: whether the file gives these weights again; merged and scaled ones are no file's.
-
-    The configuration is always that of all blocks; see :meth:`whole_state` for their weights.
-    """
-
-    kind: str
-    version: str | None
-    state_dict: dict[str, torch.Tensor]
-    config: MotionAdapterConfig
-    resnet_norm_scope: str
-    motion_norm_scope: str
-    path: Path
-    positions: PositionOptions = UNCHANGED
-    is_as_in_file: bool = True
-
-    @property
-    def norm_scopes(self) -> tuple[str, str]:
-        """``(resnet_norm_scope, motion_norm_scope)``."""
-        return self.resnet_norm_scope, self.motion_norm_scope
-
-    @property
-    def published(self) -> MotionKind | None:
-        """What is known of its training: schedule, frames, sampler."""
-        return MOTION_MODULES.get(self.version or "")
-
-    @property
-    def blocks(self) -> tuple[str, ...] | None:
-        """The blocks that have motion, such as ``down_blocks.0``, where some have none; None for all."""
-        return present_blocks(self.state_dict, adapter_shapes(self.config))
-
-    def whole_state(self, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-        """The tensors of all blocks; those that the file leaves out get motion modules that change nothing.
-
-        Args:
-            dtype: of what is added; default is that of the weights.
-        """
-        shapes = adapter_shapes(self.config)
-        absent = [name for name in shapes if name not in self.state_dict]
-        if not absent:
-            return dict(self.state_dict)
-        weight = next(t for k, t in self.state_dict.items() if not is_table(k))
-        added = idle_values(absent, shapes, dtype or weight.dtype, weight.device)
-        return {name: self.state_dict[name] if name in self.state_dict else added[name] for name in shapes}
-
-    @property
-    def words(self) -> str:
-        """What to call it in a sentence, with its block widths."""
-        widths = ", ".join(map(str, self.config.block_out_channels))
-        return f"{self.published.title if self.published else 'a'} motion module (block widths {widths})"
-
-    def to_adapter(self, operations: Any = None) -> MotionAdapter:
-        """A MotionAdapter that shares these tensors."""
-        from ..motion import MotionAdapter
-
-        dtype = next(t.dtype for k, t in self.state_dict.items() if not is_table(k))
-        adapter = MotionAdapter.from_config(self.config, operations=operations, dtype=dtype, device="meta")
-        device = next(iter(self.state_dict.values())).device
-        return assign(adapter, self.whole_state(), dtype, device)
-
-    @classmethod
-    def from_adapter(cls, adapter: MotionAdapter, path: str | Path = "MotionAdapter") -> MotionModule:
-        """The weights of an adapter, shared with it."""
-        version = published_version(adapter.config)
-        scopes = MOTION_MODULES[version].norm_scopes if version else NORM_SCOPES["diffusers"]
-        state = {key: value.detach() for key, value in adapter.state_dict().items()}
-        return cls("diffusers", version, state, adapter.config, *scopes, Path(path))
 
 
 def load_motion_module(
@@ -186,12 +103,6 @@ def adapter_config(opened: Opened, shapes: Mapping[str, tuple[int, ...]]) -> Mot
         raise FileFormatError(f"{opened.path}: describes a motion module that cannot be built ({error})") from error
 
 
-def published_version(config: MotionAdapterConfig) -> str | None:
-    """The published module with this structure and these widths, or None."""
-    kind = recognise(config) if config.block_out_channels in PUBLISHED_WIDTHS else None
-    return kind.name if kind else None
-
-
 def trained_scopes(opened: Opened, config: MotionAdapterConfig) -> tuple[str | None, tuple[str, str]]:
     """The published version, and the norm scopes that the module was trained with."""
     original = opened.found.kind in ("motion_module", "animatediff_unet")
@@ -209,8 +120,6 @@ def _with_tables(
     read: Mapping[str, torch.Tensor], expected: Mapping[str, Sequence[int]], dtype: torch.dtype | None, device
 ) -> dict[str, torch.Tensor]:
     """The tensors with the tables that the file leaves out, in the order of ``MotionAdapter.state_dict()``."""
-    from ..ops.sinusoids import sinusoidal_table
-
     tensors = {}
     for name, shape in expected.items():
         tensor = read.get(name)

@@ -6,20 +6,20 @@ What is left out is decided by whole blocks; a block with a tensor of its own mu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-from ..ops.sinusoids import sinusoidal_table
-from .assign import initialise
-from .errors import warn_caller
-from .expected import is_table
+from ...files.assign import initialise
+from ...files.checking import Shapes
+from ...files.errors import warn_caller
+from ...files.names import is_table
+from ...ops.sinusoids import sinusoidal_table
 
 PARTIAL_KINDS = ("motion_module", "motion_adapter", "animatediff_unet")
 """Kinds of files that may leave blocks out; the others say in their configuration what they hold."""
 
-Shapes = Mapping[str, Sequence[int]]
 _BLOCK = re.compile(r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.motion_modules\.")
 
 

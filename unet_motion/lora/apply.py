@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .formats.errors import FileFormatError, KeyMismatchError, name_some
-from .formats.ldm import modules_of
-from .formats.lora_names import layer_of, original_motion, read_lora, spellings
-from .formats.reading import open_tensors
-from .low_rank import MotionLora
+from ..files.errors import FileFormatError, KeyMismatchError, name_some
+from ..files.reading import open_tensors
+from ..formats.names.ldm import modules_of
+from ..low_rank import MotionLora
+from .names import layer_of, original_motion, read_lora, spellings
 
 _DOWN = (
     ".lora_down.weight",

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save_file
 
-from ..atomic import atomic_file
 from ..config.unet import SCOPE_FIELDS
-from .animatediff import diffusers_to_animatediff
-from .description import ADAPTER_KEY, DESCRIPTION_KEY
-
-if TYPE_CHECKING:
-    from ..model import UNetMotionModel
+from ..files.atomic import atomic_file
+from ..files.description import ADAPTER_KEY, DESCRIPTION_KEY
+from ..model import UNetMotionModel
+from .names.animatediff import diffusers_to_animatediff
 
 
 def save_motion_file(unet: UNetMotionModel, path: str | Path, made: Mapping[str, Any]) -> None:

@@ -5,28 +5,28 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ..adapters import is_motion
+from ..config import convert as unet2d
 from ..config.convert import motion_arguments
 from ..config.unet import NORM_SCOPES, SCOPE_FIELDS, UNetMotionConfig, check_norm_scope
+from ..files.assign import assign, attach_images, choose_dtype, initialise, read_all
+from ..files.checking import Shapes, check_shapes
+from ..files.errors import FileFormatError, name_some, warn_caller
+from ..files.names import is_motion, is_table
+from ..files.no_gc import loading
+from ..files.reading import Stored
+from ..model import UNetMotionModel
 from ..motion import MotionAdapter
-from .assign import assign, attach_images, choose_dtype, initialise, read_all
 from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
-from .diffusers_config import unet2d_arguments
-from .errors import FileFormatError, name_some, warn_caller
-from .expected import check_shapes, is_table, unet_shapes
-from .infer import Shapes, infer_unet, unet_family
-from .loading import loading
-from .motion_module import MotionModule, adapter_config, load_motion_module, trained_scopes
+from .infer.absent_blocks import idle_values, present_blocks, warn_partial, without_absent
+from .infer.unet import infer_unet, unet_family
+from .load_motion_module import adapter_config, load_motion_module, trained_scopes
+from .motion_weights import MotionModule
 from .opening import Opened, open_model
-from .partial import idle_values, present_blocks, warn_partial, without_absent
-from .reading import Stored
-
-if TYPE_CHECKING:
-    from ..model import UNetMotionModel
+from .shapes import unet_shapes
 
 EXPECTED = (
     "a Stable Diffusion checkpoint, a UNet with its original or with diffusers' names, or a diffusers UNetMotionModel"
@@ -214,8 +214,6 @@ def _guard(path: Path, build):
 
 
 def _empty_model(path: Path, values: dict[str, Any], operations: Any, weights: Any, dtype) -> UNetMotionModel:
-    from ..model import UNetMotionModel
-
     config = _guard(path, lambda: UNetMotionConfig(**values))
     return UNetMotionModel.from_config(config, operations=operations, weights=weights, dtype=dtype, device="meta")
 
@@ -245,3 +243,11 @@ def _warn_beside(base: Opened) -> None:
             f"{base.path}: {len(base.beside)} tensors belong to no known part of a checkpoint and are not used: "
             f"{name_some(base.beside)}."
         )
+
+
+def unet2d_arguments(config: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """:func:`unet_motion.config.convert.unet2d_arguments` with the file in its errors, which are FileFormatError."""
+    try:
+        return unet2d.unet2d_arguments(config)
+    except ValueError as error:
+        raise FileFormatError(f"{path}: {error}") from None

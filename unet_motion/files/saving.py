@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..atomic import atomic_file
+from .atomic import atomic_file
 from .folders import CONFIG_NAME, PICKLE, SAFETENSORS, index_name, is_weights_of, weights_name
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

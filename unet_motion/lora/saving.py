@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..atomic import atomic_file
-from .description import DESCRIPTION_KEY
-from .lora_names import original_motion
+from ..files.atomic import atomic_file
+from ..files.description import DESCRIPTION_KEY
+from .names import original_motion
 
 FORMS = ("original", "diffusers")
 _ATTENTION = re.compile(r"\.(to_[qkv]|to_out)(\.0)?$")
