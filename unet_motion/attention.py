@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .factory import LayerFactory
+from .forward.call import Call
 from .ops.attention.processors import AttentionProcessor, default_scale
 from .ops.linear import shared_input
-from .options import Call
 
 
 class Attention(nn.Module):

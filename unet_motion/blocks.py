@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from .config.unet import BlockPlan, UNetMotionConfig
 from .factory import LayerFactory
-from .freeu import freeu_concat
+from .forward.call import Call
+from .forward.freeu import freeu_concat
 from .layers import Downsample, ResnetBlock, SpatialTransformer, Upsample
 from .motion import MotionModule
-from .options import Call
 
 
 def _resnet(make: LayerFactory, config: UNetMotionConfig, channels_in: int, channels_out: int, scale: float = 1.0):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .factory import LayerFactory
+from .forward.call import Call
 from .ops.attention.processors import AttentionProcessor
-from .options import Call
 
 _PROJECTION = "encoder_hid_proj.image_projection_layers."
 

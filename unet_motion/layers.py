@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .factory import LayerFactory
-from .low_rank import LowRank
+from .forward.call import Call
+from .forward.lora import LowRank
 from .ops.conv import convolve, convolve_upsampled
 from .ops.dispatch import wanted
 from .ops.feed_forward import GatedProduct, geglu
@@ -21,7 +22,6 @@ from .ops.group_norm import scoped_group_norm
 from .ops.layer import add_into, overwritable
 from .ops.layer_norm import summed_layer_norm
 from .ops.layout import from_tokens, to_tokens
-from .options import Call
 
 _ACTIVATIONS = {
     "silu": F.silu,

@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from .adapters import AdapterMixin
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
-from .conditioning import build_text, expand_timestep, residual_for, text_time_vector
 from .config.unet import UNetMotionConfig
 from .factory import make_factory
-from .hooks import Hooks
+from .forward.call import Call
+from .forward.conditioning import build_text, expand_timestep, residual_for, text_time_vector
+from .forward.hooks import Hooks
+from .forward.options import ForwardOptions
 from .image_encoder import ImageEncoder, image_features
 from .layers import ResnetBlock, TimestepEmbedding
 from .ops.group_norm import scoped_group_norm
 from .ops.layer import module_weights
 from .ops.linear.packed import TimeProjections
 from .ops.sinusoids import timestep_sinusoid
-from .options import Call, ForwardOptions
 from .settings import SettingsMixin
 
 

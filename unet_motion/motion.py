@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .config.adapter import MotionAdapterConfig
 from .factory import LayerFactory, make_factory
+from .forward.call import Call
 from .layers import FeedForward
 from .ops.attention.processors import AttentionProcessor
 from .ops.feed_forward.cpu import rows_at_once
@@ -18,7 +19,6 @@ from .ops.group_norm import scoped_group_norm
 from .ops.layer import add_into, overwritable
 from .ops.layer_norm import summed_layer_norm
 from .ops.sinusoids import sinusoidal_table
-from .options import Call
 
 
 class PositionTable(nn.Module):

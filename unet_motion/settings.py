@@ -9,10 +9,12 @@ from torch import nn
 
 from .attention import Attention
 from .config.unet import check_norm_scope
-from .freeu import FreeU
-from .low_rank import low_rank
-from .ops.attention.processors import DEFAULT_PROCESSOR, AttentionProcessor, ProcessorPlan, get_processor
-from .options import INHERIT, Call, ForwardOptions, check_chunking
+from .forward.call import Call
+from .forward.freeu import FreeU
+from .forward.lora import low_rank
+from .forward.options import INHERIT, ForwardOptions, check_chunking
+from .forward.processor_plan import ProcessorPlan
+from .ops.attention.processors import DEFAULT_PROCESSOR, AttentionProcessor, get_processor
 
 
 class SettingsMixin:

@@ -20,7 +20,7 @@ from unet_motion import (
     apply_motion_lora,
     remove_motion_lora,
 )
-from unet_motion.low_rank import MotionLora
+from unet_motion.forward.lora import MotionLora
 
 FRAMES = 3
 

@@ -9,13 +9,13 @@ from torch import nn
 
 from unet_motion import UNetMotionModel, motion
 from unet_motion.factory import make_factory
+from unet_motion.forward.call import Call
 from unet_motion.layers import GEGLU, FeedForward, Upsample
 from unet_motion.motion import MotionModule
 from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.conv import cpu as convolution
 from unet_motion.ops.feed_forward import cpu as feed_forward
 from unet_motion.ops.layer import module_weights
-from unet_motion.options import Call
 
 MAKE = make_factory(None, None, torch.float64, None)
 

@@ -5,10 +5,10 @@ import torch
 
 from unet_motion import layers, motion
 from unet_motion.factory import make_factory
+from unet_motion.forward.call import Call
 from unet_motion.motion import MotionModule
 from unet_motion.ops import group_norm, layer_norm
 from unet_motion.ops import layer as in_place
-from unet_motion.options import Call
 
 MAKE = make_factory(None, None, torch.float64, None)
 

@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 from poison import DEVICE, pictures, random
 
 from unet_motion import kernels
-from unet_motion.freeu import FreeU, freeu_concat
+from unet_motion.forward.freeu import FreeU, freeu_concat
 from unet_motion.ops import dispatch
 from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel

@@ -8,7 +8,7 @@ pytest.importorskip("triton")
 from poison import DEVICE, DTYPES, assert_as_exact_as, double, far_apart, pictures, random
 
 from unet_motion import kernels
-from unet_motion.freeu import FreeU, freeu_concat
+from unet_motion.forward.freeu import FreeU, freeu_concat
 from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
 from unet_motion.ops.feed_forward import geglu, geglu_eager, geglu_kernel
 from unet_motion.ops.freeu import freeu_concat_eager

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unet_motion.bundled import build_parts
-from unet_motion.options import ForwardOptions
+from unet_motion.forward.options import ForwardOptions
 from unet_motion.training import data
 from unet_motion.training.denoise import Batch, StageRecipe, StageTrainer, text_path, without_motion
 from unet_motion.training.prompts import vocabulary

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from unet_motion.bundled import TextEncoder, Tokenizer, added_cond, added_vector
-from unet_motion.conditioning import text_time_vector
 from unet_motion.config.unet import UNetMotionConfig
+from unet_motion.forward.conditioning import text_time_vector
 
 WORDS = ["a", "left", "moving", "red", "star"]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..factory import make_factory
+from ..forward.call import Call
 from ..model import UNetMotionModel
 from ..motion import MotionModule
-from ..options import Call
 from .measure import Ceilings, Weight, Work, take_turns, weigh
 from .nets import Inputs, both_unets, make_inputs, our_unet, randomise, relative_error
 

@@ -191,8 +191,8 @@ def check_device(name: str) -> None:
 
 
 def _options(args: argparse.Namespace):
-    from ..freeu import FreeU
-    from ..options import INHERIT, ForwardOptions
+    from ..forward.freeu import FreeU
+    from ..forward.options import INHERIT, ForwardOptions
 
     freeu = FreeU(*args.freeu) if args.freeu else INHERIT
     return ForwardOptions(freeu=freeu, attn_processors=args.attention)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..files.errors import FileFormatError, KeyMismatchError, name_some
 from ..files.reading import open_tensors
 from ..formats.names.ldm import modules_of
-from ..low_rank import MotionLora
+from ..forward.lora import MotionLora
 from .names import layer_of, original_motion, read_lora, spellings
 
 _DOWN = (

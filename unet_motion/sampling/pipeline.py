@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..cuda_graphs import StepGraphs
-from ..options import ForwardOptions
+from ..forward.options import ForwardOptions
+from ..forward.text_keys import TextKeys
 from ..progress import track
-from ..text_keys import TextKeys
 from .noise import frame_noise, seeded_generator
 from .samplers import get_sampler
 from .schedules import NoiseSchedule

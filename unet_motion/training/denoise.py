@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bundled.parts import BundledParts, added_cond
+from ..forward.options import ForwardOptions
 from ..ops.attention.processors import AttentionProcessor
-from ..options import ForwardOptions
 from ..sampling.schedules import NoiseSchedule
 from .data import DIRECTIONS, FRAMES, MOTIONS
 from .latents import LatentPool

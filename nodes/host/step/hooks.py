@@ -9,7 +9,7 @@ from typing import Any
 import comfy.ldm.modules.attention as comfy_attention
 from torch import Tensor, nn
 
-from ....unet_motion.hooks import Hooks
+from ....unet_motion.forward.hooks import Hooks
 from .control import add_residual
 
 KEY = "unet_motion"

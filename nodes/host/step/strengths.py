@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....unet_motion.low_rank import MotionLora
+from ....unet_motion.forward.lora import MotionLora
 
 LAST_TIMESTEP = 999
 

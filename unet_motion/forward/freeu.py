@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .ops.freeu import FREEU, freeu_concat_eager, freeu_concat_kernel
+from ..ops.freeu import FREEU, freeu_concat_eager, freeu_concat_kernel
 
 
 @dataclass(frozen=True)

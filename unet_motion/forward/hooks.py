@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from .layers import BasicTransformerBlock
-    from .options import Call
+from torch import Tensor, nn
 
 
 class Hooks:
@@ -55,10 +51,13 @@ class Hooks:
         """What an output stage is about to concatenate: the hidden state and its skip."""
         return hidden, skip
 
-    def transformer_block(
-        self, block: BasicTransformerBlock, tokens: Tensor, call: Call, run: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """One block of a spatial transformer: tokens (B*F, H*W, C); ``run(tokens)`` is the UNet's own path."""
+    def transformer_block(self, block: nn.Module, tokens: Tensor, call: Any, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """One block of a spatial transformer: tokens (B*F, H*W, C); ``run(tokens)`` is the UNet's own path.
+
+        Args:
+            block: the layer (:class:`unet_motion.layers.BasicTransformerBlock`).
+            call: the state of the forward call, which the block's parts take.
+        """
         return run(tokens)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor | None:

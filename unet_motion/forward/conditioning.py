@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config.unet import UNetMotionConfig
-from .ops.sinusoids import timestep_sinusoid
+from ..config.unet import UNetMotionConfig
+from ..ops.sinusoids import timestep_sinusoid
 
 
 def expand_timestep(timestep: Tensor | float | int, batch: int, frames: int, device: torch.device) -> Tensor:
