@@ -7,10 +7,10 @@ import importlib
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "UNetMotionModel": ".model",
-    "UNetMotionOutput": ".model",
-    "UNet3DConditionOutput": ".model",
-    "MotionAdapter": ".motion",
+    "UNetMotionModel": ".model.unet_motion_model",
+    "UNetMotionOutput": ".model.unet_motion_model",
+    "UNet3DConditionOutput": ".model.unet_motion_model",
+    "MotionAdapter": ".model.motion_adapter",
     "UNetMotionConfig": ".config.unet",
     "MotionAdapterConfig": ".config.adapter",
     "ForwardOptions": ".forward.options",

@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unet_motion import UNetMotionModel, motion
-from unet_motion.factory import make_factory
+from unet_motion import UNetMotionModel
 from unet_motion.forward.call import Call
-from unet_motion.layers import GEGLU, FeedForward, Upsample
-from unet_motion.motion import MotionModule
+from unet_motion.model import motion_module as motion
+from unet_motion.model.layer_factory import make_factory
+from unet_motion.model.motion_module import MotionModule
+from unet_motion.model.resnet import Upsample
+from unet_motion.model.transformer import GEGLU, FeedForward
 from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.conv import cpu as convolution
 from unet_motion.ops.feed_forward import cpu as feed_forward

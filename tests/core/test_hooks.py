@@ -17,7 +17,7 @@ from core_reference import (
 )
 
 from unet_motion import ForwardOptions, Hooks
-from unet_motion.layers import BasicTransformerBlock
+from unet_motion.model.transformer import BasicTransformerBlock
 
 
 class Recorder(Hooks):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from unet_motion import layers, motion
-from unet_motion.factory import make_factory
 from unet_motion.forward.call import Call
-from unet_motion.motion import MotionModule
+from unet_motion.model import motion_module, resnet, transformer
+from unet_motion.model.layer_factory import make_factory
+from unet_motion.model.motion_module import MotionModule
 from unet_motion.ops import group_norm, layer_norm
 from unet_motion.ops import layer as in_place
 
@@ -15,12 +15,12 @@ MAKE = make_factory(None, None, torch.float64, None)
 
 def make_layers():
     torch.manual_seed(0)
-    resnet = layers.ResnetBlock(MAKE, 8, 16, 12, 4, 1e-5, "silu")
-    spatial = layers.SpatialTransformer(MAKE, 16, 2, 2, 6, 4, use_linear_projection=False)
+    first = resnet.ResnetBlock(MAKE, 8, 16, 12, 4, 1e-5, "silu")
+    spatial = transformer.SpatialTransformer(MAKE, 16, 2, 2, 6, 4, use_linear_projection=False)
     module = MotionModule(MAKE, 16, 2, 2, 4, 32)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    return torch.nn.ModuleList([resnet, spatial, module])
+    return torch.nn.ModuleList([first, spatial, module])
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_overwriting_changes_no_value_and_no_input(call, pictures, monkeypatch):
     stack, before = make_layers(), pictures.clone()
     out = run(stack, pictures, call)
     assert torch.equal(pictures, before)
-    for module in (layers, motion, group_norm, layer_norm):
+    for module in (resnet, transformer, motion_module, group_norm, layer_norm):
         monkeypatch.setattr(module, "overwritable", lambda *layers: False)
     assert torch.equal(run(stack, pictures, call), out)
 

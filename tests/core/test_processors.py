@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unet_motion import ForwardOptions
-from unet_motion.attention import Attention
+from unet_motion.model.attention import Attention
 from unet_motion.ops.attention import processors
 from unet_motion.ops.attention.processors import (
     PROCESSORS,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from unet_motion.attention import Attention
-from unet_motion.factory import make_factory
+from unet_motion.model.attention import Attention
+from unet_motion.model.layer_factory import make_factory
 from unet_motion.ops.layer import module_weights
 from unet_motion.ops.linear import shared_input
 

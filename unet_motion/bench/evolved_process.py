@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..formats.names.animatediff import diffusers_to_animatediff
 from ..formats.names.ldm import diffusers_to_ldm
-from ..layers import SpatialTransformer
-from ..model import UNetMotionModel
+from ..model.transformer import SpatialTransformer
+from ..model.unet_motion_model import UNetMotionModel
 from ..ops.group_norm import scoped_group_norm
 from .cases import Bench, Row, step_of_ours
 from .measure import Ceilings, Work

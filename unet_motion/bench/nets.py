@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ..model import UNetMotionModel
+from ..model.unet_motion_model import UNetMotionModel
 from ..ops.sinusoids import sinusoidal_table
 
 WIDTHS = {"small": (128, 256, 512, 512), "sd15": (320, 640, 1280, 1280)}

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..model import UNetMotionModel
+from ..model.unet_motion_model import UNetMotionModel
 from .autoencoder import Autoencoder
 from .text import TextEncoder, Tokenizer
 

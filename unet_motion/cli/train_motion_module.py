@@ -20,7 +20,7 @@ from .train_run import (
 )
 
 if TYPE_CHECKING:
-    from ..model import UNetMotionModel
+    from ..model.unet_motion_model import UNetMotionModel
 
 OUTPUT = "motion_module.safetensors"
 WHAT = "motion modules trained by unet-motion train motion-module"

@@ -18,8 +18,8 @@ from ..files.errors import FileFormatError, name_some, warn_caller
 from ..files.names import is_motion, is_table
 from ..files.no_gc import loading
 from ..files.reading import Stored
-from ..model import UNetMotionModel
-from ..motion import MotionAdapter
+from ..model.motion_adapter import MotionAdapter
+from ..model.unet_motion_model import UNetMotionModel
 from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
 from .infer.absent_blocks import idle_values, present_blocks, warn_partial, without_absent
 from .infer.unet import infer_unet, unet_family

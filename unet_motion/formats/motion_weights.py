@@ -14,7 +14,7 @@ from ..config.unet import NORM_SCOPES
 from ..files.assign import assign
 from ..files.errors import FileFormatError
 from ..files.names import is_table
-from ..motion import MotionAdapter
+from ..model.motion_adapter import MotionAdapter
 from .infer.absent_blocks import idle_values, present_blocks
 from .kinds import MOTION_MODULES, PUBLISHED_WIDTHS, MotionKind, recognise
 from .positions import UNCHANGED, PositionOptions, adjust_table

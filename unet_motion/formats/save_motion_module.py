@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from ..config.unet import SCOPE_FIELDS
 from ..files.atomic import atomic_file
 from ..files.description import ADAPTER_KEY, DESCRIPTION_KEY
-from ..model import UNetMotionModel
+from ..model.unet_motion_model import UNetMotionModel
 from .names.animatediff import diffusers_to_animatediff
 
 

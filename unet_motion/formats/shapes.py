@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..config.adapter import MotionAdapterConfig
 from ..config.unet import UNetMotionConfig
 from ..files.checking import shapes_of
-from ..model import UNetMotionModel
-from ..motion import MotionAdapter
+from ..model.motion_adapter import MotionAdapter
+from ..model.unet_motion_model import UNetMotionModel
 
 
 def unet_shapes(config: UNetMotionConfig) -> dict[str, tuple[int, ...]]:

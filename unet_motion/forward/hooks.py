@@ -55,7 +55,7 @@ class Hooks:
         """One block of a spatial transformer: tokens (B*F, H*W, C); ``run(tokens)`` is the UNet's own path.
 
         Args:
-            block: the layer (:class:`unet_motion.layers.BasicTransformerBlock`).
+            block: the layer (:class:`unet_motion.model.transformer.BasicTransformerBlock`).
             call: the state of the forward call, which the block's parts take.
         """
         return run(tokens)

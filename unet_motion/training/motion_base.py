@@ -16,8 +16,8 @@ from ..bundled import WEIGHTS, BundledParts, load_bundled
 from ..files.description import describe_file
 from ..formats import FileFormatError, load_motion_module, load_unet
 from ..formats.motion_weights import MotionModule
-from ..model import UNetMotionModel
-from ..motion import MotionAdapter
+from ..model.motion_adapter import MotionAdapter
+from ..model.unet_motion_model import UNetMotionModel
 from ..sampling import NoiseSchedule
 from ..sampling.pipeline import INFO_KEYS
 from .clip_data import ClipDataset, ClipEncoder

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files.atomic import atomic_file
-from ..model import UNetMotionModel
+from ..model.unet_motion_model import UNetMotionModel
 from ..progress import has_bar, track
 from .clip_data import ClipDataset
 from .draws import Draw

@@ -16,7 +16,7 @@ def set_picture(model: Any, latent: dict, motion_scale: float, strength: float) 
 
     Args:
         latent: ComfyUI's LATENT of one picture, or of one for every frame of the clip.
-        motion_scale: how far the frames move apart, see :class:`unet_motion.image_encoder.ImageEncoder`.
+        motion_scale: how far the frames move apart, see :class:`unet_motion.model.image_encoder.ImageEncoder`.
         strength: multiplies what the image encoder adds.
 
     Raises:

@@ -134,7 +134,7 @@ def test_attention_choice_reaches_spatial_and_temporal_layers(loaded, monkeypatc
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_forward_chunking_splits_the_feed_forward_and_keeps_the_values(loaded, monkeypatch, dim):
-    from pack.unet_motion.layers import FeedForward
+    from pack.unet_motion.model.transformer import FeedForward
 
     model, clip, _ = loaded
     cond, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .ops.layer import Weights, module_weights
+from ..ops.layer import Weights, module_weights
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapters import AdapterMixin
+from ..config.unet import UNetMotionConfig
+from ..forward.call import Call
+from ..forward.conditioning import build_text, expand_timestep, residual_for, text_time_vector
+from ..forward.hooks import Hooks
+from ..forward.options import ForwardOptions
+from ..ops.group_norm import scoped_group_norm
+from ..ops.layer import module_weights
+from ..ops.linear.packed import TimeProjections
+from ..ops.sinusoids import timestep_sinusoid
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
-from .config.unet import UNetMotionConfig
-from .factory import make_factory
-from .forward.call import Call
-from .forward.conditioning import build_text, expand_timestep, residual_for, text_time_vector
-from .forward.hooks import Hooks
-from .forward.options import ForwardOptions
 from .image_encoder import ImageEncoder, image_features
-from .layers import ResnetBlock, TimestepEmbedding
-from .ops.group_norm import scoped_group_norm
-from .ops.layer import module_weights
-from .ops.linear.packed import TimeProjections
-from .ops.sinusoids import timestep_sinusoid
+from .inflate import AdapterMixin
+from .layer_factory import make_factory
+from .resnet import ResnetBlock, TimestepEmbedding
 from .settings import SettingsMixin
 
 

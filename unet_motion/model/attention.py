@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .factory import LayerFactory
-from .forward.call import Call
-from .ops.attention.processors import AttentionProcessor, default_scale
-from .ops.linear import shared_input
+from ..forward.call import Call
+from ..ops.attention.processors import AttentionProcessor, default_scale
+from ..ops.linear import shared_input
+from .layer_factory import LayerFactory
 
 
 class Attention(nn.Module):

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config.adapter import MotionAdapterConfig
-from .config.convert import adapter_config, adapter_fields, unet2d_arguments
-from .config.unet import UNetMotionConfig
-from .files.names import is_motion
+from ..config.adapter import MotionAdapterConfig
+from ..config.convert import adapter_config, adapter_fields, unet2d_arguments
+from ..config.unet import UNetMotionConfig
+from ..files.names import is_motion
+from ..files.pretrained import from_pretrained, save_pretrained
+from ..ops.sinusoids import sinusoidal_table
 from .ip_adapter import IPAdapterMixin
-from .motion import MotionAdapter
-from .ops.sinusoids import sinusoidal_table
+from .motion_adapter import MotionAdapter
 
 
 class AdapterMixin(IPAdapterMixin):
@@ -167,14 +168,10 @@ class AdapterMixin(IPAdapterMixin):
     @classmethod
     def from_pretrained(cls, path: str | Path, **kwargs: Any):
         """Read a folder written by :meth:`save_pretrained` or by diffusers."""
-        from .files.pretrained import from_pretrained
-
         return from_pretrained(cls, path, **kwargs)
 
     def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:
         """Write ``config.json`` and safetensors weights that diffusers reads too."""
-        from .files.pretrained import save_pretrained
-
         save_pretrained(self, path, **kwargs)
 
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .factory import LayerFactory
-from .ops.sinusoids import sinusoidal_table
+from ..ops.sinusoids import sinusoidal_table
+from .layer_factory import LayerFactory
 
 MOTION_SCALE = 0.8
 """The authors' choice; 0 gives the same features to all frames."""

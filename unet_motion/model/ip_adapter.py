@@ -8,10 +8,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..forward.call import Call
+from ..ops.attention.processors import AttentionProcessor
 from .attention import Attention
-from .factory import LayerFactory
-from .forward.call import Call
-from .ops.attention.processors import AttentionProcessor
+from .layer_factory import LayerFactory
 
 _PROJECTION = "encoder_hid_proj.image_projection_layers."
 

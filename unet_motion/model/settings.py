@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from ..config.unet import check_norm_scope
+from ..forward.call import Call
+from ..forward.freeu import FreeU
+from ..forward.lora import low_rank
+from ..forward.options import INHERIT, ForwardOptions, check_chunking
+from ..forward.processor_plan import ProcessorPlan
+from ..ops.attention.processors import DEFAULT_PROCESSOR, AttentionProcessor, get_processor
 from .attention import Attention
-from .config.unet import check_norm_scope
-from .forward.call import Call
-from .forward.freeu import FreeU
-from .forward.lora import low_rank
-from .forward.options import INHERIT, ForwardOptions, check_chunking
-from .forward.processor_plan import ProcessorPlan
-from .ops.attention.processors import DEFAULT_PROCESSOR, AttentionProcessor, get_processor
 
 
 class SettingsMixin:

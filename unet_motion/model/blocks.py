@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .config.unet import BlockPlan, UNetMotionConfig
-from .factory import LayerFactory
-from .forward.call import Call
-from .forward.freeu import freeu_concat
-from .layers import Downsample, ResnetBlock, SpatialTransformer, Upsample
-from .motion import MotionModule
+from ..config.unet import BlockPlan, UNetMotionConfig
+from ..forward.call import Call
+from ..forward.freeu import freeu_concat
+from .layer_factory import LayerFactory
+from .motion_module import MotionModule
+from .resnet import Downsample, ResnetBlock, Upsample
+from .transformer import SpatialTransformer
 
 
 def _resnet(make: LayerFactory, config: UNetMotionConfig, channels_in: int, channels_out: int, scale: float = 1.0):
