@@ -16,7 +16,7 @@ _EXPORTS = {
     "ForwardOptions": ".forward.options",
     "FreeU": ".forward.freeu",
     "Hooks": ".forward.hooks",
-    "StepGraphs": ".cuda_graphs",
+    "StepGraphs": ".runtime.cuda_graphs",
     "TextKeys": ".forward.text_keys",
     "load_unet": ".formats",
     "load_motion_module": ".formats",

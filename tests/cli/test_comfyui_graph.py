@@ -7,8 +7,8 @@ import pytest
 
 from unet_motion.cli import build_parser, main
 from unet_motion.cli.generate import describe
-from unet_motion.comfyui_graph import clip_graph, no_graph
 from unet_motion.video import read_graphs
+from unet_motion.workflows.clip import clip_graph, no_graph
 
 
 def settings_of(*arguments, prompt="a red star moving left"):

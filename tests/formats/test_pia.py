@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unet_motion.pia import LOOPS, PRESETS, frame_influence, pia_channels
+from unet_motion.control.pia import LOOPS, PRESETS, frame_influence, pia_channels
 
 PUBLISHED = {
     "small motion": [1.0, 0.9, 0.85, 0.85, 0.85, 0.8],

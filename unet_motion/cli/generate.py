@@ -130,7 +130,7 @@ def describe(args: argparse.Namespace) -> dict:
 
 def _graphs(settings: dict, path: Path, quality: int | None = None) -> dict:
     """ComfyUI's graphs of a clip, that save it as a file of the same kind; empty where there are none."""
-    from ..comfyui_graph import clip_graph
+    from ..workflows.clip import clip_graph
 
     # Save Clip writes no folders of frames; a frame on the page then stands for the animation.
     kind = {"": "webp", ".png": "sheet"}.get(path.suffix.lower(), path.suffix.lower().removeprefix("."))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..bundled.parts import BundledParts, added_cond
 from ..forward.options import ForwardOptions
 from ..ops.attention.processors import AttentionProcessor
-from ..sampling.schedules import NoiseSchedule
+from ..sampling.noise_schedule import NoiseSchedule
 from .data import DIRECTIONS, FRAMES, MOTIONS
 from .latents import LatentPool
 from .precision import autocast

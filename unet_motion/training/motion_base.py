@@ -19,7 +19,7 @@ from ..formats.motion_weights import MotionModule
 from ..model.motion_adapter import MotionAdapter
 from ..model.unet_motion_model import UNetMotionModel
 from ..sampling import NoiseSchedule
-from ..sampling.pipeline import INFO_KEYS
+from ..sampling.noise_schedule import INFO_KEYS
 from .clip_data import ClipDataset, ClipEncoder
 from .clips import ClipOptions
 from .encoded_clips import EncodedClips

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ....unet_motion import UNetMotionConfig
-from ....unet_motion.pia import frame_influence, pia_channels
+from ....unet_motion.control.pia import frame_influence, pia_channels
 from .settings import settings, with_settings
 
 CHANNELS = 5
@@ -39,7 +39,7 @@ def set_first_frame(model: Any, latent: dict, values: list[float], loop: bool, f
 
     Args:
         latent: ComfyUI's LATENT of the picture; of several the first counts.
-        values, loop, frame: see :func:`unet_motion.pia.frame_influence`.
+        values, loop, frame: see :func:`unet_motion.control.pia.frame_influence`.
         strength: multiplies the influence.
 
     Raises:

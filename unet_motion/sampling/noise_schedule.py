@@ -177,3 +177,13 @@ class NoiseSchedule:
         if torch.isinf(high):
             raise ValueError("spacing 'karras' needs a finite noise level, expected no zero_terminal_snr")
         return (high + torch.linspace(0, 1, count, dtype=torch.float64) * (low - high)) ** rho
+
+
+# Keys of a bundled model's description -> arguments of NoiseSchedule.named.
+INFO_KEYS = {
+    "beta_schedule": "betas",
+    "train_timesteps": "count",
+    "beta_start": "start",
+    "beta_end": "end",
+    "prediction": "prediction",
+}

@@ -2,7 +2,7 @@
 
 The kind follows the name: `.webp` and `.gif` are animations, `.mp4` needs the `video` extra (PyAV), `.png` is
 a contact sheet with all frames in one picture, and a name without suffix is a folder of PNG frames. Where the
-settings stand in a file, `video_metadata` says.
+settings stand in a file, `metadata` says.
 """
 
 from __future__ import annotations
@@ -16,21 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .files.atomic import atomic_file, atomic_folder
-from .video_metadata import FRAME_NAME, Labels, load_av, read_graphs, read_metadata, with_findable_exif
-
-__all__ = [
-    "RESIZE_FILTERS",
-    "SUFFIXES",
-    "check_output_path",
-    "check_playback",
-    "check_resize",
-    "contact_sheet",
-    "read_graphs",
-    "read_metadata",
-    "resize",
-    "write_video",
-]
+from ..files.atomic import atomic_file, atomic_folder
+from .metadata import FRAME_NAME, Labels, load_av, with_findable_exif
 
 SUFFIXES = (".webp", ".gif", ".mp4", ".png")
 RESIZE_FILTERS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}

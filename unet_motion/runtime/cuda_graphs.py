@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .forward.freeu import FreeU
-from .forward.options import ForwardOptions
-from .lora.apply import applied_loras
-from .ops.dispatch import current_mode
+from ..forward.freeu import FreeU
+from ..forward.options import ForwardOptions
+from ..lora.apply import applied_loras
+from ..ops.dispatch import current_mode
 
 Replay = Callable[[], None]
 Recorder = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
