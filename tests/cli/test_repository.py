@@ -23,7 +23,7 @@ TRITON = ("attention", "feed_forward", "freeu", "group_norm", "layer_norm")
 # What may be imported where it is installed, and by which files.
 OPTIONAL_IMPORTS = {
     "tqdm": {"unet_motion/progress.py"},
-    "av": {"unet_motion/training/clips.py", "unet_motion/video/metadata.py"},
+    "av": {"unet_motion/training/data/clip_files.py", "unet_motion/video/metadata.py"},
     "xformers": {"unet_motion/ops/attention/processors.py"},
     "sageattention": {"unet_motion/ops/attention/processors.py"},
     "triton": {

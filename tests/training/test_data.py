@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from unet_motion.bundled.text import Tokenizer
-from unet_motion.training import data
-from unet_motion.training.prompts import place_prompt, plain_prompt, vocabulary, write_prompts
-from unet_motion.training.shapes import SHAPES, shape_distance
+from unet_motion.training.bundled_model import drawn_clips as data
+from unet_motion.training.bundled_model.prompts import place_prompt, plain_prompt, vocabulary, write_prompts
+from unet_motion.training.bundled_model.shapes import SHAPES, shape_distance
 
 
 def one(shape="circle", colour="red", motion="still", **changes):

@@ -8,8 +8,8 @@ import torch
 
 from unet_motion.bundled import load_bundled
 from unet_motion.bundled.autoencoder import Autoencoder
-from unet_motion.training import data
-from unet_motion.training.autoencoder import (
+from unet_motion.training.bundled_model import drawn_clips as data
+from unet_motion.training.bundled_model.train_autoencoder import (
     DecoderRecipe,
     outline_loss,
     outlines_right,
@@ -44,7 +44,7 @@ def test_only_the_decoder_moves_and_a_killed_run_goes_on_bit_for_bit(tmp_path, m
         drawn.append(1)
         return sample_hard_frames(rng, recipe)
 
-    monkeypatch.setattr("unet_motion.training.autoencoder.sample_hard_frames", draw_until)
+    monkeypatch.setattr("unet_motion.training.bundled_model.train_autoencoder.sample_hard_frames", draw_until)
     with pytest.raises(Killed):
         train_decoder(model(), tmp_path / "killed", QUICK, QUIET)
     monkeypatch.undo()

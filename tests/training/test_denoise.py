@@ -7,9 +7,15 @@ import torch
 
 from unet_motion.bundled import build_parts
 from unet_motion.forward.options import ForwardOptions
-from unet_motion.training import data
-from unet_motion.training.denoise import Batch, StageRecipe, StageTrainer, text_path, without_motion
-from unet_motion.training.prompts import vocabulary
+from unet_motion.training.bundled_model import drawn_clips as data
+from unet_motion.training.bundled_model.prompts import vocabulary
+from unet_motion.training.bundled_model.train_denoiser import (
+    Batch,
+    StageRecipe,
+    StageTrainer,
+    text_path,
+    without_motion,
+)
 from unet_motion.training.runs import RunLog
 
 TINY = {

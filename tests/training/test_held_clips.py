@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from unet_motion import UNetMotionModel
-from unet_motion.training.held_clips import HeldClips, same_length
+from unet_motion.training.data.in_memory import HeldClips, same_length
 from unet_motion.training.lora import LoraSettings, TrainableLora
 from unet_motion.training.memory import estimate_memory
 

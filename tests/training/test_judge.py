@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from unet_motion.bundled import load_bundled
-from unet_motion.training import data
-from unet_motion.training.evaluate import TARGETS, evaluation_triples, figures_of, missed_targets
-from unet_motion.training.export import load_judge
-from unet_motion.training.judge import Verdict, centroid_path
-from unet_motion.training.judge_training import reconstruct
+from unet_motion.training.bundled_model import drawn_clips as data
+from unet_motion.training.bundled_model.evaluate import TARGETS, evaluation_triples, figures_of, missed_targets
+from unet_motion.training.bundled_model.export import load_judge
+from unet_motion.training.bundled_model.judge import Verdict, centroid_path
+from unet_motion.training.bundled_model.train_judge import reconstruct
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from unet_motion.cli.train_motion_module import FORMS, OUTPUT
 from unet_motion.cli.train_run import NUMBERS
 from unet_motion.formats.convert import convert
 from unet_motion.sampling import NoiseSchedule, get_sampler
-from unet_motion.training import motion_loop
-from unet_motion.training.motion_base import checksum, load_base
-from unet_motion.training.motion_recipe import MotionRecipe
+from unet_motion.training import trainer as motion_loop
+from unet_motion.training.base import checksum, load_base
+from unet_motion.training.recipe import MotionRecipe
 from unet_motion.video import write_video
 
 IMAGE = {

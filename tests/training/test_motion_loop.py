@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from unet_motion import UNetMotionModel, load_motion_module, load_unet
 from unet_motion.formats.save_motion_module import save_motion_file
 from unet_motion.sampling import NoiseSchedule, get_sampler
-from unet_motion.training import motion_loop
-from unet_motion.training.encoded_clips import EncodedClips
-from unet_motion.training.motion_loop import MotionTrainer
-from unet_motion.training.motion_recipe import MotionRecipe
+from unet_motion.training import trainer as motion_loop
+from unet_motion.training.data.encoded import EncodedClips
 from unet_motion.training.objective import Objective
+from unet_motion.training.recipe import MotionRecipe
+from unet_motion.training.trainer import MotionTrainer
 
 TINY = {
     "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),

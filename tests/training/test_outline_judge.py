@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from unet_motion.training import data
-from unet_motion.training.outline_judge import coverage, frame_shapes
+from unet_motion.training.bundled_model import drawn_clips as data
+from unet_motion.training.bundled_model.outline_judge import coverage, frame_shapes
 
 
 @pytest.fixture(scope="module")

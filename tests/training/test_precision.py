@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unet_motion.training.precision import autocast, has_fast_bfloat16
+from unet_motion.training.bundled_model.precision import autocast, has_fast_bfloat16
 
 
 @pytest.mark.parametrize(

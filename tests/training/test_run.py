@@ -6,7 +6,7 @@ import pytest
 
 from unet_motion.bundled import load_bundled
 from unet_motion.cli import main
-from unet_motion.training.bundled_run import BundledRecipe, BundledRun, GateError
+from unet_motion.training.bundled_model.run import BundledRecipe, BundledRun, GateError
 from unet_motion.training.runs import RunLog
 
 

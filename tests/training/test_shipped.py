@@ -10,11 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from unet_motion.bundled import WEIGHTS, load_bundled
-from unet_motion.training import data
-from unet_motion.training.autoencoder import psnr, sample_frames
-from unet_motion.training.evaluate import TARGETS, SampleSettings, missed_targets, sample_clips
-from unet_motion.training.export import JUDGE_WEIGHTS, export_bundled, load_judge
-from unet_motion.training.prompts import plain_prompt, vocabulary
+from unet_motion.training.bundled_model import drawn_clips as data
+from unet_motion.training.bundled_model.evaluate import TARGETS, SampleSettings, missed_targets, sample_clips
+from unet_motion.training.bundled_model.export import JUDGE_WEIGHTS, export_bundled, load_judge
+from unet_motion.training.bundled_model.prompts import plain_prompt, vocabulary
+from unet_motion.training.bundled_model.train_autoencoder import psnr, sample_frames
 
 FOLDER = Path(WEIGHTS).parent
 

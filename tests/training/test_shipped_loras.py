@@ -12,11 +12,11 @@ from safetensors import safe_open
 from unet_motion import apply_motion_lora, remove_motion_lora
 from unet_motion.bundled import WEIGHTS, load_bundled, motion_lora_names, motion_lora_path
 from unet_motion.cli import main
-from unet_motion.training.camera import CAMERA, OWN, sample_camera_clips, write_camera_clips
-from unet_motion.training.clips import find_clips
-from unet_motion.training.data import draw
-from unet_motion.training.evaluate import SampleSettings, sample_clips
-from unet_motion.training.lora_figures import MEASURES, lora_figures, measure_motion
+from unet_motion.training.bundled_model.camera_clips import CAMERA, OWN, sample_camera_clips, write_camera_clips
+from unet_motion.training.bundled_model.drawn_clips import draw
+from unet_motion.training.bundled_model.evaluate import SampleSettings, sample_clips
+from unet_motion.training.bundled_model.lora_figures import MEASURES, lora_figures, measure_motion
+from unet_motion.training.data.clip_files import find_clips
 
 FIGURES = Path(WEIGHTS).with_name("motion_loras") / "figures.json"
 NOISE = {"right_px": 0.5, "growth": 0.03, "turn_degrees": 3}

@@ -21,11 +21,11 @@ from tests.training.test_motion_loop import (
     trainer,
     write_clips,
 )
-from unet_motion.training import motion_loop
-from unet_motion.training.loss_plot import SIZE, LossPlot, loss_plot, read_losses, smoothed
-from unet_motion.training.motion_recipe import MotionRecipe
+from unet_motion.training import trainer as motion_loop
 from unet_motion.training.optimizers import make_optimizer, optimizer_names
-from unet_motion.training.validation import Validation
+from unet_motion.training.recipe import MotionRecipe
+from unet_motion.training.watchers.loss_plot import SIZE, LossPlot, loss_plot, read_losses, smoothed
+from unet_motion.training.watchers.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_watched_run_learns_bit_for_bit_what_an_unwatched_one_does(data, tmp_p
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from unet_motion.training.tensorboard import TensorBoard
+    from unet_motion.training.watchers.tensorboard import TensorBoard
 
     unwatched = trainer(data, tmp_path / "unwatched")
     unwatched.run()

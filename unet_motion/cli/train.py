@@ -53,7 +53,7 @@ def run_train(args: argparse.Namespace) -> int:
     """Run or resume the making of the bundled model; 1 where a stage misses its gate."""
     import torch
 
-    from ..training.bundled_run import BundledRecipe, BundledRun, GateError
+    from ..training.bundled_model.run import BundledRecipe, BundledRun, GateError
     from ..training.runs import RunLog
 
     if args.threads:
@@ -70,7 +70,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_camera(args: argparse.Namespace) -> int:
     """Draw clips with a camera motion."""
-    from ..training.camera import write_camera_clips
+    from ..training.bundled_model.camera_clips import write_camera_clips
 
     write_camera_clips(args.folder, args.motion, args.count, args.seed, quiet=False)
     print(f"wrote {args.folder}")
@@ -80,8 +80,8 @@ def run_camera(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     """Measure a model; prints a table, or JSON; 1 where a target is missed."""
     from ..bundled.parts import WEIGHTS, load_bundled
-    from ..training.evaluate import SampleSettings, evaluate, missed_targets
-    from ..training.export import load_judge
+    from ..training.bundled_model.evaluate import SampleSettings, evaluate, missed_targets
+    from ..training.bundled_model.export import load_judge
 
     if args.clips < 1 or args.steps < 1:
         raise ValueError(f"--clips is {args.clips} and --steps is {args.steps}; expected at least 1 each")
@@ -106,7 +106,7 @@ def _evaluate_lora(args: argparse.Namespace, settings) -> int:
     """Measure a motion LoRA; prints a row for each strength."""
     from ..bundled import motion_lora_names, motion_lora_path
     from ..bundled.parts import WEIGHTS, load_bundled
-    from ..training.lora_figures import lora_figures
+    from ..training.bundled_model.lora_figures import lora_figures
 
     own = args.motion_lora in motion_lora_names()
     lora = motion_lora_path(args.motion_lora) if own else args.motion_lora
@@ -124,8 +124,8 @@ def _evaluate_lora(args: argparse.Namespace, settings) -> int:
 
 def table(figures: dict, missed: list[str]) -> str:
     """The figures as lines for people."""
-    from ..training.data import MOTIONS
-    from ..training.evaluate import TARGETS
+    from ..training.bundled_model.drawn_clips import MOTIONS
+    from ..training.bundled_model.evaluate import TARGETS
 
     names = (
         "colour",

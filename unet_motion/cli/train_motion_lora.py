@@ -54,9 +54,9 @@ def add_arguments(what) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or go on; 1 where a loss was not finite."""
+    from ..training.base import load_base
     from ..training.lora import LoraSettings, TrainableLora
-    from ..training.lora_loop import LoraTrainer
-    from ..training.motion_base import load_base
+    from ..training.lora_trainer import LoraTrainer
 
     settings = LoraSettings(args.rank, args.alpha, _names(args.projections), _names(args.blocks), args.spatial)
     base = load_base(args.base, args.motion)

@@ -54,8 +54,8 @@ def add_arguments(what) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or go on; 1 where a loss was not finite."""
-    from ..training.motion_base import load_base
-    from ..training.motion_loop import MotionTrainer, trained_parameters
+    from ..training.base import load_base
+    from ..training.trainer import MotionTrainer, trained_parameters
 
     base = load_base(args.base, args.motion, args.new, args.seed)
     ready = prepare(args, base)

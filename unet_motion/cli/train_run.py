@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..training.motion_recipe import SCHEDULES, MotionRecipe
+from ..training.recipe import SCHEDULES, MotionRecipe
 
 if TYPE_CHECKING:
-    from ..training.clip_data import ClipDataset
-    from ..training.motion_base import Base
-    from ..training.motion_loop import MotionTrainer
+    from ..training.base import Base
+    from ..training.data.dataset import ClipDataset
     from ..training.objective import Objective
     from ..training.processes import Processes
-    from ..training.watching import Watcher
+    from ..training.trainer import MotionTrainer
+    from ..training.watchers.watcher import Watcher
 
 DEFAULTS = MotionRecipe()
 # Option -> (field of the recipe, its type, help).
@@ -114,7 +114,7 @@ def prepare(args: argparse.Namespace, base: Base) -> Prepared:
     """The data, the objective and the recipe of a command; warnings go to standard error."""
     import torch
 
-    from ..training.motion_base import noise_schedule, read_data
+    from ..training.base import noise_schedule, read_data
     from ..training.objective import Objective
     from ..training.processes import AcceleratedProcesses, Processes
     from .generate import check_device
@@ -152,10 +152,10 @@ def watchers(args: argparse.Namespace, ready: Prepared) -> list[Watcher]:
         ValueError: prompts for a UNet whose text encoder is not here.
         ImportError: TensorBoard is asked for and not installed.
     """
-    from ..training.loss_plot import LossPlot
-    from ..training.motion_base import bundled_encoder
-    from ..training.tensorboard import TensorBoard
-    from ..training.validation import Validation
+    from ..training.base import bundled_encoder
+    from ..training.watchers.loss_plot import LossPlot
+    from ..training.watchers.tensorboard import TensorBoard
+    from ..training.watchers.validation import Validation
 
     base, clips = ready.base, ready.clips
     if args.validate_prompt and base.parts is None:
@@ -198,7 +198,7 @@ def train(trainer: MotionTrainer) -> tuple[int, bool]:
 
 
 def _clip_options(args: argparse.Namespace, watched: bool):
-    from ..training.clips import ClipOptions
+    from ..training.data.clip_files import ClipOptions
 
     given = {"fps": args.fps, "stride": args.stride, "size": args.size, "flip": args.flip}
     if not watched and (extra := [f"--{name}" for name, value in given.items() if value]):

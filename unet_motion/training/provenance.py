@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .motion_loop import MotionTrainer
+from .. import __version__
+from .trainer import MotionTrainer
 
 
 def made(trainer: MotionTrainer, what: str) -> dict[str, Any]:
     """What a file says of its training."""
-    from .. import __version__
-
     identity = dict(trainer.identity)
     return {
         "what": what,

@@ -13,8 +13,8 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ....unet_motion.training.clips import ClipOptions, find_clips, read_clip
-from ....unet_motion.training.held_clips import HeldClips
+from ....unet_motion.training.data.clip_files import ClipOptions, find_clips, read_clip
+from ....unet_motion.training.data.in_memory import HeldClips
 from ..model.ldm_view import check_text
 
 LEAST_FRAMES = 2

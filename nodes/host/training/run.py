@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from ....unet_motion.lora.saving import save_lora
-from ....unet_motion.training.held_clips import HeldClips
+from ....unet_motion.training.data.in_memory import HeldClips
 from ....unet_motion.training.lora import LoraSettings, TrainableLora
-from ....unet_motion.training.lora_loop import LoraTrainer
+from ....unet_motion.training.lora_trainer import LoraTrainer
 from ....unet_motion.training.memory import MemoryEstimate, estimate_memory
-from ....unet_motion.training.motion_recipe import MotionRecipe
 from ....unet_motion.training.objective import Objective
 from ....unet_motion.training.provenance import made
-from ....unet_motion.training.validation import Validation
+from ....unet_motion.training.recipe import MotionRecipe
+from ....unet_motion.training.watchers.validation import Validation
 from ..checks import check_choice, require_motion_model
 from ..model.build import UNET_PREFIX
 from .data import ModelEncoder, Shown, encoded_clips

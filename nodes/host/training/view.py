@@ -16,8 +16,8 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ....unet_motion.training.loss_plot import loss_plot
-from ....unet_motion.training.watching import Watcher
+from ....unet_motion.training.watchers.loss_plot import loss_plot
+from ....unet_motion.training.watchers.watcher import Watcher
 from ....unet_motion.video import write_video
 from ..step.preview import Loop, Pace, encode_loop
 

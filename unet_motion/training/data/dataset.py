@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..files.atomic import atomic_file
-from .clips import ClipOptions, ClipSource, find_clips, pictures_of, read_clip
+from ...files.atomic import atomic_file
+from .clip_files import ClipOptions, ClipSource, find_clips, pictures_of, read_clip
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .watching import Watcher
+from .watcher import Watcher
 
 
 class TensorBoard(Watcher):

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..bundled.autoencoder import Autoencoder
-from .data import ClipBatch, draw, sample_clips, triples
+from ...bundled.autoencoder import Autoencoder
+from ..runs import RunLog, decayed
+from .drawn_clips import ClipBatch, draw, sample_clips, triples
 from .judge import Judge
 from .precision import autocast
-from .runs import RunLog, decayed
 
 
 @dataclass(frozen=True)

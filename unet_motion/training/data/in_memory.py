@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .clip_data import ClipDataset
-from .clips import ClipOptions, ClipSource
+from .clip_files import ClipOptions, ClipSource
+from .dataset import ClipDataset
 
 
 class HeldClips(ClipDataset):

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..progress import track
-from ..video import write_video
-from .data import MOTIONS, ClipBatch, draw, sample_clips, triples
+from ...progress import track
+from ...video import write_video
+from .drawn_clips import MOTIONS, ClipBatch, draw, sample_clips, triples
 from .prompts import plain_prompt
 
 CAMERA = {

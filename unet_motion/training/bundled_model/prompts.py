@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ..bundled.text import Tokenizer
-from .data import COLOUR_NAMES, MOTIONS, ClipBatch
+from ...bundled.text import Tokenizer
+from .drawn_clips import COLOUR_NAMES, MOTIONS, ClipBatch
 from .shapes import SHAPES
 
 SYNONYMS = {

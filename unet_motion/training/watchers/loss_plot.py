@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ..files.atomic import atomic_file
-from .watching import Watcher
+from ...files.atomic import atomic_file
+from .watcher import Watcher
 
 SIZE = (960, 480)
 _LEFT, _TOP, _RIGHT, _BOTTOM = 80, 24, 20, 44

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import COLOUR_NAMES, FRAMES, MOTIONS, SIZE
+from .drawn_clips import COLOUR_NAMES, FRAMES, MOTIONS, SIZE
 from .shapes import SHAPES
 
 

@@ -20,9 +20,9 @@ from ..model.motion_adapter import MotionAdapter
 from ..model.unet_motion_model import UNetMotionModel
 from ..sampling import NoiseSchedule
 from ..sampling.noise_schedule import INFO_KEYS
-from .clip_data import ClipDataset, ClipEncoder
-from .clips import ClipOptions
-from .encoded_clips import EncodedClips
+from .data.clip_files import ClipOptions
+from .data.dataset import ClipDataset, ClipEncoder
+from .data.encoded import EncodedClips
 
 BUNDLED = "bundled"
 

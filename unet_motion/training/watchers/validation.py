@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..bundled import BundledParts
-from ..files.atomic import atomic_file
-from ..sampling import get_sampler
-from ..video import write_video
-from .watching import Watcher
+from ...bundled import BundledParts
+from ...files.atomic import atomic_file
+from ...sampling import get_sampler
+from ...video import write_video
+from .watcher import Watcher
 
 SEED = 1234
 STEPS, GUIDANCE, SCALE = 20, 3.0, 4

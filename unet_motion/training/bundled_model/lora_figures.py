@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bundled import BundledParts
-from ..lora.apply import apply_motion_lora, remove_motion_lora
-from .data import COLOUR_NAMES, MOTIONS
+from ...bundled import BundledParts
+from ...lora.apply import apply_motion_lora, remove_motion_lora
+from .drawn_clips import COLOUR_NAMES, MOTIONS
 from .evaluate import SampleSettings, sample_clips
 from .judge import centroid_path
 from .prompts import plain_prompt

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from ..files.atomic import atomic_file
 from ..model.unet_motion_model import UNetMotionModel
 from ..progress import has_bar, track
-from .clip_data import ClipDataset
-from .draws import Draw
-from .motion_recipe import FREE, MotionRecipe
+from .batch import Draw
+from .data.dataset import ClipDataset
 from .objective import Objective
 from .optimizers import make_optimizer, step_divided
 from .processes import Processes
+from .recipe import FREE, MotionRecipe
 from .runs import Average, load_state, save_whole
-from .watching import Watcher
+from .watchers.watcher import Watcher
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "losses.jsonl"

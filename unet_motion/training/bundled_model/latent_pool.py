@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bundled.autoencoder import Autoencoder
-from .data import FRAMES, ClipBatch, cell_weight, draw, sample_clips
+from ...bundled.autoencoder import Autoencoder
+from .drawn_clips import FRAMES, ClipBatch, cell_weight, draw, sample_clips
 from .precision import autocast
 
 CHUNK = 8

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..bundled.parts import BundledParts, added_cond
-from ..progress import track
-from ..sampling import NoiseSchedule, get_sampler
-from .data import COLOUR_NAMES, DIRECTIONS, FRAMES, MOTIONS, is_held_out
+from ...bundled.parts import BundledParts, added_cond
+from ...progress import track
+from ...sampling import NoiseSchedule, get_sampler
+from .drawn_clips import COLOUR_NAMES, DIRECTIONS, FRAMES, MOTIONS, is_held_out
 from .judge import Judge, Verdict
 from .outline_judge import frame_shapes
 from .prompts import plain_prompt

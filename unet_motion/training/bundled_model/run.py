@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..bundled.autoencoder import Autoencoder
-from ..bundled.parts import BundledParts, build_parts
-from ..files.atomic import atomic_file
-from .autoencoder import AutoencoderRecipe, DecoderRecipe, train_autoencoder, train_decoder
-from .denoise import StageRecipe, StageTrainer
+from ...bundled.autoencoder import Autoencoder
+from ...bundled.parts import BundledParts, build_parts
+from ...files.atomic import atomic_file
+from ..runs import RunLog
 from .evaluate import TARGETS, SampleSettings, evaluate, evaluation_triples, missed_targets, sample_clips, write_sheet
 from .export import export_bundled, export_judge, load_judge
 from .judge import Judge
-from .judge_training import JudgeRecipe, train_judge
 from .precision import has_fast_bfloat16
 from .prompts import plain_prompt, vocabulary
-from .runs import RunLog
+from .train_autoencoder import AutoencoderRecipe, DecoderRecipe, train_autoencoder, train_decoder
+from .train_denoiser import StageRecipe, StageTrainer
+from .train_judge import JudgeRecipe, train_judge
 
 INFO = {
     "title": "UNetMotion bundled model",

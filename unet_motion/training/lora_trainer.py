@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import Draw
+from .batch import Draw
 from .lora import SPATIAL, TEMPORAL, TrainableLora
-from .motion_loop import MotionTrainer
+from .trainer import MotionTrainer
 
 WITHOUT_SPATIAL = 0.2
 """Share of the steps in which the spatial LoRA is left out, so that the temporal one moves other things too."""

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..bundled.parts import FORMAT, METADATA_KEY, PREFIXES, BundledParts
-from ..files.atomic import atomic_file
+from ...bundled.parts import FORMAT, METADATA_KEY, PREFIXES, BundledParts
+from ...files.atomic import atomic_file
 from .judge import Judge
 
-JUDGE_WEIGHTS = Path(__file__).parent.parent / "bundled" / "judge.safetensors"
+JUDGE_WEIGHTS = Path(__file__).parents[2] / "bundled" / "judge.safetensors"
 LARGEST = 24 * 2**20
 
 

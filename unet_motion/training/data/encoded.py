@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .clip_data import ClipDataset
-from .clips import ClipOptions, ClipSource
+from .clip_files import ClipOptions, ClipSource
+from .dataset import ClipDataset
 
 TEXTS = {"text": 2, "text_embeds": 1, "time_ids": 1}
 EMPTY = "empty.safetensors"

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..bundled.parts import BundledParts, added_cond
-from ..forward.options import ForwardOptions
-from ..ops.attention.processors import AttentionProcessor
-from ..sampling.noise_schedule import NoiseSchedule
-from .data import DIRECTIONS, FRAMES, MOTIONS
-from .latents import LatentPool
+from ...bundled.parts import BundledParts, added_cond
+from ...forward.options import ForwardOptions
+from ...ops.attention.processors import AttentionProcessor
+from ...sampling.noise_schedule import NoiseSchedule
+from ..runs import Average, RunLog, decayed, load_state, rng_state, save_whole, set_rng_state
+from .drawn_clips import DIRECTIONS, FRAMES, MOTIONS
+from .latent_pool import LatentPool
 from .precision import autocast
 from .prompts import place_prompt, write_prompts
-from .runs import Average, RunLog, decayed, load_state, rng_state, save_whole, set_rng_state
 
 # The fused CPU kernel's backward pass is several times slower than plain products on sequences this short.
 PROCESSOR = "math"

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..bundled.autoencoder import Autoencoder
-from .data import CELL, MOTIONS, ClipBatch, draw, sample_clips, triples
+from ...bundled.autoencoder import Autoencoder
+from ..runs import Average, RunLog, decayed, load_state, rng_state, save_whole, set_rng_state
+from .drawn_clips import CELL, MOTIONS, ClipBatch, draw, sample_clips, triples
 from .outline_judge import frame_shapes
 from .precision import autocast
-from .runs import Average, RunLog, decayed, load_state, rng_state, save_whole, set_rng_state
 
 
 @dataclass(frozen=True)
