@@ -111,18 +111,26 @@ def motion_arguments(adapter: MotionAdapterConfig) -> dict[str, Any]:
     }
 
 
-def adapter_of(unet: UNetMotionConfig) -> MotionAdapterConfig:
-    """The configuration of the adapter that holds a UNet's motion modules."""
+def joined_arguments(adapter: MotionAdapterConfig) -> dict[str, Any]:
+    """:func:`motion_arguments`, and the channels of the input where the adapter brings an input layer (PIA)."""
+    widened = {"in_channels": adapter.conv_in_channels} if adapter.conv_in_channels else {}
+    return motion_arguments(adapter) | widened
+
+
+def adapter_of(unet: UNetMotionConfig, with_input: bool = False) -> MotionAdapterConfig:
+    """The configuration of the adapter that holds a UNet's motion modules, and its input layer if asked for."""
+    depth = unet.temporal_transformer_layers_per_mid_block
     return MotionAdapterConfig(
         block_out_channels=unet.block_out_channels,
         motion_layers_per_block=unet.layers_per_block,
         motion_transformer_layers_per_block=unet.temporal_transformer_layers_per_block,
         motion_mid_block_layers_per_block=unet.mid_block_layers,
-        motion_transformer_layers_per_mid_block=unet.temporal_transformer_layers_per_mid_block or 1,
+        motion_transformer_layers_per_mid_block=1 if depth is None else depth,
         motion_num_attention_heads=unet.motion_num_attention_heads,
         motion_norm_num_groups=unet.norm_num_groups,
         motion_max_seq_length=unet.motion_max_seq_length,
         use_motion_mid_block=unet.use_motion_mid_block,
+        conv_in_channels=unet.in_channels if with_input else None,
         reverse_motion_transformer_layers_per_block=unet.reverse_temporal_transformer_layers_per_block,
         reverse_motion_num_attention_heads=unet.reverse_motion_num_attention_heads,
         use_image_encoder=unet.use_image_encoder,
@@ -136,6 +144,11 @@ def adapter_config(adapter: nn.Module) -> MotionAdapterConfig:
 
 
 def adapter_fields(values: dict[str, Any], config: MotionAdapterConfig) -> dict[str, Any]:
+    """What an adapter adds to the arguments of a UNet.
+
+    Raises:
+        ValueError: an adapter for another UNet.
+    """
     # What an image UNet's configuration leaves at its default is the same here.
     values = {name: getattr(UNetMotionConfig, name) for name in UNetMotionConfig.field_names()} | values
     blocks = len(values["down_block_types"])
@@ -151,24 +164,12 @@ def adapter_fields(values: dict[str, Any], config: MotionAdapterConfig) -> dict[
     ):
         if not _same_per_block(found, expected, blocks):
             raise ValueError(f"Incompatible Motion Adapter, got different {name}: {found}, the UNet has {expected}.")
-    fields = {
-        "motion_num_attention_heads": config.motion_num_attention_heads,
-        "reverse_motion_num_attention_heads": config.reverse_motion_num_attention_heads,
-        "motion_max_seq_length": config.motion_max_seq_length,
-        "use_motion_mid_block": config.use_motion_mid_block,
-        "temporal_transformer_layers_per_block": config.motion_transformer_layers_per_block,
-        "reverse_temporal_transformer_layers_per_block": config.reverse_motion_transformer_layers_per_block,
-        "temporal_transformer_layers_per_mid_block": config.motion_transformer_layers_per_mid_block,
-        "use_image_encoder": config.use_image_encoder,
-    }
     if config.use_motion_mid_block and config.motion_mid_block_layers_per_block != 1:
         raise ValueError(
             "Incompatible Motion Adapter, got different number of mid block layers: "
             f"{config.motion_mid_block_layers_per_block}, an image UNet has 1."
         )
-    if config.conv_in_channels:
-        fields["in_channels"] = config.conv_in_channels
-    return fields
+    return joined_arguments(config)
 
 
 def _same_per_block(a: Any, b: Any, blocks: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..config import convert as unet2d
-from ..config.convert import motion_arguments
+from ..config.convert import joined_arguments, motion_arguments
 from ..config.unet import NORM_SCOPES, SCOPE_FIELDS, UNetMotionConfig, check_norm_scope
 from ..files.assign import assign, attach_images, choose_dtype, initialise, read_all
 from ..files.checking import Shapes, check_shapes
@@ -82,7 +82,7 @@ def load_unet(
         module = None if motion_module is None else _motion(motion_module, dtype, device)
         if module is not None:
             _check_fit(base.path, values, words, module)
-            values |= _merged(module)
+            values |= joined_arguments(module.config)
         scopes = resolve_scope(norm_scope, _own_scopes(base) if module is None else module.norm_scopes)
         values |= dict(zip(SCOPE_FIELDS, scopes, strict=True))
         model = _empty_model(base.path, values, operations, weights, dtype)
@@ -161,13 +161,6 @@ def _motion(given: Any, dtype: torch.dtype | None, device: torch.device | str) -
     if not isinstance(given, MotionModule):
         return load_motion_module(given, dtype, device)
     return given
-
-
-def _merged(module: MotionModule) -> dict[str, Any]:
-    values = motion_arguments(module.config)
-    if module.config.conv_in_channels:
-        values["in_channels"] = module.config.conv_in_channels
-    return values
 
 
 def _check_fit(path: Path, values: dict[str, Any], words: str, module: MotionModule) -> None:

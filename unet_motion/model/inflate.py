@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.adapter import MotionAdapterConfig
-from ..config.convert import adapter_config, adapter_fields, unet2d_arguments
+from ..config.convert import adapter_config, adapter_fields, adapter_of, unet2d_arguments
 from ..config.unet import UNetMotionConfig
 from ..files.names import is_motion
 from ..files.pretrained import from_pretrained, save_pretrained
@@ -142,23 +142,7 @@ class AdapterMixin(IPAdapterMixin):
 
     def motion_adapter_config(self) -> MotionAdapterConfig:
         """The configuration of an adapter that fits this model's motion modules."""
-        config = self.config
-        depth = config.temporal_transformer_layers_per_mid_block
-        return MotionAdapterConfig(
-            block_out_channels=config.block_out_channels,
-            motion_layers_per_block=config.layers_per_block,
-            motion_transformer_layers_per_block=config.temporal_transformer_layers_per_block,
-            motion_mid_block_layers_per_block=config.mid_block_layers,
-            motion_transformer_layers_per_mid_block=1 if depth is None else depth,
-            motion_num_attention_heads=config.motion_num_attention_heads,
-            motion_norm_num_groups=config.norm_num_groups,
-            motion_max_seq_length=config.motion_max_seq_length,
-            use_motion_mid_block=config.use_motion_mid_block,
-            conv_in_channels=config.in_channels if self._adapter_conv_in else None,
-            reverse_motion_transformer_layers_per_block=config.reverse_temporal_transformer_layers_per_block,
-            reverse_motion_num_attention_heads=config.reverse_motion_num_attention_heads,
-            use_image_encoder=config.use_image_encoder,
-        )
+        return adapter_of(self.config, with_input=self._adapter_conv_in)
 
     def save_motion_modules(self, path: str | Path, **kwargs: Any) -> None:
         """Write the motion modules as a :class:`MotionAdapter` folder; ``kwargs`` as for :meth:`save_pretrained`."""
