@@ -18,6 +18,7 @@ from ..files.errors import FileFormatError, name_some, warn_caller
 from ..files.names import is_motion, is_table
 from ..files.no_gc import loading
 from ..files.reading import Stored
+from ..model.inflate import widen_conv_in
 from ..model.motion_adapter import MotionAdapter
 from ..model.unet_motion_model import UNetMotionModel
 from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
@@ -99,9 +100,9 @@ def load_unet(
         tensors = read_all(stored, dtype, device)
         tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
         tensors |= (idle_values if _has_motion(base) else initialise)(new, expected, dtype, device)
-        if adapted is not None:  # the latent's channels stay the image UNet's
-            own, latent = tensors["conv_in.weight"], model.config.out_channels
-            tensors["conv_in.weight"] = torch.cat([own[:, :latent], adapted[:, latent:].to(own)], dim=1)
+        if adapted is not None:
+            own = tensors["conv_in.weight"]
+            tensors["conv_in.weight"] = widen_conv_in(own, adapted, model.config.out_channels)
         model = assign(model, tensors, dtype, device)
         own_input = module is None and (base.config or {}).get("_adapter_conv_in", False)
         # Saved with the motion modules again, as PIA's is.

@@ -61,7 +61,7 @@ class AdapterMixin(IPAdapterMixin):
             model.attach_ip_adapter(state)
             if motion_adapter is not None and motion_adapter.conv_in is not None:
                 own, adapted = state["conv_in.weight"], motion_adapter.conv_in.weight.detach()
-                state["conv_in.weight"] = torch.cat([own, adapted[:, own.shape[1] :].to(own)], dim=1)
+                state["conv_in.weight"] = widen_conv_in(own, adapted, own.shape[1])
             model._load_image_weights(state)
             if motion_adapter is not None:
                 model.load_motion_modules(motion_adapter)
@@ -128,8 +128,7 @@ class AdapterMixin(IPAdapterMixin):
                 f"Incompatible Motion Adapter: its `conv_in` has shape {tuple(weight.shape)}, the UNet's has "
                 f"{tuple(own.shape)}."
             )
-        latent = self.config.out_channels
-        return {"conv_in.weight": torch.cat([own[:, :latent], weight[:, latent:].to(own)], dim=1)}
+        return {"conv_in.weight": widen_conv_in(own, weight, self.config.out_channels)}
 
     def motion_adapter(self) -> MotionAdapter:
         """The motion modules as an adapter of their own, sharing the weights of this model."""
@@ -157,6 +156,11 @@ class AdapterMixin(IPAdapterMixin):
     def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:
         """Write ``config.json`` and safetensors weights that diffusers reads too."""
         save_pretrained(self, path, **kwargs)
+
+
+def widen_conv_in(own: Tensor, adapted: Tensor, latent: int) -> Tensor:
+    """The weight of an input layer with the channels that motion modules bring (PIA); the first ``latent`` stay."""
+    return torch.cat([own[:, :latent], adapted[:, latent:].to(own)], dim=1)
 
 
 def _check_motion_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

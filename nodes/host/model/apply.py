@@ -11,6 +11,7 @@ from ....unet_motion.config.convert import motion_arguments
 from ....unet_motion.config.unet import NORM_SCOPES, UNetMotionConfig
 from ....unet_motion.formats import MotionModule, PositionOptions, load_motion_module
 from ....unet_motion.formats.motion_weights import with_positions
+from ....unet_motion.model.inflate import widen_conv_in
 from .build import FP8, POSITIONS, motion_base_model, original_weights, sampling_settings, with_model
 from .ldm_view import LDMView
 from .unet_config import check_fits, from_comfy
@@ -51,7 +52,7 @@ def _widen_input(unet: dict[str, Any], spatial: dict[str, Tensor], adapted: Tens
     if own.shape[1] != latent or own.shape[0] != adapted.shape[0]:
         raise ValueError(f"{name} brings an input layer for plain models, but `model` reads {own.shape[1]} channels.")
     unet["in_channels"] = adapted.shape[1]
-    spatial[INPUT] = torch.cat([own, adapted[:, latent:].to(own)], dim=1)
+    spatial[INPUT] = widen_conv_in(own, adapted, latent)
 
 
 def _fill(view: LDMView, weights: dict[str, Tensor], name: str) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ....unet_motion import UNetMotionConfig, UNetMotionModel
+from ....unet_motion.formats.kinds import COMFY_SCHEDULES
 from ..step.performance import free_graphs_with
 from ..step.preview import show_while_sampling
 from ..step.settings import pass_settings, publish_before_control
@@ -29,9 +30,6 @@ from .saving import describe_when_saved
 from .unet_config import to_comfy
 
 UNET_PREFIX = "diffusion_model."
-
-COMFY_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear"}
-"""diffusers' name of a beta schedule -> ComfyUI's, which swaps the two."""
 
 BETA_SCHEDULES = ("auto", *COMFY_SCHEDULES.values())
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ....unet_motion.bundled import BundledParts, Tokenizer, added_vector, load_bundled
 from ....unet_motion.bundled.text import MIN_TOKENS, PAD, START
-from .build import COMFY_SCHEDULES, Source, build_model, sampling_settings
+from ....unet_motion.formats.kinds import COMFY_SCHEDULES
+from .build import Source, build_model, sampling_settings
 from .saving import UnscaledLatent
 
 TOKENS = "unet_motion"
