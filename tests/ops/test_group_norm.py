@@ -7,7 +7,6 @@ from torch import nn
 
 from unet_motion.ops.group_norm import cpu as narrow_groups
 from unet_motion.ops.group_norm import scoped_group_norm
-from unet_motion.ops.layer import module_weights
 
 SIZES = [(3, 64, 5, 7), (2, 96, 16, 16), (4, 48, 33, 31), (1, 160, 1, 1), (2, 120, 9, 1), (6, 384, 16, 16)]
 WIDTHS = {64: 2, 96: 6, 48: 4, 160: 10, 120: 12, 384: 12}
@@ -38,11 +37,11 @@ def test_values_and_gradients_are_those_of_float64(size, scope):
     torch.manual_seed(1)
     norm = norm_of(size[1], size[1] // WIDTHS[size[1]])
     x = pictures(*size)
-    assert narrow_groups.serves(norm, x, module_weights)
+    assert narrow_groups.serves(norm, x)
     wide = x.double().requires_grad_()
     x.requires_grad_()
     clips = size[0] if scope == "frame" else 1
-    out = scoped_group_norm(norm, x, size[0] // clips, scope, module_weights)
+    out = scoped_group_norm(norm, x, size[0] // clips, scope)
     expected = exact(norm, wide, clips)
     gradient = torch.randn_like(out)
     found = torch.autograd.grad(out, (x, norm.weight, norm.bias), gradient)
@@ -57,10 +56,10 @@ def test_frozen_or_not_the_bits_are_equal(size):
     torch.manual_seed(2)
     norm, x = norm_of(size[1], size[1] // WIDTHS[size[1]]), pictures(*size)
     with torch.no_grad():
-        alone = scoped_group_norm(norm, x, 1, "frame", module_weights)
-    trained = scoped_group_norm(norm, x.clone(memory_format=torch.preserve_format), 1, "frame", module_weights)
+        alone = scoped_group_norm(norm, x, 1, "frame")
+    trained = scoped_group_norm(norm, x.clone(memory_format=torch.preserve_format), 1, "frame")
     norm.requires_grad_(False)
-    through = scoped_group_norm(norm, x.requires_grad_(), 1, "frame", module_weights)
+    through = scoped_group_norm(norm, x.requires_grad_(), 1, "frame")
     assert torch.equal(alone, trained) and torch.equal(alone, through)
     assert trained.requires_grad and through.requires_grad and not alone.requires_grad
 
@@ -69,7 +68,7 @@ def test_only_the_weights_want_a_gradient():
     """Where torch 2.11's own backward pass of channels-last memory reads a null pointer."""
     torch.manual_seed(3)
     norm, x = norm_of(64, 32), pictures(2, 64, 8, 8)
-    scoped_group_norm(norm, x, 1, "frame", module_weights).square().sum().backward()
+    scoped_group_norm(norm, x, 1, "frame").square().sum().backward()
     expected = norm_of(64, 32).double()
     expected.load_state_dict(norm.state_dict())
     expected(x.double().contiguous()).square().sum().backward()
@@ -99,25 +98,26 @@ def test_a_hosts_weights_are_taken_and_with_gradients_its_own_layer():
         used.append(layer)
         return 2 * layer.weight, layer.bias
 
+    norm.read_weights = patched
     with torch.no_grad():
-        found = scoped_group_norm(norm, x, 1, "frame", patched)
+        found = scoped_group_norm(norm, x, 1, "frame")
         expected = F.group_norm(x.double(), 32, 2 * norm.weight.double(), norm.bias.double(), norm.eps)
     assert used and (found - expected).norm() <= 5e-6 * expected.norm()
     used.clear()
-    scoped_group_norm(norm, x.requires_grad_(), 1, "frame", patched).sum().backward()
+    scoped_group_norm(norm, x.requires_grad_(), 1, "frame").sum().backward()
     assert not used and x.grad is not None
 
 
 def test_who_is_served():
     x = pictures(2, 64, 8, 8)
-    assert narrow_groups.serves(norm_of(64, 32), x, module_weights)
-    assert not narrow_groups.serves(norm_of(64, 8), x, module_weights), "eight channels fill a vector"
-    assert not narrow_groups.serves(norm_of(64, 4), x, module_weights), "sixteen channels are not narrow"
-    assert not narrow_groups.serves(norm_of(64, 32), x.contiguous(), module_weights)
-    assert not narrow_groups.serves(norm_of(64, 32), x.double(), module_weights)
+    assert narrow_groups.serves(norm_of(64, 32), x)
+    assert not narrow_groups.serves(norm_of(64, 8), x), "eight channels fill a vector"
+    assert not narrow_groups.serves(norm_of(64, 4), x), "sixteen channels are not narrow"
+    assert not narrow_groups.serves(norm_of(64, 32), x.contiguous())
+    assert not narrow_groups.serves(norm_of(64, 32), x.double())
     for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
         hooked = norm_of(64, 32)
         getattr(hooked, register)(lambda *args: None)
-        assert not narrow_groups.serves(hooked, x, module_weights), register
+        assert not narrow_groups.serves(hooked, x), register
     with torch.autocast("cpu", torch.bfloat16):
-        assert not narrow_groups.serves(norm_of(64, 32), x, module_weights)
+        assert not narrow_groups.serves(norm_of(64, 32), x)

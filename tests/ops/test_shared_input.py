@@ -6,7 +6,6 @@ from torch import nn
 
 from unet_motion.model.attention import Attention
 from unet_motion.model.layer_factory import make_factory
-from unet_motion.ops.layer import module_weights
 from unet_motion.ops.linear import shared_input
 
 
@@ -48,20 +47,22 @@ def test_second_derivatives():
 
 def test_who_is_served():
     x, layers = torch.randn(3, 4, requires_grad=True), layers_of(4, (True, True, True))
-    assert shared_input.serves(layers, x, module_weights)
-    assert not shared_input.serves(layers, x, lambda layer, tokens: (layer.weight, None)), "a host's weights"
-    assert not shared_input.serves(layers, x.detach(), module_weights)
-    assert not shared_input.serves([*layers[:2], nn.Linear(4, 8)], x, module_weights), "a bias"
-    assert not shared_input.serves([*layers[:2], type("Other", (nn.Linear,), {})(4, 8, False)], x, module_weights)
+    assert shared_input.serves(layers, x)
+    layers[1].read_weights = lambda layer, tokens: (layer.weight, None)
+    assert not shared_input.serves(layers, x), "a host's weights"
+    del layers[1].read_weights
+    assert not shared_input.serves(layers, x.detach())
+    assert not shared_input.serves([*layers[:2], nn.Linear(4, 8)], x), "a bias"
+    assert not shared_input.serves([*layers[:2], type("Other", (nn.Linear,), {})(4, 8, False)], x)
     with torch.no_grad():
-        assert not shared_input.serves(layers, x, module_weights)
+        assert not shared_input.serves(layers, x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not shared_input.serves(layers, x, module_weights)
+        assert not shared_input.serves(layers, x)
     for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
         handle = getattr(layers[1], register)(lambda *args: None)
-        assert not shared_input.serves(layers, x, module_weights), register
+        assert not shared_input.serves(layers, x), register
         handle.remove()
-    assert shared_input.serves(layers, x, module_weights)
+    assert shared_input.serves(layers, x)
 
 
 def test_attention_calls_layers_with_hooks(monkeypatch):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..forward.call import Call
 from ..ops.attention.processors import AttentionProcessor, default_scale
+from ..ops.layer import weights_of
 from ..ops.linear import shared_input
 from .layer_factory import LayerFactory
 
@@ -41,7 +42,6 @@ class Attention(nn.Module):
         self.to_k = make.linear(context_dim, inner, bias=False)
         self.to_v = make.linear(context_dim, inner, bias=False)
         self.to_out = nn.ModuleList([make.linear(inner, query_dim), nn.Dropout(0.0)])
-        self.weights = make.weights
         self.path = ""
         self.processor: Any = None
 
@@ -56,15 +56,15 @@ class Attention(nn.Module):
         layers = (self.to_q, self.to_k, self.to_v)
         # A layer with a forward hook, such as a LoRA's, has to be called.
         if not fused or any(m._forward_hooks for m in layers):
-            if context is None and shared_input.serves(layers, tokens, self.weights):
+            if context is None and shared_input.serves(layers, tokens):
                 return shared_input.project(tokens, layers)
             source = tokens if context is None else context
             return self.to_q(tokens), self.to_k(source), self.to_v(source)
         # The product is built from the current weights, so edits and LoRA patches reach it.
         if context is None:
-            weight = torch.cat([self.weights(m, tokens)[0] for m in layers])
+            weight = torch.cat([weights_of(m, tokens)[0] for m in layers])
             return torch.nn.functional.linear(tokens, weight).chunk(3, dim=-1)
-        weight = torch.cat([self.weights(m, context)[0] for m in (self.to_k, self.to_v)])
+        weight = torch.cat([weights_of(m, context)[0] for m in (self.to_k, self.to_v)])
         return (self.to_q(tokens), *torch.nn.functional.linear(context, weight).chunk(2, dim=-1))
 
     def _project_text(self, tokens: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:

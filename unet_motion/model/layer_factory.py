@@ -35,21 +35,29 @@ class LayerFactory:
     def _where(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "device": self.device}
 
+    def _owned(self, layer: nn.Module) -> nn.Module:
+        """The layer, which knows from now on how its weights are read: see :func:`unet_motion.ops.layer.weights_of`."""
+        if self.weights is not module_weights:
+            layer.read_weights = self.weights
+        return layer
+
     def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
-        return self.operations.Linear(in_features, out_features, bias=bias, **self._where)
+        return self._owned(self.operations.Linear(in_features, out_features, bias=bias, **self._where))
 
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
     ) -> nn.Module:
-        return self.operations.Conv2d(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, **self._where
+        return self._owned(
+            self.operations.Conv2d(
+                in_channels, out_channels, kernel_size, stride=stride, padding=padding, **self._where
+            )
         )
 
     def group_norm(self, groups: int, channels: int, eps: float) -> nn.Module:
-        return self.operations.GroupNorm(groups, channels, eps=eps, affine=True, **self._where)
+        return self._owned(self.operations.GroupNorm(groups, channels, eps=eps, affine=True, **self._where))
 
     def layer_norm(self, width: int) -> nn.Module:
-        return self.operations.LayerNorm(width, eps=1e-5, elementwise_affine=True, **self._where)
+        return self._owned(self.operations.LayerNorm(width, eps=1e-5, elementwise_affine=True, **self._where))
 
 
 def make_factory(operations=None, weights=None, dtype=None, device=None) -> LayerFactory:

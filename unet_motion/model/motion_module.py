@@ -44,16 +44,15 @@ class MotionTransformerBlock(nn.Module):
         self.norm2 = make.layer_norm(width)
         self.attn2 = Attention(make, width, heads, head_dim)
         self.norm3 = make.layer_norm(width)
-        self.weights = make.weights
         self.ff = FeedForward(make, width)
 
     def forward(self, tokens: Tensor, call: Call) -> Tensor:
         """tokens (B, F, P, C)."""
         rows = self.pos_embed.rows(call.frames, call.positions, tokens)
         own = overwritable(self.norm2, self.norm3)
-        tokens, normed = summed_layer_norm(self.norm1, self.weights, tokens, None, rows)
-        tokens, normed = summed_layer_norm(self.norm2, self.weights, tokens, self.attn1.temporal(normed, call), rows)
-        tokens, normed = summed_layer_norm(self.norm3, self.weights, tokens, self.attn2.temporal(normed, call), own=own)
+        tokens, normed = summed_layer_norm(self.norm1, tokens, None, rows)
+        tokens, normed = summed_layer_norm(self.norm2, tokens, self.attn1.temporal(normed, call), rows)
+        tokens, normed = summed_layer_norm(self.norm3, tokens, self.attn2.temporal(normed, call), own=own)
         return add_into(tokens, self.feed_forward(normed, call), own)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
@@ -75,7 +74,6 @@ class MotionModule(nn.Module):
         inner = heads * head_dim
         self.path = ""
         self.norm = make.group_norm(groups, channels, 1e-6)
-        self.weights = make.weights
         self.proj_in = make.linear(channels, inner)
         self.transformer_blocks = nn.ModuleList(
             MotionTransformerBlock(make, inner, heads, head_dim, max_seq_length) for _ in range(depth)
@@ -88,7 +86,7 @@ class MotionModule(nn.Module):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         n, c, h, w = x.shape
-        hidden = scoped_group_norm(self.norm, x, call.frames, call.motion_norm_scope, self.weights)
+        hidden = scoped_group_norm(self.norm, x, call.frames, call.motion_norm_scope)
         hidden = hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c)
         own = overwritable(self.norm, self.proj_out)
         pixels = self._pixels_at_once(hidden, call) if own else h * w

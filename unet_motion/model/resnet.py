@@ -59,18 +59,17 @@ class ResnetBlock(nn.Module):
         self.conv2 = make.conv(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = make.conv(in_channels, out_channels, 1) if in_channels != out_channels else None
         self.act = activation(act_fn)
-        self.weights = make.weights
         self.output_scale_factor = output_scale_factor
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         frames, scope = call.frames, call.resnet_norm_scope
-        hidden = scoped_group_norm(self.norm1, x, frames, scope, self.weights, self.act)
-        hidden = convolve(self.conv1, hidden, self.weights)
+        hidden = scoped_group_norm(self.norm1, x, frames, scope, self.act)
+        hidden = convolve(self.conv1, hidden)
         added = self.time_emb_proj(call.temb) if call.time_added is None else call.time_added[self]
         own = overwritable(self.conv1)
-        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.weights, self.act, added, own)
-        hidden = convolve(self.conv2, hidden, self.weights)
-        skip = x if self.conv_shortcut is None else convolve(self.conv_shortcut, x, self.weights)
+        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.act, added, own)
+        hidden = convolve(self.conv2, hidden)
+        skip = x if self.conv_shortcut is None else convolve(self.conv_shortcut, x)
         out = add_into(hidden, skip, overwritable(self.conv2))
         return out if self.output_scale_factor == 1 else out / self.output_scale_factor
 
@@ -81,11 +80,10 @@ class Downsample(nn.Module):
     def __init__(self, make: LayerFactory, channels: int, padding: int):
         super().__init__()
         self.conv = make.conv(channels, channels, 3, stride=2, padding=padding)
-        self.weights = make.weights
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(self.conv, F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x, self.weights)
+        return convolve(self.conv, F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x)
 
 
 class Upsample(nn.Module):
@@ -94,7 +92,6 @@ class Upsample(nn.Module):
     def __init__(self, make: LayerFactory, channels: int):
         super().__init__()
         self.conv = make.conv(channels, channels, 3, padding=1)
-        self.weights = make.weights
 
     def forward(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
-        return convolve_upsampled(self.conv, x, size, self.weights)
+        return convolve_upsampled(self.conv, x, size)

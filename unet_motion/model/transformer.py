@@ -104,7 +104,6 @@ class BasicTransformerBlock(nn.Module):
         self.norm2 = make.layer_norm(width)
         self.attn2 = Attention(make, width, heads, head_dim, cross_attention_dim)
         self.norm3 = make.layer_norm(width)
-        self.weights = make.weights
         self.ff = FeedForward(make, width)
 
     def forward(self, tokens: Tensor, call: Call) -> Tensor:
@@ -115,14 +114,10 @@ class BasicTransformerBlock(nn.Module):
 
     def plain(self, tokens: Tensor, call: Call) -> Tensor:
         own = overwritable(self.norm2, self.norm3)
-        tokens, normed = summed_layer_norm(self.norm1, self.weights, tokens)
+        tokens, normed = summed_layer_norm(self.norm1, tokens)
         # What attention gives has no name here, so that it is freed before the feed-forward layer runs.
-        tokens, normed = summed_layer_norm(
-            self.norm2, self.weights, tokens, self.attn1.spatial(normed, call, cross=False)
-        )
-        tokens, normed = summed_layer_norm(
-            self.norm3, self.weights, tokens, self.attn2.spatial(normed, call, cross=True), own=own
-        )
+        tokens, normed = summed_layer_norm(self.norm2, tokens, self.attn1.spatial(normed, call, cross=False))
+        tokens, normed = summed_layer_norm(self.norm3, tokens, self.attn2.spatial(normed, call, cross=True), own=own)
         return add_into(tokens, self.feed_forward(normed, call), own)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
@@ -142,7 +137,6 @@ class SpatialTransformer(nn.Module):
         inner = heads * head_dim
         self.use_linear_projection = use_linear_projection
         self.norm = make.group_norm(groups, channels, 1e-6)
-        self.weights = make.weights
         self.proj_in = make.linear(channels, inner) if use_linear_projection else make.conv(channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(make, inner, heads, head_dim, cross_attention_dim) for _ in range(depth)
@@ -151,15 +145,15 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         size = x.shape[-2:]
-        hidden = scoped_group_norm(self.norm, x, call.frames, "frame", self.weights)
+        hidden = scoped_group_norm(self.norm, x, call.frames, "frame")
         if self.use_linear_projection:
             tokens = self.proj_in(to_tokens(hidden))
         else:
-            tokens = to_tokens(convolve(self.proj_in, hidden, self.weights))
+            tokens = to_tokens(convolve(self.proj_in, hidden))
         for block in self.transformer_blocks:
             tokens = call.run(block, tokens, call)
         if self.use_linear_projection:
             out = from_tokens(self.proj_out(tokens), *size)
         else:
-            out = convolve(self.proj_out, from_tokens(tokens, *size), self.weights)
+            out = convolve(self.proj_out, from_tokens(tokens, *size))
         return add_into(out, x, overwritable(self.proj_out))

@@ -15,7 +15,7 @@ from ..forward.conditioning import build_text, expand_timestep, residual_for, te
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
 from ..ops.group_norm import scoped_group_norm
-from ..ops.layer import module_weights
+from ..ops.layer import is_hosted
 from ..ops.linear.packed import TimeProjections
 from ..ops.sinusoids import timestep_sinusoid
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
@@ -99,7 +99,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
 
         Moving the model does so too. Where a host reads weights through its own ``weights``, nothing is packed.
         """
-        if self._make.weights is module_weights and self.device.type == "cuda":
+        if not is_hosted(self.conv_in) and self.device.type == "cuda":
             self._time_projections.pack()
 
     @property
@@ -204,7 +204,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             x = call.hooks.after_middle(x)
         x = self._run_up(x, call, skips)
         norm, scope = self.conv_norm_out, call.resnet_norm_scope
-        return self.conv_out(scoped_group_norm(norm, x, call.frames, scope, self._make.weights, F.silu))
+        return self.conv_out(scoped_group_norm(norm, x, call.frames, scope, F.silu))
 
     def _run_up(self, x: Tensor, call: Call, skips: Skips) -> Tensor:
         factor = 2 ** (len(self.up_blocks) - 1)

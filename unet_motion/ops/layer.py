@@ -37,6 +37,16 @@ def module_weights(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]
     return module.weight, module.bias
 
 
+def weights_of(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The weight and bias of a layer for its input ``x``, read in the way of the layer's owner."""
+    return getattr(layer, "read_weights", module_weights)(layer, x)
+
+
+def is_hosted(layer: nn.Module) -> bool:
+    """Whether a host reads the layer's weights in a way of its own (``read_weights``, put there by the factory)."""
+    return getattr(layer, "read_weights", module_weights) is not module_weights
+
+
 def is_hooked(layer: nn.Module) -> bool:
     """Whether somebody's hook, forward or backward, waits for the layer to be called."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)

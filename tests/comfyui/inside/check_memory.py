@@ -222,8 +222,8 @@ def test_weights_that_are_read_without_their_layer_have_the_lora_too(models, exp
         return lambda layer, x: seen.append(len(layer.weight_function)) or read(layer, x)
 
     for module in core.modules():
-        if hasattr(module, "weights"):
-            monkeypatch.setattr(module, "weights", reader(module.weights))
+        if hasattr(module, "read_weights"):
+            monkeypatch.setattr(module, "read_weights", reader(module.read_weights))
     monkeypatch.setattr(core, "_fused", False)
     WAYS[way](monkeypatch, core)
     out = run(with_changes(model, 1.0), *texts)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cpu_vectors import WIDE
-from ..layer import Weights, module_weights
+from ..layer import is_hosted, weights_of
 from . import winograd
 
 FEW_PIXELS = 2048 if WIDE else 1024
@@ -28,52 +28,52 @@ MANY_PIXELS = 512
 """Pixels from which kernels that are made anew in each call, in upsampling and in Winograd's way, repay themselves."""
 
 
-def convolve(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
+def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     """``conv(x)``, x (N, C, H, W) in channels-last memory."""
     if not _plain_on_cpu(conv, x):
         return conv(x)
     if conv.kernel_size == (1, 1):
-        return _per_pixel(conv, x, weights)
-    way = _way(conv, x, weights)
+        return _per_pixel(conv, x)
+    way = _way(conv, x)
     if way == "planes":
         return _from_planes(conv(_in_planes(x)))
     if way == "lies":
         return conv(x)
     if way == "winograd":
-        return winograd.convolve(x, *weights(conv, x))
+        return winograd.convolve(x, *weights_of(conv, x))
     product = _FrozenProduct.apply if _needs_gradients(conv, x) else by_product
-    return product(x, *weights(conv, x), conv.stride[0], conv.padding[0])
+    return product(x, *weights_of(conv, x), conv.stride[0], conv.padding[0])
 
 
-def _way(conv: nn.Module, x: Tensor, weights: Weights) -> str:
+def _way(conv: nn.Module, x: Tensor) -> str:
     """The fastest way to compute a convolution: "winograd", as a "product", in "planes" or as it "lies"."""
     pixels = _pixels(conv, x)
     if pixels >= MANY_PIXELS and winograd.serves(conv, x) and not _needs_gradients(conv, x):
         # A host's weights may want gradients that the layer does not know of.
-        if weights is module_weights or not torch.is_grad_enabled():
+        if not is_hosted(conv) or not torch.is_grad_enabled():
             return "winograd"
     if not 0 < pixels <= FEW_PIXELS:
         return "lies"
     channels = conv.in_channels * conv.out_channels
-    if channels >= PRODUCT_FROM * pixels and (not _needs_gradients(conv, x) or _frozen(conv, weights, pixels)):
+    if channels >= PRODUCT_FROM * pixels and (not _needs_gradients(conv, x) or _frozen(conv, pixels)):
         return "product"
     return "planes" if channels >= PLANES_FROM * pixels else "lies"
 
 
-def _frozen(conv: nn.Module, weights: Weights, pixels: int) -> bool:
+def _frozen(conv: nn.Module, pixels: int) -> bool:
     """Whether the gradient for the input alone is wanted, and fast as a product."""
-    if weights is not module_weights or any(p.requires_grad for p in conv.parameters()):
+    if is_hosted(conv) or any(p.requires_grad for p in conv.parameters()):
         return False  # a host's weights may lead to parameters that the layer does not have
     return conv.in_channels * conv.out_channels >= GRADIENT_FROM * pixels
 
 
-def _per_pixel(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
+def _per_pixel(conv: nn.Module, x: Tensor) -> Tensor:
     """A 1x1 convolution, which is a linear layer: so its weights are read as they lie."""
     plain = conv.stride == (1, 1) and conv.padding == (0, 0)
     # A host's layer knows best how gradients pass.
-    if not plain or (weights is not module_weights and _needs_gradients(conv, x)):
+    if not plain or (is_hosted(conv) and _needs_gradients(conv, x)):
         return conv(x)
-    weight, bias = weights(conv, x)
+    weight, bias = weights_of(conv, x)
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
@@ -154,24 +154,24 @@ def product_of_windows(planes: Tensor, weight: Tensor, bias: Tensor | None, stri
     return F.linear(columns.t(), weight.flatten(1), bias).view(n, height, width, -1)
 
 
-def convolve_upsampled(conv: nn.Module, x: Tensor, size: tuple[int, int] | None, weights: Weights) -> Tensor:
+def convolve_upsampled(conv: nn.Module, x: Tensor, size: tuple[int, int] | None) -> Tensor:
     """``conv`` of x (N, C, H, W) enlarged (nearest) to ``size``, by default to twice its own."""
     n, _, height, width = x.shape
     twice = size in (None, (2 * height, 2 * width))
     many = x.device.type == "cpu" and n * height * width >= MANY_PIXELS
     if twice and many and not conv._forward_hooks:
-        return upsample_in_phases(conv, x, weights)
+        return upsample_in_phases(conv, x)
     larger = F.interpolate(x, size=size or (2 * height, 2 * width), mode="nearest")
-    return convolve(conv, larger, weights)
+    return convolve(conv, larger)
 
 
-def upsample_in_phases(conv: nn.Module, x: Tensor, weights: Weights) -> Tensor:
+def upsample_in_phases(conv: nn.Module, x: Tensor) -> Tensor:
     """A 3x3 ``conv`` of x upsampled to twice the size (nearest), with 4 products for each 9.
 
     Rows 2i and 2i + 1 of the upsampled picture are equal, so the kernel's rows that meet them are added: each of the
     four output pixels of an input pixel has a 2x2 kernel of its own.
     """
-    weight, bias = weights(conv, x)
+    weight, bias = weights_of(conv, x)
     n, _, height, width = x.shape
     out = x.new_empty(n, 2 * height, 2 * width, weight.shape[0]).permute(0, 3, 1, 2)
     few = _plain_on_cpu(conv, x) and not _needs_gradients(conv, x) and n * height * width <= FEW_PIXELS

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, library, nn
 
 from ..dispatch import kernel, wanted
-from ..layer import Weights, add_into, has_layout, overwritable
+from ..layer import add_into, has_layout, overwritable, weights_of
 from ..layout import from_tokens, to_tokens
 from . import cpu as narrow_groups
 
@@ -73,7 +73,7 @@ def _(
 
 
 def scoped_group_norm(
-    norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights, act=None, added: Tensor | None = None,
+    norm: nn.Module, x: Tensor, frames: int, scope: str, act=None, added: Tensor | None = None,
     own: bool = False,
 ) -> Tensor:  # fmt: skip
     """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation.
@@ -87,20 +87,20 @@ def scoped_group_norm(
     if fused:
         n, c, h, w = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(clips, -1, c)
-        out = group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
+        out = group_norm(tokens, *weights_of(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
         out = from_tokens(out.reshape(n, h * w, c), h, w)
         return out if act in (None, F.silu) else act(out)
-    out = _plain_group_norm(norm, x, frames, scope, weights)
+    out = _plain_group_norm(norm, x, frames, scope)
     if act is F.silu:
         return F.silu(out, inplace=overwritable(norm) and has_layout(out))
     return out if act is None else act(out)
 
 
-def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str, weights: Weights) -> Tensor:
-    if narrow_groups.serves(norm, x, weights):
+def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
+    if narrow_groups.serves(norm, x):
         clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
         tokens = to_tokens(x).reshape(clips, -1, x.shape[1])
-        out = narrow_groups.group_norm(tokens, *weights(norm, x), norm.num_groups, norm.eps)
+        out = narrow_groups.group_norm(tokens, *weights_of(norm, x), norm.num_groups, norm.eps)
         return from_tokens(out.reshape(x.shape[0], -1, x.shape[1]), *x.shape[-2:])
     if _would_crash(norm, x):
         x = x.detach().requires_grad_()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layer import Weights, is_hooked, module_weights
+from ..layer import is_hooked, is_hosted
 
 VECTOR = 8
 """Channels that torch's kernel computes at once."""
@@ -21,13 +21,13 @@ MANY_PIXELS = 1024
 """From here on torch's forward pass adds up whole rows of channels instead, and is faster; its gradient is not."""
 
 
-def serves(norm: nn.Module, x: Tensor, weights: Weights) -> bool:
+def serves(norm: nn.Module, x: Tensor) -> bool:
     """Whether `group_norm` computes this layer of x (N, C, H, W) faster than torch."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling() or is_hooked(norm):
         return False
     if not isinstance(norm, nn.GroupNorm) or not norm.affine or torch.is_autocast_enabled("cpu"):
         return False
-    if weights is not module_weights and torch.is_grad_enabled():
+    if is_hosted(norm) and torch.is_grad_enabled():
         return False  # a host's layer knows best how gradients pass
     width = x.shape[1] // norm.num_groups
     return width <= NARROW and width % VECTOR != 0 and x.is_contiguous(memory_format=torch.channels_last)

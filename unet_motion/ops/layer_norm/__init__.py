@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, library, nn
 
 from ..dispatch import kernel, wanted
-from ..layer import Weights, add_into, overwritable
+from ..layer import add_into, overwritable, weights_of
 from ..layout import not_rows
 
 MOST_CHANNELS = 8192
@@ -91,7 +91,7 @@ def _(
 
 
 def summed_layer_norm(
-    norm: nn.Module, weights: Weights, tokens: Tensor, added: Tensor | None = None, rows: Tensor | None = None,
+    norm: nn.Module, tokens: Tensor, added: Tensor | None = None, rows: Tensor | None = None,
     own: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """tokens + added, and the layer norm of it; rows (F, 1, C) are added to the norm of tokens (B, F, P, C).
@@ -100,7 +100,7 @@ def summed_layer_norm(
     """
     if wanted() and not norm._forward_hooks:
         table = None if rows is None else rows[:, 0]
-        return layer_norm(tokens, *weights(norm, tokens), norm.eps, table, added)
+        return layer_norm(tokens, *weights_of(norm, tokens), norm.eps, table, added)
     if added is not None:
         tokens = add_into(tokens, added, own)
     out = norm(tokens)
