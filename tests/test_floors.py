@@ -1,6 +1,10 @@
-"""Imports run downwards only and in no circle. Imports inside functions count; those of optional packages do not."""
+"""Imports run downwards only and in no circle, and the network asks nothing about the machine.
+
+Imports inside functions count; those of optional packages do not.
+"""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -100,3 +104,10 @@ def test_imports_run_downwards(name):
 def test_the_library_imports_no_node():
     users = {name for name, others in IMPORTS.items() if any(room(other) == "nodes" for other in others)}
     assert {room(name) for name in users} == {"nodes"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name) == "model"])
+def test_the_network_asks_nothing_about_devices_compilation_gradients_hooks_or_triton(name):
+    """Which code runs is chosen in `ops/`; the network reads like the figure."""
+    questions = r"device\.type|is_compiling|is_grad_enabled|_forward_hooks|_forward_pre_hooks|[Tt]riton"
+    assert re.findall(questions, MODULES[name].read_text()) == []

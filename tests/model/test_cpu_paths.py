@@ -8,9 +8,9 @@ from torch import nn
 
 from unet_motion import UNetMotionModel
 from unet_motion.forward.call import Call
-from unet_motion.model import motion_module as motion
 from unet_motion.model.layer_factory import make_factory
 from unet_motion.model.motion_module import MotionModule
+from unet_motion.ops.feed_forward import cpu as feed_forward
 
 MAKE = make_factory(None, None, torch.float64, None)
 
@@ -32,7 +32,7 @@ def test_a_motion_module_in_parts_equals_the_whole(batch, frames, height, width,
         MotionModule, "_transform", lambda m, h, c, f=MotionModule._transform: sizes.append(h) or f(m, h, c)
     )
     for most in (1, 2 * batch * frames, 1 << 20):
-        monkeypatch.setattr(motion, "rows_at_once", lambda width, most=most: most)
+        monkeypatch.setattr(feed_forward, "rows_at_once", lambda width, most=most: most)
         with torch.no_grad():
             torch.testing.assert_close(module(x, call), expected, rtol=1e-12, atol=1e-12)
             assert torch.equal(x, before)
@@ -41,7 +41,7 @@ def test_a_motion_module_in_parts_equals_the_whole(batch, frames, height, width,
 
 
 def test_a_motion_module_is_whole_where_others_look_at_it(monkeypatch):
-    monkeypatch.setattr(motion, "rows_at_once", lambda width: 1)
+    monkeypatch.setattr(feed_forward, "rows_at_once", lambda width: 1)
     module, seen = MotionModule(MAKE, 8, 2, 1, 4, 32), []
     x, call = channels_last(4, 8, 3, 3), Call(2, 2, temb=torch.empty(0))
     layer = module.transformer_blocks[0].attn1.to_q
@@ -56,7 +56,7 @@ def test_a_motion_module_is_whole_where_others_look_at_it(monkeypatch):
 
 @pytest.mark.parametrize("change", ["replaced", "added", "taken away"])
 def test_a_hook_on_a_layer_that_came_later_sees_all_pixels_too(monkeypatch, change):
-    monkeypatch.setattr(motion, "rows_at_once", lambda width: 1)
+    monkeypatch.setattr(feed_forward, "rows_at_once", lambda width: 1)
     module, seen = MotionModule(MAKE, 8, 2, 1, 4, 32), []
     x, call = channels_last(4, 8, 3, 3), Call(2, 2, temb=torch.empty(0))
     attention = module.transformer_blocks[0].attn1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 Pair = tuple[Tensor, Tensor]
@@ -21,12 +22,15 @@ class TextKeys:
         self._mark: object = None
         self._kept: dict[str, tuple[object, Pair]] = {}
 
-    def start(self, text: Tensor | None) -> None:
-        """Begin a call with a text (rows, L, D)."""
+    def start(self, text: Tensor | None) -> bool:
+        """Begin a call with a text (rows, L, D); False where nothing is kept: with gradients and in compiled code."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
         mark = None if text is None else _mark(text)
         if text is not self._text or mark != self._mark:
             self._text, self._mark = text, mark
             self._kept.clear()
+        return True
 
     def get(self, path: str, layers: tuple[nn.Module, ...], compute: Callable[[], Pair]) -> Pair:
         """The keys and values of the layer at ``path``, which come from the weights of ``layers``."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..forward.call import Call
 from ..ops.attention.processors import AttentionProcessor, default_scale
-from ..ops.layer import weights_of
+from ..ops.layer import is_watched, weights_of
 from ..ops.linear import shared_input
 from .layer_factory import LayerFactory
 
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         """Queries of ``tokens``, keys and values of ``context`` (default: ``tokens``); any leading shape."""
         layers = (self.to_q, self.to_k, self.to_v)
         # A layer with a forward hook, such as a LoRA's, has to be called.
-        if not fused or any(m._forward_hooks for m in layers):
+        if not fused or is_watched(*layers):
             if context is None and shared_input.serves(layers, tokens):
                 return shared_input.project(tokens, layers)
             source = tokens if context is None else context
@@ -69,7 +69,7 @@ class Attention(nn.Module):
 
     def _project_text(self, tokens: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         layers = (self.to_k, self.to_v)
-        if call.text_keys is None or any(layer._forward_hooks for layer in layers):
+        if call.text_keys is None or is_watched(*layers):
             return self.project(tokens, call.text, call.fused)
         keys = call.text_keys.get(self.path, layers, lambda: tuple(layer(call.text) for layer in layers))
         return self.to_q(tokens), *keys

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..forward.call import Call
 from ..ops.attention.processors import AttentionProcessor
-from ..ops.feed_forward.cpu import rows_at_once
+from ..ops.feed_forward.cpu import pixels_at_once
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import add_into, overwritable
 from ..ops.layer_norm import summed_layer_norm
@@ -108,17 +108,15 @@ class MotionModule(nn.Module):
         return out if call.low_rank is None else call.low_rank.add(f"{self.path}.proj_out", tokens, out)
 
     def _pixels_at_once(self, hidden: Tensor, call: Call) -> int:
-        """On a CPU so many that what is computed of them stays in its caches; all, where others want to see them."""
-        b, f, p, c = hidden.shape
-        pixels = -(-2 * rows_at_once(c) // (b * f))
-        apart = hidden.device.type == "cpu" and call.chunking is None and not torch.compiler.is_compiling()
-        if pixels >= p or not apart:
-            return p
+        """So many that what is computed of them stays in caches; all, where others want to see them."""
+        pixels, every = pixels_at_once(hidden), hidden.shape[2]
+        if pixels == every or call.chunking is not None:
+            return every
         layers = [layer for layer, _ in self._layers()]
         processors = (call.processor(layer) for layer in layers if isinstance(layer, Attention))
         if overwritable(*layers) and all(isinstance(processor, AttentionProcessor) for processor in processors):
             return pixels
-        return p
+        return every
 
     def _layers(self) -> tuple:
         """This module and all below it, each with its children; walked again only where a layer has other children."""

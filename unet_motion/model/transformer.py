@@ -7,15 +7,13 @@ between the two below is a view.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..forward.call import Call
 from ..forward.lora import LowRank
 from ..ops.conv import convolve
-from ..ops.dispatch import wanted
-from ..ops.feed_forward import GatedProduct, geglu
-from ..ops.feed_forward.cpu import rows_at_once
+from ..ops.feed_forward import geglu
+from ..ops.feed_forward.cpu import parts
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import add_into, overwritable
 from ..ops.layer_norm import summed_layer_norm
@@ -35,16 +33,8 @@ class GEGLU(nn.Module):
         return self.gate(self.proj(x))
 
     def gate(self, both: Tensor) -> Tensor:
-        """The output for the layer's product, which is overwritten where no gradient is needed."""
-        if wanted():
-            return geglu(both)
-        if both.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return GatedProduct.apply(both)
-        value, gate = both.chunk(2, dim=-1)
-        if torch.is_grad_enabled() or self.proj._forward_hooks:
-            return value * F.gelu(gate)
-        # In place: at this width the tensors are the largest of the network.
-        return value.mul_(torch.ops.aten.gelu_(gate))
+        """The output for the layer's product, which is overwritten where nobody else holds it."""
+        return geglu(both, inplace=overwritable(self.proj))
 
 
 class FeedForward(nn.Module):
@@ -62,19 +52,13 @@ class FeedForward(nn.Module):
             return self._at_once(tokens, change)
         flat = tokens.reshape(-1, tokens.shape[-1])
         change = None if change is None else change.flat(tokens.shape)
-        parts = self._parts(flat)
-        if len(parts) == 1:
+        pieces = parts(flat)
+        if len(pieces) == 1:
             return self._at_once(flat, change).view(tokens.shape)
         out = torch.empty_like(flat)
-        for part in parts:
+        for part in pieces:
             out[part] = self._at_once(flat[part], change and change.part(0, part.start, part.stop))
         return out.view(tokens.shape)
-
-    @staticmethod
-    def _parts(flat: Tensor) -> list[slice]:
-        """Which of the tokens (N, C) are computed at once."""
-        rows = rows_at_once(flat.shape[1]) if flat.device.type == "cpu" else len(flat)
-        return [slice(start, min(start + rows, len(flat))) for start in range(0, len(flat), rows)]
 
     def _at_once(self, tokens: Tensor, change: LowRank | None) -> Tensor:
         first, last = self.net[0], self.net[2]
@@ -87,11 +71,11 @@ class FeedForward(nn.Module):
         """The same, ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
         if chunk_size is None or chunk_size >= tokens.shape[dim]:
             return self(tokens, change)
-        parts = []
+        chunks = []
         for start in range(0, tokens.shape[dim], chunk_size):
             size = min(chunk_size, tokens.shape[dim] - start)
-            parts.append(self(tokens.narrow(dim, start, size), change and change.part(dim, start, start + size)))
-        return torch.cat(parts, dim=dim)
+            chunks.append(self(tokens.narrow(dim, start, size), change and change.part(dim, start, start + size)))
+        return torch.cat(chunks, dim=dim)
 
 
 class BasicTransformerBlock(nn.Module):

@@ -15,7 +15,6 @@ from ..forward.conditioning import build_text, expand_timestep, residual_for, te
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
 from ..ops.group_norm import scoped_group_norm
-from ..ops.layer import is_hosted
 from ..ops.linear.packed import TimeProjections
 from ..ops.sinusoids import timestep_sinusoid
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
@@ -99,8 +98,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
 
         Moving the model does so too. Where a host reads weights through its own ``weights``, nothing is packed.
         """
-        if not is_hosted(self.conv_in) and self.device.type == "cuda":
-            self._time_projections.pack()
+        self._time_projections.pack_for(self.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -247,10 +245,8 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         )
         call.time_added = self._time_projections(call.temb)
         self._apply_settings(call, options)
-        keep = options.text_keys is not None and options.hooks is None
-        if keep and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        if options.text_keys is not None and options.hooks is None and options.text_keys.start(given_text):
             call.text_keys = options.text_keys
-            call.text_keys.start(given_text)
         self._apply_images(call, given)
         call.pictures = image_features(self.img_encoder, given.added_cond_kwargs, batch, frames, sample)
         return call

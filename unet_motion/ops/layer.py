@@ -47,6 +47,11 @@ def is_hosted(layer: nn.Module) -> bool:
     return getattr(layer, "read_weights", module_weights) is not module_weights
 
 
+def is_watched(*layers: nn.Module) -> bool:
+    """Whether a forward hook waits for one of the layers to be called, such as a LoRA's."""
+    return any(layer._forward_hooks for layer in layers)
+
+
 def is_hooked(layer: nn.Module) -> bool:
     """Whether somebody's hook, forward or backward, waits for the layer to be called."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)

@@ -12,22 +12,33 @@ from ..layout import not_rows
 _fits = kernel("geglu", fits=not_rows)
 
 
-def geglu(x: Tensor) -> Tensor:
+def geglu(x: Tensor, inplace: bool = False) -> Tensor:
     """The first half of the channels times the exact gelu of the second, computed in float32.
 
     Args:
-        x: (..., 2 * H), float16, bfloat16 or float32.
+        x: (..., 2 * H), float16, bfloat16 or float32; without a kernel any float dtype, in which it then computes.
+        inplace: x belongs to the caller and may be overwritten; see :func:`unet_motion.ops.layer.overwritable`.
 
     Returns:
         (..., H) in x's dtype.
     """
-    return geglu_kernel(x) if _fits.runs(x) else geglu_eager(x)
+    if _fits.runs(x):
+        return geglu_kernel(x)
+    if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return GatedProduct.apply(x)
+    return geglu_inplace(x) if inplace else geglu_eager(x)
 
 
 def geglu_eager(x: Tensor) -> Tensor:
     """The plain twin."""
     value, gate = x.chunk(2, dim=-1)
     return value * F.gelu(gate)
+
+
+def geglu_inplace(x: Tensor) -> Tensor:
+    """The plain twin written over x: at this width the tensors are the largest of the network."""
+    value, gate = x.chunk(2, dim=-1)
+    return value.mul_(torch.ops.aten.gelu_(gate))
 
 
 class GatedProduct(torch.autograd.Function):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layer import is_hosted
+
 
 class TimeProjections:
     """One product in place of a small one in each resnet, whose launch takes longer on a GPU than its arithmetic.
@@ -32,6 +34,11 @@ class TimeProjections:
 
     def _layers(self) -> list[nn.Module]:
         return [resnet.time_emb_proj for resnet in self._resnets]
+
+    def pack_for(self, device: torch.device) -> None:
+        """:meth:`pack` where that saves time, on a GPU; not where a host reads weights in a way of its own."""
+        if device.type == "cuda" and not any(map(is_hosted, self._layers())):
+            self.pack()
 
     @torch.no_grad()
     def pack(self) -> None:
