@@ -1,4 +1,4 @@
-"""The same motion UNet with the same random weights, of this project and of diffusers."""
+"""One motion UNet with the same random weights, of this project and of diffusers."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class MotionLora:
             raise ValueError(f"{self.name}: `strength` is {self.strength!r}, expected a finite number or a tensor.")
 
     def at(self, strength: float | Sequence[float] | Tensor) -> MotionLora:
-        """The same at another strength; a sequence is one number per frame."""
+        """This LoRA at another strength; a sequence is one number per frame."""
         if not isinstance(strength, (int, float, Tensor)):
             strength = torch.tensor(strength, dtype=torch.float32)
         return replace(self, strength=strength)
@@ -71,11 +71,11 @@ class LowRank:
         return out
 
     def part(self, dim: int, start: int, stop: int) -> LowRank:
-        """The same for a part of the tokens along one of their axes."""
+        """The changes for a part of the tokens along one of their axes."""
         return self._with(lambda s: s.narrow(dim, start, stop - start) if s.shape[dim] > 1 else s)
 
     def flat(self, shape: tuple[int, ...]) -> LowRank:
-        """The same for tokens of a shape (B, F, P, C) as (B*F*P, C)."""
+        """The changes for tokens of a shape (B, F, P, C) as (B*F*P, C)."""
         return self._with(lambda s: s.expand(*shape[:3], 1).reshape(-1, 1))
 
     def below(self, path: str) -> LowRank | None:

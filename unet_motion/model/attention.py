@@ -87,7 +87,7 @@ class Attention(nn.Module):
         return self.attend_heads(processor, query, key, value, mask).transpose(1, 2).flatten(2)
 
     def attend_heads(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor, mask) -> Tensor:
-        """The same, as (N, heads, L, dim)."""
+        """As :meth:`attend`, but (N, heads, L, dim)."""
         reason = processor.unavailable(query.device)
         if reason is not None:
             raise ValueError(f"attention processor {processor.name!r} cannot run here: {reason}.")

@@ -68,7 +68,7 @@ class FeedForward(nn.Module):
         return change.add(f"{self.path}.net.2", inner, last(inner))
 
     def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, change: LowRank | None = None) -> Tensor:
-        """The same, ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
+        """The layer on ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
         if chunk_size is None or chunk_size >= tokens.shape[dim]:
             return self(tokens, change)
         chunks = []

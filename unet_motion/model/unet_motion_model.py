@@ -170,7 +170,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         options: ForwardOptions | None = None,
         **conditioning: Any,
     ) -> Tensor:
-        """The same with the frames in the batch: sample (B*F, C, H, W) -> (B*F, C, H, W).
+        """Predict the noise with the frames in the batch: sample (B*F, C, H, W) -> (B*F, C, H, W).
 
         ``conditioning`` takes the optional inputs of :meth:`forward` by name.
         """

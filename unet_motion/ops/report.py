@@ -47,7 +47,7 @@ class Report:
     attention: dict[str, Path]
 
     def as_dict(self) -> dict:
-        """The same as plain dictionaries and strings, for JSON."""
+        """The report as plain dictionaries and strings, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:

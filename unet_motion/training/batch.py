@@ -36,5 +36,5 @@ class Draw:
         return Draw(self.clean[which], self.noise[which], self.timesteps[which], text, self.source[which], extra)
 
     def split(self, size: int) -> list[Draw]:
-        """The same rows in batches of `size`."""
+        """The rows in batches of `size`."""
         return [self.rows(slice(start, start + size)) for start in range(0, len(self), size)]

@@ -38,7 +38,7 @@ def list_loras() -> list[str]:
 
 
 def list_motion_loras() -> list[str]:
-    """The same files, those of `animatediff_motion_lora` first, and the ones that come with the pack."""
+    """All of :func:`list_loras`, those of `animatediff_motion_lora` first, and the ones that come with the pack."""
     return [*_list(MOTION_LORA_FOLDERS), *(name + BUNDLED for name in motion_lora_names())]
 
 

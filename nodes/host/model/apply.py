@@ -103,7 +103,7 @@ def _reload(
     base_init: tuple, path: Any, norm_scope: str, beta_schedule: str, positions: PositionOptions,
     disable_dynamic: bool = False,
 ) -> Any:  # fmt: skip
-    """The same MODEL once more from its files; ComfyUI asks for it where it needs weights of their own."""
+    """The MODEL once more from its files; ComfyUI asks for it where it needs weights of their own."""
     load, arguments, *index = base_init
     loaded = load(*arguments, disable_dynamic=disable_dynamic) if disable_dynamic else load(*arguments)
     model = loaded[index[0]] if index else loaded

@@ -53,7 +53,7 @@ class MotionConfig(comfy.supported_models_base.BASE):
 
 
 class MotionXLConfig(comfy.supported_models.SDXL):
-    """The same of a motion UNet that was made from an SDXL model: text encoders are saved under SDXL's names."""
+    """As :class:`MotionConfig`, of a UNet made from an SDXL model: text encoders are saved under SDXL's names."""
 
     unet_extra_config = {}
     memory_usage_factor = comfy.supported_models.SDXL.memory_usage_factor * MotionConfig.memory_usage_factor

@@ -60,7 +60,7 @@ class Choice:
     sample_every: int = 100
 
     def recipe(self, dtype: torch.dtype) -> MotionRecipe:
-        """The same for the trainer.
+        """The choices as a recipe of the trainer.
 
         Raises:
             ValueError: a number out of its range.

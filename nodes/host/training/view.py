@@ -75,7 +75,7 @@ class TrainingView(Watcher):
         return "WEBP", Loop(encode_loop(torch.from_numpy(frames), FPS)), None
 
     def result(self) -> ui.SavedImages:
-        """The same for the page to keep on the node once the run is over, as a temporary file."""
+        """The clip for the page to keep on the node once the run is over, as a temporary file."""
         name = f"UNetMotion_training_{uuid.uuid4().hex}.webp"
         write_video(os.path.join(folder_paths.get_temp_directory(), name), self.frames(), FPS)
         return ui.SavedImages([ui.SavedResult(name, "", io.FolderType.temp)], is_animated=True)

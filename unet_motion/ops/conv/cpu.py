@@ -22,7 +22,7 @@ PRODUCT_FROM, PLANES_FROM = (1500, 350) if WIDE else (0, 0)
 reads the weights as they lie, and from which it runs plane by plane. Measured for two kinds of processor."""
 
 GRADIENT_FROM = 4000
-"""The same from which the gradient for the input of a frozen convolution is a product too."""
+"""Such products from which the gradient for the input of a frozen convolution is a product too."""
 
 MANY_PIXELS = 512
 """Pixels from which kernels that are made anew in each call, in upsampling and in Winograd's way, repay themselves."""
@@ -102,7 +102,7 @@ def _in_planes(x: Tensor) -> Tensor:
 
 
 def _from_planes(x: Tensor) -> Tensor:
-    """The same in channels-last memory again."""
+    """x (N, C, H, W) in channels-last memory again."""
     return _Relayout.apply(x, torch.channels_last, torch.contiguous_format)
 
 

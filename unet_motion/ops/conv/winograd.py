@@ -17,7 +17,7 @@ LEAST_CHANNELS = 256
 """Channels in and out from which the products saved outweigh the transforms."""
 
 LEAST_PRODUCTS = 320 * 320
-"""The same of channels in times channels out."""
+"""Products of channels in and out from which they do, too."""
 
 KERNELS_AT_ONCE = 28 << 20
 """Bytes of transformed kernels that are held at once."""
