@@ -1,0 +1,1 @@
+"""How steps of a model are run."""
