@@ -1,4 +1,4 @@
-"""Set-up for `make demo`, `make test`, `make bench` and `make card`: find or make an environment, install what is missing, run.
+"""Set-up for `make demo`, `test`, `bench` and `card`: find or make an environment, install what is missing, run.
 
 Only the standard library is used, so any Python from 3.10 on can run this file. Every command is printed before it
 runs; the same commands, typed by hand, do the same.

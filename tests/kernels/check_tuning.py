@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from poison import DEVICE
 
 from unet_motion.bench.card import tuning as card
-from unet_motion.bench.card.kernel_checks import as_exact, errors
+from unet_motion.bench.card.kernel_checks import Reference
 from unet_motion.bench.card.sizes import Level
 from unet_motion.kernels import tuning
 from unet_motion.kernels.geglu import geglu_kernel
@@ -47,14 +47,14 @@ def test_every_choice_of_the_grid_reaches_the_launch_and_changes_no_value(words,
     launches = Launches(getattr(module, KERNELS[kernel]))
     monkeypatch.setattr(module, KERNELS[kernel], launches)
     level = Level(32, 5, 1, 3)
+    reference = Reference(words, level, torch.float32, DEVICE, 3)
     tried = list(card.grid(kernel))
     assert len({tuple(use.items()) for use in tried}) == len(tried) >= 6
     # Interpreted, a group norm takes a second: the first and last choices, and one between.
     for use in (tried[0], tried[len(tried) // 2], tried[-1]):
         del launches.options[:]
         with tuning.choosing(kernel, **use) as asked:
-            error, twin = errors(words, level, torch.float32, DEVICE, 3)
-        assert as_exact(error, twin, torch.float32), use
+            assert reference.as_exact(reference.error()), use
         assert asked and all(isinstance(size, int) for size in asked[-1].values())
         (options,) = launches.options
         assert options["num_warps"] == use["num_warps"]
@@ -62,7 +62,7 @@ def test_every_choice_of_the_grid_reaches_the_launch_and_changes_no_value(words,
             assert options[name] == use[name]
         assert options.get("BLOCK", 0) <= use.get("BLOCK", options.get("BLOCK", 0))
     del launches.options[:]
-    errors(words, level, torch.float32, DEVICE, 0)
+    reference.error()
     assert "num_warps" not in launches.options[0]
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...formats.animatediff import diffusers_to_animatediff
+from ..cases import NotMeasured
 from ..evolved_process import comfyui_model, import_comfyui
 from ..nets import TEXT_TOKENS, TEXT_WIDTH
 from .networks import build
@@ -114,6 +115,8 @@ def failing(row: dict[str, Any]) -> Iterator[None]:
     """An error becomes the row's."""
     try:
         yield
+    except NotMeasured as reason:
+        row["result"] = f"not measured: {reason}"
     except Exception as error:
         row["result"] = f"failed: {type(error).__name__}: {str(error)[:200]}"
 
@@ -122,13 +125,13 @@ def start_dynamic_memory(device: torch.device) -> None:
     """Turn on what ComfyUI's server turns on when it starts on an NVIDIA card; models that are made later use it.
 
     Raises:
-        RuntimeError: this ComfyUI or this machine has none.
+        NotMeasured: this ComfyUI or this machine has none.
     """
     import comfy.memory_management
     import comfy.model_patcher
 
     if device.type != "cuda" or not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
-        raise RuntimeError("there is none here")
+        raise NotMeasured("there is none here")
     control = importlib.import_module("comfy_aimdo.control")
     control.init()
     index = device.index or 0
@@ -137,7 +140,7 @@ def start_dynamic_memory(device: torch.device) -> None:
     except TypeError:  # older ones take the devices alone
         started = control.init_devices([index])
     if not started:
-        raise RuntimeError("comfy-aimdo does not start")
+        raise NotMeasured("comfy-aimdo does not start")
     comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
     comfy.memory_management.aimdo_enabled = True
 

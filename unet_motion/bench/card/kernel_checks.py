@@ -47,22 +47,30 @@ def poison(device: torch.device, result: Tensor) -> None:
         torch.full(result.shape, float("nan"), dtype=result.dtype, device=device)
 
 
-def errors(words: str, level: Level, dtype: torch.dtype, device: torch.device, padding: int) -> tuple[float, float]:
-    """Largest distance to float64, over the largest value: of the kernel, and of its plain twin."""
-    exact = last(pair(words, level, maker(level, dtype, device, 0, double=True)).plain())
-    given = pair(words, level, maker(level, dtype, device, 0, padding))
-    plain = last(given.plain())
-    poison(device, plain)
-    found = last(given.kernel())
-    if not bool(torch.isfinite(found).all()):
-        return float("nan"), 0.0
-    most = exact.abs().max()
-    return tuple(((result.double() - exact).abs().max() / most).item() for result in (found, plain))
+class Reference:
+    """A kernel's input, what it gives in float64, and how far its plain twin is from that.
 
+    Args:
+        padding: numbers that are poisoned before and behind each row.
+    """
 
-def as_exact(error: float, twin: float, dtype: torch.dtype) -> bool:
-    """No further from float64 than the plain twin is, but for a rounding of the result."""
-    return error <= 1.5 * twin + 2 * torch.finfo(dtype).eps
+    def __init__(self, words: str, level: Level, dtype: torch.dtype, device: torch.device, padding: int = 0) -> None:
+        self.dtype, self.device = dtype, device
+        self.exact = last(pair(words, level, maker(level, dtype, device, 0, double=True)).plain())
+        self.given = pair(words, level, maker(level, dtype, device, 0, padding))
+        self.twin = self._distance(last(self.given.plain()))
+
+    def error(self) -> float:
+        """The kernel's largest distance to float64, over the largest value; NaN where it gave one."""
+        poison(self.device, self.exact.to(self.dtype))
+        return self._distance(last(self.given.kernel()))
+
+    def as_exact(self, error: float) -> bool:
+        """Whether an error is no larger than the plain twin's, but for a rounding of the result."""
+        return error <= 1.5 * self.twin + 2 * torch.finfo(self.dtype).eps
+
+    def _distance(self, found: Tensor) -> float:
+        return ((found.double() - self.exact).abs().max() / self.exact.abs().max()).item()
 
 
 def declines(words: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -97,8 +105,10 @@ def check(card: Card, row: dict, words: str, level: Level, dtype: torch.dtype) -
         return
     odd = level in card.sizes.odd
     # Where sizes are odd, rows begin at odd addresses too.
-    row["error"], row["plain error"] = errors(words, level, dtype, device, PADDING - 1 if odd else PADDING)
-    row["as exact"] = as_exact(row["error"], row["plain error"], dtype)
+    reference = Reference(words, level, dtype, device, PADDING - 1 if odd else PADDING)
+    row["error"], row["plain error"] = reference.error(), reference.twin
+    row["as exact"] = reference.as_exact(row["error"])
+    del reference
     if odd or not row["as exact"]:
         return
     works, given = works_on(words, level, dtype, device, card.sizes.input_sets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,13 @@ from .stages import Card, Stage, run_stages
 
 STAGES = (
     Stage("machine", "The machine and its ceilings", 20, machine.stage),
-    Stage("kernels", "Kernels against float64, and their time", 75, kernel_checks.stage),
+    Stage("kernels", "Kernels against float64, and their time", 90, kernel_checks.stage),
     Stage("steps", "Steps of a whole UNet", 110, step_times.stage),
     Stage("profile", "Where a step's time goes", 30, profile.stage),
-    Stage("tuning", "Tiles and warps", 50, tuning.stage),
+    Stage("tuning", "Tiles and warps", 45, tuning.stage),
     Stage("comfyui", "KSampler in ComfyUI", 50, comfyui.stage, apart=True),
     Stage("bundled", "The bundled model's clip beside the CPU's", 20, bundled.stage),
-    Stage("compiled", "torch.compile", 95, compiled.stage, apart=True),
+    Stage("compiled", "torch.compile", 85, compiled.stage, apart=True),
 )
 """In order of worth; the shares are seconds of 450."""
 
@@ -52,6 +53,8 @@ def run_card(
     card.about = machine.about(card)
     if rehearse:
         card.about["rehearsal"] = "on the CPU, kernels interpreted, tiny: the figures mean nothing"
+    gc.collect()
+    gc.freeze()  # each capture collects garbage: what is imported need not be looked through again
     words = "".join(c if c.isalnum() else " " for c in card.about["device"].split(",")[0]).split()
     table = out / f"{card.about['date']}-{'rehearsal' if rehearse else '-'.join(words).lower()}-card.md"
     stages = [stage for stage in STAGES if not names or stage.name in names]

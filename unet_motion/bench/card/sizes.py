@@ -71,7 +71,7 @@ class Sizes:
     )
     clip_frames: int = 16
     clip_steps: int = 20
-    compiling: Mapping[str, Any] = field(default_factory=lambda: {"mode": "max-autotune-no-cudagraphs"})
+    compiling: Mapping[str, Any] = field(default_factory=lambda: {"mode": "reduce-overhead"})
 
 
 REAL = Sizes()

@@ -46,20 +46,27 @@ class Found:
     def add(self, case: str, **values: Any) -> dict[str, Any]:
         """A row; it is kept even where the stage fails later."""
         self.rows.append({"case": case, **values})
-        print(f"    {case}: " + ", ".join(f"{k} {v}" for k, v in values.items()), file=sys.stderr, flush=True)
+        tell(self.rows[-1])
         return self.rows[-1]
 
     @contextmanager
     def row(self, case: str) -> Iterator[dict[str, Any]]:
-        """Gives a dictionary for the row's values; an error becomes the row's, and the stage goes on."""
-        values: dict[str, Any] = {}
+        """Gives the row, to which values may be added later too; an error becomes the row's, and the stage goes on."""
+        values: dict[str, Any] = {"case": case}
         try:
             yield values
         except NotMeasured as reason:
             values["result"] = f"not measured: {reason}"
         except Exception as error:
             values["result"] = f"failed: {in_a_line(error)}"
-        self.add(case, **values)
+        self.rows.append(values)
+        tell(values)
+
+
+def tell(row: dict[str, Any]) -> None:
+    """Print a row for whoever watches."""
+    values = ", ".join(f"{name} {value}" for name, value in row.items() if name != "case" and value is not None)
+    print(f"    {row['case']}: {values}", file=sys.stderr, flush=True)
 
 
 @dataclass

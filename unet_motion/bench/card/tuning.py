@@ -12,7 +12,7 @@ import torch
 
 from ...atomic import atomic_file
 from ...kernels.tuning import capability, choosing, read
-from .kernel_checks import as_exact, declines, errors, works_on
+from .kernel_checks import Reference, declines, works_on
 from .sizes import Level
 from .stages import Card, Found
 from .timing import milliseconds
@@ -52,8 +52,8 @@ def stage(card: Card, found: Found) -> None:
     file = card.out / f"tuned-{capability(card.device) if card.on_gpu else 'rehearsal'}.json"
     entries: list[dict[str, Any]] = []
     for dtype in card.sizes.step_dtypes:
-        for words, kernel in TRIED.items():
-            for level in card.sizes.levels:
+        for level in card.sizes.levels:
+            for words, kernel in TRIED.items():
                 with found.row(f"{words}, {str(dtype).removeprefix('torch.')}, {level}") as row:
                     entries += best_of(card, row, words, kernel, level, dtype)
                     write(file, entries)
@@ -69,16 +69,18 @@ def best_of(
         return []
     works, _ = works_on(words, level, dtype, card.device, card.sizes.input_sets)
     own = row["own ms"] = milliseconds(works, card.device, card.sizes.repeats)
+    reference = Reference(words, level, dtype, card.device)
     times, sizes = [], {}
     for use in list(grid(kernel))[: card.sizes.tries]:
         with choosing(kernel, **use) as asked:
             try:
-                error, twin = errors(words, level, dtype, card.device, 0)
-                if as_exact(error, twin, dtype):
+                if reference.as_exact(reference.error()):
                     times.append((milliseconds(works, card.device, card.sizes.repeats), use))
-            except RuntimeError as reason:  # more shared memory or registers than there are
+                else:
+                    row["failed"] = f"{use}: other values"
+            except Exception as reason:  # more shared memory or registers than there are
                 row["failed"] = f"{use}: {str(reason)[:100]}"
-        sizes = dict(asked[-1])
+        sizes = dict(asked[-1]) if asked else sizes
     row["tried"] = len(times)
     if not times:
         return []
