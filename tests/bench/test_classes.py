@@ -22,6 +22,7 @@ NAMES = {
         "_attention",
         "aten::_scaled_dot_product_flash_attention_for_cpu",
         "aten::_softmax",
+        "unet_motion::temporal_attention",
     ),
     "convolution": (
         "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64_warpgroupsize1x1x1_g1"

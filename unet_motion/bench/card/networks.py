@@ -81,8 +81,9 @@ class Steps:
     ) -> Tensor:
         """A step of ours on the kernels of a mode, captured where ``call`` are graphs."""
         rows = given.sample.transpose(1, 2).flatten(0, 1)
+        call = self.ours.forward_frames if call is None else call
         with use(mode):
-            return (call or self.ours.forward_frames)(rows, given.timestep, given.text, given.frames, options=options)
+            return call(rows, given.timestep, given.text, given.frames, options=options)
 
     @torch.no_grad()
     def step_of_theirs(self, given: Inputs) -> Tensor:
