@@ -8,7 +8,11 @@ PATTERNS: tuple[tuple[str, str], ...] = (
     # Before all else: their names hold those of what they are made of or made for.
     ("layout", r"nchwToNhwc|nhwcToNchw|nchw_to_nhwc|nhwc_to_nchw|mkldnn_reorder|^reorder"),
     ("copy", r"^Mem(cpy|set)|^_concat\b"),
-    ("attention", r"flash|fmha|sdpa|scaled_dot_product|temporal_attention|AttentionKernel|[Ss]oft_?[Mm]ax|^_attention\b|sageattn|qk_int8"),
+    (
+        "attention",
+        r"flash|fmha|sdpa|scaled_dot_product|temporal_attention|AttentionKernel|[Ss]oft_?[Mm]ax|^_attention\b|sageattn"
+        r"|qk_int8",
+    ),
     (
         "norm",
         r"[Gg]roup_?[Nn]orm|[Ll]ayer_?[Nn]orm|RowwiseMoments|ComputeFusedParams|[Bb]atch_?[Nn]orm|bn_fw|rms_?norm"

@@ -1,1 +1,1 @@
-"""How steps of a model are run."""
+"""How steps are run: recorded and replayed."""
