@@ -7,9 +7,8 @@ import time
 import numpy as np
 import torch
 
+from ... import ForwardOptions, MotionPipeline
 from ...kernels import use
-from ...options import ForwardOptions
-from ...sampling import MotionPipeline
 from .networks import MOTION
 from .stages import Card, Found
 

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...cuda_graphs import StepGraphs
+from ... import ForwardOptions, StepGraphs, UNetMotionModel
 from ...kernels import use
-from ...model import UNetMotionModel
-from ...options import ForwardOptions
 from ..nets import Inputs, make_inputs, randomise
 from .sizes import Sizes
 
