@@ -34,15 +34,27 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
-    """Start the long checks of the chosen tests: a test file says which by a function ``start_beside``.
+    """Start the long checks of the chosen tests: a test file says which by a function ``start_beside``."""
+    if not (session.config.option.collectonly or is_worker(session.config)):
+        for item in session.items:
+            start_beside(item)
 
-    Among several workers each core has its own tests: there such a check starts with the test that waits for it.
-    """
-    if session.config.option.collectonly or hasattr(session.config, "workerinput"):
-        return
-    for item in session.items:
-        if start := getattr(item.module, "start_beside", None):
-            start(session.config.stash[BESIDE], item)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Among several workers each core has tests of its own: a long check starts with the first test that waits for it."""
+    if is_worker(item.config):
+        start_beside(item)
+
+
+def is_worker(config) -> bool:
+    """Whether this is one of pytest-xdist's processes, all of which collect all tests."""
+    return hasattr(config, "workerinput")
+
+
+def start_beside(item) -> None:
+    if start := getattr(item.module, "start_beside", None):
+        start(item.config.stash[BESIDE], item)
 
 
 @pytest.fixture(scope="session")

@@ -31,10 +31,13 @@ OPTIONAL_IMPORTS = {
         *(f"unet_motion/ops/{name}/triton.py" for name in TRITON),
     },
     "accelerate": {"unet_motion/training/processes.py"},
-    "diffusers": {f"unet_motion/bench/{name}.py" for name in ("cases", "freeu", "nets", "report", "training")},
-    # The benchmark's peer, in a process of its own.
-    "comfy": {"unet_motion/bench/evolved_process.py"},
-    "folder_paths": {"unet_motion/bench/evolved_process.py"},
+    "diffusers": {
+        f"unet_motion/bench/{name}.py"
+        for name in ("cases", "freeu", "nets", "report", "training", "card/networks")
+    },
+    # The benchmark's peers, in processes of their own.
+    "comfy": {f"unet_motion/bench/{name}.py" for name in ("evolved_process", "card/comfyui_process")},
+    "folder_paths": {f"unet_motion/bench/{name}.py" for name in ("evolved_process", "card/comfyui_process")},
 }
 
 

@@ -191,3 +191,15 @@ def test_makefile_and_ci_call_the_script_and_nothing_else():
     lines = [line for line in (ROOT / ".ci" / "run").read_text().split("\n") if line and not line.startswith("#")]
     assert lines[-2:] == ["COMFYUI_PATH= make test", "exec make test ARGS=tests/comfyui"] and "set -eu" in lines
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_card_runs_on_this_python_and_installs_nothing_where_torch_is_there(setup, monkeypatch):
+    assert setup.card(["--rehearse"]) == 0
+    ((command, _),) = setup.calls
+    assert command[0] == sys.executable
+    assert command[1:] == "-m unet_motion bench --card --out benchmarks/results --rehearse".split()
+    setup.calls.clear()
+    monkeypatch.setattr(setup, "has_torch", lambda python: False)
+    assert setup.card([]) == 0
+    words = [" ".join(command) for command, _ in setup.calls]
+    assert "-m venv" in words[0] and "pip install -r requirements.txt" in words[1] and "--card" in words[2]

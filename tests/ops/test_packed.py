@@ -137,7 +137,7 @@ def test_layers_of_several_kinds_are_left_alone(unet):
 
 
 def test_graphs_are_recorded_anew_when_a_packed_layer_is_replaced(unet):
-    def recorder(work):
+    def recorder(work, device):
         out = work()
         return (lambda: out.copy_(work())), out
 

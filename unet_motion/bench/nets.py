@@ -48,6 +48,7 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
     They are pieces of one pool: a billion numbers, each drawn by itself, take longer than a step.
     """
     pool, start = torch.randn(POOL, generator=torch.Generator().manual_seed(seed)), 0
+    pool = pool.to(next(module.parameters()).device)
     for name, parameter in module.named_parameters():
         scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
         for piece in parameter.data.view(-1).split(POOL):

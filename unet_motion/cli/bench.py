@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +37,21 @@ def add_arguments(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the JSON and the table there")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
+    card = parser.add_argument_group("on a graphics card, all at once")
+    card.add_argument("--card", action="store_true", help="check, time, profile and tune on a card; CASE names stages")
+    card.add_argument("--rehearse", action="store_true", help="with --card: all of it without a card, tiny, on the CPU")
+    card.add_argument("--budget", type=float, metavar="SECONDS", help="with --card: for all stages (default: 450)")
+    card.add_argument("--wheels", type=Path, metavar="FOLDER", help="with --card: wheels of what is not installed")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the cases; 1 if two outputs differed, so that no ratio could be given."""
+    if args.card:
+        return run_on_card(args)
+    for name in ("rehearse", "budget", "wheels"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} goes with --card")
     import torch
 
     from ..bench.cases import Bench, NotMeasured
@@ -91,3 +103,23 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         print(f"written: {write(args.out, about, rows, bench.ceilings)}", file=sys.stderr)
     return int(any(row.ours != row.ours for row in rows))
+
+
+def run_on_card(args: argparse.Namespace) -> int:
+    """All that a card must prove; 1 if a stage failed."""
+    begun = time.monotonic()
+    if args.wheels:
+        from .card.wheels import add_wheels
+
+        print(f"from wheels: {', '.join(add_wheels(args.wheels)) or 'nothing, all is installed'}", file=sys.stderr)
+    if args.rehearse:
+        if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError("--rehearse needs Triton's interpreter, and Triton was imported without it")
+        os.environ.update(TRITON_INTERPRET="1", OMP_NUM_THREADS="1")  # the second for processes of this one
+    from .card.run import STAGES, run_card
+
+    if args.list:
+        print("\n".join(stage.name for stage in STAGES))
+        return 0
+    budget = args.budget if args.budget is not None else 450.0
+    return run_card(args.cases, args.rehearse, budget, args.out or Path("output"), args.comfyui, begun)

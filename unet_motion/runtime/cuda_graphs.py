@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,38 +18,22 @@ from ..forward.freeu import FreeU
 from ..forward.options import ForwardOptions
 from ..lora.apply import applied_loras
 from ..ops.dispatch import current_mode
+from .cuda_recorder import CudaRecorder, Recorder, Replay
+from .known_layers import KnownLayers
 
-Replay = Callable[[], None]
-Recorder = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
+Graph = tuple[list[Tensor], Replay, Tensor]
+"""Inputs that a replay reads, the replay, and what it fills."""
 
-
-class CudaRecorder:
-    """Captures work on the current device; all graphs of one recorder share a memory pool."""
-
-    def __init__(self) -> None:
-        self._pool = None
-
-    def __call__(self, work: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        """Run the work twice to let libraries choose, then capture it: its replay, and the tensor that replays fill."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                work()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool):
-            out = work()
-        return graph.replay, out
+RETRY_AFTER = 16
+"""Steps that run as they are after a failed capture, before the next try; twice as many after each further failure."""
 
 
 class StepGraphs:
     """Calls a UNet's :meth:`forward_frames` through CUDA graphs, one for each shape of inputs and set of settings.
 
     A graph reads the weights where they lie, so weights that are edited in place act at once; weights that are
-    replaced or moved, other options or settings, and other shapes are captured anew.
+    replaced or moved, other options or settings, and other shapes are captured anew. A capture that failed, because
+    another thread was in its way or memory was short, is tried again some steps later.
 
     Args:
         unet: the model.
@@ -64,9 +48,10 @@ class StepGraphs:
         self.most = most
         self._recorder = recorder
         self._record = recorder or CudaRecorder()
-        self._graphs: OrderedDict[tuple, tuple[list[Tensor], Replay, Tensor]] = OrderedDict()
-        self._failed = False
-        self._layers = tuple(unet.modules())
+        self._graphs: OrderedDict[tuple, Graph] = OrderedDict()
+        self._failures = 0
+        self._wait = 0
+        self._layers = KnownLayers(unet)
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -74,6 +59,7 @@ class StepGraphs:
     def clear(self) -> None:
         """Forget all graphs and give their memory back."""
         self._graphs.clear()
+        self._failures = self._wait = 0
         self._record = self._recorder or CudaRecorder()
 
     def declines(self, sample: Tensor, options: ForwardOptions | None = None) -> str | None:
@@ -88,14 +74,14 @@ class StepGraphs:
             return "a host's hooks may do another thing in each step"
         if options is not None and options.frame_positions is not None:
             return "`frame_positions` are checked on the host"
-        return "an earlier capture failed" if self._failed else self._declines_layers()
+        return "an earlier capture failed; it is tried again later" if self._wait else self._declines_layers()
 
     def _declines_layers(self) -> str | None:
         """Why code in or at the layers might do another thing in each step, or None."""
-        for layer in self._layers:
-            hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
-            if "forward" in layer.__dict__ or not all(getattr(hook, "replayable", False) for hook in hooks):
-                return f"a {type(layer).__name__} layer runs code that is not its own"
+        self._layers = self._layers.now()
+        layer = self._layers.with_other_code()
+        if layer is not None:
+            return f"a {type(layer).__name__} layer runs code that is not its own"
         if any(isinstance(lora.strength, Tensor) for lora in applied_loras(self.unet)):
             return "a motion LoRA has a strength for each frame"
         return None
@@ -106,28 +92,27 @@ class StepGraphs:
     ) -> Tensor:  # fmt: skip
         """As :meth:`UNetMotionModel.forward_frames`: (B*F, C, H, W) -> (B*F, C, H, W)."""
         if self.declines(sample, options) is not None:
+            self._wait = max(0, self._wait - 1)
             return self.unet.forward_frames(sample, timestep, text, num_frames, options=options, **conditioning)
         if options is not None and options.text_keys is not None:
             options = replace(options, text_keys=None)  # what is kept outside of a graph would be frozen into it
         timestep = torch.as_tensor(timestep, device=sample.device)
         given = [sample, timestep, text, conditioning, _data(options, sample.device)]
         tensors = list(_tensors(given))
-        key = (num_frames, _structure(given), self._settings(options), self._places())
-        if key not in self._graphs:
-            work = self._capture(given, tensors, num_frames, options, key)
-            if work is None:
-                return self.unet.forward_frames(sample, timestep, text, num_frames, options=options, **conditioning)
-        self._graphs.move_to_end(key)
-        inputs, replay, out = self._graphs[key]
+        key = (num_frames, _structure(given), self._settings(options), self._layers.places())
+        graph = self._graphs.pop(key, None) or self._capture(given, tensors, num_frames, options)
+        if graph is None:
+            return self.unet.forward_frames(sample, timestep, text, num_frames, options=options, **conditioning)
+        self._graphs[key] = graph  # behind those that were not used for longer
+        inputs, replay, out = graph
         for held, tensor in zip(inputs, tensors, strict=True):
             held.copy_(tensor)
         replay()
         return out.clone()
 
-    def _capture(self, given, tensors: Sequence[Tensor], frames: int, options, key: tuple) -> bool | None:
+    def _capture(self, given, tensors: Sequence[Tensor], frames: int, options) -> Graph | None:
         while len(self._graphs) >= self.most:
             self._graphs.popitem(last=False)
-        self._layers = tuple(self.unet.modules())
         with torch.inference_mode(False), torch.no_grad():
             # Plain tensors, that may be written outside of inference mode too.
             inputs = [torch.empty_like(tensor).copy_(tensor) for tensor in tensors]
@@ -138,13 +123,18 @@ class StepGraphs:
                 return self.unet.forward_frames(sample, timestep, text, frames, options=options, **conditioning)
 
             try:
-                replay, out = self._record(work)
+                replay, out = self._record(work, sample.device)
             except RuntimeError as error:
-                self._failed = True
-                warnings.warn(f"a step could not be captured as a CUDA graph and runs without: {error}", stacklevel=4)
+                self._wait = RETRY_AFTER * 2**self._failures
+                self._failures += 1
+                warnings.warn(
+                    f"a step could not be captured as a CUDA graph and runs without, the next {self._wait} too: "
+                    f"{error}",
+                    stacklevel=4,
+                )
                 return None
-        self._graphs[key] = (inputs, replay, out)
-        return True
+        self._failures = 0
+        return inputs, replay, out
 
     def _settings(self, options: ForwardOptions | None) -> tuple:
         unet = self.unet
@@ -153,9 +143,6 @@ class StepGraphs:
         chosen = None if options is None else _choices(options)
         loras = tuple(part for lora in applied_loras(unet) for part in (lora, _number(lora.strength)))
         return (unet._chunking, unet._fused, scopes, processors, _Same((unet._freeu, chosen, loras)), current_mode())
-
-    def _places(self) -> tuple[int, ...]:
-        return tuple(tensor.data_ptr() for tensor in (*self.unet.parameters(), *self.unet.buffers()))
 
 
 def _choices(options: ForwardOptions) -> tuple:

@@ -45,10 +45,11 @@ class HostGraphs(StepGraphs):
     def _declines_layers(self) -> str | None:
         device = self.unet.device
         for layer in self._layers:
-            if getattr(layer, "weight_function", ()) or getattr(layer, "bias_function", ()):
+            own = layer.__dict__  # where they are set; an nn.Module's getattr of what is not there takes microseconds
+            if own.get("weight_function") or own.get("bias_function"):
                 return "a LoRA is applied to weights while the model computes"
-            weight = getattr(layer, "weight", None)
-            if hasattr(layer, "_v") or weight is not None and weight.device != device:
+            weight = layer._parameters.get("weight")
+            if "_v" in own or weight is not None and weight.device != device:
                 return "weights are brought to the device while the model computes"
         return super()._declines_layers()
 

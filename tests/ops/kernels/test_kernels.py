@@ -22,9 +22,8 @@ def start_beside(beside, item) -> None:
     beside.start("kernels", [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *checks], environ, 500)
 
 
-def test_kernels_against_their_twins(beside, request):
+def test_kernels_against_their_twins(beside):
     pytest.importorskip("triton", reason="Triton is not installed")
-    start_beside(beside, request.node)
     run = beside.result("kernels")
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout and "skipped" not in run.stdout, run.stdout

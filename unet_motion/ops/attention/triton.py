@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import interpreted
+from ..tuning import tuned, warps
 from .layout import empty_result
 
 TILE = 64
@@ -70,13 +71,16 @@ def launch(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor
     if not out.numel():
         return out
     padded = triton.next_power_of_2(frames)
-    tiles = triton.cdiv(n, TILE // padded)
-    chunk = min(CHUNK, max(16, triton.next_power_of_2(width)))
+    chosen = tuned("temporal_attention", query.device, query.dtype, frames=frames, width=width)
+    tile = max(chosen.get("TILE", TILE), padded)
+    tiles = triton.cdiv(n, tile // padded)
+    chunk = min(chosen.get("CHUNK", CHUNK), max(16, triton.next_power_of_2(width)))
     mask_strides = (0,) * 4 if mask is None else mask.expand(n, heads, frames, frames).stride()
     _attention[(tiles * heads,)](
         query, key, value, query if mask is None else mask, out, n, heads, frames, width, scale,
         *query.stride(), *key.stride(), *value.stride(), *mask_strides, *out.stride(),
-        MASK=mask is not None, FRAMES=padded, TILE=TILE, CHUNKS=triton.cdiv(width, chunk), CHUNK=chunk,
+        MASK=mask is not None, FRAMES=padded, TILE=tile, CHUNKS=triton.cdiv(width, chunk), CHUNK=chunk,
         WIDEN=interpreted() and query.dtype == torch.bfloat16,  # the interpreter multiplies bfloat16 as integers
+        **warps(chosen),
     )  # fmt: skip
     return out

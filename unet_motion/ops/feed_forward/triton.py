@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..layout import row_stride
+from ..tuning import tuned, warps
 
 ENTRIES = 2048
 """Output entries of a program."""
@@ -32,8 +33,9 @@ def launch(x: Tensor) -> Tensor:
     width = x.shape[-1] // 2
     out = x.new_empty(*x.shape[:-1], width)
     if out.numel():
-        count, block = out.numel() // width, min(BLOCK, triton.next_power_of_2(width))
-        rows = ENTRIES // block
+        chosen = tuned("geglu", x.device, x.dtype, width=width)
+        count, block = out.numel() // width, min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(width))
+        rows = chosen.get("ROWS", ENTRIES // block)
         grid = (triton.cdiv(count, rows), triton.cdiv(width, block))
-        _geglu[grid](x, out, count, width, row_stride(x), ROWS=rows, BLOCK=block)
+        _geglu[grid](x, out, count, width, row_stride(x), ROWS=rows, BLOCK=block, **warps(chosen))
     return out

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..layout import empty_result, row_stride
 from ..triton_pieces import pieces
+from ..tuning import tuned, warps
 
 PIECE = 64
 """Pixels of a tile."""
@@ -181,10 +182,12 @@ def launch(hidden: Tensor, skip: Tensor, b: float, s: float, structure: bool, ac
         )
         block = min(1024, triton.next_power_of_2(pixels))
         _bounds[(n,)](means, bounds, pixels, PIECES=pieces(pixels, block), BLOCK=block)
-    block = min(64, triton.next_power_of_2(left + right))
-    _concat[(n, triton.cdiv(pixels, PIECE), triton.cdiv(left + right, block))](
+    chosen = tuned("freeu", hidden.device, hidden.dtype, left=left, right=right, pixels=pixels)
+    piece, block = chosen.get("PIECE", PIECE), min(chosen.get("BLOCK", 64), triton.next_power_of_2(left + right))
+    _concat[(n, triton.cdiv(pixels, piece), triton.cdiv(left + right, block))](
         hidden, skip, out, coefficients, means, bounds, hidden if active is None else active, b, s - 1, height, width,
         left // 2, left, right, *strides,
-        STRUCTURE=structure, FILTER=filtered, SWITCH=active is not None, **axes, PIECE=PIECE, BLOCK=block,
+        STRUCTURE=structure, FILTER=filtered, SWITCH=active is not None, **axes, PIECE=piece, BLOCK=block,
+        **warps(chosen),
     )  # fmt: skip
     return out

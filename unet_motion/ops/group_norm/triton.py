@@ -11,9 +11,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ..triton_pieces import pieces as loops
+from ..tuning import tuned, warps
 
 PIECE = 64
 """Rows of a piece."""
+
+BLOCK = 64
+"""Channels of a program, at most."""
 
 ENTRIES = 4096
 """Pieces times channels of a group that are combined at once, at most."""
@@ -107,12 +111,14 @@ def launch(
     out = tokens.new_empty(tokens.shape)
     if not out.numel():
         return out
-    pieces, block = triton.cdiv(rows, PIECE), min(64, triton.next_power_of_2(channels))
+    chosen = tuned("group_norm", tokens.device, tokens.dtype, rows=rows, channels=channels)
+    piece, options = chosen.get("PIECE", PIECE), warps(chosen)
+    pieces, block = triton.cdiv(rows, piece), min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(channels))
     grid = (n * pieces, triton.cdiv(channels, block))
     mean, deviation = torch.empty(2, n, pieces, channels, dtype=torch.float32, device=tokens.device).unbind(0)
     scale, shift = torch.empty(2, n, channels, dtype=torch.float32, device=tokens.device).unbind(0)
     layout = tokens.stride(0), tokens.stride(1)
-    _statistics[grid](tokens, mean, deviation, rows, channels, pieces, *layout, PIECE=PIECE, BLOCK=block)
+    _statistics[grid](tokens, mean, deviation, rows, channels, pieces, *layout, PIECE=piece, BLOCK=block, **options)
     width = channels // groups
     padded = triton.next_power_of_2(width)
     together = max(1, min(64, ENTRIES // padded))
@@ -120,8 +126,9 @@ def launch(
         mean, deviation, weight.contiguous(), weight if bias is None else bias.contiguous(),
         weight if added is None else added, scale, shift, rows, channels, pieces, width,
         1 if added is None else n // added.shape[0], 0 if added is None else added.stride(0), eps,
-        BIAS=bias is not None, ADD=added is not None, LOOPS=loops(pieces, together), PIECE=PIECE, TOGETHER=together,
+        BIAS=bias is not None, ADD=added is not None, LOOPS=loops(pieces, together), PIECE=piece, TOGETHER=together,
         WIDTH=padded,
     )  # fmt: skip
-    _apply[grid](tokens, out, scale, shift, rows, channels, pieces, *layout, SILU=silu, PIECE=PIECE, BLOCK=block)
+    shape = rows, channels, pieces
+    _apply[grid](tokens, out, scale, shift, *shape, *layout, SILU=silu, PIECE=piece, BLOCK=block, **options)
     return out

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..layout import row_stride
+from ..tuning import tuned, warps
 
 ENTRIES = 2048
 """Entries of a program's tile, at least: narrow tokens share a program."""
@@ -52,7 +53,8 @@ def launch(
         return total, out
     count = out.numel() // width
     block = triton.next_power_of_2(width)
-    together = max(1, ENTRIES // block)
+    chosen = tuned("layer_norm", x.device, x.dtype, width=width)
+    together = chosen.get("ROWS", max(1, ENTRIES // block))
     frames, pixels = x.shape[-3:-1] if rows is not None else (1, 1)
     _layer_norm[(triton.cdiv(count, together),)](
         x, x if residual is None else residual, total, weight.contiguous(),
@@ -60,5 +62,6 @@ def launch(
         count, width, pixels, frames, row_stride(x), 0 if residual is None else row_stride(residual),
         0 if rows is None else row_stride(rows), eps,
         ADD=residual is not None, BIAS=bias is not None, TABLE=rows is not None, ROWS=together, BLOCK=block,
+        **warps(chosen),
     )  # fmt: skip
     return total, out
