@@ -42,7 +42,7 @@ def pytest_collection_finish(session):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Among several workers each core has tests of its own: a long check starts with the first test that waits for it."""
+    """Among several workers each has tests of its own: a long check starts with the first test that waits for it."""
     if is_worker(item.config):
         start_beside(item)
 
