@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..adapters import is_motion
-from ..atomic import atomic_file
 from ..config import UNetMotionConfig
 from .animatediff import check_same_tables, diffusers_to_animatediff
+from .claims import check_floats
 from .description import ADAPTER_KEY, DESCRIPTION_KEY, read_description
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .errors import FileFormatError, name_some
@@ -26,6 +25,7 @@ from .opening import Opened, open_model
 from .partial import name_blocks, present_blocks, without_absent
 from .saving import write_folder
 from .unet import base_arguments
+from .writing import write_safetensors
 
 FORMS = ("original", "hotshot", "diffusers", "folder")
 _MOTION_NAME = re.compile(r"\.motion_modules\.(\d+)\.temporal_transformer\.")
@@ -63,10 +63,8 @@ def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> l
         write_folder(out, _config(opened), state)
     else:
         named = _named(opened, state, form)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(out) as temporary:
-            tensors = {prefix + name: tensor.contiguous() for name, tensor in named.items()}
-            save_file(tensors, temporary, metadata=_header(opened, form))
+        tensors = {prefix + name: tensor.contiguous() for name, tensor in named.items()}
+        write_safetensors(tensors, out, _header(opened, form))
     used = {key for keys in opened.names.values() for key in keys}
     return [key for key in opened.source.infos if key not in used]
 
@@ -105,6 +103,7 @@ def _check_complete(opened: Opened, form: str) -> None:
     else:
         expected = adapter_shapes(_adapter(opened))
     wanted = without_absent(shapes, expected, opened.found.kind)
+    check_floats(opened.source, opened.keys(opened.names))
     check_shapes(opened.path, shapes, wanted, KINDS[opened.found.kind])
     blocks = present_blocks(shapes, expected)
     if blocks is not None and (form == "folder" or opened.found.kind in UNET_KINDS and form == "diffusers"):

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..adapter_config import MotionAdapterConfig
 from ..config import UNetMotionConfig
 from ..image_encoder import is_encoder
-from .errors import FileFormatError, KeyMismatchError
+from .claims import check_dimensions
+from .errors import FileFormatError, KeyMismatchError, name_some
 from .infer_partial import partial_layers
 from .keys import count_indexed
 
@@ -45,8 +47,8 @@ def infer_unet(shapes: Shapes, path: str | Path) -> dict[str, Any]:
     widths = [block.width for block in down]
     linear = any(block.linear for block in (*down, *up, mid))
     values: dict[str, Any] = {
-        "in_channels": reader.shape("conv_in.weight")[1],
-        "out_channels": reader.shape("conv_out.weight")[0],
+        "in_channels": reader.shape("conv_in.weight", 4)[1],
+        "out_channels": reader.shape("conv_out.weight", 4)[0],
         "block_out_channels": tuple(widths),
         "down_block_types": tuple("CrossAttnDownBlockMotion" if b.depths else "DownBlockMotion" for b in down),
         "up_block_types": tuple("CrossAttnUpBlockMotion" if b.depths else "UpBlockMotion" for b in up),
@@ -89,7 +91,7 @@ def infer_adapter(shapes: Shapes, path: str | Path, frames: int | None = None) -
         motion_num_attention_heads=MOTION_HEADS,
         motion_max_seq_length=table_rows(shapes, path) or frames or DEFAULT_FRAMES,
         use_motion_mid_block=mid > 0,
-        conv_in_channels=reader.shape("conv_in.weight")[1] if "conv_in.weight" in shapes else None,
+        conv_in_channels=reader.shape("conv_in.weight", 4)[1] if "conv_in.weight" in shapes else None,
         use_image_encoder=any(map(is_encoder, shapes)),
     )
 
@@ -101,7 +103,7 @@ def _whole_layers(reader: BlockReader) -> tuple[tuple[int, ...], Any, list, list
     if not down or down != up or down != set(blocks):
         return None
     return (
-        tuple(reader.shape(f"down_blocks.{i}.motion_modules.0.norm.weight")[0] for i in blocks),
+        tuple(reader.shape(f"down_blocks.{i}.motion_modules.0.norm.weight", 1)[0] for i in blocks),
         _collapse(reader.count(f"down_blocks.{i}.motion_modules") for i in blocks),
         [_collapse(reader.motion_depths(f"down_blocks.{i}")) for i in blocks],
         [_collapse(reader.motion_depths(f"up_blocks.{i}")) for i in blocks],
@@ -184,23 +186,23 @@ class BlockReader:
         self._children: dict[str, set[int]] = {}
         number = re.compile(r"\.(\d+)(?=\.)")
         for key in shapes:
-            for match in number.finditer(key):
+            for match in islice(number.finditer(key), 4):  # no name has more
                 self._children.setdefault(key[: match.start()], set()).add(int(match.group(1)))
 
-    def shape(self, key: str) -> Sequence[int]:
-        try:
-            return self.shapes[key]
-        except KeyError:
-            raise KeyMismatchError(
-                f"{self.path}: tensor {key} is missing, expected a whole UNet or motion module."
-            ) from None
+    def shape(self, key: str, dimensions: int | None = None) -> Sequence[int]:
+        if key not in self.shapes:
+            raise KeyMismatchError(f"{self.path}: tensor {key} is missing, expected a whole UNet or motion module.")
+        if dimensions is not None:
+            check_dimensions(self.path, key, self.shapes[key], dimensions)
+        return self.shapes[key]
 
     def count(self, prefix: str) -> int:
         """Number of children, which are counted from 0 without holes."""
         found = self._children.get(prefix, set())
         if found != set(range(len(found))):
             raise KeyMismatchError(
-                f"{self.path}: {prefix} has entries {sorted(found)}, expected them numbered from 0 without holes."
+                f"{self.path}: {prefix} has entries {name_some(map(str, sorted(found)))}, expected them numbered from "
+                "0 without holes."
             )
         return len(found)
 
@@ -215,12 +217,12 @@ class BlockReader:
 
     def block(self, name: str) -> _Block:
         layers, attentions = self.count(f"{name}.resnets"), self.count(f"{name}.attentions")
-        width = self.shape(f"{name}.resnets.0.conv1.weight")[0]
+        width = self.shape(f"{name}.resnets.0.conv1.weight", 4)[0]
         depths = [self.count(f"{name}.attentions.{i}.transformer_blocks") for i in range(attentions)]
         text_dims, linear = set(), False
         for i in range(attentions):
             linear |= len(self.shape(f"{name}.attentions.{i}.proj_in.weight")) == 2
-            text_dims.add(self.shape(f"{name}.attentions.{i}.transformer_blocks.0.attn2.to_k.weight")[1])
+            text_dims.add(self.shape(f"{name}.attentions.{i}.transformer_blocks.0.attn2.to_k.weight", 2)[1])
         return _Block(width, layers, depths, linear, text_dims)
 
 
@@ -292,9 +294,9 @@ def _check_groups(widths: Sequence[int], name: str, path: str | Path) -> None:
 def _embeddings(reader: BlockReader) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if "time_embedding.cond_proj.weight" in reader.shapes:
-        values["time_cond_proj_dim"] = reader.shapes["time_embedding.cond_proj.weight"][1]
+        values["time_cond_proj_dim"] = reader.shape("time_embedding.cond_proj.weight", 2)[1]
     if "add_embedding.linear_1.weight" in reader.shapes:
         values["addition_embed_type"] = "text_time"
         values["addition_time_embed_dim"] = SIZE_EMBED_DIM
-        values["projection_class_embeddings_input_dim"] = reader.shapes["add_embedding.linear_1.weight"][1]
+        values["projection_class_embeddings_input_dim"] = reader.shape("add_embedding.linear_1.weight", 2)[1]
     return values

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..atomic import atomic_file
 from .description import DESCRIPTION_KEY
 from .lora_names import original_motion
+from .writing import write_safetensors
 
 FORMS = ("original", "diffusers")
 _ATTENTION = re.compile(r"\.(to_[qkv]|to_out)(\.0)?$")
@@ -77,6 +76,5 @@ def save_lora(
             tensors[name] = value.detach().to("cpu", dtype).contiguous().clone()
             if not torch.isfinite(tensors[name]).all():
                 raise ValueError(f"{path}: {name} has values that are not finite in {dtype}, expected none.")
-    with atomic_file(path) as part:
-        header = {DESCRIPTION_KEY: json.dumps({"training": dict(made)}, sort_keys=True)}
-        save_file(tensors, part, metadata=header)
+    header = {DESCRIPTION_KEY: json.dumps({"training": dict(made)}, sort_keys=True)}
+    write_safetensors(tensors, path, header)

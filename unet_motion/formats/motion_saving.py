@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-
-from ..atomic import atomic_file
 from .animatediff import diffusers_to_animatediff
 from .description import ADAPTER_KEY, DESCRIPTION_KEY
 from .motion_module import SCOPE_FIELDS
+from .writing import write_safetensors
 
 if TYPE_CHECKING:
     from ..model import UNetMotionModel
@@ -43,5 +41,4 @@ def save_motion_file(unet: UNetMotionModel, path: str | Path, made: Mapping[str,
     config = {"_class_name": adapter.config.class_name, **adapter.config.to_dict(), **scopes}
     description = {ADAPTER_KEY: config, "training": dict(made)}
     # One entry only: safetensors writes several in a random order, and equal modules are equal files.
-    with atomic_file(path) as part:
-        save_file(tensors, part, metadata={DESCRIPTION_KEY: json.dumps(description, sort_keys=True)})
+    write_safetensors(tensors, path, {DESCRIPTION_KEY: json.dumps(description, sort_keys=True)})
