@@ -13,6 +13,7 @@ from .adapters import AdapterMixin
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .conditioning import build_text, expand_timestep, residual_for, text_time_vector
 from .config import UNetMotionConfig
+from .entry_checks import check_dtype, check_positions, check_sample
 from .factory import make_factory, module_weights
 from .hooks import Hooks
 from .image_encoder import ImageEncoder, image_features
@@ -140,10 +141,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         Raises:
             ValueError: an input whose shape does not fit, with what was found and expected.
         """
-        if sample.dim() != 5:
-            raise ValueError(
-                f"`sample` has shape {tuple(sample.shape)}, expected (batch, channels, frames, height, width)."
-            )
+        check_sample(sample, "batch, channels, frames, height, width", 5)
         b, _, f, h, w = sample.shape
         frames = sample.permute(0, 2, 1, 3, 4).reshape(b * f, -1, h, w)
         given = _Conditioning(
@@ -172,7 +170,10 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
 
         ``conditioning`` takes the optional inputs of :meth:`forward` by name.
         """
-        if sample.dim() != 4 or num_frames < 1 or sample.shape[0] % num_frames:
+        check_sample(sample, "batch * frames, channels, height, width", 4)
+        if isinstance(num_frames, bool) or not isinstance(num_frames, int):
+            raise ValueError(f"`num_frames` is {num_frames!r}, expected a whole number.")
+        if num_frames < 1 or sample.shape[0] % num_frames:
             raise ValueError(
                 f"`sample` has shape {tuple(sample.shape)}, expected (batch * {num_frames} frames, channels, "
                 "height, width)."
@@ -184,6 +185,10 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             raise ValueError(
                 f"`sample` has {sample.shape[1]} channels, expected `in_channels` {self.config.in_channels}."
             )
+        plain = self._make.weights is module_weights and type(self.conv_in) is nn.Conv2d
+        check_dtype("sample", sample, self, plain)
+        if text is not None:
+            check_dtype("encoder_hidden_states", text, self, plain)
         call = self._make_call(sample, timestep, text, frames, given, options or ForwardOptions())
         skips = Skips(call)
         skips.before()
@@ -260,10 +265,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
                     "(`motion_max_seq_length`)."
                 )
             return None
-        if positions.shape != (frames,) or int(positions.min()) < 0 or int(positions.max()) >= rows:
-            raise ValueError(
-                f"`frame_positions` must be {frames} rows between 0 and {rows - 1}, found {positions.tolist()}."
-            )
+        check_positions(positions, frames, rows)
         return positions
 
     def _time_embedding(
