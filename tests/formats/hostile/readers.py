@@ -16,6 +16,7 @@ from unet_motion import (
     load_unet,
     remove_motion_lora,
 )
+from unet_motion.formats.convert import FORMS, convert
 from unet_motion.formats.description import describe_file
 from unet_motion.motion import MotionAdapter
 
@@ -48,11 +49,18 @@ def describe(path: Path) -> None:
     describe_file(path)
 
 
+def convert_file(path: Path) -> None:
+    form = FORMS[sum(map(ord, str(path))) % len(FORMS)]
+    out = path.parent / ("converted" if form == "folder" else "converted.safetensors")
+    convert(path, out, form)
+
+
 READERS = {
     "inspect": describe,
     "load_unet": load_unet,
     "load_motion_module": load_motion_module,
     "apply_motion_lora": apply_lora,
+    "convert": convert_file,
     "from_pretrained": from_pretrained,
     "adapter_from_pretrained": adapter_from_pretrained,
 }
