@@ -71,7 +71,7 @@ def test_a_motion_module_is_told_by_its_content(server, files):
         ("LoadUNet", "unet_name", "sparse.safetensors", "UNet of SD1.5 · float16", None),
         ("LoadLoRA", "lora_name", "sparse lora.safetensors", "LoRA of 1 layer · rank 4 · float16", None),
         ("LoadMotionLoRA", "lora_name", "sparse lora.safetensors", "LoRA of 1 layer · rank 4 · float16", None),
-        ("LoadLoRA", "lora_name", "gone.safetensors", "gone.safetensors", "is not there any more"),
+        ("LoadLoRA", "lora_name", "gone.safetensors", "gone.safetensors", "is not in the model folders"),
     ],
 )
 def test_each_kind_of_file_is_told_and_a_wrong_one_marked(server, files, node, field, name, text, problem):
@@ -108,7 +108,7 @@ def test_nothing_outside_the_model_folders_is_read(server, elsewhere):
     write_sparse(outside, lora_shapes())
     for name in ("../outside.safetensors", str(outside)):
         found = info(server, "UNetMotion_LoadMotionModule", motion_module=name)["motion_module"]
-        assert "is not there any more" in found["problem"]
+        assert "is not in the model folders" in found["problem"]
 
 
 def test_a_page_says_what_it_wants_to_see_and_nonsense_is_refused(server):

@@ -51,9 +51,8 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def run_merge(args: argparse.Namespace) -> int:
     """Merge and scale; the result has AnimateDiff's names."""
-    from safetensors.torch import save_file
 
-    from ..files.atomic import atomic_file
+    from ..files.writing import write_safetensors
     from ..formats.load_motion_module import load_motion_module
     from ..formats.merging import merge_motion_modules, parse_blocks, scale_blocks
     from ..formats.names.animatediff import diffusers_to_animatediff
@@ -65,9 +64,7 @@ def run_merge(args: argparse.Namespace) -> int:
     modules = [load_motion_module(path) for path, _ in pairs]
     merged = merge_motion_modules(modules, [weight for _, weight in pairs], blocks)
     state = diffusers_to_animatediff(scale_blocks(merged, scales).state_dict)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(args.out) as temporary:
-        save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, temporary)
+    write_safetensors({name: tensor.clone().contiguous() for name, tensor in state.items()}, args.out)
     print(args.out)
     return 0
 

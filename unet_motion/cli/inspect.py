@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
+
+from ..files.errors import FileFormatError, shorten
 
 
 def add_arguments(subparsers: Any) -> None:
@@ -16,14 +19,25 @@ def add_arguments(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what each file is; 0 if all could be read, 1 if one is of a kind or in a state that cannot be loaded."""
+    """Print what each file is, also behind one that cannot be read.
+
+    Returns:
+        0 if all can be loaded, 1 if one is of a kind or in a state that cannot be, 2 if one could not be read.
+    """
     from ..formats.inspect import inspect_file
 
     status = 0
     for path in args.files:
-        info = inspect_file(path)
+        try:
+            info = inspect_file(path)
+        except (FileFormatError, OSError) as error:
+            print(f"unet-motion inspect: error: {error}", file=sys.stderr)
+            if args.json:
+                print(json.dumps({"path": path, "loadable": False, "problem": str(error)}))
+            status = 2
+            continue
         print(json.dumps(info.to_dict()) if args.json else describe(info))
-        status = status if info.loadable else 1
+        status = max(status, 0 if info.loadable else 1)
     return status
 
 
@@ -55,6 +69,7 @@ def describe(info: Any) -> str:
     for words in ("missing", "unexpected", "mismatched"):
         names = getattr(info, words)
         if names:
-            lines.append(f"  {len(names)} {words}: " + ", ".join(names[:8]) + (", ..." if len(names) > 8 else ""))
+            shown = ", ".join(shorten(name) for name in names[:8])
+            lines.append(f"  {len(names)} {words}: {shown}" + (", ..." if len(names) > 8 else ""))
     lines.append(f"  {info.problem}" if info.problem else f"  {'can' if info.loadable else 'cannot'} be loaded")
     return "\n".join(lines)

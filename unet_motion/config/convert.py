@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from .adapter import MotionAdapterConfig
+from .checks import MAX_BLOCKS, default_fields
 from .unet import UNetMotionConfig
 
 _COPIED = (
@@ -76,24 +77,27 @@ def unet2d_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a setting that the motion UNet does not have, with its name, its value and the legal ones.
     """
-    skipped = set(config.get("_use_default_values") or ())
+    skipped = default_fields(config)
     config = {key: value for key, value in config.items() if key not in skipped}
     for name, legal in _ONLY.items():
         if name in config and config[name] not in legal:
             words = " or ".join(repr(value) for value in legal)
-            raise ValueError(f"`{name}` is {config[name]!r}, the motion UNet exists with {words} only.")
+            raise ValueError(f"`{name}` is {repr(config[name])[:80]}, the motion UNet exists with {words} only.")
     values = {name: config[name] for name in _COPIED if config.get(name) is not None}
     for name in ("down_block_types", "up_block_types"):
         if name in config:
-            values[name] = tuple(_block_type(kind, name) for kind in config[name])
+            kinds = config[name]
+            if not isinstance(kinds, (list, tuple)):
+                raise ValueError(f"`{name}` is {repr(kinds)[:80]}, expected a list of names.")
+            values[name] = tuple(_block_type(kind, name) for kind in kinds[: MAX_BLOCKS + 1])
     heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     values["num_attention_heads"] = tuple(heads) if isinstance(heads, list) else heads
     return values
 
 
 def _block_type(kind: str, name: str) -> str:
-    if kind not in _BLOCK_TYPES:
-        raise ValueError(f"`{name}` holds {kind!r}, expected one of {', '.join(_BLOCK_TYPES)}.")
+    if not isinstance(kind, str) or kind not in _BLOCK_TYPES:
+        raise ValueError(f"`{name}` holds {repr(kind)[:80]}, expected one of {', '.join(_BLOCK_TYPES)}.")
     return _BLOCK_TYPES[kind]
 
 

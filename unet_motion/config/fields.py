@@ -6,6 +6,8 @@ import dataclasses
 import warnings
 from typing import Any, ClassVar
 
+from .checks import check_fields, default_fields
+
 PerBlock = int | tuple
 
 
@@ -52,18 +54,18 @@ class ConfigBase:
     def from_dict(cls, values: dict[str, Any]):
         """Build from a dictionary, e.g. a read ``config.json``; keys that are not fields are warned about by name."""
         known = set(cls.field_names())
-        skipped = set(values.get("_use_default_values") or ())
+        skipped = default_fields(values)
         unknown = sorted(k for k in values if k not in known and not k.startswith("_"))
         if unknown:
-            warnings.warn(
-                f"{cls.class_name}: unknown configuration keys are ignored: {', '.join(unknown)}", stacklevel=2
-            )
+            some = ", ".join(name[:60] for name in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+            warnings.warn(f"{cls.class_name}: unknown configuration keys are ignored: {some}", stacklevel=2)
         return cls(**{k: v for k, v in values.items() if k in known and k not in skipped})
 
     def replace(self, **changes: Any):
         return dataclasses.replace(self, **changes)
 
     def _freeze_fields(self) -> None:
+        check_fields(self)
         for name in self.field_names():
             object.__setattr__(self, name, _freeze(getattr(self, name)))
 

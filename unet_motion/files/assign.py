@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from ..ops.sinusoids import sinusoidal_table
+from .claims import check_dimensions, check_floats
 from .errors import FileFormatError, KeyMismatchError, name_some
 from .names import is_image_layer, is_table
 from .position_tables import check_same_tables, restore_table
 from .reading import Stored
 
 Model = TypeVar("Model", bound=nn.Module)
+_MOST_ADAPTERS = 16
 _SMALL = tuple(
     getattr(torch, name)
     for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
@@ -46,12 +48,20 @@ def attach_images(model: nn.Module, stored: Mapping[str, Stored], path: str | Pa
     Raises:
         FileFormatError: an IP-Adapter of another kind, or one that does not fit.
     """
+    image = {name: entry for name, entry in stored.items() if is_image_layer(name)}
+    known = {name: entry for name, entry in image.items() if ".to_" in name or ".image_projection_layers." in name}
+    for name, entry in known.items():
+        check_dimensions(path, name, entry.shape, 1 if name.endswith((".norm.weight", ".bias")) else 2)
+    if sum(name.endswith(".image_embeds.weight") for name in image) > _MOST_ADAPTERS:
+        raise FileFormatError(f"{path}: holds more than {_MOST_ADAPTERS} IP-Adapters, expected at most so many.")
     try:
         if not hasattr(model, "attach_ip_adapter") or not model.attach_ip_adapter(stored):
             return {}
-    except (ValueError, KeyError) as error:
+    except KeyError as error:
+        raise FileFormatError(f"{path}: tensor {error.args[0]} of its IP-Adapter is missing.") from None
+    except ValueError as error:
         raise FileFormatError(f"{path}: {error}") from error
-    return {name: entry.shape for name, entry in stored.items() if is_image_layer(name)}
+    return {name: entry.shape for name, entry in image.items()}
 
 
 def read_all(
@@ -59,6 +69,9 @@ def read_all(
 ) -> dict[str, torch.Tensor]:
     """Read the tensors of a model, each checked for NaN; several of one name must be equal position tables."""
     tensors = {}
+    for entries in stored.values():
+        for entry in entries if isinstance(entries, list) else [entries]:
+            check_floats(entry.source, [entry.key])
     for name, entries in stored.items():
         entries = entries if isinstance(entries, list) else [entries]
         path, keys = entries[0].source.path, [entry.key for entry in entries]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import FileFormatError
+from .limits import MAX_JSON, parse_object
 from .reading import TensorSource, open_tensors
 from .sniffing import sniff
 
@@ -33,25 +34,42 @@ def read_description(source: TensorSource) -> dict[str, Any]:
     """A file's description; empty where it has none.
 
     Raises:
-        FileFormatError: the file has the tensor of one, but that is no description.
+        FileFormatError: the file has one, but it is damaged.
     """
     if DESCRIPTION_KEY in source.infos:
-        tensor = source.read(DESCRIPTION_KEY)
-        try:
-            found = json.loads(bytes(tensor.tolist()))
-        except (ValueError, TypeError):
-            found = None
-        if not isinstance(found, dict) or not isinstance(found.get("unet"), dict):
+        found = _described_by_tensor(source)
+        if not isinstance(found.get("unet"), dict):
             raise FileFormatError(
                 f"{source.path}: its tensor {DESCRIPTION_KEY} is damaged, expected the bytes of a JSON object with the "
                 "UNet's configuration: save the model again."
             )
         return found
-    try:
-        found = json.loads(source.metadata.get(DESCRIPTION_KEY, "{}"))
-    except ValueError:
+    text = source.metadata.get(DESCRIPTION_KEY)
+    return {} if text is None else parse_object(text, f"{source.path}: its entry {DESCRIPTION_KEY} of the header")
+
+
+def _described_by_tensor(source: TensorSource) -> dict[str, Any]:
+    info = source.infos[DESCRIPTION_KEY]
+    if info.dtype != torch.uint8 or len(info.shape) != 1 or info.numel > MAX_JSON:
         return {}
-    return found if isinstance(found, dict) else {}
+    try:
+        return parse_object(bytes(source.read(DESCRIPTION_KEY).tolist()), str(source.path))
+    except FileFormatError:
+        return {}
+
+
+def described(source: TensorSource, name: str) -> dict[str, Any] | None:
+    """One of a description's objects; None where it has none of that name.
+
+    Raises:
+        FileFormatError: it is something else, or see :func:`read_description`.
+    """
+    found = read_description(source).get(name)
+    if found is not None and not isinstance(found, dict):
+        raise FileFormatError(
+            f"{source.path}: its description has a {type(found).__name__} as {name}, expected a configuration."
+        )
+    return found
 
 
 def describe_file(path: str | Path) -> dict[str, Any]:

@@ -10,8 +10,17 @@ from pathlib import Path
 _PACKAGE = str(Path(__file__).parents[1])
 
 
+_LONGEST, _LONGEST_PATH = 590, 280
+
+
 class FileFormatError(ValueError):
-    """A file that is damaged, of another kind, or does not fit; nothing of it was kept."""
+    """A file that is damaged, of another kind, or does not fit; nothing of it was kept.
+
+    Its text is one line of fewer than 600 characters that can be printed anywhere, whatever the file holds.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(_sentence(text))
 
 
 class UnsafeFileError(FileFormatError):
@@ -30,10 +39,25 @@ class BadWeightsError(FileFormatError):
     """A tensor that holds NaN or infinite values."""
 
 
+def shorten(text: str, limit: int = 100) -> str:
+    """A text that came out of a file, with its middle left out where it is long."""
+    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[3 - limit + limit // 2 :]}"
+
+
+def _sentence(text: str) -> str:
+    path, mark, rest = text[: 10 * _LONGEST].partition(": ")
+    if mark and len(path) > _LONGEST_PATH:
+        text = f"...{path[3 - _LONGEST_PATH :]}: {text[len(path) + 2 :]}"
+    text = shorten(text, _LONGEST)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shorten(text, _LONGEST)
+
+
 def name_some(keys: Iterable[str], limit: int = 4) -> str:
     """``"a, b, c, d and 12 more"``: enough names to act on, in a sentence that stays readable."""
     keys = list(keys)
-    shown = ", ".join(keys[:limit])
+    shown = ", ".join(shorten(str(key)) for key in keys[:limit])
     return shown if len(keys) <= limit else f"{shown} and {len(keys) - limit} more"
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import FileFormatError, KeyMismatchError, name_some
+from .errors import FileFormatError, KeyMismatchError, name_some, shorten
+from .limits import MAX_JSON, parse_object, read_bounded
 from .reading import TensorSource, open_shards, open_tensors
 
 CONFIG_NAME = "config.json"
@@ -66,14 +66,16 @@ class Folder:
         raise OSError(f"{self.path}: no file named {names}, found {name_some(there) or 'no weights at all'}.")
 
     def _open_index(self, index: Path) -> TensorSource:
-        content = read_json(index)
+        content = read_json(index, 16 * MAX_JSON)
         listed = content.get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise FileFormatError(f"{index}: has no `weight_map` from tensor names to files.")
         names = sorted(set(listed.values()))
         for name in names:
-            if Path(name).name != name:
-                raise FileFormatError(f"{index}: lists the file {name!r}, expected files of its own folder.")
+            if Path(name).name != name or not name.isprintable() or len(name) > 200:
+                raise FileFormatError(
+                    f"{index}: lists the file {shorten(name)!a}, expected names of files in its own folder."
+                )
             if not (self.path / name).is_file():
                 raise OSError(
                     f"{self.path / name} does not exist, but {index.name} lists it among {len(names)} shards."
@@ -85,15 +87,9 @@ class Folder:
         return source
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     """A JSON object, or FileFormatError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FileFormatError(f"{path}: is not JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise FileFormatError(f"{path}: holds a {type(content).__name__}, expected a JSON object.")
-    return content
+    return parse_object(read_bounded(path, limit), f"{path}:", limit)
 
 
 def open_folder(path: str | Path, subfolder: str | None = None) -> Folder:

@@ -1,111 +1,131 @@
-"""PyTorch checkpoints (``.ckpt``, ``.pt``, ``.pth``, ``.bin``) through the weights-only loader: no code is run."""
+"""PyTorch checkpoints (``.ckpt``, ``.pt``, ``.pth``, ``.bin``) without unpickling: no code is run, no object is built.
+
+What the pickle would build is found out from its opcodes (:mod:`pickle_values`); tensors are then looked up in the
+file. Opening a checkpoint costs what reading its pickle costs, which is small beside its tensors.
+"""
 
 from __future__ import annotations
 
-import pickle
-import re
-import threading
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .errors import FileFormatError, UnsafeFileError
+from .errors import FileFormatError, UnsafeFileError, shorten
+from .limits import check_count, check_name, check_shape
+from .pickle_files import Contents, read_legacy, read_zip, stored_range
+from .pickle_values import AsksForCodeError, OddTensor, Opaque, PickleError, Tensor
 from .sniffing import EXPECTED
 
 _WRAPPERS = ("state_dict", "model_state_dict", "module", "model", "params", "weights")
-_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_DEEPEST = 3
+_MOST_VIEWS = 4
+"""How often the file's size all its tensors may take together: some storages are shared."""
 
 
-class _Inert:
-    """Stands in for objects of training frameworks; keeps nothing and does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-_HARMLESS = (
-    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy", "dtype"),
-    ("numpy.dtypes", "Float64DType"),
-)
-"""What Stable Diffusion's own early checkpoints store beside their tensors: a callback's record and its scores."""
-
-_STAND_INS = [type(name, (_Inert,), {"__module__": module, "__qualname__": name}) for module, name in _HARMLESS]
-_lock = threading.Lock()  # the list of allowed names belongs to the process
-
-
-def load_pickle(path: Path, mapped: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors by name, and the other entries, of a PyTorch checkpoint.
+class PickledTensors:
+    """The tensors of a checkpoint, read one at a time from the mapped file.
 
     Args:
-        mapped: map the file instead of reading it (zip checkpoints only).
+        kind: ``zip`` or ``pickle``.
 
     Raises:
         UnsafeFileError: the pickle asks for anything but tensors and plain values.
         FileFormatError: damaged, or not a dictionary of tensors.
     """
-    try:
-        with _lock, torch.serialization.safe_globals(_STAND_INS):
-            content = _load(path, mapped)
-    except pickle.UnpicklingError as error:
-        raise _explain(path, error) from error
-    except Exception as error:  # the loader raises whatever a damaged stream happens to hit
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileFormatError(f"{path}: is damaged or truncated ({first}), {EXPECTED}.") from error
-    state, extras = _state_dict(content)
-    if state is None:
-        raise FileFormatError(
-            f"{path}: holds {_describe(content)}, expected a dictionary of tensors or one with a `state_dict`."
-        )
-    return state, extras
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path = path
+        try:
+            self._contents = read_zip(path) if kind == "zip" else read_legacy(path)
+        except AsksForCodeError as error:
+            raise UnsafeFileError(
+                f"{path}: is a pickle that asks to run or build `{shorten(error.args[0])}`, expected tensors only; "
+                "nothing of it was run. If you trust its source, have it converted to safetensors."
+            ) from None
+        except PickleError as error:
+            raise FileFormatError(f"{path}: is damaged or truncated ({error}), {EXPECTED}.") from None
+        content = self._contents.value
+        found = _state_dict(content, set())
+        if found is None:
+            raise FileFormatError(
+                f"{path}: holds {_describe(content)}, expected a dictionary of tensors or one with a `state_dict`."
+            )
+        self.tensors = dict(_checked(path, self._contents, found))
+        self._storages: dict[str, torch.UntypedStorage] = {}
+        self._mapped: torch.UntypedStorage | None = None
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor of a name; it is the mapped file itself where its place in it allows that."""
+        tensor = self.tensors[name]
+        if 0 in tensor.shape:
+            return torch.empty(tensor.shape, dtype=tensor.dtype)
+        if tensor.storage.key not in self._storages:
+            self._storages[tensor.storage.key] = self._storage(tensor)
+        values = torch.empty(0, dtype=tensor.dtype)
+        return values.set_(self._storages[tensor.storage.key], tensor.offset, tensor.shape, tensor.stride)
+
+    def _storage(self, tensor: Tensor) -> torch.UntypedStorage:
+        begin, end = stored_range(self._contents, tensor.storage)
+        if self._mapped is None:
+            self._mapped = torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)
+        storage = self._mapped[begin:end]
+        if begin % tensor.dtype.itemsize or self._contents.byteorder != sys.byteorder:
+            storage = storage.clone()
+            if self._contents.byteorder != sys.byteorder:
+                storage.byteswap(tensor.dtype)
+        return storage
 
 
-def _load(path: Path, mapped: bool) -> Any:
-    if path.name.endswith(".safetensors"):
-        # Newer releases of torch go by this name and would not look inside; they cannot map an open file.
-        with path.open("rb") as stream:
-            return torch.load(stream, map_location="cpu", weights_only=True)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+def _checked(path: Path, contents: Contents, found: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a dictionary, of which each is known to lie in the file."""
+    total, size = 0, path.stat().st_size
+    for count, (key, tensor) in enumerate((k, v) for k, v in found.items() if isinstance(v, (Tensor, OddTensor))):
+        check_count(path, count + 1)
+        name = str(key)
+        check_name(path, name)
+        if isinstance(tensor, OddTensor):
+            raise FileFormatError(f"{path}: tensor {name} is {tensor.words}, expected a plain one.")
+        values = check_shape(path, name, tensor.shape)
+        last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=True))
+        held = tensor.storage.count * tensor.storage.dtype.itemsize
+        needed = (tensor.offset + last + 1) * tensor.dtype.itemsize if values else 0
+        if needed > held or values * tensor.dtype.itemsize > held or stored_range(contents, tensor.storage) is None:
+            raise FileFormatError(
+                f"{path}: tensor {name} of shape {list(tensor.shape)} and dtype "
+                f"{str(tensor.dtype).removeprefix('torch.')} needs more than what is stored of it, expected all of its "
+                "values; the file is damaged or truncated."
+            )
+        total += values * tensor.dtype.itemsize
+        if total > _MOST_VIEWS * size:
+            raise FileFormatError(
+                f"{path}: its tensors take more than {_MOST_VIEWS} times the {size} bytes of the file, expected that "
+                "few of them share their values."
+            )
+        yield name, tensor
 
 
-def _explain(path: Path, error: pickle.UnpicklingError) -> FileFormatError:
-    text = str(error)
-    found = _GLOBAL.search(text)
-    if found or "Unsupported" in text:
-        asks = f"asks to run or build `{found.group(1)}`" if found else "asks for more than tensors"
-        return UnsafeFileError(
-            f"{path}: is a pickle that {asks}, expected tensors only; nothing of it was run. "
-            "If you trust its source, have it converted to safetensors."
-        )
-    detail = text.splitlines()[0][:120]
-    return FileFormatError(f"{path}: is damaged or truncated ({detail}), {EXPECTED}.")
-
-
-def _state_dict(content: Any, depth: int = 0) -> tuple[dict[str, torch.Tensor] | None, dict[str, Any]]:
-    """The innermost dictionary that holds tensors, and everything that lies around it."""
-    if not isinstance(content, dict) or depth > 3:
-        return None, {}
+def _state_dict(content: Any, seen: set[tuple[int, int]], depth: int = 0) -> dict[Any, Any] | None:
+    """The innermost dictionary that holds tensors."""
+    if not isinstance(content, dict) or depth > _DEEPEST or (id(content), depth) in seen:
+        return None
+    seen.add((id(content), depth))
     names = [name for name in _WRAPPERS if isinstance(content.get(name), dict)]
-    tensors = {
-        str(k): v.detach() for k, v in content.items() if isinstance(v, torch.Tensor) and v.layout == torch.strided
-    }
-    if tensors and "state_dict" not in names:
-        return tensors, {str(k): v for k, v in content.items() if str(k) not in tensors}
+    if "state_dict" not in names and any(isinstance(value, (Tensor, OddTensor)) for value in content.values()):
+        return content
     for name in names or [k for k, v in content.items() if isinstance(v, dict)]:
-        state, extras = _state_dict(content[name], depth + 1)
-        if state:
-            return state, {**{str(k): v for k, v in content.items() if k != name}, **extras}
-    return None, {}
+        found = _state_dict(content[name], seen, depth + 1)
+        if found is not None:
+            return found
+    return None
 
 
 def _describe(content: Any) -> str:
     if isinstance(content, dict):
-        keys = ", ".join(str(k) for k in list(content)[:4])
+        keys = ", ".join(shorten(str(k), 60) for k in list(content)[:4])
         return f"a dictionary without tensors (keys: {keys})" if keys else "an empty dictionary"
-    return f"an object of type {type(content).__name__}"
+    if isinstance(content, (Tensor, OddTensor)):
+        return "an object of type Tensor"
+    return content.words if isinstance(content, Opaque) else f"an object of type {type(content).__name__}"

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..config.checks import default_fields
 from ..config.unet import SCOPE_FIELDS
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
 from .checking import Shapes, compare, shapes_of
+from .claims import check_claims
 from .errors import FileFormatError, KeyMismatchError, WrongKindError, name_some, warn_caller
 from .folders import PICKLE, SAFETENSORS, Folder, open_folder
 from .names import is_table
@@ -121,6 +123,7 @@ def from_pretrained(
         config = _config(cls, folder, changes)
         suffixes = {None: (SAFETENSORS, PICKLE), True: (SAFETENSORS,), False: (PICKLE,)}[use_safetensors]
         source = folder.open(variant, suffixes)
+        check_claims(folder.path, config, source, source.infos)
         dtype = _dtype(dtype if dtype is not None else torch_dtype)
         dtype = choose_dtype(dtype, source.float_dtype(), operations is not None, folder.path)
         factory = {"operations": operations, "dtype": dtype, "device": "meta"}
@@ -154,9 +157,10 @@ def _config(cls: type[nn.Module], folder: Folder, changes: Mapping[str, Any]):
     values = dict(folder.config)
     if not set(SCOPE_FIELDS) & set(config_class.field_names()):
         values = {name: value for name, value in values.items() if name not in SCOPE_FIELDS}
-    defaults = set(values.pop("_use_default_values", None) or ())
-    values = {name: value for name, value in values.items() if name not in defaults} | changes
     try:
+        defaults = default_fields(values)
+        values.pop("_use_default_values", None)
+        values = {name: value for name, value in values.items() if name not in defaults} | changes
         return config_class.from_dict(values)
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{folder.path}: config.json describes no {config_class.class_name} ({error})") from error

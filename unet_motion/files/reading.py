@@ -1,7 +1,7 @@
 """Opening files of weights: what they hold is known from their headers, tensors are read one at a time.
 
-Safetensors files are memory-mapped, and so are PyTorch's zip files: a tensor that is read without a change of dtype
-or device is the mapped file itself. Pickles go through PyTorch's weights-only loader, which runs no code.
+Safetensors files are memory-mapped, and so are PyTorch's: a tensor that is read without a change of dtype or device
+is the mapped file itself. Pickles are judged by their opcodes, and nothing in them is run or built.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from .errors import BadWeightsError, FileFormatError, KeyMismatchError, check_exists, name_some
-from .pickles import load_pickle
+from .no_gc import loading
+from .pickles import PickledTensors
 from .safetensors_header import TensorInfo, read_header
 from .sniffing import sniff
 
@@ -29,14 +29,12 @@ class TensorSource:
         path: the file or folder that errors name.
         infos: name -> shape and dtype, from the headers alone where the format allows it.
         metadata: the text entries of safetensors headers.
-        extras: entries of a pickle that are not tensors (step counters and the like).
     """
 
     def __init__(self, path: Path, files: Iterable[_OpenFile]) -> None:
         self.path = path
         self.infos: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
-        self.extras: dict[str, Any] = {}
         self._owner: dict[str, _OpenFile] = {}
         for file in files:
             twice = self.infos.keys() & file.infos.keys()
@@ -46,7 +44,6 @@ class TensorSource:
                 )
             self.infos.update(file.infos)
             self.metadata.update(file.metadata)
-            self.extras.update(file.extras)
             self._owner.update(dict.fromkeys(file.infos, file))
 
     def keys(self) -> list[str]:
@@ -81,7 +78,6 @@ class _OpenFile(ABC):
 
     infos: dict[str, TensorInfo]
     metadata: Mapping[str, str] = {}
-    extras: Mapping[str, Any] = {}
 
     @abstractmethod
     def read(self, key: str) -> torch.Tensor:
@@ -107,16 +103,17 @@ class _SafetensorsFile(_OpenFile):
 
 class _PickleFile(_OpenFile):
     def __init__(self, path: Path, kind: str) -> None:
-        self._tensors, self.extras = load_pickle(path, mapped=kind == "zip")
-        self.infos = {k: TensorInfo(tuple(t.shape), t.dtype) for k, t in self._tensors.items()}
+        self._pickled = PickledTensors(path, kind)
+        self.infos = {k: TensorInfo(t.shape, t.dtype) for k, t in self._pickled.tensors.items()}
 
     def read(self, key: str) -> torch.Tensor:
-        return self._tensors[key]
+        return self._pickled.read(key)
 
 
 def _open_file(path: Path) -> _OpenFile:
     kind = sniff(path)
-    file = _SafetensorsFile(path) if kind == "safetensors" else _PickleFile(path, kind)
+    with loading():
+        file = _SafetensorsFile(path) if kind == "safetensors" else _PickleFile(path, kind)
     if not file.infos:
         raise FileFormatError(f"{path}: holds no tensors, expected the weights of a model.")
     return file

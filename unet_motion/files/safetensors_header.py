@@ -10,15 +10,23 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from .errors import FileFormatError
+from .errors import FileFormatError, shorten
+from .limits import MAX_TENSORS, check_count, check_name, check_shape
 
 _MAX_HEADER = 100_000_000
+_MAX_ENTRIES = 2 * MAX_TENSORS
+_MAX_METADATA = 10_000
+_MAX_ENTRY = 1000
+"""Characters of what a header says of one tensor."""
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\r\n]*")
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -69,42 +77,119 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
                 f"{path}: is truncated, its header should end at byte {8 + length} and the file ends at byte {size}."
             )
         raw = file.read(length)
+    infos, ranges, metadata = {}, [], {}
     try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        scanner = _Scanner(raw.decode("utf-8"))
+        for name in scanner.names(_MAX_ENTRIES):
+            if name == "__metadata__":
+                metadata = _metadata(path, scanner)
+                continue
+            if name in infos:
+                raise FileFormatError(f"{path}: names the tensor {shorten(name)} twice, expected once.")
+            check_name(path, name)
+            check_count(path, len(infos) + 1)
+            infos[name], byte_range = _entry(path, name, scanner)
+            ranges.append((*byte_range, name))
+        scanner.finish()
+    except FileFormatError:
+        raise
+    except ValueError as error:
         raise FileFormatError(
-            f"{path}: has a header that is not JSON ({error}), expected a safetensors file."
+            f"{path}: has a header that is not JSON ({shorten(str(error))}), expected a safetensors file."
         ) from None
-    if not isinstance(header, dict):
-        raise FileFormatError(f"{path}: has a header of type {type(header).__name__}, expected a JSON object.")
-    metadata = header.pop("__metadata__", None) or {}
-    infos, ranges = {}, []
-    for name, entry in header.items():
-        infos[name], byte_range = _entry(path, name, entry)
-        ranges.append((*byte_range, name))
     _check_ranges(path, ranges, size - 8 - length)
-    return infos, {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
+    return infos, metadata
 
 
-def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, tuple[int, int]]:
+class _Scanner:
+    """Goes through the JSON of a header, and makes nothing of it before it is known to be wanted.
+
+    So a hostile header costs no more than what was accepted of it; its errors are ValueError.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text, self.place = text, 0
+
+    def take(self, mark: str) -> bool:
+        """Step over a mark and the space behind it, if it is there."""
+        if not self.text.startswith(mark, self.place):
+            return False
+        self.place = _SPACE.match(self.text, self.place + len(mark)).end()
+        return True
+
+    def expect(self, mark: str) -> None:
+        if not self.take(mark):
+            raise ValueError(f"{self.text[self.place : self.place + 20]!r} at character {self.place}, not {mark!r}")
+
+    def string(self) -> str:
+        if not self.text.startswith('"', self.place):
+            raise ValueError(f"{self.text[self.place : self.place + 20]!r} at character {self.place}, not a text")
+        value, self.place = _DECODER.raw_decode(self.text, self.place)
+        self.take("")
+        return value
+
+    def names(self, limit: int) -> Iterator[str]:
+        """The names in an object; at each the caller steps over the value."""
+        self.expect("{")
+        for count in range(limit):
+            if self.take("}"):
+                return
+            if count:
+                self.expect(",")
+            name = self.string()
+            self.expect(":")
+            yield name
+        self.expect("}")
+
+    def flat_object(self, longest: int) -> str:
+        """The text of an object without texts that hold a brace, empty if it is longer."""
+        end = self.text.find("}", self.place, self.place + longest) + 1
+        text = self.text[self.place : end]
+        self.place = max(end, self.place)
+        self.take("")
+        return text
+
+    def finish(self) -> None:
+        if self.place < len(self.text):
+            raise ValueError(f"more behind its end at character {self.place}")
+
+
+def _metadata(path: Path, scanner: _Scanner) -> dict[str, str]:
+    """An object of texts; none at all is an empty one."""
+    found: dict[str, str] = {}
+    if scanner.take("null"):
+        return found
+    for name in scanner.names(_MAX_METADATA):
+        if not scanner.text.startswith('"', scanner.place):
+            value = scanner.text[scanner.place : scanner.place + 40]
+            raise FileFormatError(f"{path}: the entry {shorten(name)} of its __metadata__ is {value}, expected a text.")
+        found[name] = scanner.string()
+    return found
+
+
+def _entry(path: Path, name: str, scanner: _Scanner) -> tuple[TensorInfo, tuple[int, int]]:
+    shown = scanner.text[scanner.place : scanner.place + 80]
     try:
+        entry = json.loads(scanner.flat_object(_MAX_ENTRY))
         shape = tuple(entry["shape"])
         begin, end = entry["data_offsets"]
         dtype_name = entry["dtype"]
         if not all(type(n) is int and 0 <= n < 2**63 for n in (*shape, begin, end)) or type(dtype_name) is not str:
             raise ValueError
-    except (TypeError, KeyError, ValueError, IndexError):
+    except (TypeError, KeyError, ValueError, IndexError, RecursionError):
         raise FileFormatError(
-            f"{path}: the header entry of {name} is {str(entry)[:80]}, expected dtype, shape and data_offsets."
+            f"{path}: the header entry of {shorten(name)} is {shown}, expected dtype, shape and data_offsets."
         ) from None
     dtype = _DTYPES.get(dtype_name)
     if dtype is None:
-        raise FileFormatError(f"{path}: tensor {name} has dtype {dtype_name}, expected one of {', '.join(_DTYPES)}.")
+        raise FileFormatError(
+            f"{path}: tensor {shorten(name)} has dtype {shorten(dtype_name, 40)}, expected one of {', '.join(_DTYPES)}."
+        )
     info = TensorInfo(shape, dtype)
-    wanted = info.numel * dtype.itemsize
+    wanted = check_shape(path, name, shape) * dtype.itemsize
     if end - begin != wanted:
         raise FileFormatError(
-            f"{path}: tensor {name} of shape {list(shape)} and dtype {dtype_name} takes {wanted} bytes, "
+            f"{path}: tensor {shorten(name)} of shape {list(shape)} and dtype {dtype_name} takes {wanted} bytes, "
             f"its data_offsets {begin} to {end} hold {end - begin}."
         )
     return info, (begin, end)

@@ -9,12 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .atomic import atomic_file
 from .folders import CONFIG_NAME, PICKLE, SAFETENSORS, index_name, is_weights_of, weights_name
+from .writing import fill_pickle, fill_safetensors
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -81,7 +80,8 @@ def write_folder(
             index = {"metadata": {"total_size": total}, "weight_map": located}
             _write_json(stack.enter_context(atomic_file(folder / index_name(suffix, variant))), index)
         for name, keys in zip(names, shards, strict=True):
-            _write_weights(stack.enter_context(atomic_file(folder / name)), {key: state_dict[key] for key in keys})
+            part = stack.enter_context(atomic_file(folder / name))
+            _write_weights(part, folder / name, {key: state_dict[key] for key in keys})
     for file in folder.iterdir():
         if file.name not in kept and is_weights_of(file.name, suffix, variant):
             file.unlink()
@@ -92,9 +92,10 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+def _write_weights(part: Path, path: Path, tensors: dict[str, Tensor]) -> None:
     if path.suffix == f".{SAFETENSORS}":
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        fill_safetensors(whole, part, path, {"format": "pt"})
     else:
         # A clone, since a pickle stores the whole storage that a view looks at.
-        torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, path)
+        fill_pickle({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, part, path)

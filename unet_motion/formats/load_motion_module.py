@@ -10,9 +10,10 @@ import torch
 
 from ..config.adapter import MotionAdapterConfig
 from ..config.convert import adapter_of
-from ..config.unet import NORM_SCOPES, SCOPE_FIELDS, UNetMotionConfig
+from ..config.unet import NORM_SCOPES, SCOPE_FIELDS, UNetMotionConfig, check_norm_scope
 from ..files.assign import choose_dtype, read_all
 from ..files.checking import check_shapes
+from ..files.claims import check_claims
 from ..files.errors import FileFormatError, name_some, warn_caller
 from ..files.names import is_motion, is_table
 from ..files.no_gc import loading
@@ -85,22 +86,28 @@ def adapter_config(opened: Opened, shapes: Mapping[str, tuple[int, ...]]) -> Mot
     """The adapter's configuration: from ``config.json`` if there is one, else from the shapes.
 
     Raises:
-        FileFormatError: the shapes or the ``config.json`` describe no motion module.
+        FileFormatError: the shapes or the ``config.json`` describe no motion module, or one that the tensors cannot be.
     """
     try:
         if opened.found.kind in ("motion_adapter", "motion_module") and opened.config is not None:
-            return MotionAdapterConfig.from_dict({k: v for k, v in opened.config.items() if k not in SCOPE_FIELDS})
+            given = {k: v for k, v in opened.config.items() if k not in SCOPE_FIELDS}
+            return _checked(opened, MotionAdapterConfig.from_dict(given))
         if opened.found.kind in SELF_DESCRIBED and opened.config is not None:
-            return adapter_of(UNetMotionConfig.from_dict(dict(opened.config)))
+            return _checked(opened, adapter_of(UNetMotionConfig.from_dict(dict(opened.config))))
         frames = None
         if table_rows(shapes, opened.path) is None:
             frames = LCM_FRAMES if opened.found.kind == "motion_module" else DEFAULT_FRAMES
             warn_caller(f"{opened.path}: holds no position tables, sinusoidal ones of {frames} rows are used.")
-        return infer_adapter(shapes, opened.path, frames)
+        return _checked(opened, infer_adapter(shapes, opened.path, frames))
     except FileFormatError:
         raise
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{opened.path}: describes a motion module that cannot be built ({error})") from error
+
+
+def _checked(opened: Opened, config: MotionAdapterConfig) -> MotionAdapterConfig:
+    check_claims(opened.path, config, opened.source, opened.names)
+    return config
 
 
 def trained_scopes(opened: Opened, config: MotionAdapterConfig) -> tuple[str | None, tuple[str, str]]:
@@ -113,7 +120,13 @@ def trained_scopes(opened: Opened, config: MotionAdapterConfig) -> tuple[str | N
     version = published_version(config)
     resnet, motion = MOTION_MODULES[version].norm_scopes if version else NORM_SCOPES["diffusers"]
     given = opened.config or {}
-    return version, (given.get("resnet_norm_scope", resnet), given.get("motion_norm_scope", motion))
+    scopes = given.get("resnet_norm_scope", resnet), given.get("motion_norm_scope", motion)
+    try:
+        for name, scope in zip(SCOPE_FIELDS, scopes, strict=True):
+            check_norm_scope(name, scope)
+    except ValueError as error:
+        raise FileFormatError(f"{opened.path}: {error}") from None
+    return version, scopes
 
 
 def _with_tables(

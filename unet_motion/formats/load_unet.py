@@ -14,6 +14,7 @@ from ..config.convert import joined_arguments, motion_arguments
 from ..config.unet import NORM_SCOPES, SCOPE_FIELDS, UNetMotionConfig, check_norm_scope
 from ..files.assign import assign, attach_images, choose_dtype, initialise, read_all
 from ..files.checking import Shapes, check_shapes
+from ..files.claims import check_claims
 from ..files.errors import FileFormatError, name_some, warn_caller
 from ..files.names import is_motion, is_table
 from ..files.no_gc import loading
@@ -117,15 +118,22 @@ def _has_motion(base: Opened) -> bool:
 def base_arguments(base: Opened) -> dict[str, Any]:
     """Constructor arguments for an opened UNet, its own motion modules included."""
     if base.found.kind == "unet2d" and base.config is not None:
-        return unet2d_arguments(base.config, base.path)
+        return _checked(base, unet2d_arguments(base.config, base.path))
     if base.found.kind in SELF_DESCRIBED and base.config is not None:
         config = _guard(base.path, lambda: UNetMotionConfig.from_dict(dict(base.config)))
-        return {name: config[name] for name in config.field_names()}
+        return _checked(base, {name: config[name] for name in config.field_names()})
     shapes = base.shapes
     values = infer_unet({k: v for k, v in shapes.items() if not is_motion(k)}, base.path)
     if _has_motion(base):
         motion = {k: v for k, v in shapes.items() if is_motion(k)}
         values |= motion_arguments(adapter_config(base, motion))
+    return _checked(base, values)
+
+
+def _checked(base: Opened, values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that make a configuration which the file's tensors can be."""
+    config = _guard(base.path, lambda: UNetMotionConfig(**values))
+    check_claims(base.path, config, base.source, base.names)
     return values
 
 

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from ..config.unet import SCOPE_FIELDS
-from ..files.atomic import atomic_file
 from ..files.description import ADAPTER_KEY, DESCRIPTION_KEY
+from ..files.writing import write_safetensors
 from ..model.unet_motion_model import UNetMotionModel
 from .names.animatediff import diffusers_to_animatediff
 
@@ -41,5 +39,4 @@ def save_motion_file(unet: UNetMotionModel, path: str | Path, made: Mapping[str,
     config = {"_class_name": adapter.config.class_name, **adapter.config.to_dict(), **scopes}
     description = {ADAPTER_KEY: config, "training": dict(made)}
     # One entry only: safetensors writes several in a random order, and equal modules are equal files.
-    with atomic_file(path) as part:
-        save_file(tensors, part, metadata={DESCRIPTION_KEY: json.dumps(description, sort_keys=True)})
+    write_safetensors(tensors, path, {DESCRIPTION_KEY: json.dumps(description, sort_keys=True)})

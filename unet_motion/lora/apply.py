@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files.errors import FileFormatError, KeyMismatchError, name_some
+from ..files.errors import KeyMismatchError, name_some
 from ..files.reading import open_tensors
 from ..formats.names.ldm import modules_of
 from ..forward.lora import MotionLora
@@ -231,9 +231,7 @@ def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, flo
     pairs = {}
     for layer in (down.keys() & up.keys()) - foreign:
         rank = down[layer].shape[0]
-        alpha = tensors.get(f"{layer}.alpha")
-        if alpha is not None and alpha.numel() != 1:
-            raise FileFormatError(f"{layer}.alpha has shape {list(alpha.shape)}, expected one number.")
+        alpha = tensors.get(f"{layer}.alpha")  # one finite number: read_lora has seen to that, as to the rank
         pairs[layer] = (down[layer], up[layer], 1.0 if alpha is None else float(alpha) / rank)
     return pairs
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files.atomic import atomic_file
 from ..files.description import DESCRIPTION_KEY
+from ..files.writing import write_safetensors
 from .names import original_motion
 
 FORMS = ("original", "diffusers")
@@ -77,6 +76,5 @@ def save_lora(
             tensors[name] = value.detach().to("cpu", dtype).contiguous().clone()
             if not torch.isfinite(tensors[name]).all():
                 raise ValueError(f"{path}: {name} has values that are not finite in {dtype}, expected none.")
-    with atomic_file(path) as part:
-        header = {DESCRIPTION_KEY: json.dumps({"training": dict(made)}, sort_keys=True)}
-        save_file(tensors, part, metadata=header)
+    header = {DESCRIPTION_KEY: json.dumps({"training": dict(made)}, sort_keys=True)}
+    write_safetensors(tensors, path, header)

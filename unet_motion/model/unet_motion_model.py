@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from ..config.unet import UNetMotionConfig
 from ..forward.call import Call
 from ..forward.conditioning import build_text, expand_timestep, residual_for, text_time_vector
+from ..forward.entry_checks import check_dtype, check_positions, check_sample
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
 from ..ops.group_norm import scoped_group_norm
+from ..ops.layer import is_hosted
 from ..ops.linear.packed import TimeProjections
 from ..ops.sinusoids import timestep_sinusoid
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
@@ -142,10 +144,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         Raises:
             ValueError: an input whose shape does not fit, with what was found and expected.
         """
-        if sample.dim() != 5:
-            raise ValueError(
-                f"`sample` has shape {tuple(sample.shape)}, expected (batch, channels, frames, height, width)."
-            )
+        check_sample(sample, "batch, channels, frames, height, width", 5)
         b, _, f, h, w = sample.shape
         frames = sample.permute(0, 2, 1, 3, 4).reshape(b * f, -1, h, w)
         given = _Conditioning(
@@ -174,7 +173,10 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
 
         ``conditioning`` takes the optional inputs of :meth:`forward` by name.
         """
-        if sample.dim() != 4 or num_frames < 1 or sample.shape[0] % num_frames:
+        check_sample(sample, "batch * frames, channels, height, width", 4)
+        if isinstance(num_frames, bool) or not isinstance(num_frames, int):
+            raise ValueError(f"`num_frames` is {num_frames!r}, expected a whole number.")
+        if num_frames < 1 or sample.shape[0] % num_frames:
             raise ValueError(
                 f"`sample` has shape {tuple(sample.shape)}, expected (batch * {num_frames} frames, channels, "
                 "height, width)."
@@ -186,6 +188,10 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             raise ValueError(
                 f"`sample` has {sample.shape[1]} channels, expected `in_channels` {self.config.in_channels}."
             )
+        plain = not is_hosted(self.conv_in) and type(self.conv_in) is nn.Conv2d
+        check_dtype("sample", sample, self, plain)
+        if text is not None:
+            check_dtype("encoder_hidden_states", text, self, plain)
         call = self._make_call(sample, timestep, text, frames, given, options or ForwardOptions())
         skips = Skips(call)
         skips.before()
@@ -260,10 +266,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
                     "(`motion_max_seq_length`)."
                 )
             return None
-        if positions.shape != (frames,) or int(positions.min()) < 0 or int(positions.max()) >= rows:
-            raise ValueError(
-                f"`frame_positions` must be {frames} rows between 0 and {rows - 1}, found {positions.tolist()}."
-            )
+        check_positions(positions, frames, rows)
         return positions
 
     def _time_embedding(

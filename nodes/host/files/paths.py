@@ -81,8 +81,8 @@ def _find(name: str, folders: tuple[str, ...]) -> str:
         path = folder_paths.get_full_path(folder, name)
         if path is not None:
             return path
-    searched = ", ".join(path for folder in folders for path in folder_paths.get_folder_paths(folder))
-    raise FileNotFoundError(f"{name} is not there any more; searched {searched}.")
+    # Not the folders' places: what a page is told of the server's disk are names only.
+    raise FileNotFoundError(f"{name[-200:]!a} is not in the model folders {', '.join(folders)}.")
 
 
 def _diffusers_folders() -> list[str]:

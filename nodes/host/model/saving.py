@@ -15,6 +15,7 @@ from torch import Tensor
 from ....unet_motion import UNetMotionConfig
 from ....unet_motion.bundled import added_vector
 from ....unet_motion.files.description import DESCRIPTION_KEY, describe_file, description_tensor
+from ....unet_motion.formats import FileFormatError
 
 PART = "comfyui"
 POOLED = {"bundled": added_vector}
@@ -82,12 +83,32 @@ def saved_settings(path: str) -> dict[str, Any]:
     found = describe_file(path).get(PART)
     if not isinstance(found, dict):
         return {}
-    return {
-        "sampling": found["sampling"],
-        "model_type": comfy.model_base.ModelType[found["model_type"]],
-        "latent_format": LATENTS.get(found["latent"], comfy.latent_formats.SD15),
-        "pooled_vector": POOLED.get(found["pooled"]),
-        "inpaint": found["inpaint"],
-        # Files of earlier versions have none.
-        "base": BASES.get(found.get("base")),
-    }
+    try:
+        _check(found)
+        return {
+            "sampling": found["sampling"],
+            "model_type": comfy.model_base.ModelType[found["model_type"]],
+            "latent_format": LATENTS.get(found.get("latent"), comfy.latent_formats.SD15),
+            "pooled_vector": POOLED.get(found.get("pooled")),
+            "inpaint": found["inpaint"],
+            # Files of earlier versions have none.
+            "base": BASES.get(found.get("base")),
+        }
+    except (KeyError, TypeError) as error:
+        raise FileFormatError(
+            f"{path}: its description of the MODEL is damaged ({error}), expected what ComfyUI saved of it: save the "
+            "model again."
+        ) from None
+
+
+def _check(found: dict[str, Any]) -> None:
+    """Raise TypeError or KeyError unless every part of a MODEL's description is of its type."""
+    for name, kind in (("sampling", dict), ("model_type", str), ("inpaint", bool)):
+        if not isinstance(found[name], kind):
+            raise TypeError(f"{name} is a {type(found[name]).__name__}")
+    for name, value in found["sampling"].items():
+        if not isinstance(value, (int, float, str, type(None))):
+            raise TypeError(f"{name} of sampling is a {type(value).__name__}")
+    for name in ("latent", "pooled", "base"):
+        if not isinstance(found.get(name), (str, type(None))):
+            raise TypeError(f"{name} is a {type(found[name]).__name__}")

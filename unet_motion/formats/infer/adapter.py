@@ -45,7 +45,7 @@ def infer_adapter(shapes: Shapes, path: str | Path, frames: int | None = None) -
         motion_num_attention_heads=MOTION_HEADS,
         motion_max_seq_length=table_rows(shapes, path) or frames or DEFAULT_FRAMES,
         use_motion_mid_block=mid > 0,
-        conv_in_channels=reader.shape("conv_in.weight")[1] if "conv_in.weight" in shapes else None,
+        conv_in_channels=reader.shape("conv_in.weight", 4)[1] if "conv_in.weight" in shapes else None,
         use_image_encoder=any(map(is_encoder, shapes)),
     )
 
@@ -57,7 +57,7 @@ def _whole_layers(reader: BlockReader) -> tuple[tuple[int, ...], Any, list, list
     if not down or down != up or down != set(blocks):
         return None
     return (
-        tuple(reader.shape(f"down_blocks.{i}.motion_modules.0.norm.weight")[0] for i in blocks),
+        tuple(reader.shape(f"down_blocks.{i}.motion_modules.0.norm.weight", 1)[0] for i in blocks),
         collapse(reader.count(f"down_blocks.{i}.motion_modules") for i in blocks),
         [collapse(reader.motion_depths(f"down_blocks.{i}")) for i in blocks],
         [collapse(reader.motion_depths(f"up_blocks.{i}")) for i in blocks],

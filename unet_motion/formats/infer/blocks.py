@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ...files.checking import Shapes
-from ...files.errors import FileFormatError, KeyMismatchError
+from ...files.claims import check_dimensions
+from ...files.errors import FileFormatError, KeyMismatchError, name_some
 
 
 class Block:
@@ -26,23 +28,23 @@ class BlockReader:
         self._children: dict[str, set[int]] = {}
         number = re.compile(r"\.(\d+)(?=\.)")
         for key in shapes:
-            for match in number.finditer(key):
+            for match in islice(number.finditer(key), 4):  # no name has more
                 self._children.setdefault(key[: match.start()], set()).add(int(match.group(1)))
 
-    def shape(self, key: str) -> Sequence[int]:
-        try:
-            return self.shapes[key]
-        except KeyError:
-            raise KeyMismatchError(
-                f"{self.path}: tensor {key} is missing, expected a whole UNet or motion module."
-            ) from None
+    def shape(self, key: str, dimensions: int | None = None) -> Sequence[int]:
+        if key not in self.shapes:
+            raise KeyMismatchError(f"{self.path}: tensor {key} is missing, expected a whole UNet or motion module.")
+        if dimensions is not None:
+            check_dimensions(self.path, key, self.shapes[key], dimensions)
+        return self.shapes[key]
 
     def count(self, prefix: str) -> int:
         """Number of children, which are counted from 0 without holes."""
         found = self._children.get(prefix, set())
         if found != set(range(len(found))):
             raise KeyMismatchError(
-                f"{self.path}: {prefix} has entries {sorted(found)}, expected them numbered from 0 without holes."
+                f"{self.path}: {prefix} has entries {name_some(map(str, sorted(found)))}, expected them numbered from "
+                "0 without holes."
             )
         return len(found)
 
@@ -57,12 +59,12 @@ class BlockReader:
 
     def block(self, name: str) -> Block:
         layers, attentions = self.count(f"{name}.resnets"), self.count(f"{name}.attentions")
-        width = self.shape(f"{name}.resnets.0.conv1.weight")[0]
+        width = self.shape(f"{name}.resnets.0.conv1.weight", 4)[0]
         depths = [self.count(f"{name}.attentions.{i}.transformer_blocks") for i in range(attentions)]
         text_dims, linear = set(), False
         for i in range(attentions):
             linear |= len(self.shape(f"{name}.attentions.{i}.proj_in.weight")) == 2
-            text_dims.add(self.shape(f"{name}.attentions.{i}.transformer_blocks.0.attn2.to_k.weight")[1])
+            text_dims.add(self.shape(f"{name}.attentions.{i}.transformer_blocks.0.attn2.to_k.weight", 2)[1])
         return Block(width, layers, depths, linear, text_dims)
 
 

@@ -27,7 +27,8 @@ def partial_layers(reader: BlockReader) -> tuple[tuple[int, ...], int, list[int]
     places += [("up_blocks", i) for i in sorted(reader.motion_blocks("up_blocks"))]
     mid = [("mid_block", 0)] if reader.count("mid_block.motion_modules") else []
     widths = _all_widths(
-        {place: reader.shape(f"{_name(place)}.motion_modules.0.norm.weight")[0] for place in places + mid}, reader.path
+        {place: reader.shape(f"{_name(place)}.motion_modules.0.norm.weight", 1)[0] for place in places + mid},
+        reader.path,
     )
     layers = _same_number(
         {place: reader.count(f"{_name(place)}.motion_modules") - (place[0] == "up_blocks") for place in places},

@@ -37,8 +37,8 @@ def infer_unet(shapes: Shapes, path: str | Path) -> dict[str, Any]:
     widths = [block.width for block in down]
     linear = any(block.linear for block in (*down, *up, mid))
     values: dict[str, Any] = {
-        "in_channels": reader.shape("conv_in.weight")[1],
-        "out_channels": reader.shape("conv_out.weight")[0],
+        "in_channels": reader.shape("conv_in.weight", 4)[1],
+        "out_channels": reader.shape("conv_out.weight", 4)[0],
         "block_out_channels": tuple(widths),
         "down_block_types": tuple("CrossAttnDownBlockMotion" if b.depths else "DownBlockMotion" for b in down),
         "up_block_types": tuple("CrossAttnUpBlockMotion" if b.depths else "UpBlockMotion" for b in up),
@@ -116,9 +116,9 @@ def _heads(widths: list[int], linear: bool, path: str | Path) -> int | tuple[int
 def _embeddings(reader: BlockReader) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if "time_embedding.cond_proj.weight" in reader.shapes:
-        values["time_cond_proj_dim"] = reader.shapes["time_embedding.cond_proj.weight"][1]
+        values["time_cond_proj_dim"] = reader.shape("time_embedding.cond_proj.weight", 2)[1]
     if "add_embedding.linear_1.weight" in reader.shapes:
         values["addition_embed_type"] = "text_time"
         values["addition_time_embed_dim"] = SIZE_EMBED_DIM
-        values["projection_class_embeddings_input_dim"] = reader.shapes["add_embedding.linear_1.weight"][1]
+        values["projection_class_embeddings_input_dim"] = reader.shape("add_embedding.linear_1.weight", 2)[1]
     return values

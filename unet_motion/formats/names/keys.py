@@ -51,13 +51,11 @@ def prefix_before(keys: Iterable[str], anchor: str) -> str | None:
     return min(legal, key=len) if legal else None
 
 
+_KNOWN = re.compile(f"(?:{'|'.join(map(re.escape, PREFIXES))})*")
+
+
 def _is_known(prefix: str) -> bool:
-    while prefix:
-        known = next((p for p in PREFIXES if prefix.startswith(p)), None)
-        if known is None:
-            return False
-        prefix = prefix[len(known) :]
-    return True
+    return _KNOWN.fullmatch(prefix) is not None
 
 
 def strip_prefix(keys: Iterable[str], prefix: str) -> tuple[dict[str, str], list[str]]:
