@@ -8,7 +8,7 @@ PYTHON ?= python3
 demo:
 	@$(PYTHON) tools/setup_env.py demo
 
-# The test suite; with a ComfyUI's server where one is found. A part of it: make test ARGS="tests/core -k freeu"
+# The test suite; with a ComfyUI's server where one is found. A part of it: make test ARGS="tests/ops -k freeu"
 test:
 	@$(PYTHON) tools/setup_env.py test $(ARGS)
 

@@ -1,6 +1,7 @@
 """Shared by all tests: their order, one thread, fixed seeds, and no test that changes torch's defaults for the next."""
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,19 @@ def same_start_for_every_test():
     yield
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How near the comparisons with diffusers came to their limits."""
+    reference = sys.modules.get("tests.reference")
+    if reference is None or not reference.ERRORS:
+        return
+    terminalreporter.section("parity")
+    by_limit = {}
+    for error, limit, name in reference.ERRORS:
+        by_limit.setdefault(limit, []).append((error, name))
+    for limit, entries in sorted(by_limit.items()):
+        entries.sort(reverse=True)
+        terminalreporter.write_line(f"limit {limit:.0e}: {len(entries)} comparisons, worst relative errors:")
+        for error, name in entries[:3]:
+            terminalreporter.write_line(f"    {error:.2e}  {name}")

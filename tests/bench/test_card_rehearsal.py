@@ -9,8 +9,8 @@ import pytest
 from tests.comfyui.installations import find_installations
 from unet_motion.bench.card.run import STAGES
 from unet_motion.bench.card.step_times import LIMITS
-from unet_motion.kernels.dispatch import KERNELS
-from unet_motion.kernels.tuning import PARAMETERS, read
+from unet_motion.ops.dispatch import KERNELS
+from unet_motion.ops.tuning import PARAMETERS, read
 
 SECONDS = 540
 """A rehearsal takes half of that on two cores that have nothing else to do."""

@@ -87,10 +87,10 @@ def test_torch_is_found_in_this_python_and_not_in_a_bare_one(setup):
 
 
 def test_without_comfyui_the_extras_are_installed_and_the_tests_run(setup, capsys):
-    assert setup.test(["tests/core"]) == 0
+    assert setup.test(["tests/ops"]) == 0
     install, tests = setup.calls[-2:]
     assert install[0][2:] == ["pip", "install", "-e", ".[dev]"]
-    assert tests[0][1:3] == ["-m", "pytest"] and tests[0][-1] == "tests/core" and tests[1] == {}
+    assert tests[0][1:3] == ["-m", "pytest"] and tests[0][-1] == "tests/ops" and tests[1] == {}
     assert "No ComfyUI found" in capsys.readouterr().out
 
 
@@ -115,7 +115,7 @@ def test_a_full_disk_is_said_before_the_whole_suite_starts_and_not_before_a_part
     with pytest.raises(SystemExit, match=r"has 3\.3 GB of free space, expected at least \d+ GB for .*tests write"):
         setup.test([])
     assert not any("pytest" in call[0] for call in setup.calls)
-    assert setup.test(["tests/core"]) == 0
+    assert setup.test(["tests/ops"]) == 0
     assert "pytest" in setup.calls[-1][0]
 
 

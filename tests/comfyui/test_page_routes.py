@@ -11,7 +11,7 @@ import pytest
 from tests.comfyui.big_files import checkpoint_shapes, lora_shapes, write_sparse
 from tests.comfyui.server import Server
 from unet_motion import MotionAdapterConfig
-from unet_motion.formats.expected import adapter_shapes
+from unet_motion.formats.shapes import adapter_shapes
 
 SDXL = MotionAdapterConfig(block_out_channels=(320, 640, 1280), use_motion_mid_block=False)
 V3 = MotionAdapterConfig(use_motion_mid_block=False, motion_max_seq_length=32)

@@ -10,7 +10,7 @@ from tests.formats.files import SDXL, adapter, to_ldm, to_original, unet2d, writ
 from unet_motion import UNetMotionConfig, UNetMotionModel, inspect_file
 from unet_motion.cli import main
 from unet_motion.formats import FileFormatError
-from unet_motion.formats.ldm import ldm_key_map
+from unet_motion.formats.names.ldm import ldm_key_map
 
 FOUR = {"block_out_channels": (32, 32, 64, 64)}
 
@@ -108,7 +108,7 @@ def test_other_files_are_named_and_damaged_ones_are_errors(tmp_path):
 
 def test_only_the_header_is_read(tmp_path, monkeypatch):
     path = write(tmp_path / "a.safetensors", to_ldm(unet2d().state_dict(), 2))
-    from unet_motion.formats import reading
+    from unet_motion.files import reading
 
     monkeypatch.setattr(reading, "safe_open", None)
     assert inspect_file(path).loadable

@@ -11,7 +11,7 @@ import torch
 from tests.formats.files import SDXL, adapter, relative_error, to_ldm, to_original, unet2d, write
 from tests.formats.published import encoder_shapes, with_norms
 from unet_motion import inspect_file, load_motion_module, load_unet
-from unet_motion.formats.errors import WrongKindError
+from unet_motion.files.errors import WrongKindError
 from unet_motion.formats.kinds import MOTION_MODULES, support_table
 from unet_motion.sampling import NoiseSchedule
 

@@ -23,7 +23,7 @@ from tests.formats.files import (
 )
 from unet_motion import MotionAdapter, UNetMotionModel, load_motion_module, load_unet
 from unet_motion.formats import FileFormatError, KeyMismatchError
-from unet_motion.formats.animatediff import animatediff_to_diffusers, diffusers_to_animatediff
+from unet_motion.formats.names.animatediff import animatediff_to_diffusers, diffusers_to_animatediff
 
 FOUR = (32, 32, 64, 64)
 VERSIONS = {

@@ -16,9 +16,9 @@ from unet_motion import inspect_file, load_motion_module, load_unet
 from unet_motion.cli import main
 from unet_motion.formats import FileFormatError, KeyMismatchError, PositionOptions
 from unet_motion.formats.convert import convert
+from unet_motion.formats.infer.absent_blocks import name_blocks
 from unet_motion.formats.kinds import MOTION_MODULES
 from unet_motion.formats.merging import merge_motion_modules, scale_blocks
-from unet_motion.formats.partial import name_blocks
 
 PARTS = {
     "down": ("down_blocks.",),

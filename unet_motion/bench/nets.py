@@ -1,4 +1,4 @@
-"""The same motion UNet with the same random weights, of this project and of diffusers."""
+"""One motion UNet with the same random weights, of this project and of diffusers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ..model import UNetMotionModel
-from ..motion import sinusoidal_table
+from ..model.unet_motion_model import UNetMotionModel
+from ..ops.sinusoids import sinusoidal_table
 
 WIDTHS = {"small": (128, 256, 512, 512), "sd15": (320, 640, 1280, 1280)}
 TEXT_TOKENS = 77

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..model import UNetMotionModel
+from ..model.unet_motion_model import UNetMotionModel
 from .autoencoder import Autoencoder
 from .text import TextEncoder, Tokenizer
 
@@ -75,7 +75,7 @@ def added_cond(pooled: Tensor, rows: int | None = None) -> dict[str, Tensor]:
 
 
 def added_vector(pooled: Tensor) -> Tensor:
-    """The same as one vector (N, P + 8), the form that ComfyUI hands to a model: pooled text, sinusoid of time id 0."""
+    """One vector (N, P + 8), the form that ComfyUI hands to a model: pooled text (N, P), sinusoid of time id 0."""
     half = TIME_ID_WIDTH // 2
     time_id = torch.cat([pooled.new_ones(len(pooled), half), pooled.new_zeros(len(pooled), half)], dim=1)
     return torch.cat([pooled, time_id], dim=1)

@@ -12,20 +12,22 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..adapters import is_motion
-from ..atomic import atomic_file
-from ..config import UNetMotionConfig
-from .animatediff import check_same_tables, diffusers_to_animatediff
-from .description import ADAPTER_KEY, DESCRIPTION_KEY, read_description
+from ..config.unet import SCOPE_FIELDS, UNetMotionConfig
+from ..files.atomic import atomic_file
+from ..files.checking import check_shapes
+from ..files.description import ADAPTER_KEY, DESCRIPTION_KEY, read_description
+from ..files.errors import FileFormatError, name_some
+from ..files.names import is_image_layer, is_motion
+from ..files.position_tables import check_same_tables
+from ..files.saving import write_folder
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
-from .errors import FileFormatError, name_some
-from .expected import adapter_shapes, check_shapes, is_image_layer, unet_shapes
-from .ldm import diffusers_to_ldm
-from .motion_module import SCOPE_FIELDS, adapter_config, trained_scopes
+from .infer.absent_blocks import name_blocks, present_blocks, without_absent
+from .load_motion_module import adapter_config, trained_scopes
+from .load_unet import base_arguments
+from .names.animatediff import diffusers_to_animatediff
+from .names.ldm import diffusers_to_ldm
 from .opening import Opened, open_model
-from .partial import name_blocks, present_blocks, without_absent
-from .saving import write_folder
-from .unet import base_arguments
+from .shapes import adapter_shapes, unet_shapes
 
 FORMS = ("original", "hotshot", "diffusers", "folder")
 _MOTION_NAME = re.compile(r"\.motion_modules\.(\d+)\.temporal_transformer\.")

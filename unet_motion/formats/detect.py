@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .keys import prefix_before
+from .names.keys import prefix_before
 
 KINDS: dict[str, str] = {
     "ldm_unet": "a UNet with Stable Diffusion's original (LDM) names",

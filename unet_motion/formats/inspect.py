@@ -8,17 +8,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..adapters import is_motion
-from ..config import UNetMotionConfig
+from ..config.unet import UNetMotionConfig
+from ..files.checking import compare
+from ..files.errors import FileFormatError, check_exists
+from ..files.names import is_motion
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
-from .errors import FileFormatError, check_exists
-from .expected import adapter_shapes, compare, unet_shapes
-from .infer import unet_family
+from .infer.absent_blocks import PARTIAL_KINDS, present_blocks, without_absent
+from .infer.unet import unet_family
 from .kinds import MOTION_MODULES
-from .motion_module import adapter_config, trained_scopes
+from .load_motion_module import adapter_config, trained_scopes
+from .load_unet import base_arguments
 from .opening import Opened, open_model
-from .partial import PARTIAL_KINDS, present_blocks, without_absent
-from .unet import base_arguments
+from .shapes import adapter_shapes, unet_shapes
 
 
 @dataclass(frozen=True)

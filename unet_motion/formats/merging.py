@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from .errors import FileFormatError
-from .expected import is_table
-
-if TYPE_CHECKING:
-    from .motion_module import MotionModule
+from ..files.errors import FileFormatError
+from ..files.names import is_table
+from .motion_weights import MotionModule
 
 
 def merge_motion_modules(

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .animatediff import diffusers_names
-from .description import ADAPTER_KEY, read_description
+from ..files.description import ADAPTER_KEY, read_description
+from ..files.errors import WrongKindError, check_exists
+from ..files.folders import config_beside, find_model_folder, open_folder
+from ..files.reading import Stored, TensorSource, open_tensors
 from .detect import KINDS, SELF_DESCRIBED, Detection, detect
-from .errors import WrongKindError, check_exists
-from .folders import config_beside, find_model_folder, open_folder
-from .keys import strip_prefix, unknown_parts
-from .ldm import ldm_names
-from .reading import Stored, TensorSource, open_tensors
+from .names.animatediff import diffusers_names
+from .names.keys import strip_prefix, unknown_parts
+from .names.ldm import ldm_names
 
 _CLASS_OF_KIND = {
     "unet2d": "UNet2DConditionModel",

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...formats.animatediff import diffusers_to_animatediff
+from ...formats.names.animatediff import diffusers_to_animatediff
 from ..cases import NotMeasured
 from ..evolved_process import comfyui_model, import_comfyui
 from ..nets import TEXT_TOKENS, TEXT_WIDTH

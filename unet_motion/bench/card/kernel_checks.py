@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...kernels.dispatch import KERNELS
+from ...ops.dispatch import KERNELS
 from ..kernel_cases import PAIRS, Make, Pair
 from .sizes import Level
 from .stages import Card, Found

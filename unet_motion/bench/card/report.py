@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...atomic import atomic_file
+from ...files.atomic import atomic_file
 from .stages import Found, as_json
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ...atomic import atomic_file
-from ...kernels.tuning import capability, choosing, read
+from ...files.atomic import atomic_file
+from ...ops.tuning import capability, choosing, read
 from .kernel_checks import Reference, declines, works_on
 from .sizes import Level
 from .stages import Card, Found
