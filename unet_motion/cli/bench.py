@@ -109,14 +109,14 @@ def run_on_card(args: argparse.Namespace) -> int:
     """All that a card must prove; 1 if a stage failed."""
     begun = time.monotonic()
     if args.wheels:
-        from .card.wheels import add_wheels
+        from ..bench.card.wheels import add_wheels
 
         print(f"from wheels: {', '.join(add_wheels(args.wheels)) or 'nothing, all is installed'}", file=sys.stderr)
     if args.rehearse:
         if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
             raise ValueError("--rehearse needs Triton's interpreter, and Triton was imported without it")
         os.environ.update(TRITON_INTERPRET="1", OMP_NUM_THREADS="1")  # the second for processes of this one
-    from .card.run import STAGES, run_card
+    from ..bench.card.run import STAGES, run_card
 
     if args.list:
         print("\n".join(stage.name for stage in STAGES))
