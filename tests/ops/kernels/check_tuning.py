@@ -49,12 +49,12 @@ def test_every_choice_of_the_grid_reaches_the_launch_and_changes_no_value(words,
     module = importlib.import_module(f"unet_motion.ops.{FOLDERS.get(kernel, kernel)}.triton")
     launches = Launches(getattr(module, KERNELS[kernel]))
     monkeypatch.setattr(module, KERNELS[kernel], launches)
-    level = Level(32, 5, 1, 3)
+    level = Level(32, 4, 1, 2)
     reference = Reference(words, level, torch.float32, DEVICE, 3)
     tried = list(card.grid(kernel))
     assert len({tuple(use.items()) for use in tried}) == len(tried) >= 6
-    # Interpreted, a group norm takes a second: the first and last choices, and one between.
-    for use in (tried[0], tried[len(tried) // 2], tried[-1]):
+    # Interpreted, a group norm takes a second: the first choice and the last, which differ in everything.
+    for use in (tried[0], tried[-1]):
         del launches.options[:]
         with tuning.choosing(kernel, **use) as asked:
             assert reference.as_exact(reference.error()), use
