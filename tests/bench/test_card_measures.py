@@ -81,7 +81,7 @@ def test_a_kernels_row_has_the_share_of_the_copys_rate(monkeypatch, tmp_path):
 
 def test_tuning_takes_the_fastest_choice_that_is_worth_it_and_gives_the_same_values(monkeypatch, tmp_path):
     """A kernel that takes a millisecond for each of its rows, and gives other values with 16 of them."""
-    from unet_motion.kernels.tuning import read, tuned
+    from unet_motion.ops.tuning import read, tuned
 
     used = []
 
