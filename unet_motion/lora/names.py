@@ -133,9 +133,12 @@ def read_lora(source: TensorSource) -> tuple[dict[str, Tensor], int]:
     """
     inside = {key: strip(key) for key in source.keys()}
     text = {layer_of(key) for key in inside if key.startswith(TEXT)}
-    tensors = {_PEFT.sub(r".\1.\2", name): source.read(key) for key, name in inside.items() if not key.startswith(TEXT)}
-    for name, tensor in tensors.items():
-        _check_tensor(source.path, name, tensor)
+    tensors = {}
+    for key, name in inside.items():
+        if not key.startswith(TEXT):
+            name = _PEFT.sub(r".\1.\2", name)
+            tensors[name] = source.read(key)
+            _check_tensor(source.path, name, tensors[name])
     own = {layer_of(name) for name in tensors if ".alpha" in name}
     ranks = {layer_of(name): t.shape[0] for name, t in tensors.items() if ".lora_A" in name and t.dim()}
     return {**tensors, **_alphas({k: v for k, v in ranks.items() if k not in own}, source)}, len(text)
