@@ -10,8 +10,9 @@ import time
 import folder_paths
 import pytest
 import torch
-from pack.nodes.host import paths, saving
-from pack.nodes.host.file_info import describe_choices
+from pack.nodes.host.files import paths
+from pack.nodes.host.model import saving
+from pack.nodes.host.page.file_info import describe_choices
 from pack.unet_motion.files.description import DESCRIPTION_KEY, description_tensor
 from pack.unet_motion.formats import FileFormatError
 from safetensors.torch import save_file
