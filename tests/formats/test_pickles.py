@@ -150,7 +150,7 @@ HOSTILE = {
 def test_hostile_pickles(tmp_path, words):
     content, sentence = HOSTILE[words]
     legacy = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2) + content
-    for raw in (archive(content, _0=b"\0\0\0\0"), legacy + pickled(b"]")):
+    for raw in (archive(content, _0=bytes(16)), legacy + pickled(b"]")):
         (tmp_path / "a.ckpt").write_bytes(raw)
         if raw.startswith(b"\x80") and "stored" in sentence:
             continue  # of a storage that such a file does not list
