@@ -13,7 +13,7 @@ from .adapters import AdapterMixin
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .conditioning import build_text, expand_timestep, residual_for, text_time_vector
 from .config import UNetMotionConfig
-from .entry_checks import check_dtype, check_positions, check_sample
+from .entry_checks import check_dtype, check_positions, check_sample, check_timestep, check_types
 from .factory import make_factory, module_weights
 from .hooks import Hooks
 from .image_encoder import ImageEncoder, image_features
@@ -187,6 +187,10 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             )
         plain = self._make.weights is module_weights and type(self.conv_in) is nn.Conv2d
         check_dtype("sample", sample, self, plain)
+        check_timestep(timestep)
+        check_types(given._asdict())
+        if options is not None and not isinstance(options, ForwardOptions):
+            raise ValueError(f"`options` is a {type(options).__name__}, expected ForwardOptions.")
         if text is not None:
             check_dtype("encoder_hidden_states", text, self, plain)
         call = self._make_call(sample, timestep, text, frames, given, options or ForwardOptions())
