@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config.unet import UNetMotionConfig
 from ..forward.call import Call
 from ..forward.conditioning import build_text, expand_timestep, residual_for, text_time_vector
-from ..forward.entry_checks import check_dtype, check_positions, check_sample
+from ..forward.entry_checks import check_dtype, check_positions, check_sample, check_timestep, check_types
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
 from ..ops.group_norm import scoped_group_norm
@@ -190,6 +190,10 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             )
         plain = not is_hosted(self.conv_in) and type(self.conv_in) is nn.Conv2d
         check_dtype("sample", sample, self, plain)
+        check_timestep(timestep)
+        check_types(given._asdict())
+        if options is not None and not isinstance(options, ForwardOptions):
+            raise ValueError(f"`options` is a {type(options).__name__}, expected ForwardOptions.")
         if text is not None:
             check_dtype("encoder_hidden_states", text, self, plain)
         call = self._make_call(sample, timestep, text, frames, given, options or ForwardOptions())
