@@ -53,6 +53,17 @@ def test_same_seed_same_file_another_seed_another(generate, tmp_path):
     assert np.abs(np.asarray(Image.open(first), int) - np.asarray(Image.open(third), int)).max() > 0
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".mp4"])
+def test_less_quality_makes_a_smaller_file(generate, suffix):
+    if suffix == ".mp4":
+        pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    qualities = {"none": [], "fine": ["--quality", "80"], "coarse": ["--quality", "10"]}
+    none, fine, coarse = (
+        generate(*arguments, name=name + suffix)[1].stat().st_size for name, arguments in qualities.items()
+    )
+    assert coarse < 0.7 * fine < 0.7 * 0.9 * none
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -125,6 +136,7 @@ def test_without_out_the_name_comes_from_the_prompt(model_file, tmp_path, monkey
         (["--fps", "0"], ["fps is 0"]),
         (["--filter", "cubic"], ["'cubic'", "lanczos"]),
         (["--quality", "200"], ["quality is 200"]),
+        (["--quality", "80", "--out", "clip.gif"], ["quality is 80", "a GIF has none"]),
         (["--attention", "fastest"], ["fastest", "sdpa"]),
         (["--out", "clip.avi"], ["'.avi'", ".webp"]),
         (["--sheet", "clip.jpg"], ["clip.jpg", ".png"]),
