@@ -60,6 +60,10 @@ def add_arguments(subparsers) -> None:
         help="a LoRA on the model: a bundled one such as pan-left, or a file, such as "
         "pan.safetensors:0.8 (without a number: 1); may be given several times",
     )
+    add(
+        "--allow-partial", action="store_true",
+        help="use what fits of a motion LoRA of which some layers do not fit the model (default: it is refused)",
+    )  # fmt: skip
     add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
     add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
     parser.set_defaults(run=run)
@@ -147,7 +151,10 @@ def _load(args: argparse.Namespace):
     check_device(args.device)
     pipeline = MotionPipeline.bundled(device=args.device, path=args.model)
     for path, strength in map(_lora, args.motion_lora):
-        apply_motion_lora(pipeline.unet, path, strength)
+        applied = apply_motion_lora(pipeline.unet, path, strength, args.allow_partial)
+        if applied.unmatched:
+            left = f"{len(applied.unmatched)} layers do not fit the model and are left out"
+            print(f"unet-motion generate: {applied.name}: {left}: {', '.join(applied.unmatched)}", file=sys.stderr)
     unknown = pipeline.unknown_words(f"{args.prompt} {args.negative}")
     if unknown:
         print(
