@@ -17,6 +17,7 @@ class LoadLoRA(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_LoadLoRA",
+            category="loading",
             display_name="Load LoRA (motion)",
             description=(
                 "Puts a LoRA on a model. Knows PEFT and diffusers names, which core's Load LoRA leaves out for SD1.5, "
@@ -60,6 +61,7 @@ class LoadMotionLoRA(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_LoadMotionLoRA",
+            category="loading",
             display_name="Load Motion LoRA",
             description=(
                 "Puts a motion LoRA on a motion UNet, such as a pan or a zoom. Several in a row add up. Its strength "

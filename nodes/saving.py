@@ -16,10 +16,11 @@ class SaveClip(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_SaveClip",
+            category="saving",
             display_name="Save Clip",
             description=(
-                "Saves a batch of images as one file: an animation, a video, or a sheet of all frames. Drop a WebP, "
-                "MP4 or sheet on the canvas, and the workflow that made it comes back."
+                "Saves a batch of images as one file: WebP or GIF animation, MP4 video, or a sheet of all frames. Drop "
+                "a WebP, MP4 or sheet on the canvas, and the workflow that made it comes back."
             ),
             search_aliases=["save animation", "save video", "video combine", "contact sheet", "gif", "mp4", "webp"],
             inputs=[

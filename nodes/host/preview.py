@@ -73,6 +73,11 @@ def choose_preview(client: str, motion: Any, fps: Any) -> PreviewChoice:
     return choice
 
 
+def is_watching(client: Any) -> bool:
+    """Whether a client is a page with the pack's script, which said what it wants to see."""
+    return client in _choices
+
+
 def _current_choice() -> PreviewChoice:
     """The choice of the page whose prompt runs; programs, and pages without the pack's script, get the default."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)

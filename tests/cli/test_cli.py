@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it writes, what it says, and its exit status."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,27 @@ def test_inspect_and_bad_files(model_file, tmp_path, capsys):
     assert "none.safetensors" in capsys.readouterr().err
     main(["inspect", "--json", str(model_file)])
     assert json.loads(capsys.readouterr().out)["path"] == str(model_file)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_shown_on_a_terminal_without_unicode(name):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "unet_motion", name, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode("ascii").startswith(f"usage: unet-motion {name}")
+
+
+def test_errors_are_shown_on_a_terminal_without_unicode():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "unet_motion", "inspect", "st\u00e9rn\u661f.safetensors"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment, timeout=300)
+    assert done.returncode == 2 and b"does not exist" in done.stderr and b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)
