@@ -284,7 +284,7 @@ def test_a_whole_motion_lora_of_motion_directors_port_is_applied_whole(unet, tmp
     "name",
     [
         f"{MOTION}.processor.to_k_ip", f"control_model.{LDM}.to_q", f"text_encoder.{MOTION}.to_q",
-        f"{MOTION}.to_q.extra",
+        f"{MOTION}.to_q.extra", f"{MOTION}.9.to_q",
         "down_blocks.7.motion_modules.0.transformer_blocks.0.attn1.to_q", "mid_block.motion_modules.0.attn1.to_q",
         "down_blocks.0.motion_modules.0.transformer_blocks.0.to_q",
     ],
