@@ -32,8 +32,8 @@ def test_fields_that_a_comfyui_does_not_know_are_left_out(monkeypatch):
         Input = OldInput
 
     monkeypatch.setattr(schema.io, "Schema", OldSchema)
-    made = schema.make_schema(node_id="X", search_aliases=["y"], is_dev_only=True)
-    assert (made.node_id, made.category) == ("X", "UNetMotion")
+    made = schema.make_schema("saving", node_id="X", search_aliases=["y"], is_dev_only=True)
+    assert (made.node_id, made.category) == ("X", "UNetMotion/saving")
     parent = io.Int.Input("a", default=1)
     made = schema.make_input(OldInt, "n", default=3, min=1, gradient_stops=[], advanced=True)
     assert type(parent) is not type(made) and made.default == 3
