@@ -1,21 +1,32 @@
 """Files and folders that appear whole or not at all.
 
-The work happens under a temporary name in the same folder, so that the last step is one rename on one file
-system. What was written is on the disk before that, where the system can say so: a crash leaves the old or the new.
+The work happens in a hidden folder beside them, so that the last step is one rename on one file system; what was
+written is on the disk before that, where the system can say so. What a killed process leaves of it is removed by the
+next one that writes to the same place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-_LETTERS = 8
+try:
+    import fcntl
+except ImportError:  # Windows, where a lock is no use: nobody can remove what another one has open
+    fcntl = None
+
+PREFIX = ".unet-motion-"
+"""What the names of the hidden folders start with."""
+_UNLOCKED, _UNKNOWN = 60.0, 86400.0
+"""How many seconds old a folder must be to count as left behind: with locks, and where there are none."""
 # What systems answer that cannot sync a file or a folder; any other error is one of writing.
 _NO_SYNC = (
     errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EROFS,
@@ -24,12 +35,15 @@ _NO_SYNC = (
 
 @contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path with the suffix of `path`; move it to `path` when the block ends well.
+    """Give a temporary path of the same name; move it to `path` when the block ends well.
 
     The parent folder is created. After an error `path` is as it was before, and nothing else is left behind.
+
+    Raises:
+        OSError: `path` is a folder, its name is too long, or it cannot be written there.
     """
-    with atomic_files([path]) as (temporary,):
-        yield temporary
+    with atomic_files([path]) as (part,):
+        yield part
 
 
 @contextmanager
@@ -39,21 +53,18 @@ def atomic_files(paths: Sequence[str | os.PathLike]) -> Iterator[list[Path]]:
     for path in paths:
         check_name(path)
         if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
-    temporary: list[Path] = []
-    try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.append(_new_file(path))
-        rights = [stat.S_IMODE(file.stat().st_mode) for file in temporary]
-        yield list(temporary)
-        for file, right in zip(temporary, rights, strict=True):
-            file.chmod(right)  # what wrote it may have put another file there
-            _sync(file)
-        _replace(temporary, paths)
-    finally:
-        for file in temporary:
-            file.unlink(missing_ok=True)
+            raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file to write", str(path))
+    with ExitStack() as stack:
+        folders = {parent: stack.enter_context(_workplace(parent)) for parent in dict.fromkeys(p.parent for p in paths)}
+        parts = [folders[path.parent] / path.name for path in paths]
+        rights = [_new_file(part) for part in parts]
+        yield list(parts)
+        for part, right in zip(parts, rights, strict=True):
+            part.chmod(right)  # what wrote it may have put another file there
+            _sync(part)
+        _replace(parts, paths)
+        for parent in folders:
+            _sync(parent)
 
 
 @contextmanager
@@ -61,104 +72,134 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Give an empty temporary folder; move it to `path` when the block ends well.
 
     A folder that already stands at `path` is replaced: callers check first that nothing of value is in it.
+
+    Raises:
+        OSError: see :func:`atomic_file`.
     """
     path = Path(path)
     check_name(path)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file, expected the name of a folder to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new, old = _new_folder(path), None
-    try:
+    with _workplace(path.parent) as temporary:
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
         yield new
         for file in [*new.rglob("*"), new]:
             _sync(file)
         if path.exists():
-            old = _new_folder(path)
             os.replace(path, old)
         try:
             os.replace(new, path)
         except BaseException:
-            if old is not None:
-                os.replace(old, path)
+            if old.exists():
+                _rescue(old, path)
             raise
         _sync(path.parent)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if old is not None and path.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def check_name(path: Path) -> None:
-    """Raise OSError where the system takes no such name, before anything is computed for it."""
-    try:
-        path.stat()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            words = f"{path.name[:40]}...: the name has {len(os.fsencode(path.name))} bytes, expected a shorter one"
-            raise OSError(errno.ENAMETOOLONG, words) from None
+    """Raise the system's own error for a name that it cannot have, before any work is done for it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)
 
 
-def _hidden(path: Path) -> Path:
-    """A new name beside `path` with its suffix: no longer than its own, unless that is shorter than four letters."""
-    letters = min(_LETTERS, max(3, len(os.fsencode(path.stem)) - 1))
-    return path.with_name(f".{secrets.token_hex(_LETTERS)[:letters]}{path.suffix}")
+def _new_file(part: Path) -> int:
+    """Make a file with the rights that any new file gets here, which not all writers respect; they are given."""
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return stat.S_IMODE(part.stat().st_mode)
 
 
-def _new_file(path: Path) -> Path:
-    """An empty file that nobody else has, with the rights that new files get here."""
-    while True:
-        with suppress(FileExistsError):
-            file = _hidden(path)
-            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            return file
-
-
-def _new_folder(path: Path) -> Path:
-    while True:
-        with suppress(FileExistsError):
-            folder = _hidden(path)
-            folder.mkdir()
-            return folder
-
-
-def _replace(temporary: Sequence[Path], paths: Sequence[Path]) -> None:
+def _replace(parts: Sequence[Path], paths: Sequence[Path]) -> None:
     """Move files to their places; after an error what stood there stands there again."""
     kept: list[Path | None] = []
     done = 0
     try:
-        for file, path in zip(temporary, paths, strict=True):
+        for part, path in zip(parts, paths, strict=True):
             # After the last there is nothing that could fail.
-            kept.append(_kept(path) if done < len(paths) - 1 else None)
-            os.replace(file, path)
+            kept.append(_kept(path, part.parent / f"old-{done}") if done < len(paths) - 1 else None)
+            os.replace(part, path)
             done += 1
     except BaseException:
         for i, old in enumerate(kept) if done < len(paths) else ():
-            if old is not None and i == done and paths[i].exists():
-                old.unlink()  # a link, and its file never left
-            elif old is not None:
-                os.replace(old, paths[i])
-            elif i < done:
+            if old is not None and not (i == done and paths[i].exists()):
+                _rescue(old, paths[i])
+            elif old is None and i < done:
                 paths[i].unlink(missing_ok=True)
         raise
-    for old in kept:
-        if old is not None:
-            old.unlink()
-    for folder in {path.parent for path in paths}:
-        _sync(folder)
 
 
-def _kept(path: Path) -> Path | None:
+def _kept(path: Path, old: Path) -> Path | None:
     """Another name of what stands at `path`, the only one where the system has no links; None where nothing does."""
-    while path.exists():
-        old = _hidden(path)
-        try:
-            os.link(path, old)
-        except FileExistsError:
-            continue
-        except OSError:
-            os.replace(path, old)
-        return old
-    return None
+    if not path.exists():
+        return None
+    try:
+        os.link(path, old)
+    except OSError:
+        os.replace(path, old)
+    return old
+
+
+@contextmanager
+def _workplace(parent: Path) -> Iterator[Path]:
+    """A hidden folder in `parent`, locked as long as this process works in it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(parent)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    try:
+        with _held(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock a folder; where the file system has no locks, its age alone tells whether somebody works in it."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the hidden folders of processes that were killed; what cannot be removed is left."""
+    now = time.time()
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(parent):
+            with contextlib.suppress(OSError):
+                if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False):
+                    age = now - entry.stat(follow_symlinks=False).st_mtime
+                    if age > _UNKNOWN or age > _UNLOCKED and _is_abandoned(entry.path):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _is_abandoned(folder: str) -> bool:
+    """Whether no process holds a folder's lock; unknown is no."""
+    if fcntl is None:
+        return False
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def _rescue(old: Path, path: Path) -> None:
+    """Put back what stood at `path`; where that fails, leave it beside under another name."""
+    try:
+        os.replace(old, path)
+    except OSError:
+        os.replace(old, path.with_name(f".{old.parent.name.removeprefix(PREFIX)}{path.suffix}"))
+        raise
 
 
 def _sync(path: Path) -> None:

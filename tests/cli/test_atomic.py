@@ -25,8 +25,9 @@ def names(folder):
 def test_a_temporary_name_is_no_longer_than_the_final_one(tmp_path, stem, context):
     path = tmp_path / f"{stem}.webp"
     with context(path) as temporary:
-        assert temporary != path and temporary.parent == tmp_path and temporary.suffix == ".webp"
+        assert temporary != path and temporary.parent.parent == tmp_path
         assert len(os.fsencode(temporary.name)) <= len(os.fsencode(path.name))
+        assert context is atomic_folder or temporary.suffix == ".webp"
         if context is atomic_file:
             temporary.write_bytes(b"whole")
     assert names(tmp_path) == [path.name]
@@ -42,7 +43,7 @@ def test_two_at_once_with_the_shortest_name_do_not_meet(tmp_path):
 
 @pytest.mark.parametrize("context", [atomic_file, atomic_folder])
 def test_a_name_that_is_too_long_is_said_before_any_work(tmp_path, context):
-    with pytest.raises(OSError, match=r"a\.\.\.: the name has 305 bytes, expected a shorter one") as error:
+    with pytest.raises(OSError, match="File name too long") as error:
         with context(tmp_path / ("a" * 300 + ".webp")):
             raise AssertionError("work was done")
     assert error.value.errno == errno.ENAMETOOLONG and names(tmp_path) == []

@@ -23,8 +23,9 @@ from .ldm import diffusers_to_ldm
 from .motion_module import SCOPE_FIELDS, adapter_config, trained_scopes
 from .opening import Opened, open_model
 from .partial import name_blocks, present_blocks, without_absent
-from .saving import write_folder, write_tensors
+from .saving import write_folder
 from .unet import base_arguments
+from .writing import write_safetensors
 
 FORMS = ("original", "hotshot", "diffusers", "folder")
 _MOTION_NAME = re.compile(r"\.motion_modules\.(\d+)\.temporal_transformer\.")
@@ -65,7 +66,7 @@ def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> l
     else:
         named = {prefix + name: tensor for name, tensor in _named(opened, state, form).items()}
         header = header_for(out, named, wanted, _description(opened, form), f"the form {form}", _is_kept(opened, form))
-        write_tensors(out, named, header)
+        write_safetensors({name: tensor.contiguous() for name, tensor in named.items()}, out, header)
     used = {key for keys in opened.names.values() for key in keys}
     return [key for key in opened.source.infos if key not in used]
 

@@ -11,7 +11,7 @@ from .animatediff import diffusers_to_animatediff
 from .computed import header_for, of_adapter
 from .description import ADAPTER_KEY, DESCRIPTION_KEY
 from .motion_module import SCOPE_FIELDS, MotionModule
-from .saving import write_tensors
+from .writing import write_safetensors
 
 if TYPE_CHECKING:
     from ..model import UNetMotionModel
@@ -42,7 +42,7 @@ def save_motion_file(unet: UNetMotionModel, path: str | Path, made: Mapping[str,
     config = {"_class_name": adapter.config.class_name, **adapter.config.to_dict(), **scopes}
     description = {ADAPTER_KEY: config, "training": dict(made)}
     # One entry only: safetensors writes several in a random order, and equal modules are equal files.
-    write_tensors(path, tensors, {DESCRIPTION_KEY: json.dumps(description, sort_keys=True)})
+    write_safetensors(tensors, path, {DESCRIPTION_KEY: json.dumps(description, sort_keys=True)})
 
 
 def save_merged(module: MotionModule, path: str | Path) -> None:
@@ -58,8 +58,9 @@ def save_merged(module: MotionModule, path: str | Path) -> None:
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a file name that ends in .safetensors.")
-    named = {name: tensor.clone() for name, tensor in diffusers_to_animatediff(module.state_dict).items()}
+    named = {name: tensor.contiguous().clone() for name, tensor in diffusers_to_animatediff(module.state_dict).items()}
     scopes = dict(zip(SCOPE_FIELDS, module.norm_scopes, strict=True))
     config = {"_class_name": module.config.class_name, **module.config.to_dict(), **scopes}
     wanted = of_adapter(module.config, module.norm_scopes)
-    write_tensors(path, named, header_for(path, named, wanted, {ADAPTER_KEY: config}, "a file of motion modules"))
+    header = header_for(path, named, wanted, {ADAPTER_KEY: config}, "a file of motion modules")
+    write_safetensors(named, path, header)

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..atomic import atomic_file, atomic_files
+from ..atomic import atomic_files
 from .folders import CONFIG_NAME, PICKLE, SAFETENSORS, index_name, is_weights_of, weights_name
+from .writing import fill_pickle, fill_safetensors
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -75,7 +73,7 @@ def write_folder(
     kept = set(files)
     with atomic_files([folder / name for name in files]) as parts:
         for part, name, keys in zip(parts, names, shards, strict=False):
-            _write_weights(part, {key: state_dict[key] for key in keys}, folder / name)
+            _write_weights(part, folder / name, {key: state_dict[key] for key in keys})
         if len(shards) > 1:
             total = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
             located = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
@@ -87,34 +85,14 @@ def write_folder(
     return [folder / name for name in names]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all; its folder is created.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with atomic_file(path) as part:
-        _save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, header, path)
-
-
-def _save(tensors: dict[str, Tensor], part: Path, header: Mapping[str, str] | None, path: Path) -> None:
-    try:
-        save_file(tensors, part, metadata=None if header is None else dict(header))
-    except SafetensorError as error:  # what safetensors makes of a write that fails
-        raise OSError(f"{path}: cannot be written, expected room on the disk ({error})") from error
-
-
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_weights(part: Path, tensors: dict[str, Tensor], path: Path) -> None:
-    if part.suffix == f".{SAFETENSORS}":
-        _save({name: tensor.contiguous() for name, tensor in tensors.items()}, part, {"format": "pt"}, path)
-        return
-    try:
+def _write_weights(part: Path, path: Path, tensors: dict[str, Tensor]) -> None:
+    if path.suffix == f".{SAFETENSORS}":
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        fill_safetensors(whole, part, path, {"format": "pt"})
+    else:
         # A clone, since a pickle stores the whole storage that a view looks at.
-        torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, part)
-    except RuntimeError as error:  # what torch makes of one
-        reason = str(error).splitlines()[0]
-        raise OSError(f"{path}: cannot be written, expected room on the disk ({reason})") from error
+        fill_pickle({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, part, path)

@@ -64,7 +64,7 @@ def test_a_prefix_of_240_characters_is_a_name_and_a_longer_one_a_sentence(output
     assert entry["filename"].startswith("a" * 240) and [file.name for file in output.iterdir()] == [entry["filename"]]
     with pytest.raises(OSError) as error:
         save(torch.zeros(2, 8, 8, 3), kind, prefix="b" * 250)
-    assert "the name has 26" in str(error.value) and "expected a shorter one" in str(error.value)
+    assert "File name too long" in str(error.value)
     assert len(list(output.iterdir())) == 1
 
 
