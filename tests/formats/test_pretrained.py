@@ -284,7 +284,7 @@ def test_a_failed_save_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     first = model()
     first.save_pretrained(tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
-    from unet_motion.formats import saving
+    from unet_motion.formats import writing
 
     calls = []
 
@@ -294,7 +294,7 @@ def test_a_failed_save_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
             raise OSError("No space left on device")
         path.write_bytes(b"half")
 
-    monkeypatch.setattr(saving, "save_file", full_disk)
+    monkeypatch.setattr(writing, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         model(seed=3).save_pretrained(tmp_path, max_shard_size="200KB")
     assert len(calls) == 2
