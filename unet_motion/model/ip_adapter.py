@@ -212,7 +212,7 @@ def _check_masks(masks: Sequence[Tensor | None], call: Call) -> list[Tensor | No
     for i, (mask, images) in enumerate(zip(masks, call.images, strict=True)):
         if mask is None:
             continue
-        if mask.dim() != 4 or mask.shape[0] not in (1, call.batch) or mask.shape[1] != images.shape[1]:
+        if mask.dim() != 4 or mask.shape[0] != 1 and mask.shape[0] != call.batch or mask.shape[1] != images.shape[1]:
             raise ValueError(
                 f"`ip_adapter_masks[{i}]` has shape {tuple(mask.shape)}, expected (1 or {call.batch}, "
                 f"{images.shape[1]} images, height, width)."

@@ -267,7 +267,8 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             if frames > rows:
                 raise ValueError(
                     f"{frames} frames were given, but the motion modules' position table has {rows} rows "
-                    "(`motion_max_seq_length`)."
+                    f"(`motion_max_seq_length`): give at most {rows}, or load the motion module with a longer or "
+                    "stretched table (`positions`)."
                 )
             return None
         check_positions(positions, frames, rows)
