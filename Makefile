@@ -2,19 +2,23 @@
 # Without make: `python3 tools/setup_env.py demo` and `python3 tools/setup_env.py test`.
 PYTHON ?= python3
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench card clean
 
 # A moving picture from "a red star moving left", in output/.
 demo:
 	@$(PYTHON) tools/setup_env.py demo
 
-# The test suite; with a ComfyUI's server where one is found. A part of it: make test ARGS="tests/core -k freeu"
+# The test suite; with a ComfyUI's server where one is found. A part of it: make test ARGS="tests/ops -k freeu"
 test:
 	@$(PYTHON) tools/setup_env.py test $(ARGS)
 
 # This UNet beside diffusers' on this machine; the table goes to benchmarks/results.
 bench:
 	@$(PYTHON) tools/setup_env.py bench $(ARGS)
+
+# Everything that a graphics card must prove, in eight minutes; without one: make card ARGS=--rehearse
+card:
+	@$(PYTHON) tools/setup_env.py card $(ARGS)
 
 # Remove what the targets above made.
 clean:

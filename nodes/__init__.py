@@ -3,8 +3,8 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .animatelcm import AnimateLCMPicture
-from .host.paths import register_folders
-from .host.routes import register_routes
+from .host.files.paths import register_folders
+from .host.page.routes import register_routes
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks

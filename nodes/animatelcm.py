@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..unet_motion.image_encoder import MOTION_SCALE
-from .host.picture import set_picture
+from ..unet_motion.model.image_encoder import MOTION_SCALE
+from .host.step.animatelcm import set_picture
 from .schema import make_input, make_schema, model_input, model_output
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..unet_motion.config import NORM_SCOPES
+from ..unet_motion.config.unet import NORM_SCOPES
 from ..unet_motion.formats import PositionOptions
-from .host import paths
-from .host.apply import apply_motion_module
-from .host.bundled import load_bundled_models
 from .host.checks import check_choice
-from .host.files import file_stamp, load_motion_file, load_unet_model
-from .host.model import BETA_SCHEDULES
+from .host.files import paths
+from .host.files.loading import file_stamp, load_motion_file, load_unet_model
+from .host.model.apply import apply_motion_module
+from .host.model.build import BETA_SCHEDULES
+from .host.model.bundled import load_bundled_models
 from .schema import MotionModuleType, make_input, make_schema, model_input, model_output
 
 NONE = "none"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host import paths
-from .host.files import file_stamp
+from .host.files import paths
+from .host.files.loading import file_stamp
 from .host.lora import load_lora, load_motion_lora
 from .schema import make_input, make_schema, model_input, model_output
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..unet_motion import FreeU as FreeUFactors
-from ..unet_motion.processors import PROCESSORS, available_processors
+from ..unet_motion.ops.attention.processors import PROCESSORS, available_processors
 from .host.checks import check_choice, require_motion_model
-from .host.options import with_settings
+from .host.step.settings import with_settings
 from .schema import make_input, make_schema, model_input, model_output
 
 CUSTOM = "custom"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..unet_motion.pia import LOOPS, PRESETS
+from ..unet_motion.control.pia import LOOPS, PRESETS
 from .host.checks import check_choice
-from .host.pia import parse_influence, set_first_frame
+from .host.step.pia import parse_influence, set_first_frame
 from .schema import make_input, make_schema, model_input, model_output
 
 CUSTOM = "custom"

@@ -6,7 +6,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from .host.checks import check_frames, require_motion_model
-from .host.options import with_settings
+from .host.step.settings import with_settings
 from .schema import make_input, make_schema, model_input
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host.checks import check_choice
-from .host.clips import KINDS, save_clip
+from .host.files.clips import KINDS, save_clip
 from .schema import make_input, make_schema
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.training import PRECISIONS, Choice, train_motion_lora
-from .host.training_data import Shown, folder_stamp
+from .host.training.data import Shown, folder_stamp
+from .host.training.run import PRECISIONS, Choice, train_motion_lora
 from .schema import make_input, make_schema, model_input
 
 LORA_OUTPUT = "For core's Load LoRA Model. The same is in a file of the output folder."

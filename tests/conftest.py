@@ -1,6 +1,7 @@
 """Shared by all tests: their order, one thread, fixed seeds, and no test that changes torch's defaults for the next."""
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +34,27 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
-    """Start the long checks of the chosen tests: a test file says which by a function ``start_beside``.
+    """Start the long checks of the chosen tests: a test file says which by a function ``start_beside``."""
+    if not (session.config.option.collectonly or is_worker(session.config)):
+        for item in session.items:
+            start_beside(item)
 
-    Among several workers each core has its own tests: there such a check starts with the test that waits for it.
-    """
-    if session.config.option.collectonly or hasattr(session.config, "workerinput"):
-        return
-    for item in session.items:
-        if start := getattr(item.module, "start_beside", None):
-            start(session.config.stash[BESIDE], item)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Among several workers each has tests of its own: a long check starts with the first test that waits for it."""
+    if is_worker(item.config):
+        start_beside(item)
+
+
+def is_worker(config) -> bool:
+    """Whether this is one of pytest-xdist's processes, all of which collect all tests."""
+    return hasattr(config, "workerinput")
+
+
+def start_beside(item) -> None:
+    if start := getattr(item.module, "start_beside", None):
+        start(item.config.stash[BESIDE], item)
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +70,19 @@ def same_start_for_every_test():
     yield
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How near the comparisons with diffusers came to their limits."""
+    reference = sys.modules.get("tests.reference")
+    if reference is None or not reference.ERRORS:
+        return
+    terminalreporter.section("parity")
+    by_limit = {}
+    for error, limit, name in reference.ERRORS:
+        by_limit.setdefault(limit, []).append((error, name))
+    for limit, entries in sorted(by_limit.items()):
+        entries.sort(reverse=True)
+        terminalreporter.write_line(f"limit {limit:.0e}: {len(entries)} comparisons, worst relative errors:")
+        for error, name in entries[:3]:
+            terminalreporter.write_line(f"    {error:.2e}  {name}")

@@ -23,7 +23,7 @@ from tests.comfyui.browser import Page, visit  # noqa: E402
 from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E402
 from tests.comfyui.server import Server  # noqa: E402
 from unet_motion import ForwardOptions, FreeU, MotionAdapterConfig, MotionPipeline  # noqa: E402
-from unet_motion.formats.expected import adapter_shapes  # noqa: E402
+from unet_motion.formats.shapes import adapter_shapes  # noqa: E402
 from unet_motion.video import write_video  # noqa: E402
 
 IMAGES = ROOT / "web" / "docs" / "images"

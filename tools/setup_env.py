@@ -1,4 +1,4 @@
-"""Set-up for `make demo`, `make test` and `make bench`: find or make an environment, install what is missing, run.
+"""Set-up for `make demo`, `test`, `bench` and `card`: find or make an environment, install what is missing, run.
 
 Only the standard library is used, so any Python from 3.10 on can run this file. Every command is printed before it
 runs; the same commands, typed by hand, do the same.
@@ -37,14 +37,15 @@ SHOWN = (
 
 def main() -> int:
     task = sys.argv[1] if len(sys.argv) > 1 else ""
-    if task not in ("demo", "test", "bench"):
-        print("usage: python tools/setup_env.py demo|test|bench [arguments of pytest or of the bench]", file=sys.stderr)
+    if task not in ("demo", "test", "bench", "card"):
+        usage = "usage: python tools/setup_env.py demo|test|bench|card [arguments of pytest or of the bench]"
+        print(usage, file=sys.stderr)
         return 2
     if sys.version_info < (3, 10):  # noqa: UP036 - this file is run before anything is installed
         print(f"Python is {sys.version.split()[0]}, expected 3.10 or newer", file=sys.stderr)
         return 2
     try:
-        return demo() if task == "demo" else {"test": test, "bench": bench}[task](sys.argv[2:])
+        return demo() if task == "demo" else {"test": test, "bench": bench, "card": card}[task](sys.argv[2:])
     except subprocess.CalledProcessError as error:
         print(f"failed with status {error.returncode}: {shlex.join(map(str, error.cmd))}", file=sys.stderr)
         return 1
@@ -85,6 +86,16 @@ def test(pytest_arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     python, _ = prepare_test()
     return run([python, "-m", "unet_motion", "bench", "--out", "benchmarks/results", *arguments], check=False)
+
+
+def card(arguments: list[str]) -> int:
+    """On this Python where that has torch, and nothing is installed: a machine with a card is often a bare one."""
+    python = Path(sys.executable)
+    if not has_torch(python):
+        python = environment()
+        install(python, "demo", ["-r", "requirements.txt"], [ROOT / "requirements.txt"])
+    command = [python, "-m", "unet_motion", "bench", "--card", "--out", "benchmarks/results", *arguments]
+    return run(command, check=False)
 
 
 def prepare_test() -> tuple[Path, list[Path]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .ldm_view import LDMView
+from .model.ldm_view import LDMView
 
 
 def check_choice(name: str, value: str, options: Sequence[str]) -> None:

@@ -12,13 +12,13 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...unet_motion.formats.errors import KeyMismatchError, name_some
-from ...unet_motion.formats.lora_names import layer_of, original_motion, read_lora, spellings
-from ...unet_motion.formats.reading import open_tensors
-from ...unet_motion.motion_lora import motion_only, scaled
-from .model import UNET_PREFIX
-from .options import settings, with_settings
-from .varying import VaryingLora, parse_curve
+from ...unet_motion.files.errors import KeyMismatchError, name_some
+from ...unet_motion.files.reading import open_tensors
+from ...unet_motion.lora.apply import motion_only, scaled
+from ...unet_motion.lora.names import layer_of, original_motion, read_lora, spellings
+from .model.build import UNET_PREFIX
+from .step.settings import settings, with_settings
+from .step.strengths import VaryingLora, parse_curve
 
 MOTION = "motion."
 

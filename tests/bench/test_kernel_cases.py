@@ -12,7 +12,7 @@ import torch
 from unet_motion.bench import cases, kernel_cases
 from unet_motion.bench.measure import Ceilings
 from unet_motion.bench.report import cells
-from unet_motion.kernels.dispatch import KERNELS
+from unet_motion.ops.dispatch import KERNELS
 
 CPU = torch.device("cpu")
 INTERPRETED = """

@@ -19,21 +19,24 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUN_TIME_NEEDS = {"torch", "safetensors", "einops", "numpy", "pillow"}
 IMPORT_NAMES = {"torch", "safetensors", "einops", "numpy", "PIL"}
+TRITON = ("attention", "feed_forward", "freeu", "group_norm", "layer_norm")
 # What may be imported where it is installed, and by which files.
 OPTIONAL_IMPORTS = {
     "tqdm": {"unet_motion/progress.py"},
-    "av": {"unet_motion/training/clips.py", "unet_motion/video_metadata.py"},
-    "xformers": {"unet_motion/processors.py"},
-    "sageattention": {"unet_motion/processors.py"},
+    "av": {"unet_motion/training/data/clip_files.py", "unet_motion/video/metadata.py"},
+    "xformers": {"unet_motion/ops/attention/processors.py"},
+    "sageattention": {"unet_motion/ops/attention/processors.py"},
     "triton": {
-        f"unet_motion/kernels/triton/{name}.py"
-        for name in ("freeu", "geglu", "group_norm", "layer_norm", "pieces", "temporal_attention")
+        "unet_motion/ops/triton_pieces.py",
+        *(f"unet_motion/ops/{name}/triton.py" for name in TRITON),
     },
     "accelerate": {"unet_motion/training/processes.py"},
-    "diffusers": {f"unet_motion/bench/{name}.py" for name in ("cases", "cli", "freeu", "nets", "report", "training")},
-    # The benchmark's peer, in a process of its own.
-    "comfy": {"unet_motion/bench/evolved_process.py"},
-    "folder_paths": {"unet_motion/bench/evolved_process.py"},
+    "diffusers": {
+        f"unet_motion/bench/{name}.py" for name in ("cases", "freeu", "nets", "report", "training", "card/networks")
+    },
+    # The benchmark's peers, in processes of their own.
+    "comfy": {f"unet_motion/bench/{name}.py" for name in ("evolved_process", "card/comfyui_process")},
+    "folder_paths": {f"unet_motion/bench/{name}.py" for name in ("evolved_process", "card/comfyui_process")},
 }
 
 
@@ -92,7 +95,7 @@ for name in {blocked}:
     sys.modules[name] = None
 import unet_motion
 found = pkgutil.walk_packages(unet_motion.__path__, "unet_motion.")
-names = [m.name for m in found if not m.name.endswith("__main__") and ".kernels.triton." not in m.name]
+names = [m.name for m in found if not m.name.endswith(("__main__", ".triton", ".triton_pieces"))]
 for name in names:
     importlib.import_module(name)
 for name in unet_motion.__all__:

@@ -92,10 +92,10 @@ def test_torch_is_found_in_this_python_and_not_in_a_bare_one(setup):
 
 
 def test_without_comfyui_the_extras_are_installed_and_the_tests_run(setup, capsys):
-    assert setup.test(["tests/core"]) == 0
+    assert setup.test(["tests/ops"]) == 0
     install, tests = setup.calls[-2:]
     assert install[0][2:] == ["pip", "install", "-e", ".[dev]"]
-    assert tests[0][1:3] == ["-m", "pytest"] and tests[0][-1] == "tests/core" and tests[1] == {}
+    assert tests[0][1:3] == ["-m", "pytest"] and tests[0][-1] == "tests/ops" and tests[1] == {}
     assert "No ComfyUI found" in capsys.readouterr().out
 
 
@@ -159,7 +159,7 @@ def test_a_full_disk_is_said_before_the_whole_suite_starts_and_not_before_a_part
     with pytest.raises(SystemExit, match=r"has 3\.3 GB of free space, expected at least \d+ GB for .*tests write"):
         setup.test([])
     assert not any("pytest" in call[0] for call in setup.calls)
-    assert setup.test(["tests/core"]) == 0
+    assert setup.test(["tests/ops"]) == 0
     assert "pytest" in setup.calls[-1][0]
 
 
@@ -191,3 +191,15 @@ def test_makefile_and_ci_call_the_script_and_nothing_else():
     lines = [line for line in (ROOT / ".ci" / "run").read_text().split("\n") if line and not line.startswith("#")]
     assert lines[-2:] == ["COMFYUI_PATH= make test", "exec make test ARGS=tests/comfyui"] and "set -eu" in lines
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_card_runs_on_this_python_and_installs_nothing_where_torch_is_there(setup, monkeypatch):
+    assert setup.card(["--rehearse"]) == 0
+    ((command, _),) = setup.calls
+    assert command[0] == sys.executable
+    assert command[1:] == "-m unet_motion bench --card --out benchmarks/results --rehearse".split()
+    setup.calls.clear()
+    monkeypatch.setattr(setup, "has_torch", lambda python: False)
+    assert setup.card([]) == 0
+    words = [" ".join(command) for command, _ in setup.calls]
+    assert "-m venv" in words[0] and "pip install -r requirements.txt" in words[1] and "--card" in words[2]

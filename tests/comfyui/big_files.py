@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from unet_motion import MotionAdapterConfig, UNetMotionConfig
-from unet_motion.formats.expected import adapter_shapes, unet_shapes
-from unet_motion.formats.ldm import ldm_key_map
-from unet_motion.formats.lora_names import original_motion
+from unet_motion.formats.names.ldm import ldm_key_map
+from unet_motion.formats.shapes import adapter_shapes, unet_shapes
+from unet_motion.lora.names import original_motion
 
 Shapes = dict[str, tuple[int, ...]]
 TILE = 1 << 20

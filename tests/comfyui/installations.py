@@ -72,7 +72,7 @@ def _candidates() -> list[Path]:
 
 
 def find_installations() -> list[Installation]:
-    """Named by COMFYUI_PATH (empty: none); else the one around the pack, and `ComfyUI*` in the home folder; newest first."""
+    """By COMFYUI_PATH (empty: none); else the one around the pack, and `ComfyUI*` in the home folder; newest first."""
     found = [Installation(path, version) for path in _candidates() if (version := _version(path))]
     unique = {item.version: item for item in reversed(found)}
     return sorted(unique.values(), key=lambda item: [int(part) for part in item.version.split(".")], reverse=True)

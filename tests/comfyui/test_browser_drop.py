@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.comfyui.browser import visit, why_not
 from unet_motion.cli import main
-from unet_motion.comfyui_graph import clip_graph
 from unet_motion.video import read_graphs
+from unet_motion.workflows.clip import clip_graph
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 

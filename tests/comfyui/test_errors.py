@@ -88,7 +88,7 @@ def test_a_missing_file_is_named(server):
         assert problem["type"] == "value_not_in_list" and "gone.safetensors" in problem["details"]
     else:
         # Older versions do not compare a value with the options of its input: the node does.
-        check_sentence(run, "gone.safetensors is not there any more; searched ")
+        check_sentence(run, "'gone.safetensors' is not in the model folders ")
 
 
 def test_a_choice_that_does_not_exist_is_named(server):

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from tests.comfyui.graphs import bundled, sample
 from unet_motion.bundled import load_bundled, motion_lora_names
-from unet_motion.formats.lora_names import original_motion
+from unet_motion.lora.names import original_motion
 
 FRAMES, STEPS = 8, 4
 

@@ -11,7 +11,7 @@ import pytest
 from tests.comfyui.big_files import checkpoint_shapes, lora_shapes, write_sparse
 from tests.comfyui.server import Server
 from unet_motion import MotionAdapterConfig
-from unet_motion.formats.expected import adapter_shapes
+from unet_motion.formats.shapes import adapter_shapes
 
 SDXL = MotionAdapterConfig(block_out_channels=(320, 640, 1280), use_motion_mid_block=False)
 V3 = MotionAdapterConfig(use_motion_mid_block=False, motion_max_seq_length=32)
@@ -71,7 +71,7 @@ def test_a_motion_module_is_told_by_its_content(server, files):
         ("LoadUNet", "unet_name", "sparse.safetensors", "UNet of SD1.5 · float16", None),
         ("LoadLoRA", "lora_name", "sparse lora.safetensors", "LoRA of 1 layer · rank 4 · float16", None),
         ("LoadMotionLoRA", "lora_name", "sparse lora.safetensors", "LoRA of 1 layer · rank 4 · float16", None),
-        ("LoadLoRA", "lora_name", "gone.safetensors", "gone.safetensors", "is not there any more"),
+        ("LoadLoRA", "lora_name", "gone.safetensors", "gone.safetensors", "is not in the model folders"),
     ],
 )
 def test_each_kind_of_file_is_told_and_a_wrong_one_marked(server, files, node, field, name, text, problem):
@@ -108,7 +108,7 @@ def test_nothing_outside_the_model_folders_is_read(server, elsewhere):
     write_sparse(outside, lora_shapes())
     for name in ("../outside.safetensors", str(outside)):
         found = info(server, "UNetMotion_LoadMotionModule", motion_module=name)["motion_module"]
-        assert "is not there any more" in found["problem"]
+        assert "is not in the model folders" in found["problem"]
 
 
 def test_a_page_says_what_it_wants_to_see_and_nonsense_is_refused(server):

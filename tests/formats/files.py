@@ -1,6 +1,8 @@
 """Models of diffusers and files of other programs, made small for the tests, and their names restated."""
 
+import json
 import re
+import struct
 
 import diffusers
 import torch
@@ -153,6 +155,19 @@ def to_original(state, prefix=""):
 
 def write(path, state, **metadata):
     save_file({k: v.contiguous() for k, v in state.items()}, path, metadata=metadata or None)
+    return path
+
+
+def write_sparse(path, state):
+    """A file of float16 zeros with the names and shapes of a state dict, which takes no space on the disk."""
+    header, end = {}, 0
+    for name, value in state.items():
+        begin, end = end, end + 2 * value.numel()
+        header[name] = {"dtype": "F16", "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
     return path
 
 

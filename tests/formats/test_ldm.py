@@ -7,7 +7,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from tests.formats.files import SD2, SDXL, relative_error, run_unet2d, same_state, to_ldm, unet2d, write
 from unet_motion import UNetMotionConfig, load_unet
-from unet_motion.formats.ldm import diffusers_to_ldm, ldm_key_map, ldm_layers, ldm_names, ldm_to_diffusers
+from unet_motion.formats.names.ldm import diffusers_to_ldm, ldm_key_map, ldm_layers, ldm_names, ldm_to_diffusers
 
 FULL_SD1 = {"cross_attention_dim": 768, "num_attention_heads": 8, "use_motion_mid_block": False}
 FULL_SDXL = {

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.formats.files import adapter, relative_error, same_state, to_ldm, to_original, unet2d, write
+from tests.formats.files import adapter, relative_error, same_state, to_ldm, to_original, unet2d, write, write_sparse
 from tests.formats.published import encoder_shapes
 from tests.formats.test_kinds import KINDS, in_its_names, restated
 from unet_motion import inspect_file, load_motion_module, load_unet
 from unet_motion.cli import main
 from unet_motion.formats import FileFormatError, KeyMismatchError, PositionOptions
 from unet_motion.formats.convert import convert
+from unet_motion.formats.infer.absent_blocks import name_blocks
 from unet_motion.formats.kinds import MOTION_MODULES
 from unet_motion.formats.merging import merge_motion_modules, scale_blocks
-from unet_motion.formats.partial import name_blocks
 
 PARTS = {
     "down": ("down_blocks.",),
@@ -86,9 +86,8 @@ def test_the_way_down_of_each_kind_is_recognised_at_full_size(tmp_path, kind):
     if kind == "lcm_i2v":
         shapes |= encoder_shapes((320, 640, 1280, 1280))
         starts = ("img_encoder.", *starts)
-    values = {k: torch.zeros(1, dtype=torch.float16).expand(s) for k, s in only(shapes, *starts).items()}
-    torch.save(in_its_names(kind, values, "module."), tmp_path / "a.pt")
-    info = inspect_file(tmp_path / "a.pt")
+    values = {k: torch.empty(s, device="meta") for k, s in only(shapes, *starts).items()}
+    info = inspect_file(write_sparse(tmp_path / "a.safetensors", in_its_names(kind, values, "module.")))
     assert (info.kind, info.version, info.loadable, info.missing) == ("motion_module", kind, True, [])
     levels = 3 if kind in ("sdxl", "hotshot") else 4
     mid = ("mid_block",) if "mid_block." in starts else ()
@@ -122,11 +121,9 @@ def test_one_sentence_says_which_blocks_have_motion(tmp_path, capsys, form):
 def test_widths_that_are_not_there_are_those_of_the_published_unet(tmp_path):
     with torch.device("meta"):
         whole = diffusers.MotionAdapter(use_motion_mid_block=False).state_dict()
-    whole = {k: torch.zeros(1, dtype=torch.float16).expand(v.shape) for k, v in whole.items()}
 
     def widths(*starts):
-        torch.save(in_its_names("v3", only(whole, *starts)), tmp_path / "a.pt")
-        info = inspect_file(tmp_path / "a.pt")
+        info = inspect_file(write_sparse(tmp_path / "a.safetensors", in_its_names("v3", only(whole, *starts))))
         return info.config.get("block_out_channels"), info.problem or ""
 
     assert widths("up_blocks.2", "up_blocks.3")[0] == [320, 640, 1280, 1280]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from tests.files.test_damage import MOTION, motion_file
 from tests.formats.files import adapter, relative_error, to_ldm, to_original, unet2d, write
-from tests.formats.test_damage import MOTION, motion_file
 from unet_motion import load_motion_module, load_unet
 from unet_motion.formats import FileFormatError, PositionOptions
 from unet_motion.formats.positions import adjust_table

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.test_motion_cli import FEW, base  # noqa: F401 - a fixture
-from tests.training.test_motion_loop import ROOT
+from tests.cli.test_train_motion_module import FEW, base  # noqa: F401 - a fixture
+from tests.training.test_trainer import ROOT
 from unet_motion.cli import main
-from unet_motion.training.motion_cli import OUTPUT
+from unet_motion.cli.train_motion_module import OUTPUT
 from unet_motion.video import write_video
 
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from unet_motion.bundled.autoencoder import Autoencoder
-from unet_motion.training.clip_data import ClipDataset, ClipEncoder
-from unet_motion.training.clips import ClipOptions, find_clips, nearest_bucket, read_clip
+from unet_motion.training.data.clip_files import ClipOptions, find_clips, nearest_bucket, read_clip
+from unet_motion.training.data.dataset import ClipDataset, ClipEncoder
 from unet_motion.video import write_video
 
 SIZE = ((16, 16),)

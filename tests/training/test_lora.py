@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from unet_motion import UNetMotionModel, apply_motion_lora, inspect_file, load_motion_lora, remove_motion_lora
 from unet_motion.cli import main
-from unet_motion.formats.lora_saving import lora_names, save_lora
+from unet_motion.cli.train_motion_lora import DIFFUSERS, ORIGINAL, SPATIAL_OUTPUT
+from unet_motion.lora.saving import lora_names, save_lora
 from unet_motion.sampling import NoiseSchedule
-from unet_motion.training import motion_loop
-from unet_motion.training.encoded_clips import EncodedClips
+from unet_motion.training import trainer as motion_loop
+from unet_motion.training.data.encoded import EncodedClips
 from unet_motion.training.lora import SPATIAL, TEMPORAL, LoraSettings, TrainableLora
-from unet_motion.training.lora_cli import DIFFUSERS, ORIGINAL, SPATIAL_OUTPUT
-from unet_motion.training.lora_loop import LoraTrainer
-from unet_motion.training.motion_recipe import MotionRecipe
+from unet_motion.training.lora_trainer import LoraTrainer
 from unet_motion.training.objective import Objective
+from unet_motion.training.recipe import MotionRecipe
 
 TINY = {
     "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),

@@ -9,11 +9,11 @@ from PIL import Image
 
 from unet_motion import UNetMotionModel
 from unet_motion.sampling import NoiseSchedule, get_sampler
-from unet_motion.training.clip_data import ClipDataset, ClipEncoder
-from unet_motion.training.clips import ClipOptions, read_clip
-from unet_motion.training.motion_loop import MotionTrainer
-from unet_motion.training.motion_recipe import MotionRecipe
+from unet_motion.training.data.clip_files import ClipOptions, read_clip
+from unet_motion.training.data.dataset import ClipDataset, ClipEncoder
 from unet_motion.training.objective import Objective
+from unet_motion.training.recipe import MotionRecipe
+from unet_motion.training.trainer import MotionTrainer
 
 FRAMES, SIZE = 8, (24, 16)
 RECIPE = MotionRecipe(

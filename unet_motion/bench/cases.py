@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..factory import make_factory
-from ..model import UNetMotionModel
-from ..motion import MotionModule
-from ..options import Call
+from ..forward.call import Call
+from ..model.layer_factory import make_factory
+from ..model.motion_module import MotionModule
+from ..model.unet_motion_model import UNetMotionModel
 from .measure import Ceilings, Weight, Work, take_turns, weigh
 from .nets import Inputs, both_unets, make_inputs, our_unet, randomise, relative_error
 

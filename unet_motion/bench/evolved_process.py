@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..formats.animatediff import diffusers_to_animatediff
-from ..formats.ldm import diffusers_to_ldm
-from ..layers import SpatialTransformer, scoped_group_norm
-from ..model import UNetMotionModel
+from ..formats.names.animatediff import diffusers_to_animatediff
+from ..formats.names.ldm import diffusers_to_ldm
+from ..model.transformer import SpatialTransformer
+from ..model.unet_motion_model import UNetMotionModel
+from ..ops.group_norm import scoped_group_norm
 from .cases import Bench, Row, step_of_ours
 from .measure import Ceilings, Work
 from .nets import WIDTHS, Inputs, make_inputs, our_unet
@@ -30,21 +31,21 @@ PACK = "animatediff_evolved"
 class ClipNorm(nn.Module):
     """A group norm whose statistics are always those of whole clips."""
 
-    def __init__(self, norm: nn.Module, weights: Callable, frames: int) -> None:
+    def __init__(self, norm: nn.Module, frames: int) -> None:
         super().__init__()
-        self.norm, self.weights, self.frames = norm, weights, frames
+        self.norm, self.frames = norm, frames
         # A norm that somebody watches is called, not fused.
         self.register_forward_hook(lambda *_: None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return scoped_group_norm(self.norm, x, self.frames, "clip", self.weights)
+        return scoped_group_norm(self.norm, x, self.frames, "clip")
 
 
 def norm_over_clips(unet: UNetMotionModel, frames: int) -> None:
     """The norms before the attention of pixels too: the pack's way for v1 replaces every norm there is."""
     for module in list(unet.modules()):
         if isinstance(module, SpatialTransformer):
-            module.norm = ClipNorm(module.norm, module.weights, frames)
+            module.norm = ClipNorm(module.norm, frames)
 
 
 def import_comfyui(folder: str, device: torch.device, dtype: torch.dtype) -> None:

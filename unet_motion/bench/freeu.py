@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .. import blocks
-from ..freeu import FreeU, freeu_concat
+from ..forward.freeu import FreeU, freeu_concat
+from ..model import blocks
 from .cases import LIMITS, Bench, Row, step_of_ours, step_of_theirs
 from .measure import take_turns
 from .nets import both_unets, make_inputs, relative_error

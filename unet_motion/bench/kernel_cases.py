@@ -9,13 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..freeu import freeu_concat_eager
-from ..kernels.dispatch import KERNELS
-from ..kernels.freeu import freeu_concat_kernel
-from ..kernels.geglu import geglu_eager, geglu_kernel
-from ..kernels.group_norm import group_norm_eager, group_norm_kernel
-from ..kernels.layer_norm import add_layer_norm_kernel, layer_norm_eager
-from ..kernels.temporal_attention import temporal_attention_eager, temporal_attention_kernel
+from ..ops.attention.temporal import temporal_attention_eager, temporal_attention_kernel
+from ..ops.dispatch import KERNELS
+from ..ops.feed_forward import geglu_eager, geglu_kernel
+from ..ops.freeu import freeu_concat_eager, freeu_concat_kernel
+from ..ops.group_norm import group_norm_eager, group_norm_kernel
+from ..ops.layer_norm import add_layer_norm_kernel, layer_norm_eager
 from .cases import Bench, Row
 from .measure import Work
 

@@ -14,16 +14,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-Work = Callable[[], object]
+from .classes import class_of
 
-CLASSES = {
-    "GEMM": ("addmm", "aten::mm", "bmm", "baddbmm", "gemm", "matmul", "cutlass", "xmma", "nvjet"),
-    "convolution": ("conv", "winograd", "implicit", "dgrad", "fprop"),
-    "attention": ("scaled_dot_product", "flash", "fmha", "softmax", "attention"),
-    "norm": ("group_norm", "layer_norm", "norm", "batch_norm"),
-    "copy": ("copy_", "cat", "Memcpy", "clone", "CatArray", "index_select", "upsample"),
-}
-"""Operation classes of the profile, by parts of operator and kernel names; the rest is pointwise."""
+Work = Callable[[], object]
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::conv2d")
 """Operators whose arithmetic the profiler counts as that of a step; it also counts sums and products of elements."""
@@ -170,7 +163,7 @@ def self_times(events: list[Any]) -> dict[str, float]:
 def _by_class(times: dict[str, float]) -> dict[str, float]:
     total: dict[str, float] = defaultdict(float)
     for name, took in times.items():
-        total[next((k for k, parts in CLASSES.items() if any(p in name for p in parts)), "pointwise")] += took
+        total[class_of(name)] += took
     whole = sum(total.values()) or 1.0
     return {kind: took / whole for kind, took in sorted(total.items(), key=lambda item: -item[1])}
 

@@ -1,4 +1,4 @@
-"""The same motion UNet with the same random weights, of this project and of diffusers."""
+"""One motion UNet with the same random weights, of this project and of diffusers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ..model import UNetMotionModel
-from ..motion import sinusoidal_table
+from ..model.unet_motion_model import UNetMotionModel
+from ..ops.sinusoids import sinusoidal_table
 
 WIDTHS = {"small": (128, 256, 512, 512), "sd15": (320, 640, 1280, 1280)}
 TEXT_TOKENS = 77
@@ -48,6 +48,7 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
     They are pieces of one pool: a billion numbers, each drawn by itself, take longer than a step.
     """
     pool, start = torch.randn(POOL, generator=torch.Generator().manual_seed(seed)), 0
+    pool = pool.to(next(module.parameters()).device)
     for name, parameter in module.named_parameters():
         scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
         for piece in parameter.data.view(-1).split(POOL):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..atomic import atomic_file
+from ..files.atomic import atomic_file
 from .cases import Bench, Row
 from .measure import Ceilings
 

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..sampling import NoiseSchedule
-from ..training.draws import Draw
-from ..training.encoded_clips import EncodedClips
-from ..training.motion_loop import MotionTrainer
-from ..training.motion_recipe import MotionRecipe
+from ..training.batch import Draw
+from ..training.data.encoded import EncodedClips
 from ..training.objective import Objective
+from ..training.recipe import MotionRecipe
+from ..training.trainer import MotionTrainer
 from .cases import LIMITS, Bench, Row
 from .measure import weigh
 from .nets import TEXT_TOKENS, our_unet, relative_error, their_unet

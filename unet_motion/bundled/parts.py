@@ -4,7 +4,6 @@ The file is safetensors with the prefixes `unet.`, `text_encoder.` and `vae.`; i
 object with the configurations, the vocabulary and how the model was made.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..model import UNetMotionModel
+from ..files.limits import parse_object
+from ..model.unet_motion_model import UNetMotionModel
 from .autoencoder import Autoencoder
 from .text import TextEncoder, Tokenizer
 
@@ -75,7 +75,7 @@ def added_cond(pooled: Tensor, rows: int | None = None) -> dict[str, Tensor]:
 
 
 def added_vector(pooled: Tensor) -> Tensor:
-    """The same as one vector (N, P + 8), the form that ComfyUI hands to a model: pooled text, sinusoid of time id 0."""
+    """One vector (N, P + 8), the form that ComfyUI hands to a model: pooled text (N, P), sinusoid of time id 0."""
     half = TIME_ID_WIDTH // 2
     time_id = torch.cat([pooled.new_ones(len(pooled), half), pooled.new_zeros(len(pooled), half)], dim=1)
     return torch.cat([pooled, time_id], dim=1)
@@ -114,7 +114,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has no {METADATA_KEY!r} metadata; expected a bundled model written by `train bundled`"
         )
-    description = json.loads(text)
+    description = parse_object(text, f"{path}: its entry {METADATA_KEY} of the header")
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')!r}; this version reads format {FORMAT}")
     return description

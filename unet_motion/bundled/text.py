@@ -84,7 +84,7 @@ class TextEncoder(nn.Module):
         return self.from_embeddings(self.embed(ids), ids != PAD)
 
     def from_embeddings(self, embeddings: Tensor, is_word: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from embeddings (N, T, width), such as weighted ones; `is_word` (N, T) is False on padding."""
+        """As :meth:`forward`, from embeddings (N, T, width), such as weighted; `is_word` (N, T) is False on padding."""
         pooled = (embeddings * is_word.unsqueeze(-1).to(embeddings.dtype)).sum(dim=1)
         x = embeddings
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

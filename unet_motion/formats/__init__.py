@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-from .errors import BadWeightsError, FileFormatError, KeyMismatchError, UnsafeFileError, WrongKindError
+from ..files.errors import BadWeightsError, FileFormatError, KeyMismatchError, UnsafeFileError, WrongKindError
+from ..files.pretrained import from_pretrained, save_pretrained
 from .inspect import FileInfo, inspect_file
-from .motion_module import MotionModule, load_motion_module
+from .load_motion_module import load_motion_module
+from .load_unet import load_unet
+from .motion_weights import MotionModule
 from .positions import PositionOptions
-from .pretrained import from_pretrained, save_pretrained
-from .unet import load_unet
 
 __all__ = [
     "BadWeightsError",

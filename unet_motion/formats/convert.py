@@ -9,23 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..adapters import is_motion
-from ..atomic import atomic_file
-from ..config import UNetMotionConfig
-from .animatediff import check_same_tables, diffusers_to_animatediff
-from .description import ADAPTER_KEY, DESCRIPTION_KEY, read_description
+from ..config.unet import SCOPE_FIELDS, UNetMotionConfig
+from ..files.checking import check_shapes
+from ..files.claims import check_floats
+from ..files.description import ADAPTER_KEY, DESCRIPTION_KEY, read_description
+from ..files.errors import FileFormatError, name_some
+from ..files.names import is_image_layer, is_motion
+from ..files.position_tables import check_same_tables
+from ..files.saving import write_folder
+from ..files.writing import write_safetensors
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
-from .errors import FileFormatError, name_some
-from .expected import adapter_shapes, check_shapes, is_image_layer, unet_shapes
-from .ldm import diffusers_to_ldm
-from .motion_module import SCOPE_FIELDS, adapter_config, trained_scopes
+from .infer.absent_blocks import name_blocks, present_blocks, without_absent
+from .load_motion_module import adapter_config, trained_scopes
+from .load_unet import base_arguments
+from .names.animatediff import diffusers_to_animatediff
+from .names.ldm import diffusers_to_ldm
 from .opening import Opened, open_model
-from .partial import name_blocks, present_blocks, without_absent
-from .saving import write_folder
-from .unet import base_arguments
+from .shapes import adapter_shapes, unet_shapes
 
 FORMS = ("original", "hotshot", "diffusers", "folder")
 _MOTION_NAME = re.compile(r"\.motion_modules\.(\d+)\.temporal_transformer\.")
@@ -63,10 +65,8 @@ def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> l
         write_folder(out, _config(opened), state)
     else:
         named = _named(opened, state, form)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(out) as temporary:
-            tensors = {prefix + name: tensor.contiguous() for name, tensor in named.items()}
-            save_file(tensors, temporary, metadata=_header(opened, form))
+        tensors = {prefix + name: tensor.contiguous() for name, tensor in named.items()}
+        write_safetensors(tensors, out, _header(opened, form))
     used = {key for keys in opened.names.values() for key in keys}
     return [key for key in opened.source.infos if key not in used]
 
@@ -105,6 +105,7 @@ def _check_complete(opened: Opened, form: str) -> None:
     else:
         expected = adapter_shapes(_adapter(opened))
     wanted = without_absent(shapes, expected, opened.found.kind)
+    check_floats(opened.source, opened.keys(opened.names))
     check_shapes(opened.path, shapes, wanted, KINDS[opened.found.kind])
     blocks = present_blocks(shapes, expected)
     if blocks is not None and (form == "folder" or opened.found.kind in UNET_KINDS and form == "diffusers"):

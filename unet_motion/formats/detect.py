@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .keys import prefix_before
+from ..files.errors import shorten
+from .names.keys import prefix_before
 
 KINDS: dict[str, str] = {
     "ldm_unet": "a UNet with Stable Diffusion's original (LDM) names",
@@ -72,7 +73,7 @@ class Detection:
     @property
     def words(self) -> str:
         """``a VAE (decoder.conv_in.weight)``."""
-        return f"{KINDS[self.kind]} ({self.evidence}, ...)" if self.evidence else KINDS[self.kind]
+        return f"{KINDS[self.kind]} ({shorten(self.evidence)}, ...)" if self.evidence else KINDS[self.kind]
 
 
 def detect(keys: Iterable[str]) -> Detection:

@@ -8,17 +8,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..adapters import is_motion
-from ..config import UNetMotionConfig
+from ..config.unet import UNetMotionConfig
+from ..files.checking import compare
+from ..files.claims import check_floats
+from ..files.errors import FileFormatError, check_exists
+from ..files.names import is_motion
+from ..files.no_gc import loading
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
-from .errors import FileFormatError, check_exists
-from .expected import adapter_shapes, compare, unet_shapes
-from .infer import unet_family
+from .infer.absent_blocks import PARTIAL_KINDS, present_blocks, without_absent
+from .infer.unet import unet_family
 from .kinds import MOTION_MODULES
-from .motion_module import adapter_config, trained_scopes
+from .load_motion_module import adapter_config, trained_scopes
+from .load_unet import base_arguments
 from .opening import Opened, open_model
-from .partial import PARTIAL_KINDS, present_blocks, without_absent
-from .unet import base_arguments
+from .shapes import adapter_shapes, unet_shapes
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,11 @@ def inspect_file(path: str | Path) -> FileInfo:
         OSError: nothing is there.
         FileFormatError: it is damaged, or no file of tensors at all.
     """
-    opened = open_model(check_exists(path), ("unet", "motion_adapter"))
+    with loading():
+        return _inspect(open_model(check_exists(path), ("unet", "motion_adapter")))
+
+
+def _inspect(opened: Opened) -> FileInfo:
     infos = opened.source.infos
     dtype = opened.source.float_dtype(opened.keys(opened.names) or None) or opened.source.float_dtype()
     facts: dict[str, Any] = {
@@ -98,8 +105,9 @@ def inspect_file(path: str | Path) -> FileInfo:
         try:
             facts |= _motion_facts(opened) if opened.found.kind in MOTION_KINDS else {}
             facts |= _unet_facts(opened) if opened.found.kind in UNET_KINDS else {}
+            check_floats(opened.source, opened.keys(opened.names))
         except FileFormatError as error:
-            return FileInfo(**facts, problem=str(error), unexpected=opened.beside)
+            return FileInfo(**{**facts, "problem": str(error), "unexpected": opened.beside})
     facts["unexpected"] = facts["unexpected"] + opened.beside
     sound = not (facts["missing"] or facts["mismatched"] or len(facts["unexpected"]) > len(opened.beside))
     return FileInfo(**facts, loadable=sound)

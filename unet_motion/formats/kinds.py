@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapter_config import MotionAdapterConfig
-from ..config import NORM_SCOPES
+from ..config.adapter import MotionAdapterConfig
+from ..config.unet import NORM_SCOPES
 
 PUBLISHED_WIDTHS = ((320, 640, 1280, 1280), (320, 640, 1280))
 """Widths of the UNets that motion modules were published for: SD1.5 and SDXL."""

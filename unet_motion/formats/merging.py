@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from .errors import FileFormatError
-from .expected import is_table
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from .motion_module import MotionModule
+from ..files.errors import BadWeightsError, FileFormatError
+from ..files.names import is_table
+from ..files.reading import check_finite
+from .motion_weights import MotionModule
+
+MAX_FACTOR = 1e6
+"""Of a weight; what makes sense is near 1."""
 
 
 def merge_motion_modules(
@@ -25,12 +27,16 @@ def merge_motion_modules(
 
     Raises:
         FileFormatError: modules of different structure.
-        ValueError: another number of weights, or a name that is no block.
+        ValueError: another number of weights, weights that are not finite or too large for the dtype, or a name that
+            is no block.
     """
     blocks = dict(blocks or {})
     for name, numbers in {"weights": weights, **blocks}.items():
-        if len(numbers) != len(modules) or not all(math.isfinite(number) for number in numbers):
-            raise ValueError(f"`{name}` is {list(numbers)}, expected {len(modules)} finite numbers, one per module.")
+        if len(numbers) != len(modules) or not all(map(_is_factor, numbers)):
+            raise ValueError(
+                f"`{name}` is {list(numbers)}, expected {len(modules)} finite numbers of at most {MAX_FACTOR:g}, one "
+                "per module."
+            )
     first = modules[0]
     _check_blocks(first, blocks)
     for other in modules[1:]:
@@ -45,7 +51,7 @@ def merge_motion_modules(
     for key, tensor in first.state_dict.items():
         factors = _of_block(key, blocks, weights)
         terms = (f * m.state_dict[key].float() for f, m in zip(factors, modules, strict=True))
-        state[key] = tensor if is_table(key) else sum(terms).to(tensor.dtype)
+        state[key] = tensor if is_table(key) else _finite(sum(terms).to(tensor.dtype), key, first)
     return dataclasses.replace(first, state_dict=state, is_as_in_file=False)
 
 
@@ -55,19 +61,19 @@ def scale_blocks(module: MotionModule, factors: Mapping[str, float]) -> MotionMo
     The output projection is scaled, which scales what a module adds to its input.
 
     Raises:
-        ValueError: a name that is no block, or a factor that is not finite.
+        ValueError: a name that is no block, or a factor that is not finite or too large for the dtype.
     """
     _check_blocks(module, factors)
     for name, factor in factors.items():
-        if not math.isfinite(factor):
-            raise ValueError(f"`{name}` is {factor}, expected a finite number.")
+        if not _is_factor(factor):
+            raise ValueError(f"`{name}` is {factor}, expected a number of at most {MAX_FACTOR:g}.")
         if not any(key.startswith(f"{name}.") and ".proj_out." in key for key in module.state_dict):
             raise ValueError(f"{name!r} of {module.path} adds no motion that could be scaled, expected a block.")
     state = dict(module.state_dict)
     for key, tensor in state.items():
         factor = _of_block(key, factors, 1.0)
         if ".proj_out." in key and factor != 1.0:
-            state[key] = (tensor.float() * factor).to(tensor.dtype)
+            state[key] = _finite((tensor.float() * factor).to(tensor.dtype), key, module)
     return dataclasses.replace(module, state_dict=state, is_as_in_file=False)
 
 
@@ -89,6 +95,24 @@ def parse_blocks(texts: Iterable[str]) -> dict[str, list[float]]:
         if not mark:
             raise ValueError(f"found {text!r}, expected NAME=NUMBER, such as mid_block=0.5.")
     return blocks
+
+
+def _is_factor(number: float) -> bool:
+    # Not a number is not smaller than one.
+    return abs(number) <= MAX_FACTOR
+
+
+def _finite(tensor: Tensor, key: str, module: MotionModule) -> Tensor:
+    """A result, or ValueError where its dtype does not hold its values."""
+    try:
+        check_finite(tensor, key, module.path)
+    except BadWeightsError:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{key} of {module.path} gets values that {dtype} does not hold, expected smaller weights, or a file in a "
+            "wider dtype."
+        ) from None
+    return tensor
 
 
 def _of_block(key: str, blocks: Mapping, default):

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .animatediff import diffusers_names
-from .description import ADAPTER_KEY, read_description
+from ..files.description import ADAPTER_KEY, described
+from ..files.errors import WrongKindError, check_exists
+from ..files.folders import config_beside, find_model_folder, open_folder
+from ..files.reading import Stored, TensorSource, open_tensors
 from .detect import KINDS, SELF_DESCRIBED, Detection, detect
-from .errors import WrongKindError, check_exists
-from .folders import config_beside, find_model_folder, open_folder
-from .keys import strip_prefix, unknown_parts
-from .ldm import ldm_names
-from .reading import Stored, TensorSource, open_tensors
+from .names.animatediff import diffusers_names
+from .names.keys import strip_prefix, unknown_parts
+from .names.ldm import ldm_names
 
 _CLASS_OF_KIND = {
     "unet2d": "UNet2DConditionModel",
@@ -91,12 +91,12 @@ def open_model(path: str | Path, subfolders: Iterable[str]) -> Opened:
 def _config_of_file(path: Path, source: TensorSource, found: Detection) -> dict[str, Any] | None:
     """The configuration that a file of this project carries inside, or the ``config.json`` of its class beside it."""
     if found.kind in SELF_DESCRIBED:
-        inside = read_description(source).get("unet")
-        if isinstance(inside, dict):
+        inside = described(source, "unet")
+        if inside is not None:
             return inside
     if found.kind in ("motion_module", "motion_adapter"):
-        inside = read_description(source).get(ADAPTER_KEY)
-        if isinstance(inside, dict):
+        inside = described(source, ADAPTER_KEY)
+        if inside is not None:
             return inside
     return config_beside(path, _CLASS_OF_KIND[found.kind]) if found.kind in _CLASS_OF_KIND else None
 

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor
-
-from .errors import FileFormatError
-from .expected import is_table
-
-if TYPE_CHECKING:
-    from .motion_module import MotionModule
 
 
 @dataclass(frozen=True)
@@ -76,20 +69,3 @@ def _skipped(table: Tensor, name: str, count: int) -> Tensor:
     if count >= table.shape[1]:
         raise ValueError(f"`{name}` is {count}, expected less than the {table.shape[1]} rows of the position table.")
     return table[:, count:]
-
-
-def with_positions(module: MotionModule, options: PositionOptions) -> MotionModule:
-    """Motion modules of any kind with all their tables changed, computed ones too.
-
-    Raises:
-        FileFormatError: no row is left.
-    """
-    if not options:
-        return module
-    try:
-        state = {k: adjust_table(v, options) if is_table(k) else v for k, v in module.state_dict.items()}
-    except ValueError as error:
-        raise FileFormatError(f"{module.path}: {error}") from None
-    rows = next(v.shape[1] for k, v in state.items() if is_table(k))
-    config = module.config.replace(motion_max_seq_length=rows)
-    return dataclasses.replace(module, state_dict=state, config=config, positions=options)

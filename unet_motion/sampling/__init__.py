@@ -1,9 +1,7 @@
 """Sampling: noise schedules, samplers, noise, and the pipeline from a prompt to frames."""
 
 from .noise import frame_noise, seeded_generator
-from .pipeline import MotionPipeline
-from .samplers import SAMPLERS, Sampler, get_sampler
-from .schedules import (
+from .noise_schedule import (
     BETA_SCHEDULES,
     PREDICTIONS,
     SPACINGS,
@@ -12,6 +10,8 @@ from .schedules import (
     make_betas,
     rescale_zero_terminal_snr,
 )
+from .pipeline import MotionPipeline
+from .samplers import SAMPLERS, Sampler, get_sampler
 
 __all__ = [
     "BETA_SCHEDULES",

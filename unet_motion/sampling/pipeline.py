@@ -11,22 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cuda_graphs import StepGraphs
-from ..options import ForwardOptions
+from ..forward.options import ForwardOptions
+from ..forward.text_keys import TextKeys
 from ..progress import track
-from ..text_keys import TextKeys
+from ..runtime.cuda_graphs import StepGraphs
 from .noise import frame_noise, seeded_generator
+from .noise_schedule import INFO_KEYS, NoiseSchedule
 from .samplers import get_sampler
-from .schedules import NoiseSchedule
-
-# Keys of a bundled model's description -> arguments of NoiseSchedule.named.
-INFO_KEYS = {
-    "beta_schedule": "betas",
-    "train_timesteps": "count",
-    "beta_start": "start",
-    "beta_end": "end",
-    "prediction": "prediction",
-}
 
 
 class Tokenizer(Protocol):

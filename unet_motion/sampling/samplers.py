@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .schedules import NoiseSchedule, Steps
+from .noise_schedule import NoiseSchedule, Steps
 
 Model = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[Iterable[int]], Iterable[int]]

@@ -71,7 +71,7 @@ class LoraSettings:
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def identity(self) -> dict[str, Any]:
-        """The same, ready for JSON."""
+        """The settings, ready for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def part(self, path: str) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..config import UNetMotionConfig
+from ..config.unet import UNetMotionConfig
 from .lora import LoraSettings
 
 COPIES = 4

@@ -82,7 +82,7 @@ class Objective:
     def debiased(
         self, output: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor, anchor: Tensor, beta: float = 1.0
     ) -> Tensor:
-        """The same of what differs from one frame of each clip: its appearance, which all frames share, counts less.
+        """Weighted error of what differs from one frame of each clip: its appearance, which all share, counts less.
 
         Zhao et al. 2023 ("MotionDirector"), equations 6 and 7: sqrt(beta^2 + 1) x - beta x[anchor], anchor (B,).
         """

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import Draw
+from .batch import Draw
 
 
 class Processes:

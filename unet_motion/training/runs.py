@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..atomic import atomic_file
+from ..files.atomic import atomic_file
 
 
 class Average:

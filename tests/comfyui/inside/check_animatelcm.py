@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from check_saving import folder, load, sampled, save  # noqa: F401
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.picture import set_picture
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.step.animatelcm import set_picture
 from pack.unet_motion import MotionAdapter
 from pack.unet_motion.formats import MotionModule
 from small import WIDTHS, fill, inputs, motion_module, options, relative, sd15

@@ -7,8 +7,8 @@ import comfy.model_sampling
 import comfy.sd
 import pytest
 import torch
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.options import with_settings
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.step.settings import with_settings
 from small import UNET, inputs, motion_module, options, relative, sd15
 
 LAYER = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
@@ -242,7 +242,7 @@ def test_the_same_model_can_be_made_again_from_its_files(tmp_path):
 
 def test_unet_config_round_trip_gives_lora_code_the_structure():
     applied = apply_motion_module(sd15(), motion_module())
-    from pack.nodes.host.unet_config import to_comfy
+    from pack.nodes.host.model.unet_config import to_comfy
 
     ours = to_comfy(applied.model.diffusion_model.core.config)
     for key in ("model_channels", "num_res_blocks", "channel_mult", "transformer_depth", "transformer_depth_output",

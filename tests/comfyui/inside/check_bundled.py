@@ -6,8 +6,8 @@ import logging
 
 import pytest
 import torch
-from pack.nodes.host.bundled import load_bundled_models
-from pack.nodes.host.options import with_settings
+from pack.nodes.host.model.bundled import load_bundled_models
+from pack.nodes.host.step.settings import with_settings
 from pack.unet_motion import ForwardOptions, FreeU
 from pack.unet_motion.bundled import added_cond, load_bundled
 from small import options, relative
@@ -103,7 +103,7 @@ def test_freeu_acts_in_its_range_of_the_sampling_only(loaded, parts):
 
 @pytest.mark.parametrize("name", ["sdpa", "flash", "math", "sliced"])
 def test_attention_choice_reaches_spatial_and_temporal_layers(loaded, monkeypatch, name):
-    from pack.unet_motion.processors import PROCESSORS
+    from pack.unet_motion.ops.attention.processors import PROCESSORS
 
     model, clip, _ = loaded
     cond, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
@@ -134,7 +134,7 @@ def test_attention_choice_reaches_spatial_and_temporal_layers(loaded, monkeypatc
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_forward_chunking_splits_the_feed_forward_and_keeps_the_values(loaded, monkeypatch, dim):
-    from pack.unet_motion.layers import FeedForward
+    from pack.unet_motion.model.transformer import FeedForward
 
     model, clip, _ = loaded
     cond, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)

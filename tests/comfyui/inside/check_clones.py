@@ -11,8 +11,8 @@ import pytest
 import torch
 from check_apply import with_lora
 from comfy_extras.nodes_model_advanced import RescaleCFG
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.bundled import load_bundled_models
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.model.bundled import load_bundled_models
 from pack.nodes.options import AttentionProcessor, ForwardChunking, FreeU
 from small import motion_module, sd15
 

@@ -6,8 +6,8 @@ import comfy.model_patcher
 import pytest
 import torch
 from check_apply import inputs_of, lora
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.bundled import load_bundled_models
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.model.bundled import load_bundled_models
 from small import motion_module, options, sd15
 
 HAS_DYNAMIC = hasattr(comfy.model_patcher, "ModelPatcherDynamic")
@@ -70,7 +70,7 @@ def test_a_dynamic_model_stays_dynamic_and_has_a_plain_twin(dynamic):
 
     base = factory()
     assert base.is_dynamic()
-    from pack.nodes.host import apply as host
+    from pack.nodes.host.model import apply as host
 
     sd15()
     motion = motion_module()
@@ -96,7 +96,7 @@ def test_the_bundled_model_has_a_plain_twin(dynamic, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: dynamic)
     monkeypatch.setattr(comfy.model_management, "unet_dtype", lambda *_, **__: torch.float32)
     monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *_, **__: None)
-    from pack.nodes.host import bundled
+    from pack.nodes.host.model import bundled
 
     model = bundled._model(bundled.load_bundled())
     model.cached_patcher_init = (bundled._reload, ())

@@ -10,9 +10,9 @@ import comfy.model_sampling
 import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.frozen import frozen_unet, schedule_of
-from pack.nodes.host.options import with_settings
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.step.settings import with_settings
+from pack.nodes.host.training.frozen import frozen_unet, schedule_of
 from pack.unet_motion.sampling import NoiseSchedule
 from sampled import execute
 from small import inputs, motion_module, options, relative, sd15

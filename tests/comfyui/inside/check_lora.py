@@ -13,10 +13,10 @@ import pytest
 import torch
 from check_apply import LAYER, lora, run, with_lora
 from check_apply import NAMES as core_styles
-from pack.nodes.host.apply import apply_motion_module
 from pack.nodes.host.lora import load_lora
+from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.lora import LoadLoRA
-from pack.unet_motion.formats.errors import KeyMismatchError
+from pack.unet_motion.files.errors import KeyMismatchError
 from safetensors.torch import save_file
 from small import motion_module, relative, sd15
 

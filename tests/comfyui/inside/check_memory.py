@@ -9,10 +9,10 @@ import comfy.model_patcher
 import comfy.sd
 import pytest
 import torch
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.bundled import load_bundled_models
-from pack.nodes.host.files import load_unet_model
-from pack.unet_motion import convolution
+from pack.nodes.host.files.loading import load_unet_model
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.model.bundled import load_bundled_models
+from pack.unet_motion.ops.conv import cpu as convolution
 from safetensors.torch import save_file
 from sampled import models as pair
 from sampled import sample, text
@@ -222,8 +222,8 @@ def test_weights_that_are_read_without_their_layer_have_the_lora_too(models, exp
         return lambda layer, x: seen.append(len(layer.weight_function)) or read(layer, x)
 
     for module in core.modules():
-        if hasattr(module, "weights"):
-            monkeypatch.setattr(module, "weights", reader(module.weights))
+        if hasattr(module, "read_weights"):
+            monkeypatch.setattr(module, "read_weights", reader(module.read_weights))
     monkeypatch.setattr(core, "_fused", False)
     WAYS[way](monkeypatch, core)
     out = run(with_changes(model, 1.0), *texts)

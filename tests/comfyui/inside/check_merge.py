@@ -9,7 +9,7 @@ from check_apply import LAYER, lora, with_lora
 from check_saving import folder, load, sampled, save  # noqa: F401 (a fixture)
 from comfy_extras.nodes_model_merging import ModelAdd, ModelMergeBlocks, ModelMergeSimple, ModelSubtract
 from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
-from pack.nodes.host.bundled import load_bundled_models
+from pack.nodes.host.model.bundled import load_bundled_models
 from small import relative
 
 

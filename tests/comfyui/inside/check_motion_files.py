@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pack.nodes.host.apply import apply_motion_module
+from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.merging import MergeMotionModules, ScaleMotionBlocks
 from pack.unet_motion import MotionAdapter
 from pack.unet_motion.formats import MotionModule

@@ -13,12 +13,12 @@ import pytest
 import torch
 from check_apply import run
 from check_lora import sampled
-from pack.nodes.host.apply import apply_motion_module
 from pack.nodes.host.lora import load_motion_lora
-from pack.nodes.host.options import with_settings
-from pack.nodes.host.varying import VaryingLora, curve_at, parse_curve
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.step.settings import with_settings
+from pack.nodes.host.step.strengths import VaryingLora, curve_at, parse_curve
 from pack.unet_motion import apply_motion_lora, remove_motion_lora
-from pack.unet_motion.formats.errors import KeyMismatchError
+from pack.unet_motion.files.errors import KeyMismatchError
 from safetensors.torch import save_file
 from small import inputs, motion_module, options, relative, sd15
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from comfy_api.latest import io
 from pack.nodes import NODES
-from pack.nodes.host import checks, paths
-from pack.nodes.host.apply import apply_motion_module
+from pack.nodes.host import checks
+from pack.nodes.host.files import paths
+from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.options import AttentionProcessor
 from small import motion_module, sd15
 
@@ -69,7 +70,7 @@ def test_files_are_listed_and_found_by_extension(monkeypatch, tmp_path):
     folder_paths.filename_list_cache.clear()
     assert paths.list_motion_modules() == ["v1.ckpt", "v3.safetensors"]
     assert paths.find_motion_module("v1.ckpt") == str(tmp_path / "v1.ckpt")
-    with pytest.raises(FileNotFoundError, match=f"gone.ckpt is not there any more; searched {tmp_path}"):
+    with pytest.raises(FileNotFoundError, match="'gone.ckpt' is not in the model folders animatediff_models"):
         paths.find_motion_module("gone.ckpt")
 
 
@@ -102,7 +103,7 @@ def test_an_attention_processor_that_cannot_run_here_is_named():
 
 
 def test_settings_come_back_from_their_words_as_they_were():
-    from pack.nodes.host.constants import as_words, from_words
+    from pack.nodes.host.step.compiled_settings import as_words, from_words
 
     given = {"freeu": {"b1": 1.5, "s2": 1e-05, "version": "v2"}, "n": 8, "loop": True, "none": None, "l": [0.1, -2.0]}
     words = as_words(given)

@@ -11,7 +11,7 @@ import folder_paths
 import pytest
 import torch
 from check_control import controlnet, hints
-from pack.nodes.host.apply import apply_motion_module
+from pack.nodes.host.model.apply import apply_motion_module
 from pack.unet_motion.formats import load_motion_module
 from safetensors.torch import save_file
 from sampled import difference, models, noise, sample, text

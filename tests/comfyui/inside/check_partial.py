@@ -7,11 +7,11 @@ import dataclasses
 import comfy.model_management
 import pytest
 import torch
-from pack.nodes.host import file_info
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.files import load_motion_file
+from pack.nodes.host.files.loading import load_motion_file
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.page import file_info
 from pack.nodes.merging import ScaleMotionBlocks
-from pack.unet_motion.formats.animatediff import diffusers_to_animatediff
+from pack.unet_motion.formats.names.animatediff import diffusers_to_animatediff
 from safetensors.torch import save_file
 from small import inputs, motion_module, options, relative, sd15
 

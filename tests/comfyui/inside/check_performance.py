@@ -13,15 +13,16 @@ import comfy.sd
 import pytest
 import torch
 from check_saving import sampled
-from pack.nodes.host import performance
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.bundled import load_bundled_models
 from pack.nodes.host.lora import load_motion_lora
-from pack.nodes.host.options import with_settings
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.model.bundled import load_bundled_models
+from pack.nodes.host.step import performance
+from pack.nodes.host.step.settings import with_settings
 from pack.nodes.options import AttentionProcessor, FreeU
 from pack.nodes.performance import Performance
-from pack.unet_motion import convolution, layers
 from pack.unet_motion.kernels import current_mode
+from pack.unet_motion.ops import group_norm
+from pack.unet_motion.ops.conv import cpu as convolution
 from safetensors.torch import save_file
 from small import motion_module, relative, sd15
 
@@ -30,7 +31,7 @@ class Recorder:
     def __init__(self):
         self.recorded = 0
 
-    def __call__(self, work):
+    def __call__(self, work, device):
         self.recorded += 1
         out = work()
         return (lambda: out.copy_(work())), out
@@ -154,7 +155,7 @@ def test_graphs_are_freed_when_the_model_is_unloaded(base, recorder):
 @pytest.mark.parametrize("mode", ["eager", "triton"])
 def test_the_choice_of_kernels_holds_for_the_calls_of_its_branch(mode, base, monkeypatch):
     seen = set()
-    monkeypatch.setattr(layers, "wanted", lambda: seen.add(current_mode()))
+    monkeypatch.setattr(group_norm, "wanted", lambda: seen.add(current_mode()))
     other = {"eager": "triton", "triton": "eager"}[mode]
     monkeypatch.setenv("UNET_MOTION_KERNELS", other)
     sampled(with_settings(base, kernels=mode))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.files import load_motion_file
-from pack.nodes.host.pia import parse_influence, set_first_frame
+from pack.nodes.host.files.loading import load_motion_file
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.step.pia import parse_influence, set_first_frame
 from pack.unet_motion import MotionAdapter
+from pack.unet_motion.control.pia import PRESETS
 from pack.unet_motion.formats import MotionModule, PositionOptions
-from pack.unet_motion.pia import PRESETS
 from safetensors.torch import save_file
 from small import WIDTHS, fill, inputs, motion_module, options, relative, sd15
 

@@ -8,9 +8,9 @@ import torch
 from check_memory import NOVRAM, ByHand, changes, room, run, unshared, with_changes  # noqa: F401 (room is a fixture)
 from check_motion_lora import tensors
 from comfy.cli_args import args
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.bundled import load_bundled_models
 from pack.nodes.host.lora import load_motion_lora
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.model.bundled import load_bundled_models
 from safetensors.torch import save_file
 from sampled import SHALLOW, text
 from small import motion_module, relative, sd15

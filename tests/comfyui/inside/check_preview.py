@@ -15,11 +15,11 @@ import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy_execution.progress import ProgressHandler, get_progress_state, reset_progress_state
 from comfy_execution.utils import CurrentNodeContext
-from pack.nodes.host import preview
-from pack.nodes.host.bundled import load_bundled_models
-from pack.nodes.host.options import with_settings
+from pack.nodes.host.model.bundled import load_bundled_models
+from pack.nodes.host.step import preview
+from pack.nodes.host.step.settings import with_settings
 from pack.unet_motion.bundled import load_bundled
-from pack.unet_motion.training.data import draw, sample_clips
+from pack.unet_motion.training.bundled_model.drawn_clips import draw, sample_clips
 from PIL import Image
 
 FRAMES, STEPS = 6, 3

@@ -12,11 +12,11 @@ from check_bundled import PROMPT, denoise
 from check_saving import sampled
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
-from pack.nodes.host.bundled import load_bundled_models
 from pack.nodes.host.lora import load_motion_lora
+from pack.nodes.host.model.bundled import load_bundled_models
 from pack.nodes.options import AttentionProcessor, FreeU
-from pack.unet_motion import convolution
 from pack.unet_motion.bundled import added_vector
+from pack.unet_motion.ops.conv import cpu as convolution
 from safetensors.torch import save_file
 from small import options, relative
 

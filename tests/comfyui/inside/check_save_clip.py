@@ -8,7 +8,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from pack.nodes.host import clips
+from pack.nodes.host.files import clips
 from pack.unet_motion.video import read_graphs
 from PIL import Image
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from check_apply import with_lora
 from comfy_extras.nodes_model_merging import CheckpointSave, ModelSave
-from pack.nodes.host import paths
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.bundled import load_bundled_models
+from pack.nodes.host.files import paths
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.model.bundled import load_bundled_models
 from pack.nodes.loading import LoadUNet
+from pack.unet_motion.files.errors import FileFormatError, KeyMismatchError
 from pack.unet_motion.formats import inspect_file, load_motion_module, load_unet
-from pack.unet_motion.formats.errors import FileFormatError, KeyMismatchError
 from safetensors.torch import load_file, save_file
 from small import motion_module, relative, sd15
 

@@ -10,8 +10,8 @@ import comfy.supported_models
 import pytest
 import torch
 from check_saving import folder, load, save  # noqa: F401 (folder is a fixture)
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.files import load_unet_model
+from pack.nodes.host.files.loading import load_unet_model
+from pack.nodes.host.model.apply import apply_motion_module
 from pack.unet_motion import MotionAdapter
 from pack.unet_motion.formats import MotionModule
 from safetensors.torch import load_file, save_file

@@ -12,19 +12,19 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from pack.nodes.host import training
-from pack.nodes.host.bundled import load_bundled_models
 from pack.nodes.host.lora import load_motion_lora
-from pack.nodes.host.training_view import TrainingView
+from pack.nodes.host.model.bundled import load_bundled_models
+from pack.nodes.host.training import run as training
+from pack.nodes.host.training.view import TrainingView
 from pack.nodes.training import TrainMotionLoRA
-from pack.unet_motion.formats.reading import open_tensors
+from pack.unet_motion.files.reading import open_tensors
 from pack.unet_motion.sampling import NoiseSchedule
-from pack.unet_motion.training.held_clips import HeldClips
+from pack.unet_motion.training.base import bundled_encoder, load_base, noise_schedule
+from pack.unet_motion.training.data.in_memory import HeldClips
 from pack.unet_motion.training.lora import LoraSettings, TrainableLora
-from pack.unet_motion.training.lora_loop import LoraTrainer
-from pack.unet_motion.training.motion_base import bundled_encoder, load_base, noise_schedule
-from pack.unet_motion.training.motion_recipe import MotionRecipe
+from pack.unet_motion.training.lora_trainer import LoraTrainer
 from pack.unet_motion.training.objective import Objective
+from pack.unet_motion.training.recipe import MotionRecipe
 from pack.unet_motion.video import write_video
 from PIL import Image
 from sampled import execute

@@ -9,9 +9,9 @@ import torch
 from check_sdxl import module, sdxl
 from check_training import folders  # noqa: F401 (a fixture)
 from comfy_extras.nodes_train import LoraModelLoader
-from pack.nodes.host import training_view
-from pack.nodes.host.apply import apply_motion_module
-from pack.nodes.host.training_data import ModelEncoder
+from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.training import view as training_view
+from pack.nodes.host.training.data import ModelEncoder
 from pack.nodes.training import TrainMotionLoRA
 from sampled import execute
 from small import motion_module, sd15

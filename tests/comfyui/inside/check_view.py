@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pack.nodes.host.apply import apply_motion_module
+from pack.nodes.host.model.apply import apply_motion_module
 from small import inputs, motion_module, options, relative, sd15
 
 TOLERANCE = 1e-5

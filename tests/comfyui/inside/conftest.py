@@ -29,7 +29,7 @@ def load_pack():
 
 load_pack()
 
-from pack.nodes.host.paths import register_folders  # noqa: E402
+from pack.nodes.host.files.paths import register_folders  # noqa: E402
 
 register_folders()
 

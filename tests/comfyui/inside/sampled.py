@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import comfy.sample
 import torch
-from pack.nodes.host.apply import apply_motion_module
+from pack.nodes.host.model.apply import apply_motion_module
 from small import motion_module, sd15
 
 SIZE = (8, 8)

@@ -1,0 +1,45 @@
+"""What the pack's page script asks the server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from aiohttp import web
+
+from ..step.preview import choose_preview
+from .file_info import describe_choices
+
+PREFIX = "/unet_motion"
+
+
+async def _preview(request: web.Request) -> web.Response:
+    """POST {client, motion, fps}: what a page wants to see while its prompts run."""
+    try:
+        body = await request.json()
+        choose_preview(body["client"], body["motion"], body["fps"])
+    except (ValueError, TypeError, KeyError) as error:
+        return web.json_response({"error": str(error)}, status=400)
+    return web.json_response({})
+
+
+async def _file_info(request: web.Request) -> web.Response:
+    """GET ?node=<id>&<input>=<file>...: what the files are that are chosen on a node."""
+    query = dict(request.query)
+    node = query.pop("node", "")
+    try:
+        # In a thread: disks can be slow, and the server must go on.
+        found = await asyncio.get_running_loop().run_in_executor(None, describe_choices, node, query)
+    except ValueError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    return web.json_response(found)
+
+
+def register_routes() -> None:
+    """Add the routes to the running server; without one (the pack imported by a tool) nothing happens."""
+    server: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is None:
+        return
+    server.routes.post(f"{PREFIX}/preview")(_preview)
+    server.routes.get(f"{PREFIX}/file_info")(_file_info)

@@ -1,0 +1,185 @@
+"""While a clip is sampled, its node shows all frames so far as a loop.
+
+Core's preview shows the first latent of the batch. The loop is made of the same latents with the same factors, a
+picture of the latents' size for every frame, and travels the same way: ComfyUI sends what it gets by calling `save`
+on its event loop, so that the loop is encoded before and only handed over there.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from comfy.cli_args import LatentPreviewMethod, args
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
+from PIL import Image
+from torch import Tensor
+
+from .hooks import KEY
+from .settings import settings
+
+SHARE = 0.03
+"""How much of the sampling time previews may take."""
+
+CLIENTS_REMEMBERED = 64
+MIN_FPS, MAX_FPS = 1, 60
+LOSSLESS_PIXELS = 32 * 32
+
+
+@dataclass(frozen=True)
+class PreviewChoice:
+    """What a page wants to see.
+
+    Attributes:
+        motion: whether to send loops; None where ComfyUI sends its own previews.
+        fps: frames a second of the loops.
+    """
+
+    motion: bool | None = None
+    fps: float = 8.0
+
+    @property
+    def wanted(self) -> bool:
+        # Looked up late: newer ComfyUI versions set the method for every prompt.
+        return args.preview_method != LatentPreviewMethod.NoPreviews if self.motion is None else self.motion
+
+
+_choices: OrderedDict[str, PreviewChoice] = OrderedDict()
+
+
+def choose_preview(client: str, motion: Any, fps: Any) -> PreviewChoice:
+    """Remember what a page wants, under the id with which it queues prompts.
+
+    Raises:
+        ValueError: `motion` is not a bool, or `fps` not a number from 1 to 60.
+    """
+    if not isinstance(motion, bool):
+        raise ValueError(f"motion is {motion!r}, expected true or false.")
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not MIN_FPS <= fps <= MAX_FPS:
+        raise ValueError(f"fps is {fps!r}, expected a number from {MIN_FPS} to {MAX_FPS}.")
+    choice = _choices[client] = PreviewChoice(motion, float(fps))
+    _choices.move_to_end(client)
+    while len(_choices) > CLIENTS_REMEMBERED:
+        _choices.popitem(last=False)
+    return choice
+
+
+def _current_choice() -> PreviewChoice:
+    """The choice of the page whose prompt runs; programs, and pages without the pack's script, get the default."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    return _choices.get(getattr(server, "client_id", None), PreviewChoice())
+
+
+class Loop:
+    """An encoded animation that is saved as core saves a preview picture."""
+
+    def __init__(self, data: bytes):
+        self.data = data
+
+    def save(self, file: Any, **_: Any) -> None:
+        file.write(self.data)
+
+
+class Pace:
+    """Leaves out previews, so that those that are made take a small share of the time.
+
+    Args:
+        share: of the whole time, between 0 and 1.
+        clock: seconds.
+    """
+
+    def __init__(self, share: float = SHARE, clock: Callable[[], float] = time.perf_counter):
+        self.share, self.clock = share, clock
+        self.next = clock()
+
+    def due(self) -> bool:
+        return self.clock() >= self.next
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Time spent in here postpones what is due next."""
+        start = self.clock()
+        yield
+        end = self.clock()
+        self.next = end + (end - start) * (1 - self.share) / self.share
+
+
+def motion_frames(x0: Tensor, latent_format: Any, frames: int | None = None) -> Tensor | None:
+    """Latents of a batch as small pictures.
+
+    Args:
+        x0: (clips * frames, C, h, w), scaled as the model sees them.
+        latent_format: ComfyUI's, whose RGB factors are used.
+        frames: of a clip; by default the batch is one clip. Several clips stand side by side.
+
+    Returns:
+        uint8 (frames, h, clips * w, 3) on the CPU; None where the latents are no clip, or have no factors.
+    """
+    factors = getattr(latent_format, "latent_rgb_factors", None)
+    if getattr(x0, "is_nested", False) or x0.ndim != 4 or factors is None or x0.shape[1] != len(factors):
+        return None
+    frames = frames or len(x0)
+    if frames < 2 or len(x0) % frames:
+        return None
+    bias = getattr(latent_format, "latent_rgb_factors_bias", None)
+    weight = torch.tensor(factors, device=x0.device, dtype=torch.float32).T
+    bias = None if bias is None else torch.tensor(bias, device=x0.device, dtype=torch.float32)
+    pictures = torch.nn.functional.linear(x0.float().movedim(1, -1), weight, bias)
+    pictures = pictures.unflatten(0, (-1, frames)).permute(1, 2, 0, 3, 4).flatten(2, 3)
+    return ((pictures + 1) * 127.5).nan_to_num(0).clamp(0, 255).to(torch.uint8).cpu()
+
+
+def encode_loop(pictures: Tensor, fps: float) -> bytes:
+    """Pictures, uint8 (F, h, w, 3), as an animated WebP that repeats for ever."""
+    images = [Image.fromarray(picture) for picture in pictures.numpy()]
+    # Lossy WebP halves the colours' resolution, which leaves nothing of the smallest pictures.
+    lossless = images[0].width * images[0].height <= LOSSLESS_PIXELS
+    file = io.BytesIO()
+    images[0].save(
+        file, "WEBP", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, quality=75,
+        method=0, lossless=lossless,
+    )  # fmt: skip
+    return file.getvalue()
+
+
+def _with_loop(callback: Callable, guider: Any) -> Callable:
+    pace = Pace()
+    latent_format = guider.model_patcher.model.latent_format
+    clip = settings(guider.model_options.get("transformer_options", {})).get("frames_per_clip")
+
+    def report(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+        callback(step, x0, x, total)
+        # Read anew at every step: people change their mind while they watch.
+        choice, node = _current_choice(), get_executing_context()
+        if node is None or not choice.wanted or not pace.due():
+            return
+        pictures = motion_frames(x0, latent_format, clip)
+        if pictures is None:
+            return
+        with pace.counted():
+            loop = Loop(encode_loop(pictures, choice.fps))
+            get_progress_state().update_progress(node.node_id, step + 1, total, ("WEBP", loop, None))
+
+    return report
+
+
+def show_while_sampling(model: Any) -> None:
+    """Make a MODEL's sampling show the clip so far, where the sampler reports its steps and the page wants it."""
+
+    def wrapper(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *rest, **named):
+        if callback is not None:
+            callback = _with_loop(callback, executor.class_obj)
+        return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *rest, **named)
+
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    model.remove_wrappers_with_key(kind, KEY)
+    model.add_wrapper_with_key(kind, KEY, wrapper)

@@ -1,0 +1,143 @@
+"""How much a header may ask: names, ranks and counts are bounded, and errors are one line whatever a file holds."""
+
+import json
+import struct
+import time
+
+import pytest
+import torch
+
+from tests.formats.files import adapter, to_original, unet2d, write
+from unet_motion import UNetMotionModel, apply_motion_lora, load_motion_module
+from unet_motion.files.errors import name_some, shorten
+from unet_motion.files.reading import open_tensors
+from unet_motion.formats import FileFormatError
+from unet_motion.formats.names.keys import prefix_before
+from unet_motion.lora.names import strip
+
+
+def header(path, content, data=b""):
+    text = (content if isinstance(content, str) else json.dumps(content)).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"down_blocks.0.motion_modules" + ".1" * 40_000: EMPTY}, r"name is 80028 characters and 40003 parts long"),
+        ({"a" * 501: EMPTY}, r"expected at most 500 characters and 40 parts"),
+        ({"a": {**EMPTY, "shape": [2**62] * 100_000}}, "expected dtype, shape and data_offsets"),
+        ({"a": {**EMPTY, "shape": [1] * 9}}, r"a has 9 dimensions, expected at most 8"),
+        ({"a": {**EMPTY, "shape": [2**62, 2**62, 0]}}, r"expected fewer than 2\*\*63 values"),
+        ({f"a.{i}": EMPTY for i in range(25_001)}, "names more than 25000 tensors"),
+        ({f"{i}{'a' * 490}": EMPTY for i in range(6000)}, "by more than 2500000 letters together"),
+        ({"a\x1b[31m": EMPTY}, "expected characters that can be printed"),
+        ({"__metadata__": {"a": [1]}}, "the entry a of its __metadata__ is .*expected a text"),
+        ({"__metadata__": {str(i): "" for i in range(20_000)}}, "has a header that is not JSON"),
+        ('{"a":' + json.dumps(EMPTY) + ',"a":' + json.dumps(EMPTY) + "}", "names the tensor a twice"),
+        ('{"a":' + json.dumps(EMPTY) + "}}", "has a header that is not JSON"),
+        ('{"a":' + json.dumps(EMPTY) + ",}", "has a header that is not JSON"),
+        ('{"a":[' * 100_000, "the header entry of a is"),
+    ],
+)
+def test_what_no_model_has_is_refused(tmp_path, content, sentence):
+    start = time.process_time()
+    with pytest.raises(FileFormatError, match=sentence) as caught:
+        open_tensors(header(tmp_path / "a.safetensors", content))
+    assert time.process_time() - start < 1
+    assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
+
+
+def test_a_header_is_read_as_json_reads_it(tmp_path):
+    """With spaces, escapes, metadata at either end, and its padding: the same as the format's own reader."""
+    from safetensors import safe_open
+
+    state = {"a.weight": torch.randn(2, 3), "ü \" \\ {}": torch.arange(4), "b": torch.zeros(()), "c": torch.zeros(0, 5)}
+    write(tmp_path / "a.safetensors", state, note='{"} "', other="\\ ü")
+    raw = (tmp_path / "a.safetensors").read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    content = json.loads(raw[8 : 8 + length])
+    content["__metadata__"] = content.pop("__metadata__")
+    for text in (json.dumps(content, indent=3), json.dumps(content) + "   ", raw[8 : 8 + length].decode()):
+        path = header(tmp_path / "b.safetensors", text, raw[8 + length :])
+        source = open_tensors(path)
+        assert source.metadata == {"note": '{"} "', "other": "\\ ü"}
+        with safe_open(path, "pt") as theirs:
+            assert set(source.keys()) == set(theirs.keys()) == set(state)
+            assert all(torch.equal(source.read(name), theirs.get_tensor(name)) for name in state)
+
+
+def test_an_error_is_one_line_with_the_files_name(tmp_path):
+    text = str(FileFormatError(f"/models/a.ckpt: holds {'x' * 5000}\n\x1b[31m\ud800, expected y."))
+    assert text.startswith("/models/a.ckpt: holds x") and text.endswith("expected y.")
+    assert len(text) < 600 and text.isprintable() and "\\x1b[31m\\ud800" in text
+    long = str(FileFormatError(f"/{'long/' * 200}name.ckpt: holds {'x' * 5000}, expected y."))
+    assert "/name.ckpt: holds" in long and len(long) < 600
+    assert str(FileFormatError("a.ckpt: is empty.")) == "a.ckpt: is empty."
+    assert shorten("a" * 300 + "b", 9) == "aaaa...ab" and shorten("short") == "short"
+    assert len(name_some(["n" * 10_000] * 9)) < 450
+
+
+def test_prefixes_are_stripped_in_one_pass():
+    names = ["model.module._orig_mod." * 40_000 + "to_q.weight"]
+    start = time.process_time()
+    assert strip("module._orig_mod.unet." * 40_000 + "to_q") == "to_q"
+    assert prefix_before(names, "to_q.weight") == names[0].removesuffix("to_q.weight")
+    assert prefix_before(["other." + names[0]], "to_q.weight") is None
+    assert time.process_time() - start < 0.5
+
+
+@pytest.fixture(scope="module")
+def model():
+    return UNetMotionModel.from_unet2d(unet2d(), adapter())
+
+
+LAYER = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
+
+
+def lora(path, down=(2, 32), up=(32, 2), dtype=torch.float32, metadata=None, **more):
+    state = {f"unet.{LAYER}.lora_A.weight": torch.ones(down).to(dtype), f"unet.{LAYER}.lora_B.weight": torch.ones(up)}
+    state |= {f"unet.{LAYER}.{name}": value for name, value in more.items()}
+    return write(path, state, **({"lora_adapter_metadata": json.dumps(metadata)} if metadata else {}))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"down": (0, 32), "up": (32, 0)}, r"has shape \[0, 32\] .*none of them 0"),
+        ({"down": (32,), "up": (32, 2)}, r"has shape \[32\]"),
+        ({"dtype": torch.int64}, "dtype int64, expected floating-point numbers"),
+        ({"alpha": torch.tensor(3e38)}, r"the value 3.*expected one number of at most 1e\+06"),
+        ({"alpha": torch.ones(2)}, r"has shape \[2\] .*expected one number"),
+        ({"alpha": torch.tensor(float("nan"))}, "NaN or infinite"),
+        ({"alpha": torch.tensor(1j)}, "expected one number"),
+        ({"metadata": {"lora_alpha": [4]}}, r"has \[4\] as lora_alpha, expected a number"),
+        ({"metadata": {"lora_alpha": 1e39}}, r"has 1e\+39 as lora_alpha"),
+        ({"metadata": {"lora_alpha": float("nan")}}, "NaN is no number"),
+        ({"metadata": {"lora_alpha": 4, "alpha_pattern": ["to_q"]}}, "has a list as alpha_pattern, expected an object"),
+        ({"metadata": {"lora_alpha": 4, "alpha_pattern": {"to_q": "8"}}}, "has '8' as to_q"),
+    ],
+)
+def test_loras_that_cannot_be_meant(tmp_path, model, given, sentence):
+    with pytest.raises(FileFormatError, match=rf"a\.safetensors: .*{sentence}"):
+        apply_motion_lora(model, lora(tmp_path / "a.safetensors", **given))
+
+
+def test_peft_scales_are_those_of_the_first_fitting_pattern(tmp_path, model):
+    from unet_motion.lora.names import read_lora
+
+    for patterns, alpha in (({}, 4), ({"to_q": 8}, 8), ({"attn1.to_q": 6, "to_q": 8}, 6), ({"q": 8, "to_k": 9}, 4)):
+        path = lora(tmp_path / "a.safetensors", metadata={"lora_alpha": 4, "alpha_pattern": patterns})
+        tensors, _ = read_lora(open_tensors(path))
+        assert tensors[f"{LAYER}.alpha"] == alpha, patterns
+
+
+def test_names_at_the_bounds_are_read(tmp_path):
+    state = {f"module.{name}": value for name, value in to_original(adapter().state_dict()).items()}
+    state["x." * 38 + "y" * 400] = torch.zeros((1,) * 8)
+    with pytest.warns(UserWarning, match="1 tensors that belong to nothing known"):
+        assert load_motion_module(write(tmp_path / "a.safetensors", state)).config.block_out_channels == (32, 64)

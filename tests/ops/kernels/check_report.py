@@ -1,0 +1,67 @@
+"""The report of what runs on a machine, as an object, as text and from the command line."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from poison import DEVICE
+
+from unet_motion import kernels
+from unet_motion.cli import main
+from unet_motion.ops import dispatch
+from unet_motion.ops.attention.processors import PROCESSORS
+
+NAMES = ("freeu", "geglu", "group_norm", "layer_norm", "temporal_attention")
+
+
+@pytest.fixture(autouse=True)
+def triton_kernels():
+    with kernels.use("triton"):
+        yield
+
+
+def test_the_report_names_each_operation_and_processor():
+    found = kernels.report(DEVICE, torch.float32)
+    assert tuple(found.operations) == NAMES
+    assert {path.runs for path in found.operations.values()} == {"triton"}
+    assert set(found.attention) == {*PROCESSORS, "xformers", "sage"}
+    assert found.attention["triton"].runs == found.attention["math"].runs == "yes"
+    for name in ("xformers", "sage"):
+        if name not in PROCESSORS:
+            assert "is not installed" in found.attention[name].note
+    text = str(found)
+    assert all(name in text for name in (*NAMES, *found.attention))
+    assert json.loads(json.dumps(found.as_dict()))["operations"]["geglu"]["runs"] == "triton"
+    with kernels.use("eager"):
+        eager = kernels.report(DEVICE)
+    assert eager.operations["geglu"].runs == "eager" and "not asked for" in eager.operations["geglu"].note
+    assert eager.operations["temporal_attention"].runs == "triton"
+    assert "no kernel for torch.float64" in kernels.report(DEVICE, torch.float64).operations["freeu"].note
+
+
+def test_the_report_tells_why_a_machine_has_no_fast_path(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    cpu = kernels.report("cpu")
+    assert {path.note for path in cpu.operations.values()} == {"Triton has no backend here for cpu"}
+    assert cpu.attention["triton"].note == "Triton has no backend here for cpu"
+    assert cpu.attention["mem_efficient"].runs == "no"
+    assert "two batched products" in cpu.attention["auto"].note
+    monkeypatch.setattr(dispatch, "_triton_is_there", lambda: False)
+    assert kernels.report("cpu").operations["geglu"].note == "Triton is not installed"
+    assert PROCESSORS["flash"].declines(torch.device("cuda"), torch.float32) == "no kernel for torch.float32 on cuda"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    reason = PROCESSORS["flash"].declines(torch.device("cuda"), torch.float16)
+    assert reason == "it needs compute capability 8.0, found 7.5"
+
+
+def test_the_command_line_prints_the_report(capsys):
+    assert main(["kernels", "--device", "cpu", "--dtype", "bfloat16", "--mode", "eager"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("cpu, bfloat16; torch ") and "Attention processors" in text
+    assert main(["kernels", "--device", "cpu", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["operations"]) == set(NAMES)
+    assert main(["kernels", "--device", "abacus"]) == 2
+    assert "device 'abacus' is unknown" in capsys.readouterr().err

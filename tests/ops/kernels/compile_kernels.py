@@ -1,0 +1,82 @@
+"""Compiles each kernel for an NVIDIA GPU of a compute capability, with none at hand, and prints how it came out.
+
+The launchers run on CPU tensors, and where they would launch, the kernel is compiled for the arguments' types as
+Triton would on the GPU: integers that are 1 become constants. Run it without TRITON_INTERPRET.
+"""
+
+import importlib
+import sys
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.bool: "*i1"}
+
+
+class Compiled:
+    """Stands for a kernel and compiles it where it would be launched."""
+
+    def __init__(self, kernel, capability: int):
+        self.kernel, self.capability = kernel, capability
+
+    def __getitem__(self, grid):
+        return self.compile
+
+    def compile(self, *arguments, **options):
+        given = {**dict(zip(self.kernel.arg_names, arguments, strict=False)), **options}
+        signature, constants = {}, {}
+        for i, parameter in enumerate(self.kernel.params):
+            value = given[parameter.name]
+            if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+                signature[parameter.name], constants[(i,)] = "constexpr", value
+            elif isinstance(value, torch.Tensor):
+                signature[parameter.name] = TYPES[value.dtype]
+            elif isinstance(value, int):
+                signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
+            else:
+                signature[parameter.name] = "fp32"
+        source = ASTSource(self.kernel, signature, constants)
+        result = triton.compile(source, target=GPUTarget("cuda", self.capability, 32))
+        print(self.kernel.__name__, "shared memory", result.metadata.shared, "bytes")
+
+
+def launcher(name: str, capability: int):
+    """The launcher of a module whose kernels are compiled instead of launched."""
+    module = importlib.import_module(f"unet_motion.ops.{name}.triton")
+    for key, value in list(vars(module).items()):
+        # Functions with an underscore and a grid are kernels; helpers without one are inlined by their callers.
+        if isinstance(value, JITFunction) and key not in ("_sine", "_waves"):
+            setattr(module, key, Compiled(value, capability))
+    return module.launch
+
+
+def main(capability: int) -> None:
+    geglu, group_norm, layer_norm, freeu, attention = (
+        launcher(name, capability) for name in ("feed_forward", "group_norm", "layer_norm", "freeu", "attention")
+    )
+
+    def make(*shape, dtype=torch.float16):
+        return torch.empty(*shape, dtype=dtype)
+
+    def picture(n, c, h, w):
+        return make(n, h, w, c).permute(0, 3, 1, 2)
+
+    geglu(make(6, 2560))
+    weight = make(320)
+    group_norm(make(2, 4096, 320), weight, weight, 32, 1e-6, True, make(2, 320))
+    group_norm(make(1, 1, 320), weight, None, 32, 1e-6, False, None)
+    layer_norm(make(2, 3, 5, 320), make(2, 3, 5, 320), weight, weight, make(3, 320), 1e-5)
+    layer_norm(make(1, 1, 1, 320), None, weight, None, make(1, 320), 1e-5)
+    freeu(picture(2, 1280, 16, 16), picture(2, 640, 16, 16), 1.5, 0.2, True, torch.tensor(True))
+    freeu(picture(2, 1, 1, 1), picture(2, 1, 1, 1), 1.5, 0.2, False, None)
+    # The widest tiles of the most bytes: what float32 attention takes is the most that any kernel takes.
+    for frames, dim, dtype in ((1, 8, torch.float16), (16, 40, torch.bfloat16), (64, 160, torch.float32)):
+        tokens = [make(frames, 3, 2 * dim, dtype=dtype).transpose(0, 1).unflatten(-1, (2, dim)).transpose(1, 2)] * 3
+        attention(*tokens, 0.3, make(1, 1, frames, frames) if frames == 16 else None)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

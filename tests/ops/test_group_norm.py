@@ -1,0 +1,123 @@
+"""Group norm of narrow groups on a CPU: the same as torch's, forward and backward."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from unet_motion.ops.group_norm import cpu as narrow_groups
+from unet_motion.ops.group_norm import scoped_group_norm
+
+SIZES = [(3, 64, 5, 7), (2, 96, 16, 16), (4, 48, 33, 31), (1, 160, 1, 1), (2, 120, 9, 1), (6, 384, 16, 16)]
+WIDTHS = {64: 2, 96: 6, 48: 4, 160: 10, 120: 12, 384: 12}
+
+
+def norm_of(channels: int, groups: int) -> nn.GroupNorm:
+    norm = nn.GroupNorm(groups, channels, eps=1e-5)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def pictures(n: int, c: int, h: int, w: int) -> torch.Tensor:
+    return (torch.randn(n, c, h, w) * torch.rand(c, 1, 1) + 0.5).contiguous(memory_format=torch.channels_last)
+
+
+def exact(norm: nn.GroupNorm, x: torch.Tensor, clips: int) -> torch.Tensor:
+    """In float64, by torch, over all frames of each clip; x is changed into float64 with its gradient kept."""
+    n, c, h, w = x.shape
+    clip = x.unflatten(0, (clips, -1)).transpose(1, 2)
+    out = F.group_norm(clip, norm.num_groups, norm.weight.double(), norm.bias.double(), norm.eps)
+    return out.transpose(1, 2).reshape(n, c, h, w)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("scope", ["frame", "clip"])
+def test_values_and_gradients_are_those_of_float64(size, scope):
+    torch.manual_seed(1)
+    norm = norm_of(size[1], size[1] // WIDTHS[size[1]])
+    x = pictures(*size)
+    assert narrow_groups.serves(norm, x)
+    wide = x.double().requires_grad_()
+    x.requires_grad_()
+    clips = size[0] if scope == "frame" else 1
+    out = scoped_group_norm(norm, x, size[0] // clips, scope)
+    expected = exact(norm, wide, clips)
+    gradient = torch.randn_like(out)
+    found = torch.autograd.grad(out, (x, norm.weight, norm.bias), gradient)
+    wanted = torch.autograd.grad(expected, (wide, norm.weight, norm.bias), gradient.double())
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    for a, b in zip((out, *found), (expected, *wanted), strict=True):
+        assert (a - b).norm() <= 5e-6 * b.norm()
+
+
+@pytest.mark.parametrize("size", SIZES[:4], ids=str)
+def test_frozen_or_not_the_bits_are_equal(size):
+    torch.manual_seed(2)
+    norm, x = norm_of(size[1], size[1] // WIDTHS[size[1]]), pictures(*size)
+    with torch.no_grad():
+        alone = scoped_group_norm(norm, x, 1, "frame")
+    trained = scoped_group_norm(norm, x.clone(memory_format=torch.preserve_format), 1, "frame")
+    norm.requires_grad_(False)
+    through = scoped_group_norm(norm, x.requires_grad_(), 1, "frame")
+    assert torch.equal(alone, trained) and torch.equal(alone, through)
+    assert trained.requires_grad and through.requires_grad and not alone.requires_grad
+
+
+def test_only_the_weights_want_a_gradient():
+    """Where torch's own backward pass of channels-last memory may read a null pointer."""
+    torch.manual_seed(3)
+    norm, x = norm_of(64, 32), pictures(2, 64, 8, 8)
+    scoped_group_norm(norm, x, 1, "frame").square().sum().backward()
+    expected = norm_of(64, 32).double()
+    expected.load_state_dict(norm.state_dict())
+    expected(x.double().contiguous()).square().sum().backward()
+    assert (norm.weight.grad - expected.weight.grad).norm() <= 1e-6 * expected.weight.grad.norm()
+
+
+@pytest.mark.parametrize("pixels", [5, 1100])
+def test_second_derivatives(pixels):
+    torch.manual_seed(4)
+    x, weight, bias = torch.randn(2, pixels, 8), torch.randn(8), torch.randn(8)
+
+    def second(norm, dtype):
+        inputs = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+        first = torch.autograd.grad(norm(*inputs).pow(3).sum(), inputs[0], create_graph=True)[0]
+        return torch.autograd.grad(first.square().sum(), inputs[:2])
+
+    found = second(lambda x, w, b: narrow_groups.group_norm(x, w, b, 4, 1e-5), torch.float32)
+    wanted = second(lambda x, w, b: F.group_norm(x.transpose(1, 2), 4, w, b, 1e-5).transpose(1, 2), torch.float64)
+    for a, b in zip(found, wanted, strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm()
+
+
+def test_a_hosts_weights_are_taken_and_with_gradients_its_own_layer():
+    norm, x, used = norm_of(64, 32), pictures(2, 64, 8, 8), []
+
+    def patched(layer, given):
+        used.append(layer)
+        return 2 * layer.weight, layer.bias
+
+    norm.read_weights = patched
+    with torch.no_grad():
+        found = scoped_group_norm(norm, x, 1, "frame")
+        expected = F.group_norm(x.double(), 32, 2 * norm.weight.double(), norm.bias.double(), norm.eps)
+    assert used and (found - expected).norm() <= 5e-6 * expected.norm()
+    used.clear()
+    scoped_group_norm(norm, x.requires_grad_(), 1, "frame").sum().backward()
+    assert not used and x.grad is not None
+
+
+def test_who_is_served():
+    x = pictures(2, 64, 8, 8)
+    assert narrow_groups.serves(norm_of(64, 32), x)
+    assert not narrow_groups.serves(norm_of(64, 8), x), "eight channels fill a vector"
+    assert not narrow_groups.serves(norm_of(64, 4), x), "sixteen channels are not narrow"
+    assert not narrow_groups.serves(norm_of(64, 32), x.contiguous())
+    assert not narrow_groups.serves(norm_of(64, 32), x.double())
+    for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+        hooked = norm_of(64, 32)
+        getattr(hooked, register)(lambda *args: None)
+        assert not narrow_groups.serves(hooked, x), register
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not narrow_groups.serves(norm_of(64, 32), x)

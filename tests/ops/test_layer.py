@@ -1,0 +1,103 @@
+"""Nothing that somebody else can hold is overwritten."""
+
+import pytest
+import torch
+
+from unet_motion.forward.call import Call
+from unet_motion.model import motion_module, resnet, transformer
+from unet_motion.model.layer_factory import make_factory
+from unet_motion.model.motion_module import MotionModule
+from unet_motion.ops import group_norm, layer_norm
+from unet_motion.ops import layer as in_place
+
+MAKE = make_factory(None, None, torch.float64, None)
+# In place or not, with gradients or not, torch may take other code for the same formula.
+ROUNDING = {"rtol": 1e-13, "atol": 1e-13}
+
+
+def make_layers():
+    torch.manual_seed(0)
+    first = resnet.ResnetBlock(MAKE, 8, 16, 12, 4, 1e-5, "silu")
+    spatial = transformer.SpatialTransformer(MAKE, 16, 2, 2, 6, 4, use_linear_projection=False)
+    module = MotionModule(MAKE, 16, 2, 2, 4, 32)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return torch.nn.ModuleList([first, spatial, module])
+
+
+@pytest.fixture
+def call():
+    generator = torch.Generator().manual_seed(1)
+    text, temb = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((2, 5, 6), (2, 12)))
+    return Call(2, 3, temb=temb, text=text)
+
+
+@pytest.fixture
+def pictures():
+    x = torch.randn(6, 8, 5, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return x.to(memory_format=torch.channels_last)
+
+
+def run(stack, x, call):
+    with torch.no_grad():
+        for layer in stack:
+            x = layer(x, call)
+    return x
+
+
+def test_overwriting_changes_no_value_and_no_input(call, pictures, monkeypatch):
+    stack, before = make_layers(), pictures.clone()
+    out = run(stack, pictures, call)
+    assert torch.equal(pictures, before)
+    for module in (resnet, transformer, motion_module, group_norm, layer_norm):
+        monkeypatch.setattr(module, "overwritable", lambda *layers: False)
+    torch.testing.assert_close(run(stack, pictures, call), out, **ROUNDING)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (4, 3)])
+def test_gradients_on_or_off_give_the_same_values(call, size):
+    stack = make_layers().requires_grad_(False)
+    x = torch.randn(6, 8, *size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = x.to(memory_format=torch.channels_last)
+    out = run(stack, x, call)
+    for layer in stack:
+        x = layer(x, call)
+    torch.testing.assert_close(x, out, **ROUNDING)
+
+
+def test_what_hooks_have_seen_stays_as_it_was(call, pictures):
+    stack, seen = make_layers(), []
+
+    def remember(module, args, out):
+        seen.extend((t, t.clone()) for t in (*args, out) if isinstance(t, torch.Tensor))
+
+    plain = run(stack, pictures, call)
+    for module in stack.modules():
+        module.register_forward_hook(remember)
+    torch.testing.assert_close(run(stack, pictures, call), plain, **ROUNDING)
+    assert len(seen) > 60
+    assert all(torch.equal(tensor, copy) for tensor, copy in seen)
+
+
+def test_what_a_processor_gives_and_takes_stays_as_it_was(call, pictures):
+    stack, seen = make_layers(), []
+
+    def processor(attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        out = hidden_states.roll(1, dims=1) / 2
+        seen.extend((t, t.clone()) for t in (hidden_states, out))
+        return out
+
+    call.processor = lambda attention: processor
+    run(stack, pictures, call)
+    assert len(seen) == 16
+    assert all(torch.equal(tensor, copy) for tensor, copy in seen)
+
+
+def test_gradients_stop_it(call, pictures):
+    norm = torch.nn.LayerNorm(4)
+    assert not in_place.overwritable(norm)
+    with torch.no_grad():
+        assert in_place.overwritable(norm)
+        tensor, other = torch.ones(2, dtype=torch.float16), torch.ones(2)
+        assert in_place.add_into(tensor, other, own=True).dtype == torch.float32 and tensor[0] == 1
+        assert in_place.add_into(other, other, own=True) is other

@@ -1,0 +1,55 @@
+"""The two commands, end to end."""
+
+import json
+
+import pytest
+
+from unet_motion.bundled import load_bundled
+from unet_motion.cli import main
+from unet_motion.training.bundled_model.run import BundledRecipe, BundledRun, GateError
+from unet_motion.training.runs import RunLog
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert main(["train", "bundled", "--quick", "--folder", str(folder)]) == 0
+    return folder
+
+
+def test_one_command_makes_a_model_that_loads(folder):
+    parts = load_bundled(path=folder / "model.safetensors")
+    assert parts.info["frames"] == 16 and parts.info["beta_schedule"] == "linear"
+    stages = [json.loads(line)["stage"] for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    order = ["autoencoder", "decoder", "judge", "images", "placed", "motion", "steady", "evaluate", "export"]
+    assert [stage for stage in dict.fromkeys(stages) if stage in order] == order
+    figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    assert figures == parts.info["figures"] and figures["clips"] == 8
+
+
+def test_a_finished_run_is_not_trained_again(folder):
+    before = (folder / "model.safetensors").read_bytes()
+    stages = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
+    assert len(stages) == 7
+    BundledRun(folder, BundledRecipe.quick(), RunLog(None, quiet=True)).run()
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")} == stages
+
+
+def test_a_stage_below_its_gate_stops_the_run(folder):
+    (folder / "autoencoder.safetensors").unlink()
+    with pytest.raises(GateError, match="the autoencoder reaches .* dB; expected at least 28.0 dB"):
+        recipe = BundledRecipe(autoencoder=BundledRecipe.quick().autoencoder)
+        BundledRun(folder, recipe, RunLog(None, quiet=True)).run()
+
+
+def test_evaluate_prints_json_and_says_what_is_missed(capsys):
+    status = main(["evaluate", "--clips", "8", "--steps", "1", "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["clips"] == 8 and figures["steps"] == 1
+    assert status == (1 if figures["missed"] else 0)
+
+
+def test_evaluate_refuses_nonsense(capsys):
+    assert main(["evaluate", "--clips", "0"]) == 2
+    assert "--clips is 0" in capsys.readouterr().err

@@ -1,0 +1,224 @@
+"""Files with frames: what is written is read back, whole or not at all, and with the settings inside."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unet_motion import video
+from unet_motion.files.atomic import atomic_file, atomic_folder
+
+SETTINGS = {"prompt": 'a réd "star" \u661f', "seed": 2**63 + 1, "guidance": 3.5, "negative_prompt": ""}
+KINDS = ["clip.webp", "clip.gif", "clip.png", "clip.mp4", "clip"]
+
+
+@pytest.fixture
+def frames():
+    """A bright square that moves to the right over a gradient: 12 frames of 20 x 32."""
+    clip = np.zeros((12, 20, 32, 3), np.uint8)
+    clip[..., 2] = np.arange(0, 160, 5, dtype=np.uint8)
+    for i, frame in enumerate(clip):
+        frame[6:14, i : i + 8] = (250, 40, 10)
+    return clip
+
+
+def decode(path):
+    """The pictures of an animation, and their durations in milliseconds."""
+    with Image.open(path) as image:
+        pictures, durations = [], []
+        for i in range(image.n_frames):
+            image.seek(i)
+            image.load()  # a WebP knows the duration only once the frame is decoded
+            pictures.append(np.asarray(image.convert("RGB")))
+            durations.append(image.info["duration"])
+    return np.stack(pictures), durations
+
+
+def test_webp_is_lossless_and_in_time(tmp_path, frames):
+    pictures, durations = decode(video.write_video(tmp_path / "clip.webp", frames, fps=8))
+    assert np.array_equal(pictures, frames)
+    assert sum(durations) == 1500
+
+
+def test_webp_with_quality_is_smaller_and_close(tmp_path, frames):
+    noisy = frames ^ np.random.default_rng(0).integers(0, 16, frames.shape, dtype=np.uint8)
+    whole = video.write_video(tmp_path / "whole.webp", noisy)
+    lossy = video.write_video(tmp_path / "lossy.webp", noisy, quality=50)
+    assert lossy.stat().st_size < whole.stat().st_size / 2
+    assert np.abs(decode(lossy)[0].astype(int) - noisy).mean() < 20
+
+
+def test_gif_has_the_colours_and_the_total_time(tmp_path, frames):
+    pictures, durations = decode(video.write_video(tmp_path / "clip.gif", frames, fps=8))
+    assert np.abs(pictures.astype(int) - frames).max() <= 12
+    assert sum(durations) == 1500
+
+
+def test_folder_and_contact_sheet_hold_the_frames(tmp_path, frames):
+    folder = video.write_video(tmp_path / "clip", frames)
+    read = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
+    assert np.array_equal(np.stack(read), frames)
+    sheet = np.asarray(Image.open(video.write_video(tmp_path / "clip.png", frames)))
+    assert sheet.shape == (3 * 22 - 2, 4 * 34 - 2, 3)
+    assert np.array_equal(sheet[22:42, 34:66], frames[5])
+
+
+def test_mp4_holds_the_frames(tmp_path, frames):
+    av = pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    path = video.write_video(tmp_path / "clip.mp4", frames, fps=8)
+    with av.open(str(path)) as container:
+        pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        assert container.streams.video[0].average_rate == 8
+    assert pictures.shape == frames.shape
+    assert np.abs(pictures.astype(int) - frames).mean() < 12  # 4:2:0 colour at edges
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_settings_come_back_and_the_same_call_gives_the_same_bytes(tmp_path, frames, name):
+    if name.endswith("mp4"):
+        pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    first = video.write_video(tmp_path / name, frames, metadata=SETTINGS)
+    second = video.write_video(tmp_path / "again" / name, frames, metadata=SETTINGS)
+    assert video.read_metadata(first) == SETTINGS
+    files = [(a, second / a.name) for a in first.iterdir()] if first.is_dir() else [(first, second)]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in files)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_graphs_come_back_beside_the_settings(tmp_path, frames, name):
+    if name.endswith("mp4"):
+        pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    graphs = {"workflow": {"nodes": [{"title": 'é: "星"', "id": 2**53}]}, "prompt": {"3": {"class_type": "KSampler"}}}
+    first, second = (
+        video.write_video(tmp_path / folder / name, frames, metadata=SETTINGS, graphs=graphs) for folder in "ab"
+    )
+    assert video.read_metadata(first) == SETTINGS
+    # ComfyUI's page reads no GIF.
+    assert video.read_graphs(first) == ({} if name.endswith("gif") else graphs)
+    files = [(a, second / a.name) for a in first.iterdir()] if first.is_dir() else [(first, second)]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in files)
+
+
+def test_graphs_stand_where_comfyui_looks_for_them(tmp_path, frames):
+    graphs = {"workflow": {"nodes": []}, "prompt": {}}
+    with Image.open(video.write_video(tmp_path / "clip.png", frames, graphs=graphs)) as image:
+        assert image.text == {"workflow": '{"nodes": []}', "prompt": "{}"}
+    with Image.open(video.write_video(tmp_path / "clip.webp", frames, graphs=graphs)) as image:
+        assert dict(image.getexif()) == {0x010F: 'workflow:{"nodes": []}', 0x0110: "prompt:{}"}
+
+
+@pytest.mark.parametrize("count", [1, 12])
+@pytest.mark.parametrize("height", range(12, 20))
+def test_a_reader_that_skips_no_padding_finds_the_graphs_of_a_webp(tmp_path, frames, height, count):
+    """The page of ComfyUI 0.3.64 takes a chunk of odd length for as long as it says; alike frames are one picture."""
+    still = np.repeat(np.random.default_rng(height).integers(0, 256, (1, height, 9, 3), dtype=np.uint8), count, axis=0)
+    path = video.write_video(tmp_path / "clip.webp", still, metadata=SETTINGS, graphs={"workflow": {"nodes": []}})
+    data, at, names = path.read_bytes(), 12, []
+    while at < len(data) and b"EXIF" not in names:
+        names.append(data[at : at + 4])
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+    assert names[0] == b"VP8X" and names[-1] == b"EXIF"
+    assert int.from_bytes(data[4:8], "little") == len(data) - 8
+    assert np.array_equal(np.asarray(Image.open(path).convert("RGB")), still[0])
+    assert video.read_graphs(path) == {"workflow": {"nodes": []}} and video.read_metadata(path) == SETTINGS
+
+
+def test_the_graphs_of_an_mp4_stand_before_its_pictures(tmp_path, frames):
+    """ComfyUI's page reads only the start of a long file."""
+    pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    data = video.write_video(tmp_path / "clip.mp4", frames, graphs={"workflow": {"nodes": []}}).read_bytes()
+    assert 0 < data.index(b"workflow") < data.index(b"mdat")
+
+
+def test_without_settings_a_file_holds_pictures_only(tmp_path, frames):
+    for name in KINDS[:3]:
+        path = video.write_video(tmp_path / name, frames)
+        assert video.read_graphs(path) == {}
+        with pytest.raises(ValueError, match="holds no settings"):
+            video.read_metadata(path)
+
+
+def test_resize_keeps_pixels_with_nearest_and_means_with_lanczos(frames):
+    assert np.array_equal(video.resize(frames, 3, "nearest")[:, 1::3, 1::3], frames)
+    smooth = video.resize(frames, 4, "lanczos")
+    assert smooth.shape == (12, 80, 128, 3)
+    assert abs(smooth.mean() - frames.mean()) < 1
+
+
+def test_a_second_run_replaces_the_frames_of_the_first(tmp_path, frames):
+    video.write_video(tmp_path / "clip", frames)
+    video.write_video(tmp_path / "clip", frames[:3])
+    assert len(list((tmp_path / "clip").iterdir())) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["clip"]
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path, frames):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="thesis.txt"):
+        video.write_video(tmp_path / "clip", frames)
+    assert (tmp_path / "clip" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "clip.webp"
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_file(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failed_folder_leaves_the_old_folder_and_nothing_else(tmp_path):
+    target = tmp_path / "clip"
+    target.mkdir()
+    (target / "frame_00000.png").write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "frame_00000.png").write_bytes(b"half")
+        raise RuntimeError
+    assert (target / "frame_00000.png").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    "name, change, words",
+    [
+        ("clip.avi", {}, ["'.avi'", ".webp"]),
+        ("clip.webp", {"fps": 0}, ["fps is 0"]),
+        ("clip.webp", {"quality": 101}, ["quality is 101"]),
+        ("clip.webp", {"frames": np.zeros((2, 4, 4, 3), np.float32)}, ["float32", "uint8"]),
+        ("clip.webp", {"frames": np.zeros((0, 4, 4, 3), np.uint8)}, ["(0, 4, 4, 3)"]),
+        ("clip.mp4", {"frames": np.zeros((2, 5, 4, 3), np.uint8)}, ["4x5", "even"]),
+        ("clip.webp", {"graphs": {"api": {}}}, ["'api'", "workflow", "prompt"]),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, frames, name, change, words):
+    with pytest.raises(ValueError) as error:
+        video.write_video(tmp_path / name, **{"frames": frames, **change})
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_without_settings_is_an_error_that_names_it(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    with pytest.raises(ValueError, match="plain.png"):
+        video.read_metadata(tmp_path / "plain.png")
+    with pytest.raises(FileNotFoundError, match="none.webp"):
+        video.read_metadata(tmp_path / "none.webp")
+
+
+def test_settings_stand_where_other_programs_read_them(tmp_path, frames):
+    comment = Image.open(video.write_video(tmp_path / "clip.gif", frames, metadata=SETTINGS)).info["comment"]
+    assert json.loads(comment) == SETTINGS
+    exif = Image.open(video.write_video(tmp_path / "clip.webp", frames, metadata=SETTINGS)).getexif()
+    assert exif.get_ifd(0x8769)[0x9286].startswith(b"ASCII\0\0\0{")
+
+
+def test_a_clip_repeats_unless_told_otherwise(tmp_path, frames):
+    for suffix, once in ((".webp", 1), (".gif", None)):
+        forever = Image.open(video.write_video(tmp_path / f"forever{suffix}", frames))
+        single = Image.open(video.write_video(tmp_path / f"once{suffix}", frames, loop=False))
+        assert forever.info["loop"] == 0
+        assert single.info.get("loop") == once

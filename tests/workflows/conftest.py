@@ -1,0 +1,1 @@
+from tests.cli.conftest import model_file  # noqa: F401 - a fixture

@@ -1,0 +1,99 @@
+"""The ComfyUI graph that `generate` writes into its files; tests/comfyui runs it."""
+
+import argparse
+import json
+
+import pytest
+
+from unet_motion.cli import build_parser, main
+from unet_motion.cli.generate import describe
+from unet_motion.video import read_graphs
+from unet_motion.workflows.clip import clip_graph, no_graph
+
+
+def settings_of(*arguments, prompt="a red star moving left"):
+    args: argparse.Namespace = build_parser("generate").parse_args(["generate", prompt, *arguments])
+    return describe(args)
+
+
+def values(workflow, kind):
+    """The widgets' values of the nodes of a kind."""
+    return [node["widgets_values"] for node in workflow["nodes"] if node["type"] == kind]
+
+
+def test_the_settings_stand_in_the_widgets_in_the_pages_order():
+    settings = settings_of(
+        "--negative", "blue", "--seed", "7", "--steps", "12", "--guidance", "4.5", "--frames", "9", "--width", "72",
+        "--height", "48", "--scale", "3", "--filter", "nearest", "--fps", "12", "--sampler", "euler",
+    )  # fmt: skip
+    workflow = clip_graph(settings, "mp4", 90).workflow()
+    assert values(workflow, "CLIPTextEncode") == [["a red star moving left"], ["blue"]]
+    assert values(workflow, "EmptyLatentImage") == [[72, 48, 9]]
+    assert values(workflow, "KSampler") == [[7, "fixed", 12, 4.5, "euler", "normal", 1.0]]
+    assert values(workflow, "ImageScale") == [["nearest-exact", 216, 144, "disabled"]]
+    assert values(workflow, "UNetMotion_SaveClip") == [["UNetMotion", "mp4", 12.0, 90]]
+
+
+def test_every_link_joins_an_output_to_an_input_and_both_know_it():
+    workflow = clip_graph(settings_of("--freeu", "0.9,0.2,1.2,1.4"), "webp").workflow()
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len(workflow["links"]) == sum(len(node["inputs"]) for node in nodes.values()) == workflow["last_link_id"]
+    for number, source, output, target, place, kind in workflow["links"]:
+        given, taken = nodes[source]["outputs"][output], nodes[target]["inputs"][place]
+        assert number in given["links"] and taken["link"] == number and given["type"] == taken["type"] == kind
+
+
+def test_freeu_gets_a_node_between_model_and_sampler():
+    graph = clip_graph(settings_of("--freeu", "0.9,0.2,1.2,1.4"), "webp").prompt()
+    (sampler,) = (node for node in graph.values() if node["class_type"] == "KSampler")
+    freeu = graph[sampler["inputs"]["model"][0]]
+    assert freeu["class_type"] == "UNetMotion_FreeU" and freeu["inputs"]["preset"] == "custom"
+    assert [freeu["inputs"][name] for name in ("s1", "s2", "b1", "b2")] == [0.9, 0.2, 1.2, 1.4]
+
+
+def test_signs_with_a_meaning_in_comfyui_are_left_out_of_the_prompt():
+    settings = settings_of(prompt="a (red:1.5) {star|moon} // moving \\left")
+    text, _ = values(clip_graph(settings, "webp").workflow(), "CLIPTextEncode")
+    assert text[0].split() == ["a", "red:1.5", "star", "moon", "moving", "left"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--model", "mine.safetensors"),
+        ("--motion-lora", "pan.safetensors"),
+        ("--sampler", "euler_ancestral"),
+        ("--sampler", "lcm"),
+        ("--attention", "sage"),
+        ("--seed", str(2**53)),
+        ("--width", "8"),
+        ("--width", "1024", "--scale", "32"),
+        ("--fps", "0.001"),
+        ("--freeu", "0.9,0.2,1.2,11"),
+    ],
+)
+def test_where_comfyui_has_no_equal_there_is_no_graph(arguments):
+    assert no_graph(settings_of()) is None
+    assert no_graph(settings_of(*arguments)) is not None
+    assert clip_graph(settings_of(*arguments), "webp") is None
+
+
+def test_files_of_generate_hold_the_graph_that_saves_one_of_their_kind(tmp_path):
+    made = {"clip.webp": "webp", "clip.mp4": "mp4", "clip.png": "sheet", "frames": "webp"}
+    for name, kind in made.items():
+        if kind == "mp4":
+            pytest.importorskip("av", reason="MP4 needs the extra `video`")
+        path, sheet = tmp_path / name, tmp_path / f"sheet of {name}.png"
+        arguments = ["--out", str(path), "--sheet", str(sheet), "--frames", "2", "--steps", "1", "--scale", "1"]
+        assert main(["generate", "a red star moving left", "--json", *arguments]) == 0
+        expected = clip_graph(settings_of(*arguments), kind)
+        assert read_graphs(path) == {"workflow": expected.workflow(), "prompt": expected.prompt()}
+        assert values(read_graphs(sheet)["workflow"], "UNetMotion_SaveClip")[0][1] == "sheet"
+
+
+def test_a_gif_and_a_clip_of_another_model_hold_none(tmp_path, model_file, capsys):
+    few = ["--frames", "2", "--steps", "1", "--json"]
+    for name, more in (("clip.gif", []), ("clip.webp", ["--model", str(model_file)])):
+        assert main(["generate", "a red star", "--out", str(tmp_path / name), *few, *more]) == 0
+        assert json.loads(capsys.readouterr().out)["steps"] == 1
+        assert read_graphs(tmp_path / name) == {}

@@ -1,0 +1,99 @@
+"""Tries tiles and warps of each kernel at each size, and writes the fastest in the form that the kernels read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...files.atomic import atomic_file
+from ...ops.tuning import capability, choosing, read
+from .kernel_checks import Reference, declines, works_on
+from .sizes import Level
+from .stages import Card, Found
+from .timing import milliseconds
+
+WORTH = 1.02
+"""How many times as fast as the launcher's own numbers a choice has to be."""
+
+TRIED = {
+    "temporal attention": "temporal_attention",
+    "residual, layer norm and positions": "layer_norm",
+    "GEGLU": "geglu",
+    "group norm and SiLU": "group_norm",
+    "FreeU v1 and concatenation": "freeu",
+}
+"""What is timed -> the kernel whose numbers are tried, by how much of a step it is."""
+
+
+def grid(kernel: str) -> Iterator[dict[str, int]]:
+    """The choices of a kernel."""
+    if kernel == "temporal_attention":
+        for tile, warps in ((16, 1), (32, 1), (32, 2), (64, 2), (64, 4), (64, 8)):
+            yield {"TILE": tile, "num_warps": warps}
+    elif kernel == "layer_norm":
+        for rows, warps in product((1, 2, 4), (1, 2, 4, 8)):
+            yield {"ROWS": rows, "num_warps": warps}
+    elif kernel == "geglu":
+        for (rows, block), warps in product(((1, 1024), (4, 512), (8, 256), (16, 256)), (4, 8)):
+            yield {"ROWS": rows, "BLOCK": block, "num_warps": warps}
+    else:
+        for piece, block, warps in product((32, 64, 128), (64, 128), (4, 8)):
+            yield {"PIECE": piece, "BLOCK": block, "num_warps": warps}
+
+
+@torch.no_grad()
+def stage(card: Card, found: Found) -> None:
+    """A row for each kernel and size; the file is written after each of them."""
+    file = card.out / f"tuned-{capability(card.device) if card.on_gpu else 'rehearsal'}.json"
+    entries: list[dict[str, Any]] = []
+    for dtype in card.sizes.step_dtypes:
+        for level in card.sizes.levels:
+            for words, kernel in TRIED.items():
+                with found.row(f"{words}, {str(dtype).removeprefix('torch.')}, {level}") as row:
+                    entries += best_of(card, row, words, kernel, level, dtype)
+                    write(file, entries)
+
+
+def best_of(
+    card: Card, row: dict[str, Any], words: str, kernel: str, level: Level, dtype: torch.dtype
+) -> list[dict[str, Any]]:
+    """The entry of the fastest choice, or none where the launcher's own numbers are as fast."""
+    why = declines(words, card.device, dtype)
+    if why is not None:
+        row["result"] = f"not measured: {why}"
+        return []
+    works, _ = works_on(words, level, dtype, card.device, card.sizes.input_sets)
+    own = row["own ms"] = milliseconds(works, card.device, card.sizes.repeats)
+    reference = Reference(words, level, dtype, card.device)
+    times, sizes = [], {}
+    for use in list(grid(kernel))[: card.sizes.tries]:
+        with choosing(kernel, **use) as asked:
+            try:
+                if reference.as_exact(reference.error()):
+                    times.append((milliseconds(works, card.device, card.sizes.repeats), use))
+                else:
+                    row["failed"] = f"{use}: other values"
+            except Exception as reason:  # more shared memory or registers than there are
+                row["failed"] = f"{use}: {str(reason)[:100]}"
+        sizes = dict(asked[-1]) if asked else sizes
+    row["tried"] = len(times)
+    if not times:
+        return []
+    row["best ms"], row["best"] = min(times, key=lambda entry: entry[0])
+    if own < WORTH * row["best ms"]:
+        return []
+    entry = {"kernel": kernel, "dtype": str(dtype).removeprefix("torch."), "sizes": sizes, "use": row["best"]}
+    return [{**entry, "times as fast": round(own / row["best ms"], 3)}]
+
+
+def write(file: Path, entries: list[Mapping[str, Any]]) -> None:
+    """Write the entries, one a line, and read them as the kernels will."""
+    lines = ",\n".join(json.dumps(entry) for entry in entries)
+    with atomic_file(file) as part:
+        part.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        read(part)

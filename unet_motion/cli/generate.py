@@ -1,0 +1,208 @@
+"""`unet-motion generate`: a prompt to a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+from .. import __version__
+
+
+def add_arguments(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "generate",
+        help="make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames",
+        description="Make a clip from a prompt with the bundled model, which knows drawn shapes, colours and motions.",
+        epilog="WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
+        "ComfyUI's page. There is none with --model, --motion-lora or --attention sage, with the samplers "
+        "euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of 2**53 or more, a side "
+        "below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside 0 to 10.",
+    )
+    add = parser.add_argument
+    add("prompt", help='what to draw, such as "a red star moving left"')
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file to write: .webp, .gif, .mp4, .png (all frames in one picture), or no suffix for a folder "
+        "of PNG frames; default: output/<prompt>-<seed>.webp",
+    )
+    add("--sheet", type=Path, metavar="FILE.png", help="also write all frames in one picture")
+    add("--negative", default="", metavar="PROMPT", help="what to keep away from")
+    add("--seed", type=int, default=0, help="0 to 2**64 - 1; the same seed gives the same file (default 0)")
+    add("--steps", type=int, default=20, help="model evaluations; time grows with it (default 20)")
+    add("--guidance", type=float, default=3.0, help="how closely to follow the prompt; 1 is off (default 3)")
+    add("--frames", type=int, default=16, help="frames of the clip (default 16)")
+    add("--width", type=int, default=64, help="pixels, a multiple of 8 (default 64, as trained)")
+    add("--height", type=int, default=64, help="pixels, a multiple of 8 (default 64, as trained)")
+    add("--sampler", default="ddim", help="ddim, euler, euler_ancestral, dpmpp_2m or lcm (default ddim)")
+    add("--fps", type=float, default=8.0, help="frames a second in the file (default 8)")
+    add("--scale", type=int, default=4, help="enlarge the pictures this many times (default 4)")
+    add("--filter", default="lanczos", help="how to enlarge: lanczos or nearest (default lanczos)")
+    add("--quality", type=int, help="0 to 100 for a lossy WebP (default: lossless)")
+    add("--freeu", type=_freeu_factors, metavar="S1,S2,B1,B2", help="FreeU factors, such as 0.9,0.2,1.2,1.4")
+    add("--attention", default="auto", help="attention processor: auto, sdpa, math, sliced, ... (default auto)")
+    add(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help="a model of `unet-motion train bundled` (default: the one that ships)",
+    )
+    add(
+        "--motion-lora",
+        action="append",
+        default=[],
+        metavar="NAME|FILE[:STRENGTH]",
+        help="a LoRA on the model: a bundled one such as pan-left, or a file, such as "
+        "pan.safetensors:0.8 (without a number: 1); may be given several times",
+    )
+    add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
+    add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from .. import video
+
+    path = _check_output(args)
+    start = time.perf_counter()
+    pipeline, unknown = _load(args)
+    frames = pipeline(
+        args.prompt,
+        negative_prompt=args.negative,
+        frames=args.frames,
+        steps=args.steps,
+        guidance=args.guidance,
+        seed=args.seed,
+        sampler=args.sampler,
+        width=args.width,
+        height=args.height,
+        options=_options(args),
+        progress=not args.json,
+    )
+    settings = describe(args)
+    enlarged = video.resize(frames, args.scale, args.filter)
+    graphs = _graphs(settings, path, args.quality)
+    video.write_video(path, enlarged, args.fps, settings, quality=args.quality, graphs=graphs)
+    if args.sheet is not None:
+        video.write_video(args.sheet, enlarged, metadata=settings, graphs=_graphs(settings, args.sheet))
+    seconds = time.perf_counter() - start
+    if args.json:
+        report = {"path": str(path), "seconds": round(seconds, 2), "unknown_words": unknown, **settings}
+        print(json.dumps(report))
+    else:
+        print(f"{path}: {len(frames)} frames of {enlarged.shape[2]}x{enlarged.shape[1]}, in {seconds:.1f} s")
+
+
+def _check_output(args: argparse.Namespace) -> Path:
+    """The file to write, after checking all that concerns files: better before a long run than after it."""
+    from .. import video
+
+    video.check_playback(args.fps, args.quality)
+    video.check_resize(args.scale, args.filter)
+    if args.sheet is not None and args.sheet.suffix.lower() != ".png":
+        raise ValueError(f"--sheet is {args.sheet}, expected a name that ends in .png")
+    return video.check_output_path(args.out or default_path(args.prompt, args.seed))
+
+
+def default_path(prompt: str, seed: int) -> Path:
+    """output/<the prompt's letters and digits>-<seed>.webp"""
+    slug = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60] or "clip"
+    return Path("output") / f"{slug}-{seed}.webp"
+
+
+def describe(args: argparse.Namespace) -> dict:
+    """The settings that go into the file: all that is needed to make it again."""
+    names = ("prompt", "negative", "seed", "steps", "guidance", "frames", "width", "height", "sampler")
+    settings = {name: getattr(args, name) for name in (*names, "fps", "scale", "filter", "freeu", "attention")}
+    settings["negative_prompt"] = settings.pop("negative")
+    return {
+        **settings,
+        "model": args.model.name if args.model else "bundled",
+        "motion_lora": args.motion_lora,
+        "version": __version__,
+    }
+
+
+def _graphs(settings: dict, path: Path, quality: int | None = None) -> dict:
+    """ComfyUI's graphs of a clip, that save it as a file of the same kind; empty where there are none."""
+    from ..workflows.clip import clip_graph
+
+    # Save Clip writes no folders of frames; a frame on the page then stands for the animation.
+    kind = {"": "webp", ".png": "sheet"}.get(path.suffix.lower(), path.suffix.lower().removeprefix("."))
+    graph = clip_graph(settings, kind, quality)
+    return {} if graph is None else {"workflow": graph.workflow(), "prompt": graph.prompt()}
+
+
+def _load(args: argparse.Namespace):
+    """The bundled pipeline, and the words of the prompts that it does not know (said on standard error)."""
+    from ..lora.apply import apply_motion_lora
+    from ..sampling import MotionPipeline
+
+    check_device(args.device)
+    pipeline = MotionPipeline.bundled(device=args.device, path=args.model)
+    for path, strength in map(_lora, args.motion_lora):
+        apply_motion_lora(pipeline.unet, path, strength)
+    unknown = pipeline.unknown_words(f"{args.prompt} {args.negative}")
+    if unknown:
+        print(
+            f"unet-motion generate: the model does not know {', '.join(unknown)}; "
+            f"it knows: {', '.join(pipeline.tokenizer.words)}",
+            file=sys.stderr,
+        )
+    return pipeline, unknown
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """NAME or FILE, or either with :STRENGTH; a colon inside the file's name, as of a drive, is no strength."""
+    path, _, strength = text.rpartition(":")
+    try:
+        found = (path, float(strength)) if path else (text, 1.0)
+    except ValueError:
+        found = text, 1.0
+    return _bundled_lora(found[0]), found[1]
+
+
+def _bundled_lora(name: str) -> str:
+    """The file of a bundled LoRA's name, unless the name is that of something here."""
+    from ..bundled import motion_lora_names, motion_lora_path
+
+    if Path(name).expanduser().exists():
+        return name
+    if name not in motion_lora_names():
+        names = ", ".join(motion_lora_names())
+        raise FileNotFoundError(f"--motion-lora {name} does not exist, expected a file or a bundled LoRA ({names}).")
+    return str(motion_lora_path(name))
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError where torch cannot use a device."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}), expected cpu or another one") from error
+
+
+def _options(args: argparse.Namespace):
+    from ..forward.freeu import FreeU
+    from ..forward.options import INHERIT, ForwardOptions
+
+    freeu = FreeU(*args.freeu) if args.freeu else INHERIT
+    return ForwardOptions(freeu=freeu, attn_processors=args.attention)
+
+
+def _freeu_factors(text: str) -> tuple[float, ...]:
+    try:
+        factors = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        factors = ()
+    if len(factors) != 4:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected four numbers such as 0.9,0.2,1.2,1.4")
+    return factors

@@ -1,0 +1,38 @@
+"""The subcommand `kernels`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+
+from ..ops.dispatch import MODES, current_mode, use
+from ..ops.report import report
+
+DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
+
+
+def add_arguments(subparsers) -> None:
+    """Add the parser of `kernels`."""
+    parser = subparsers.add_parser(
+        "kernels", help="tell which code each operation runs on this machine, and why not a faster one"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 …; default: the GPU where there is one")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the activations; default: float16 on a GPU, else float32")
+    parser.add_argument("--mode", choices=MODES, help="answer as if these kernels were asked for")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the report."""
+    try:
+        device = torch.device(args.device) if args.device else None
+    except RuntimeError:
+        raise ValueError(f"device {args.device!r} is unknown; expected one such as cpu or cuda:0.") from None
+    if device is not None and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {args.device!r} is not there; found {torch.cuda.device_count()} GPUs.")
+    with use(args.mode or current_mode()):
+        found = report(device, DTYPES.get(args.dtype))
+    print(json.dumps(found.as_dict(), indent=2) if args.json else found)

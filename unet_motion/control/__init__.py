@@ -1,0 +1,1 @@
+"""What steers a clip beside its text."""

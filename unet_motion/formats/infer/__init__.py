@@ -1,0 +1,1 @@
+"""Configurations read off the names and shapes of tensors."""

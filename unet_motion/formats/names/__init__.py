@@ -1,0 +1,1 @@
+"""Parameter names of others, to and from diffusers' names."""

@@ -1,0 +1,1 @@
+"""What travels with one forward call."""

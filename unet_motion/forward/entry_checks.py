@@ -1,0 +1,54 @@
+"""What a caller gives to the model, by type, dtype and size, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_sample(sample: Any, layout: str, dimensions: int) -> None:
+    """Raise ValueError unless a sample has so many dimensions, none of them empty.
+
+    Args:
+        layout: what the dimensions are, in words.
+    """
+    if not isinstance(sample, Tensor):
+        raise ValueError(f"`sample` is a {type(sample).__name__}, expected a tensor ({layout}).")
+    if sample.dim() != dimensions or 0 in sample.shape:
+        empty = ", each of at least 1" if sample.dim() == dimensions else ""
+        raise ValueError(f"`sample` has shape {tuple(sample.shape)}, expected ({layout}){empty}.")
+
+
+def check_dtype(name: str, given: Tensor, model: nn.Module, plain: bool) -> None:
+    """Raise ValueError unless a tensor is of a dtype that the model computes in.
+
+    Args:
+        plain: whether the layers are those of ``torch.nn``, which compute in the dtype of their weights only; a host's
+            own layers, and autocast, bring the two together.
+    """
+    if not isinstance(given, Tensor):
+        raise ValueError(f"`{name}` is a {type(given).__name__}, expected a tensor.")
+    wanted = model.dtype
+    if given.dtype == wanted:
+        return
+    if not given.is_floating_point() or plain and not torch.is_autocast_enabled(given.device.type):
+        expected = str(wanted).removeprefix("torch.") if plain else "floating-point numbers"
+        raise ValueError(f"`{name}` has dtype {str(given.dtype).removeprefix('torch.')}, expected {expected}.")
+
+
+def check_positions(positions: Any, frames: int, rows: int) -> None:
+    """Raise ValueError unless ``frame_positions`` are whole numbers of rows, one for each frame."""
+    expected = f"`frame_positions` must be {frames} rows between 0 and {rows - 1}"
+    if not isinstance(positions, Tensor):
+        raise ValueError(f"{expected} as a tensor of whole numbers, found a {type(positions).__name__}.")
+    if positions.dtype not in _WHOLE:
+        dtype = str(positions.dtype).removeprefix("torch.")
+        raise ValueError(f"{expected} as a tensor of whole numbers, found one of dtype {dtype}.")
+    if positions.shape != (frames,):
+        raise ValueError(f"{expected}, found a tensor of shape {tuple(positions.shape)}.")
+    if int(positions.min()) < 0 or int(positions.max()) >= rows:
+        raise ValueError(f"{expected}, found {positions.tolist()}.")

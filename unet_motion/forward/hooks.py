@@ -1,0 +1,68 @@
+"""Places where a host program may look at, or change, what flows through the UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Hooks:
+    """Identity hooks; a host overrides what it needs and passes an instance in ``ForwardOptions(hooks=...)``.
+
+    Stages are numbered as in the original latent-diffusion UNet: ``conv_in`` is input 0, each down layer and each
+    downsampler is one more input stage; each up layer is one output stage, and the upsampler belongs to the last
+    layer of its block. A motion module runs inside the stage of its layer. Tensors are (B*F, C, H, W).
+    """
+
+    def replayable(self) -> tuple | None:
+        """What a recorded step depends on in these hooks, or None where later steps have to call them again.
+
+        With an answer, a step may be recorded and replayed (:class:`unet_motion.StepGraphs`) under other hooks with an
+        equal answer.
+        """
+        return None
+
+    def after_time_embedding(self, embedding: Tensor) -> Tensor:
+        """The embedding of the timestep, (B or B*F, 4 * C0), before other conditioning is added to it."""
+        return embedding
+
+    def after_embedding(self, embedding: Tensor) -> Tensor:
+        """The embedding that the resnets read, before their activation."""
+        return embedding
+
+    def before_stage(self, kind: str, index: int) -> None:
+        """A stage begins; ``kind`` is ``input``, ``middle`` or ``output``."""
+
+    def after_input(self, hidden: Tensor, index: int) -> Tensor:
+        """The output of an input stage, before it is kept as a skip."""
+        return hidden
+
+    def after_input_skip(self, hidden: Tensor, index: int) -> Tensor:
+        """The output of an input stage, after it was kept as a skip."""
+        return hidden
+
+    def after_middle(self, hidden: Tensor) -> Tensor:
+        """The output of the mid block."""
+        return hidden
+
+    def before_output(self, hidden: Tensor, skip: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """What an output stage is about to concatenate: the hidden state and its skip."""
+        return hidden, skip
+
+    def transformer_block(self, block: nn.Module, tokens: Tensor, call: Any, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """One block of a spatial transformer: tokens (B*F, H*W, C); ``run(tokens)`` is the UNet's own path.
+
+        Args:
+            block: the layer (:class:`unet_motion.model.transformer.BasicTransformerBlock`).
+            call: the state of the forward call, which the block's parts take.
+        """
+        return run(tokens)
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor | None:
+        """Spatial attention on (N, L, heads*dim) tensors, or None to use the chosen processor.
+
+        ``mask`` is additive and broadcasts to (N, heads, L, S).
+        """
+        return None

@@ -1,0 +1,47 @@
+"""Which attention processor each layer takes in a call."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from ..ops.attention.processors import get_processor
+
+
+class ProcessorPlan:
+    """A name, an object, or a dict from path pattern to either, resolved once and looked up by attention path.
+
+    Patterns are shell-style (``*.motion_modules.*``) and match the attention's path with or without
+    ``.processor``; the last matching pattern wins.
+    """
+
+    def __init__(self, spec: Any):
+        if isinstance(spec, Mapping):
+            self.rules = [(str(pattern), get_processor(p)) for pattern, p in spec.items()]
+        else:
+            self.rules = [("*", get_processor(spec))]
+        self._found: dict[str, Any] = {}
+
+    def lookup(self, path: str) -> Any | None:
+        """The processor for an attention at ``path``, or None where no pattern matches."""
+        if path not in self._found:
+            self._found[path] = next((p for rule, p in reversed(self.rules) if _matches(rule, path)), None)
+        return self._found[path]
+
+    def check(self, paths: Iterable[str]) -> None:
+        """Raise ValueError for a pattern that matches none of the model's attention paths."""
+        paths = list(paths)
+        for rule, _ in self.rules:
+            if not any(_matches(rule, path) for path in paths):
+                raise ValueError(
+                    f"attention processor pattern {rule!r} matches none of the {len(paths)} attention layers."
+                )
+
+
+# Names only: torch.compile takes the answer as it is, rather than break the graph at the pattern's compilation.
+@torch.compiler.assume_constant_result
+def _matches(rule: str, path: str) -> bool:
+    return fnmatch.fnmatchcase(path, rule) or fnmatch.fnmatchcase(f"{path}.processor", rule)

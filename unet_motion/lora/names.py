@@ -1,0 +1,144 @@
+"""How LoRA files of every naming call the layers of a UNet, and how their tensors are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files.errors import FileFormatError, shorten
+from ..files.limits import parse_object, read_bounded
+from ..files.reading import TensorSource
+
+PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "unet.", "module.", "_orig_mod.")
+"""What trainers put before a layer's name, in any combination."""
+
+_ANY_PREFIX = re.compile(f"(?:{'|'.join(map(re.escape, PREFIXES))})*")
+TEXT = ("lora_te_", "lora_te1_", "lora_te2_", "text_encoder.", "text_encoder_2.", "te1.", "te2.")
+METADATA = "lora_adapter_metadata"
+MAX_SCALE = 1e6
+"""Of alpha; what trainers write is near the rank."""
+# The names of PEFT carry the adapter's own name in the middle: `to_q.lora_A.default.weight`.
+_PEFT = re.compile(r"\.(lora_[AB])\.[^.]+\.(weight|bias)$")
+_HALF = re.compile(
+    r"(lora_(down|up|A|B)|_lora\.(down|up)|lora\.(down|up)|lora_linear_layer\.(down|up))(\.default)?\.weight$"
+)
+_PARAMETER = re.compile(
+    r"(\.(lora_(up|down|mid|A|B)(\.default)?(\.weight)?|lora\.(up|down)\.weight|lora_linear_layer\.(up|down)\.weight"
+    r"|alpha|dora_scale|diff|diff_b|set_weight|w_norm|b_norm|reshape_weight|rescale|oft_blocks|[ab][12]\.weight"
+    r"|(hada|lokr)_[wt]\d(_[ab])?)|_lora\.(up|down)\.weight)$"
+)
+
+
+def spellings(layer: str) -> Iterable[str]:
+    """A layer's diffusers name as PEFT, as diffusers' attention processors and as kohya's and LyCORIS' scripts say."""
+    names = []
+    for name in dict.fromkeys((layer, layer.replace(".to_out.0", ".to_out"))):
+        flat = name.replace(".", "_")
+        names += [name, name.replace(".to_", ".processor.to_"), f"lora_unet_{flat}", f"lycoris_{flat}"]
+    return tuple(names)
+
+
+def original_motion(layer: str) -> str:
+    """A motion layer's name in AnimateDiff's own files."""
+    layer = re.sub(r"(motion_modules\.\d+)\.", r"\1.temporal_transformer.", layer)
+    return re.sub(r"\.attn([12])\.", lambda found: f".attention_blocks.{int(found[1]) - 1}.", layer)
+
+
+def strip(key: str) -> str:
+    """A tensor's name without what trainers put before it."""
+    return key[_ANY_PREFIX.match(key).end() :]
+
+
+def layer_of(key: str) -> str:
+    """The layer that a tensor belongs to."""
+    return _PARAMETER.sub("", key)
+
+
+def _alphas(ranks: Mapping[str, int], source: TensorSource) -> dict[str, Tensor]:
+    """Scales that PEFT keeps in the header or in adapter_config.json, as the tensors of other formats.
+
+    Raises:
+        FileFormatError: that is no JSON object, or has scales that are no numbers.
+    """
+    words, adapter = f"{source.path}: its entry {METADATA} of the header", {}
+    if METADATA in source.metadata:
+        adapter = parse_object(source.metadata[METADATA], words)
+    if not adapter:
+        words, adapter = _adapter_config(source.path)
+    alpha = adapter.get("unet.lora_alpha", adapter.get("lora_alpha"))
+    patterns = adapter.get("unet.alpha_pattern", adapter.get("alpha_pattern")) or {}
+    if not isinstance(patterns, dict):
+        raise FileFormatError(f"{words} has a {type(patterns).__name__} as alpha_pattern, expected an object.")
+    for name, value in (("lora_alpha", alpha), *patterns.items()):
+        if (value is not None or name != "lora_alpha") and not _is_scale(value):
+            raise FileFormatError(
+                f"{words} has {shorten(ascii(value), 40)} as {shorten(name)}, expected a number of at most "
+                f"{MAX_SCALE:g}."
+            )
+    if alpha is None:
+        return {}
+    order = {name: place for place, name in enumerate(patterns)}
+    found = {layer: _by_pattern(layer, patterns, order, alpha) for layer in ranks}
+    if adapter.get("unet.use_rslora", adapter.get("use_rslora")):  # alpha / sqrt(rank) instead of alpha / rank
+        found = {layer: value * ranks[layer] ** 0.5 for layer, value in found.items()}
+    return {f"{layer}.alpha": torch.tensor(float(value)) for layer, value in found.items()}
+
+
+def _by_pattern(layer: str, patterns: Mapping[str, float], order: Mapping[str, int], alpha: float) -> float:
+    """The scale of the first pattern that a layer's name ends with, by whole parts of the name."""
+    parts = layer.split(".")
+    ends = (".".join(parts[i:]) for i in range(len(parts)))
+    fitting = [end for end in ends if end in order]
+    return patterns[min(fitting, key=order.__getitem__)] if fitting else alpha
+
+
+def _is_scale(value: Any) -> bool:
+    # Not a number is not smaller than one.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_SCALE
+
+
+def _adapter_config(path: Path) -> tuple[str, dict[str, Any]]:
+    """PEFT's own configuration beside its own file of weights, and what to call it in an error."""
+    file = path.parent / "adapter_config.json"
+    if not path.name.startswith("adapter_model") or not file.is_file():
+        return str(path), {}
+    return f"{path}: its {file.name}", parse_object(read_bounded(file), f"{path}: its {file.name}")
+
+
+def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
+    shape = list(tensor.shape)
+    if name.endswith(".alpha"):
+        if tensor.numel() != 1 or tensor.is_complex() or not _is_scale(tensor.item() * 1):
+            raise FileFormatError(
+                f"{path}: {shorten(name)} has shape {shape} and the value "
+                f"{tensor.item() if tensor.numel() == 1 else None}, expected one number of at most {MAX_SCALE:g}."
+            )
+    elif _HALF.search(name) and (tensor.dim() < 2 or 0 in shape or not tensor.is_floating_point()):
+        raise FileFormatError(
+            f"{path}: {shorten(name)} has shape {shape} and dtype {str(tensor.dtype).removeprefix('torch.')}, expected "
+            "floating-point numbers in two dimensions or more, none of them 0."
+        )
+
+
+def read_lora(source: TensorSource) -> tuple[dict[str, Tensor], int]:
+    """The file's tensors of UNet layers without prefixes; and how many layers belong to text encoders.
+
+    Raises:
+        FileFormatError: a layer of no rank, or a scale that is no finite number.
+    """
+    inside = {key: strip(key) for key in source.keys()}
+    text = {layer_of(key) for key in inside if key.startswith(TEXT)}
+    tensors = {}
+    for key, name in inside.items():
+        if not key.startswith(TEXT):
+            name = _PEFT.sub(r".\1.\2", name)
+            tensors[name] = source.read(key)
+            _check_tensor(source.path, name, tensors[name])
+    own = {layer_of(name) for name in tensors if ".alpha" in name}
+    ranks = {layer_of(name): t.shape[0] for name, t in tensors.items() if ".lora_A" in name and t.dim()}
+    return {**tensors, **_alphas({k: v for k, v in ranks.items() if k not in own}, source)}, len(text)

@@ -1,0 +1,166 @@
+"""The attention layer of spatial and temporal transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..forward.call import Call
+from ..ops.attention.processors import AttentionProcessor, default_scale
+from ..ops.layer import is_watched, weights_of
+from ..ops.linear import shared_input
+from .layer_factory import LayerFactory
+
+
+class Attention(nn.Module):
+    """Multi-head attention with diffusers' parameter names (``to_q``, ``to_k``, ``to_v``, ``to_out.0``).
+
+    Args:
+        query_dim: width of the queries' tokens.
+        heads, head_dim: the inner width is their product.
+        cross_attention_dim: width of the context's tokens; None for self-attention.
+    """
+
+    # Read by processors that are written for diffusers' attention class.
+    group_norm = spatial_norm = norm_q = norm_k = norm_cross = None
+    residual_connection = False
+    rescale_output_factor = 1.0
+
+    def __init__(
+        self, make: LayerFactory, query_dim: int, heads: int, head_dim: int, cross_attention_dim: int | None = None
+    ):
+        super().__init__()
+        inner = heads * head_dim
+        self.heads = heads
+        self.scale = default_scale(head_dim)
+        self.is_cross_attention = cross_attention_dim is not None
+        self.context_dim = context_dim = cross_attention_dim if self.is_cross_attention else query_dim
+        self.to_q = make.linear(query_dim, inner, bias=False)
+        self.to_k = make.linear(context_dim, inner, bias=False)
+        self.to_v = make.linear(context_dim, inner, bias=False)
+        self.to_out = nn.ModuleList([make.linear(inner, query_dim), nn.Dropout(0.0)])
+        self.path = ""
+        self.processor: Any = None
+
+    def prepare_attention_mask(self, mask: Tensor | None, target_length: int, batch_size: int) -> Tensor | None:
+        """A mask (N, ..., S) repeated per head as (N*heads, 1, S), the form that diffusers' processors expect."""
+        if mask is None:
+            return None
+        return mask.reshape(batch_size, 1, -1).repeat_interleave(self.heads, dim=0)
+
+    def project(self, tokens: Tensor, context: Tensor | None, fused: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of ``tokens``, keys and values of ``context`` (default: ``tokens``); any leading shape."""
+        layers = (self.to_q, self.to_k, self.to_v)
+        # A layer with a forward hook, such as a LoRA's, has to be called.
+        if not fused or is_watched(*layers):
+            if context is None and shared_input.serves(layers, tokens):
+                return shared_input.project(tokens, layers)
+            source = tokens if context is None else context
+            return self.to_q(tokens), self.to_k(source), self.to_v(source)
+        # The product is built from the current weights, so edits and LoRA patches reach it.
+        if context is None:
+            weight = torch.cat([weights_of(m, tokens)[0] for m in layers])
+            return torch.nn.functional.linear(tokens, weight).chunk(3, dim=-1)
+        weight = torch.cat([weights_of(m, context)[0] for m in (self.to_k, self.to_v)])
+        return (self.to_q(tokens), *torch.nn.functional.linear(context, weight).chunk(2, dim=-1))
+
+    def _project_text(self, tokens: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        layers = (self.to_k, self.to_v)
+        if call.text_keys is None or is_watched(*layers):
+            return self.project(tokens, call.text, call.fused)
+        keys = call.text_keys.get(self.path, layers, lambda: tuple(layer(call.text) for layer in layers))
+        return self.to_q(tokens), *keys
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """The output projection."""
+        return self.to_out[0](hidden)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(N, L, heads*dim) as a view (N, heads, L, dim)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def attend(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor, mask) -> Tensor:
+        """Attention on (N, L, heads*dim) tensors with a named processor."""
+        return self.attend_heads(processor, query, key, value, mask).transpose(1, 2).flatten(2)
+
+    def attend_heads(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor, mask) -> Tensor:
+        """As :meth:`attend`, but (N, heads, L, dim)."""
+        reason = processor.unavailable(query.device)
+        if reason is not None:
+            raise ValueError(f"attention processor {processor.name!r} cannot run here: {reason}.")
+        if mask is not None:
+            mask = mask.to(query.dtype)
+        heads = (self.split_heads(t) for t in (query, key, value))
+        return processor.attend(*heads, mask, self.scale)
+
+    def spatial(self, tokens: Tensor, call: Call, cross: bool) -> Tensor:
+        """Attention over the pixels of each frame, or of each frame's pixels over the text.
+
+        Args:
+            tokens: (B*F, H*W, C).
+            cross: attend to ``call.text``, whose rows are clips or frames.
+        """
+        context, mask = (call.text, call.text_mask) if cross else (None, None)
+        rows = tokens.shape[0]
+        if cross:
+            tokens = tokens.reshape(_common_rows(context, call), -1, tokens.shape[-1])
+        processor = call.processor(self)
+        if not isinstance(processor, AttentionProcessor):
+            if cross and call.images is not None:
+                raise ValueError(
+                    f"attention processor {type(processor).__name__} knows nothing of the loaded IP-Adapter's images; "
+                    "choose a named processor or unload the IP-Adapter."
+                )
+            out = processor(self, tokens, encoder_hidden_states=context, attention_mask=mask)
+        else:
+            query, key, value = self._project_text(tokens, call) if cross else self.project(tokens, None, call.fused)
+            hidden = call.hooks.attention(query, key, value, self.heads, mask) if call.hooks is not None else None
+            if hidden is None:
+                hidden = self.attend(processor, query, key, value, mask)
+            if cross and call.images is not None:
+                hidden = self.processor.add_images(hidden, query, self, processor, call)
+            out = self.finish(hidden)
+        return out.reshape(rows, -1, out.shape[-1])
+
+    def temporal(self, tokens: Tensor, call: Call) -> Tensor:
+        """Attention over the frames of each pixel: tokens (B, F, P, C), read as strided views."""
+        processor = call.processor(self)
+        if not isinstance(processor, AttentionProcessor):
+            if call.low_rank is not None and call.low_rank.below(self.path):
+                raise ValueError(
+                    f"attention processor {type(processor).__name__} knows nothing of motion LoRAs in `motion_loras`; "
+                    "choose a named processor or use `apply_motion_lora`."
+                )
+            return self._temporal_foreign(processor, tokens)
+        qkv = self.project(tokens, None, call.fused)
+        if call.low_rank is not None:
+            names = (f"{self.path}.to_{part}" for part in "qkv")
+            qkv = [call.low_rank.add(name, tokens, t) for name, t in zip(names, qkv, strict=True)]
+        if len(tokens) == 1:
+            # Not unbound: the gradient of that copies.
+            hidden = self._attend_clip(processor, *(t.squeeze(0) for t in qkv))[None].flatten(-2)
+        else:
+            batch = zip(*(t.unbind(0) for t in qkv), strict=True)
+            hidden = torch.stack([self._attend_clip(processor, *clip) for clip in batch]).flatten(-2)
+        out = self.finish(hidden)
+        return out if call.low_rank is None else call.low_rank.add(f"{self.path}.to_out.0", hidden, out)
+
+    def _attend_clip(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(F, P, C) each -> a view (F, P, heads, dim)."""
+        qkv = (t.transpose(0, 1) for t in (query, key, value))
+        return self.attend_heads(processor, *qkv, None).permute(2, 0, 1, 3)
+
+    def _temporal_foreign(self, processor: Callable[..., Tensor], tokens: Tensor) -> Tensor:
+        b, f, p, c = tokens.shape
+        sequences = tokens.transpose(1, 2).reshape(b * p, f, c)
+        out = processor(self, sequences, encoder_hidden_states=None, attention_mask=None)
+        return out.reshape(b, p, f, c).transpose(1, 2)
+
+
+def _common_rows(context: Tensor | None, call: Call) -> int:
+    if context is None:
+        raise ValueError("`encoder_hidden_states` is None, but the model has cross-attention layers.")
+    return context.shape[0]

@@ -1,0 +1,161 @@
+"""Down, mid and up blocks. Each layer is a resnet, a spatial transformer where the block has text, a motion module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..config.unet import BlockPlan, UNetMotionConfig
+from ..forward.call import Call
+from ..forward.freeu import freeu_concat
+from .layer_factory import LayerFactory
+from .motion_module import MotionModule
+from .resnet import Downsample, ResnetBlock, Upsample
+from .transformer import SpatialTransformer
+
+
+def _resnet(make: LayerFactory, config: UNetMotionConfig, channels_in: int, channels_out: int, scale: float = 1.0):
+    temb = config.block_out_channels[0] * 4
+    return ResnetBlock(
+        make, channels_in, channels_out, temb, config.norm_num_groups, config.norm_eps, config.act_fn, scale
+    )
+
+
+class _LayeredBlock(nn.Module):
+    """Resnets, attentions and motion modules of one resolution."""
+
+    def __init__(self, make: LayerFactory, config: UNetMotionConfig, plan: BlockPlan, resnets: list[ResnetBlock]):
+        super().__init__()
+        width, groups = plan.out_channels, config.norm_num_groups
+        if plan.cross_attention:
+            self.attentions = nn.ModuleList(
+                SpatialTransformer(
+                    make, width, plan.heads, depth, plan.cross_attention_dim, groups, config.use_linear_projection
+                )
+                for depth in plan.depths
+            )
+        else:
+            self.attentions = None
+        self.resnets = nn.ModuleList(resnets)
+        self.motion_modules = nn.ModuleList(
+            MotionModule(make, width, heads, depth, groups, config.motion_max_seq_length)
+            for heads, depth in zip(plan.motion_heads, plan.motion_depths, strict=True)
+        )
+
+    def layer(self, i: int, x: Tensor, call: Call, picture: Tensor | None = None) -> Tensor:
+        """Layer ``i`` on x (B*F, C, H, W); ``picture`` is added before its motion module."""
+        x = call.run(self.resnets[i], x, call)
+        if self.attentions is not None:
+            x = self.attentions[i](x, call)
+        if picture is not None:
+            x = x + picture
+        return call.run(self.motion_modules[i], x, call)
+
+
+class DownBlock(_LayeredBlock):
+    """Layers of one resolution and a convolution to the next lower one."""
+
+    def __init__(self, make: LayerFactory, config: UNetMotionConfig, plan: BlockPlan):
+        resnets = [
+            _resnet(make, config, plan.in_channels if i == 0 else plan.out_channels, plan.out_channels)
+            for i in range(plan.layers)
+        ]
+        super().__init__(make, config, plan, resnets)
+        self.downsamplers = None
+        if plan.resample:
+            self.downsamplers = nn.ModuleList([Downsample(make, plan.out_channels, config.downsample_padding)])
+
+    def forward(self, x: Tensor, call: Call, skips: Skips, picture: Tensor | None = None) -> Tensor:
+        for i in range(len(self.resnets)):
+            skips.before()
+            x = skips.keep(self.layer(i, x, call, picture if i == 1 else None))
+        if self.downsamplers is not None:
+            skips.before()
+            x = skips.keep(self.downsamplers[0](x))
+        return x
+
+
+class MidBlock(nn.Module):
+    """A resnet, then per layer a spatial transformer, a motion module where wanted, and a resnet."""
+
+    def __init__(self, make: LayerFactory, config: UNetMotionConfig):
+        super().__init__()
+        width, groups, scale = config.block_out_channels[-1], config.norm_num_groups, config.mid_block_scale_factor
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(
+                make, width, config.last("num_attention_heads"), depth, config.last("cross_attention_dim"), groups,
+                config.use_linear_projection,
+            )
+            for depth in config.mid_depths()
+        )  # fmt: skip
+        self.resnets = nn.ModuleList(
+            _resnet(make, config, width, width, scale) for _ in range(config.mid_block_layers + 1)
+        )
+        self.motion_modules = None
+        if config.use_motion_mid_block:
+            self.motion_modules = nn.ModuleList(
+                MotionModule(make, width, config.mid_motion_heads(), depth, groups, config.motion_max_seq_length)
+                for depth in config.mid_motion_depths()
+            )
+
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        x = call.run(self.resnets[0], x, call)
+        for i, attention in enumerate(self.attentions):
+            x = attention(x, call)
+            if self.motion_modules is not None:
+                x = call.run(self.motion_modules[i], x, call)
+            x = call.run(self.resnets[i + 1], x, call)
+        return x
+
+
+class UpBlock(_LayeredBlock):
+    """Layers of one resolution, each behind a skip connection, and upsampling to the next higher one."""
+
+    def __init__(self, make: LayerFactory, config: UNetMotionConfig, plan: BlockPlan, resolution: int):
+        resnets = []
+        for i in range(plan.layers):
+            skip = plan.in_channels if i == plan.layers - 1 else plan.out_channels
+            before = plan.prev_output_channels if i == 0 else plan.out_channels
+            resnets.append(_resnet(make, config, before + skip, plan.out_channels))
+        super().__init__(make, config, plan, resnets)
+        self.upsamplers = nn.ModuleList([Upsample(make, plan.out_channels)]) if plan.resample else None
+        self.resolution = resolution
+
+    def forward(self, x: Tensor, call: Call, skips: Skips, size: tuple[int, int] | None) -> Tensor:
+        for i in range(len(self.resnets)):
+            x, skip = skips.pop(x)
+            x = self.layer(i, freeu_concat(x, skip, call.freeu, self.resolution), call)
+        if self.upsamplers is not None:
+            x = self.upsamplers[0](x, size)
+        return x
+
+
+class Skips:
+    """The stack of skip tensors of one call, and the host's hooks around each stage."""
+
+    def __init__(self, call: Call):
+        self.hooks = call.hooks
+        self.stack: list[Tensor] = []
+        self.outputs = 0
+
+    def before(self) -> None:
+        if self.hooks is not None:
+            self.hooks.before_stage("input", len(self.stack))
+
+    def keep(self, x: Tensor) -> Tensor:
+        """Keep the output of an input stage; returns what the next stage reads."""
+        if self.hooks is None:
+            self.stack.append(x)
+            return x
+        index = len(self.stack)
+        x = self.hooks.after_input(x, index)
+        self.stack.append(x)
+        return self.hooks.after_input_skip(x, index)
+
+    def pop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The hidden state and the skip of the next output stage."""
+        skip = self.stack.pop()
+        if self.hooks is not None:
+            self.hooks.before_stage("output", self.outputs)
+            x, skip = self.hooks.before_output(x, skip, self.outputs)
+        self.outputs += 1
+        return x, skip

@@ -1,0 +1,241 @@
+"""IP-Adapter: image prompts through cross-attention layers of their own (Ye et al., 2023, arXiv 2308.06721)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..forward.call import Call
+from ..ops.attention.processors import AttentionProcessor
+from .attention import Attention
+from .layer_factory import LayerFactory
+
+_PROJECTION = "encoder_hid_proj.image_projection_layers."
+
+
+class ImageProjection(nn.Module):
+    """An image embedding (R, D) as T tokens (R, T, C)."""
+
+    def __init__(self, make: LayerFactory, image_dim: int, width: int, tokens: int):
+        super().__init__()
+        self.image_dim, self.tokens = image_dim, tokens
+        self.image_embeds = make.linear(image_dim, tokens * width)
+        self.norm = make.layer_norm(width)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        return self.norm(self.image_embeds(embeds).unflatten(-1, (self.tokens, -1)))
+
+
+class ImageProjections(nn.Module):
+    """One projection per loaded IP-Adapter."""
+
+    def __init__(self, layers: Sequence[nn.Module]):
+        super().__init__()
+        self.image_projection_layers = nn.ModuleList(layers)
+
+    def forward(self, embeds: Sequence[Tensor]) -> list[Tensor]:
+        """Per adapter embeds (R, n_images, D) -> tokens (R, n_images, T, C)."""
+        if len(embeds) != len(self.image_projection_layers):
+            raise ValueError(
+                f"`image_embeds` holds {len(embeds)} tensors, expected {len(self.image_projection_layers)}, "
+                "one per IP-Adapter."
+            )
+        for i, (layer, e) in enumerate(zip(self.image_projection_layers, embeds, strict=True)):
+            if e.shape[-1] != layer.image_dim:
+                raise ValueError(f"`image_embeds[{i}]` has width {e.shape[-1]}, expected {layer.image_dim}.")
+        return [
+            layer(e.flatten(0, 1)).unflatten(0, e.shape[:2])
+            for layer, e in zip(self.image_projection_layers, embeds, strict=True)
+        ]
+
+
+class IPAdapterProcessor(nn.Module):
+    """The image layers of one cross-attention; ``kernel`` is the processor that computes attention."""
+
+    def __init__(self, make: LayerFactory, inner: int, width: int, adapters: int, scale: Sequence[float]):
+        super().__init__()
+        self.to_k_ip = nn.ModuleList(make.linear(width, inner, bias=False) for _ in range(adapters))
+        self.to_v_ip = nn.ModuleList(make.linear(width, inner, bias=False) for _ in range(adapters))
+        self.scale = list(scale)
+        self.kernel: AttentionProcessor | None = None
+
+    def add_images(self, hidden: Tensor, query: Tensor, attention: Attention, kernel: Any, call: Call) -> Tensor:
+        """Add to ``hidden`` what ``query`` (both (N, L, heads*dim)) finds in the images of the call."""
+        shape = hidden.shape
+        for i, (to_k, to_v, scale) in enumerate(zip(self.to_k_ip, self.to_v_ip, self.scale, strict=True)):
+            if scale == 0:
+                continue
+            tokens = call.images[i]
+            rows = tokens.shape[0]
+            queries = query.reshape(rows, -1, query.shape[-1])
+            mask = call.image_masks[i] if call.image_masks is not None else None
+            if mask is None:
+                tokens = tokens.flatten(1, 2)
+                found = attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
+            else:
+                found = self._masked(queries, tokens, mask, to_k, to_v, attention, kernel, call)
+            hidden = hidden + scale * found.reshape(shape)
+        return hidden
+
+    @staticmethod
+    def _masked(queries, tokens, mask, to_k, to_v, attention, kernel, call: Call) -> Tensor:
+        pixels = queries.shape[0] * queries.shape[1] // (call.batch * call.frames)
+        weights = downsample_mask(mask, pixels).to(queries)
+        total = 0
+        for image in range(tokens.shape[1]):
+            part = tokens[:, image]
+            found = attention.attend(kernel, queries, to_k(part), to_v(part), None)
+            weight = weights[:, image].expand(call.batch, -1)[:, None, :, None]
+            total = total + (found.reshape(call.batch, call.frames, pixels, -1) * weight).reshape(found.shape)
+        return total
+
+
+def downsample_mask(mask: Tensor, pixels: int) -> Tensor:
+    """A mask (R, n_images, H, W) at the resolution of ``pixels`` tokens, (R, n_images, pixels), aspect kept."""
+    height, width = mask.shape[-2:]
+    rows = int((pixels / (width / height)) ** 0.5)
+    rows += pixels % rows != 0
+    columns = pixels // rows
+    small = F.interpolate(mask, size=(rows, columns), mode="bicubic").flatten(2)
+    return F.pad(small, (0, max(0, pixels - small.shape[-1])))[..., :pixels]
+
+
+class IPAdapterMixin:
+    """Loading and use of IP-Adapters by :class:`unet_motion.UNetMotionModel`."""
+
+    def load_ip_adapter(self, state_dicts: Sequence[Mapping[str, Any]] | Mapping[str, Any], scale: float = 1.0) -> None:
+        """Set image layers from IP-Adapter files, replacing those that were loaded before.
+
+        Args:
+            state_dicts: one or several dicts ``{"image_proj": {...}, "ip_adapter": {...}}`` as published; the
+                plain form, whose ``image_proj`` holds ``proj`` and ``norm``.
+            scale: strength of each adapter; see :meth:`set_ip_adapter_scale`.
+
+        Raises:
+            ValueError: another form of image projection, or layers that do not fit the model.
+        """
+        if isinstance(state_dicts, Mapping):
+            state_dicts = [state_dicts]
+        converted: dict[str, Tensor] = {}
+        for i, state in enumerate(state_dicts):
+            converted.update(_convert_file(state, i, [path for path, _ in self._cross_attentions()]))
+        self.attach_ip_adapter(converted, scale)
+        own = self.state_dict()
+        self.load_state_dict({k: v.to(own[k].dtype) for k, v in converted.items()}, strict=False)
+
+    def attach_ip_adapter(self, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
+        """Build the image layers that ``state`` (diffusers' names) has tensors for; False if it has none."""
+        projections = [k for k in state if k.startswith(_PROJECTION) and k.endswith("image_embeds.weight")]
+        if not projections:
+            foreign = next((k for k in state if k.startswith("encoder_hid_proj.")), None)
+            if foreign:
+                raise ValueError(f"the image projection {foreign!r} is of a kind that is not supported.")
+            return False
+        make = self._make
+        make = LayerFactory(make.operations, make.weights, self.dtype, self.device)
+        layers = []
+        for i in range(len(projections)):
+            weight, norm = state[f"{_PROJECTION}{i}.image_embeds.weight"], state[f"{_PROJECTION}{i}.norm.weight"]
+            layers.append(ImageProjection(make, weight.shape[1], norm.shape[0], weight.shape[0] // norm.shape[0]))
+        self.encoder_hid_proj = ImageProjections(layers)
+        for path, attention in self._cross_attentions():
+            key = state.get(f"{path}.processor.to_k_ip.0.weight")
+            inner = attention.heads * round(attention.scale**-2)
+            if key is None or key.shape[0] != inner:
+                found = "nothing" if key is None else f"width {key.shape[0]}"
+                raise ValueError(f"the IP-Adapter has {found} for {path}, expected width {inner}.")
+            kernel = getattr(attention.processor, "kernel", attention.processor)
+            if isinstance(attention.processor, nn.Module):
+                del attention.processor
+            processor = IPAdapterProcessor(make, inner, key.shape[1], len(layers), [scale] * len(layers))
+            processor.kernel = kernel
+            attention.processor = processor
+        self.config = self.config.replace(encoder_hid_dim_type="ip_image_proj")
+        return True
+
+    def set_ip_adapter_scale(self, scale: float | Sequence[float]) -> None:
+        """Strength of the image prompts: one number, or one per adapter; 0 skips an adapter."""
+        for _, attention in self._cross_attentions():
+            processor = attention.processor
+            if not isinstance(processor, IPAdapterProcessor):
+                raise ValueError("no IP-Adapter is loaded.")
+            count = len(processor.scale)
+            scales = [scale] * count if isinstance(scale, (int, float)) else list(scale)
+            if len(scales) != count:
+                raise ValueError(f"`scale` holds {len(scales)} numbers, expected {count}, one per IP-Adapter.")
+            processor.scale = scales
+
+    def unload_ip_adapter(self) -> None:
+        """Remove the image layers and their projection."""
+        for _, attention in self._cross_attentions():
+            if isinstance(attention.processor, IPAdapterProcessor):
+                kernel = attention.processor.kernel
+                del attention.processor
+                attention.processor = kernel
+        self.encoder_hid_proj = None
+        self.config = self.config.replace(encoder_hid_dim_type=None)
+
+    def _cross_attentions(self) -> list[tuple[str, Attention]]:
+        return [(path, attention) for path, attention in self._attentions if attention.is_cross_attention]
+
+    def _apply_images(self, call: Call, given) -> None:
+        if self.encoder_hid_proj is None:
+            return
+        embeds = (given.added_cond_kwargs or {}).get("image_embeds")
+        if embeds is None:
+            raise ValueError(
+                "the model has an IP-Adapter, which requires the keyword argument `image_embeds` to be passed in "
+                "`added_cond_kwargs`."
+            )
+        if isinstance(embeds, Tensor):
+            embeds = [embeds.unsqueeze(1) if embeds.dim() == 2 else embeds]
+        for i, e in enumerate(embeds):
+            if e.dim() != 3 or e.shape[0] not in (call.batch, call.batch * call.frames):
+                raise ValueError(
+                    f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({call.batch} per clip or "
+                    f"{call.batch * call.frames} per frame, images, width)."
+                )
+        call.images = self.encoder_hid_proj([e.to(call.temb.dtype) for e in embeds])
+        masks = (given.cross_attention_kwargs or {}).get("ip_adapter_masks")
+        if masks is not None:
+            call.image_masks = _check_masks(masks, call)
+
+
+def _check_masks(masks: Sequence[Tensor | None], call: Call) -> list[Tensor | None]:
+    if len(masks) != len(call.images):
+        raise ValueError(
+            f"`ip_adapter_masks` holds {len(masks)} masks, expected {len(call.images)}, one per IP-Adapter."
+        )
+    for i, (mask, images) in enumerate(zip(masks, call.images, strict=True)):
+        if mask is None:
+            continue
+        if mask.dim() != 4 or mask.shape[0] not in (1, call.batch) or mask.shape[1] != images.shape[1]:
+            raise ValueError(
+                f"`ip_adapter_masks[{i}]` has shape {tuple(mask.shape)}, expected (1 or {call.batch}, "
+                f"{images.shape[1]} images, height, width)."
+            )
+    return list(masks)
+
+
+def _convert_file(state: Mapping[str, Any], index: int, paths: list[str]) -> dict[str, Tensor]:
+    """A published file's layers, numbered 1, 3, 5, ... over the cross-attentions, under diffusers' names."""
+    for part in ("image_proj", "ip_adapter"):
+        if part not in state:
+            raise ValueError(f"the IP-Adapter has no part `{part}`, found {', '.join(map(str, state)) or 'nothing'}.")
+    image = state["image_proj"]
+    if set(image) != {"proj.weight", "proj.bias", "norm.weight", "norm.bias"}:
+        raise ValueError(
+            "the IP-Adapter's `image_proj` holds "
+            f"{', '.join(sorted(image)[:4])}, expected proj and norm (the plain IP-Adapter form)."
+        )
+    out = {f"{_PROJECTION}{index}.{k.replace('proj.', 'image_embeds.')}": v for k, v in image.items()}
+    layers = state["ip_adapter"]
+    if len(layers) != 2 * len(paths):
+        raise ValueError(f"the IP-Adapter has {len(layers)} layers, expected {2 * len(paths)}.")
+    for i, path in enumerate(paths):
+        for name in ("to_k_ip", "to_v_ip"):
+            out[f"{path}.processor.{name}.{index}.weight"] = layers[f"{2 * i + 1}.{name}.weight"]
+    return out

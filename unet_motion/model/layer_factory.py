@@ -1,0 +1,82 @@
+"""Builds the layers of a model from an injected namespace of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..ops.layer import Weights, module_weights
+
+
+@dataclass(frozen=True)
+class LayerFactory:
+    """Where layers come from.
+
+    Args:
+        operations: namespace with ``Linear``, ``Conv2d``, ``GroupNorm`` and ``LayerNorm`` as in ``torch.nn``.
+        weights: (layer, input) -> (weight, bias); the only way in which fused code reads parameters.
+        dtype, device: given to every layer.
+    """
+
+    operations: Any = nn
+    weights: Weights = module_weights
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+
+    def __deepcopy__(self, memo) -> LayerFactory:
+        # Nothing here changes, and a namespace such as torch.nn cannot be copied: a copied model shares it.
+        return self
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "device": self.device}
+
+    def _owned(self, layer: nn.Module) -> nn.Module:
+        """The layer, which knows from now on how its weights are read: see :func:`unet_motion.ops.layer.weights_of`."""
+        if self.weights is not module_weights:
+            layer.read_weights = self.weights
+        return layer
+
+    def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
+        return self._owned(self.operations.Linear(in_features, out_features, bias=bias, **self._where))
+
+    def conv(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
+    ) -> nn.Module:
+        return self._owned(
+            self.operations.Conv2d(
+                in_channels, out_channels, kernel_size, stride=stride, padding=padding, **self._where
+            )
+        )
+
+    def group_norm(self, groups: int, channels: int, eps: float) -> nn.Module:
+        return self._owned(self.operations.GroupNorm(groups, channels, eps=eps, affine=True, **self._where))
+
+    def layer_norm(self, width: int) -> nn.Module:
+        return self._owned(self.operations.LayerNorm(width, eps=1e-5, elementwise_affine=True, **self._where))
+
+
+def make_factory(operations=None, weights=None, dtype=None, device=None) -> LayerFactory:
+    """A factory with the defaults filled in."""
+    valueless = device is not None and torch.device(device).type == "meta"
+    return LayerFactory(operations or (_Valueless if valueless else nn), weights or module_weights, dtype, device)
+
+
+def _valueless(layer: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Makes a layer for the meta device, where choosing starting values takes longer than all the rest."""
+    quiet = type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})
+
+    def make(*args: Any, **kwargs: Any) -> nn.Module:
+        made = quiet(*args, **kwargs)
+        made.__class__ = layer
+        return made
+
+    return make
+
+
+class _Valueless:
+    Linear, Conv2d, GroupNorm, LayerNorm = map(_valueless, (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm))

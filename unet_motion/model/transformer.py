@@ -1,0 +1,143 @@
+"""Transformers over the pixels of each frame, and the feed-forward layer that motion modules have too.
+
+Activations are (B*F, C, H, W) in channels-last memory, which is (B, F, H*W, C) without a copy: every reshape
+between the two below is a view.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..forward.call import Call
+from ..forward.lora import LowRank
+from ..ops.conv import convolve
+from ..ops.feed_forward import geglu
+from ..ops.feed_forward.cpu import parts
+from ..ops.group_norm import scoped_group_norm
+from ..ops.layer import add_into, overwritable
+from ..ops.layer_norm import summed_layer_norm
+from ..ops.layout import from_tokens, to_tokens
+from .attention import Attention
+from .layer_factory import LayerFactory
+
+
+class GEGLU(nn.Module):
+    """A projection to value and gate: value * gelu(gate) (Shazeer, 2020)."""
+
+    def __init__(self, make: LayerFactory, in_features: int, out_features: int):
+        super().__init__()
+        self.proj = make.linear(in_features, out_features * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(self.proj(x))
+
+    def gate(self, both: Tensor) -> Tensor:
+        """The output for the layer's product, which is overwritten where nobody else holds it."""
+        return geglu(both, inplace=overwritable(self.proj))
+
+
+class FeedForward(nn.Module):
+    """GEGLU of four times the width and a projection back."""
+
+    def __init__(self, make: LayerFactory, width: int):
+        super().__init__()
+        self.path = ""
+        self.net = nn.ModuleList([GEGLU(make, width, width * 4), nn.Dropout(0.0), make.linear(width * 4, width)])
+
+    def forward(self, tokens: Tensor, change: LowRank | None = None) -> Tensor:
+        """tokens (..., C), with a change (B, F, P, C)."""
+        # A layer with a hook, such as a LoRA's, may want to see all tokens in their shape.
+        if not overwritable(self.net[0].proj, self.net[2]):
+            return self._at_once(tokens, change)
+        flat = tokens.reshape(-1, tokens.shape[-1])
+        change = None if change is None else change.flat(tokens.shape)
+        pieces = parts(flat)
+        if len(pieces) == 1:
+            return self._at_once(flat, change).view(tokens.shape)
+        out = torch.empty_like(flat)
+        for part in pieces:
+            out[part] = self._at_once(flat[part], change and change.part(0, part.start, part.stop))
+        return out.view(tokens.shape)
+
+    def _at_once(self, tokens: Tensor, change: LowRank | None) -> Tensor:
+        first, last = self.net[0], self.net[2]
+        if change is None:
+            return last(first(tokens))
+        inner = first.gate(change.add(f"{self.path}.net.0.proj", tokens, first.proj(tokens)))
+        return change.add(f"{self.path}.net.2", inner, last(inner))
+
+    def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, change: LowRank | None = None) -> Tensor:
+        """The layer on ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
+        if chunk_size is None or chunk_size >= tokens.shape[dim]:
+            return self(tokens, change)
+        chunks = []
+        for start in range(0, tokens.shape[dim], chunk_size):
+            size = min(chunk_size, tokens.shape[dim] - start)
+            chunks.append(self(tokens.narrow(dim, start, size), change and change.part(dim, start, start + size)))
+        return torch.cat(chunks, dim=dim)
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text and feed-forward, each behind a layer norm."""
+
+    def __init__(self, make: LayerFactory, width: int, heads: int, head_dim: int, cross_attention_dim: int):
+        super().__init__()
+        self.norm1 = make.layer_norm(width)
+        self.attn1 = Attention(make, width, heads, head_dim)
+        self.norm2 = make.layer_norm(width)
+        self.attn2 = Attention(make, width, heads, head_dim, cross_attention_dim)
+        self.norm3 = make.layer_norm(width)
+        self.ff = FeedForward(make, width)
+
+    def forward(self, tokens: Tensor, call: Call) -> Tensor:
+        """tokens (B*F, H*W, C)."""
+        if call.hooks is None:
+            return self.plain(tokens, call)
+        return call.hooks.transformer_block(self, tokens, call, lambda t: self.plain(t, call))
+
+    def plain(self, tokens: Tensor, call: Call) -> Tensor:
+        own = overwritable(self.norm2, self.norm3)
+        tokens, normed = summed_layer_norm(self.norm1, tokens)
+        # What attention gives has no name here, so that it is freed before the feed-forward layer runs.
+        tokens, normed = summed_layer_norm(self.norm2, tokens, self.attn1.spatial(normed, call, cross=False))
+        tokens, normed = summed_layer_norm(self.norm3, tokens, self.attn2.spatial(normed, call, cross=True), own=own)
+        return add_into(tokens, self.feed_forward(normed, call), own)
+
+    def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
+        """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""
+        return self.ff.chunked(tokens, *(call.chunking or (None, 0)))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of each frame, with a residual around them."""
+
+    def __init__(
+        self, make: LayerFactory, channels: int, heads: int, depth: int, cross_attention_dim: int, groups: int,
+        use_linear_projection: bool,
+    ):  # fmt: skip
+        super().__init__()
+        head_dim = channels // heads
+        inner = heads * head_dim
+        self.use_linear_projection = use_linear_projection
+        self.norm = make.group_norm(groups, channels, 1e-6)
+        self.proj_in = make.linear(channels, inner) if use_linear_projection else make.conv(channels, inner, 1)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(make, inner, heads, head_dim, cross_attention_dim) for _ in range(depth)
+        )
+        self.proj_out = make.linear(inner, channels) if use_linear_projection else make.conv(inner, channels, 1)
+
+    def forward(self, x: Tensor, call: Call) -> Tensor:
+        size = x.shape[-2:]
+        hidden = scoped_group_norm(self.norm, x, call.frames, "frame")
+        if self.use_linear_projection:
+            tokens = self.proj_in(to_tokens(hidden))
+        else:
+            tokens = to_tokens(convolve(self.proj_in, hidden))
+        for block in self.transformer_blocks:
+            tokens = call.run(block, tokens, call)
+        if self.use_linear_projection:
+            out = from_tokens(self.proj_out(tokens), *size)
+        else:
+            out = convolve(self.proj_out, from_tokens(tokens, *size))
+        return add_into(out, x, overwritable(self.proj_out))

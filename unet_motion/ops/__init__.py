@@ -1,0 +1,1 @@
+"""What is computed, and by which code: a folder for each operation, plain code first and the fast ways beside it."""

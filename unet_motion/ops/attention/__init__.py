@@ -1,0 +1,1 @@
+"""Attention: the processors that compute it, and the code of those that are ours."""

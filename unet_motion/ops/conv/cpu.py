@@ -1,0 +1,199 @@
+"""Convolutions on a CPU as matrix products, where torch's own would rearrange its weights or multiply more often."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..cpu_vectors import WIDE
+from ..layer import is_hosted, weights_of
+from . import winograd
+
+FEW_PIXELS = 2048 if WIDE else 1024
+"""Output pixels up to which the time that a convolution takes may lie in its weights.
+
+torch's convolution (oneDNN) copies the weights into another order in each call, twice where the input is channels-last;
+that takes as long as some hundreds of pixels do.
+"""
+
+PRODUCT_FROM, PLANES_FROM = (1500, 350) if WIDE else (0, 0)
+"""Products of channels (in * out) for each pixel from which a convolution is one product over gathered windows, which
+reads the weights as they lie, and from which it runs plane by plane. Measured for two kinds of processor."""
+
+GRADIENT_FROM = 4000
+"""Such products from which the gradient for the input of a frozen convolution is a product too."""
+
+MANY_PIXELS = 512
+"""Pixels from which kernels that are made anew in each call, in upsampling and in Winograd's way, repay themselves."""
+
+
+def convolve(conv: nn.Module, x: Tensor) -> Tensor:
+    """``conv(x)``, x (N, C, H, W) in channels-last memory."""
+    if not _plain_on_cpu(conv, x):
+        return conv(x)
+    if conv.kernel_size == (1, 1):
+        return _per_pixel(conv, x)
+    way = _way(conv, x)
+    if way == "planes":
+        return _from_planes(conv(_in_planes(x)))
+    if way == "lies":
+        return conv(x)
+    if way == "winograd":
+        return winograd.convolve(x, *weights_of(conv, x))
+    product = _FrozenProduct.apply if _needs_gradients(conv, x) else by_product
+    return product(x, *weights_of(conv, x), conv.stride[0], conv.padding[0])
+
+
+def _way(conv: nn.Module, x: Tensor) -> str:
+    """The fastest way to compute a convolution: "winograd", as a "product", in "planes" or as it "lies"."""
+    pixels = _pixels(conv, x)
+    if pixels >= MANY_PIXELS and winograd.serves(conv, x) and not _needs_gradients(conv, x):
+        # A host's weights may want gradients that the layer does not know of.
+        if not is_hosted(conv) or not torch.is_grad_enabled():
+            return "winograd"
+    if not 0 < pixels <= FEW_PIXELS:
+        return "lies"
+    channels = conv.in_channels * conv.out_channels
+    if channels >= PRODUCT_FROM * pixels and (not _needs_gradients(conv, x) or _frozen(conv, pixels)):
+        return "product"
+    return "planes" if channels >= PLANES_FROM * pixels else "lies"
+
+
+def _frozen(conv: nn.Module, pixels: int) -> bool:
+    """Whether the gradient for the input alone is wanted, and fast as a product."""
+    if is_hosted(conv) or any(p.requires_grad for p in conv.parameters()):
+        return False  # a host's weights may lead to parameters that the layer does not have
+    return conv.in_channels * conv.out_channels >= GRADIENT_FROM * pixels
+
+
+def _per_pixel(conv: nn.Module, x: Tensor) -> Tensor:
+    """A 1x1 convolution, which is a linear layer: so its weights are read as they lie."""
+    plain = conv.stride == (1, 1) and conv.padding == (0, 0)
+    # A host's layer knows best how gradients pass.
+    if not plain or (is_hosted(conv) and _needs_gradients(conv, x)):
+        return conv(x)
+    weight, bias = weights_of(conv, x)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def _plain_on_cpu(conv: nn.Module, x: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    return not (torch.compiler.is_compiling() or conv._forward_hooks)
+
+
+class _Relayout(torch.autograd.Function):
+    """A copy in another order of memory; its gradient is put back into the order that x had."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, to: torch.memory_format, back: torch.memory_format) -> Tensor:
+        ctx.back = back
+        return x.contiguous(memory_format=to).view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient.contiguous(memory_format=ctx.back), None, None
+
+
+def _in_planes(x: Tensor) -> Tensor:
+    """x (N, C, H, W) plane by plane: there torch's convolution copies its weights once less, forward and backward."""
+    return _Relayout.apply(x, torch.contiguous_format, torch.channels_last)
+
+
+def _from_planes(x: Tensor) -> Tensor:
+    """x (N, C, H, W) in channels-last memory again."""
+    return _Relayout.apply(x, torch.channels_last, torch.contiguous_format)
+
+
+def _needs_gradients(conv: nn.Module, x: Tensor) -> bool:
+    """Not the mode alone: frozen layers take the same path, to the last bit, with gradients on and off."""
+    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in conv.parameters()))
+
+
+def _pixels(conv: nn.Module, x: Tensor) -> int:
+    return x.shape[0] * (x.shape[2] // conv.stride[0]) * (x.shape[3] // conv.stride[1])
+
+
+def by_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """A convolution of x (N, C, H, W) with weight (O, C, K, K) as one product that reads the weights as they lie."""
+    planes = padded_planes(x, padding)
+    out = product_of_windows(planes, weight, bias, stride)
+    return out.permute(0, 3, 1, 2)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """`by_product` of weights that do not train, with a gradient that reads them as they lie too."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.size, ctx.stride, ctx.padding = x.shape[2:], stride, padding
+        return by_product(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (weight,) = ctx.saved_tensors
+        n, out, height, width = gradient.shape
+        windows = gradient.permute(0, 2, 3, 1).reshape(-1, out) @ weight.flatten(1)
+        windows = windows.view(n, height * width, -1).transpose(1, 2)
+        x = F.fold(windows, ctx.size, weight.shape[2:], padding=ctx.padding, stride=ctx.stride)
+        return x.contiguous(memory_format=torch.channels_last), None, None, None, None
+
+
+def padded_planes(x: Tensor, padding: int) -> Tensor:
+    """x (N, C, H, W) with zeros around each plane, as (C, N, H + 2 * padding, W + 2 * padding)."""
+    return F.pad(x.transpose(0, 1), (padding,) * 4).contiguous()
+
+
+def product_of_windows(planes: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
+    """All windows of planes (C, N, H, W) times weight (O, C, K, K), as (N, H', W', O)."""
+    windows = planes.unfold(2, weight.shape[2], stride).unfold(3, weight.shape[3], stride)
+    _, n, height, width = windows.shape[:4]
+    columns = windows.permute(0, 4, 5, 1, 2, 3).reshape(-1, n * height * width)
+    return F.linear(columns.t(), weight.flatten(1), bias).view(n, height, width, -1)
+
+
+def convolve_upsampled(conv: nn.Module, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """``conv`` of x (N, C, H, W) enlarged (nearest) to ``size``, by default to twice its own."""
+    n, _, height, width = x.shape
+    twice = size in (None, (2 * height, 2 * width))
+    many = x.device.type == "cpu" and n * height * width >= MANY_PIXELS
+    if twice and many and not conv._forward_hooks:
+        return upsample_in_phases(conv, x)
+    larger = F.interpolate(x, size=size or (2 * height, 2 * width), mode="nearest")
+    return convolve(conv, larger)
+
+
+def upsample_in_phases(conv: nn.Module, x: Tensor) -> Tensor:
+    """A 3x3 ``conv`` of x upsampled to twice the size (nearest), with 4 products for each 9.
+
+    Rows 2i and 2i + 1 of the upsampled picture are equal, so the kernel's rows that meet them are added: each of the
+    four output pixels of an input pixel has a 2x2 kernel of its own.
+    """
+    weight, bias = weights_of(conv, x)
+    n, _, height, width = x.shape
+    out = x.new_empty(n, 2 * height, 2 * width, weight.shape[0]).permute(0, 3, 1, 2)
+    few = _plain_on_cpu(conv, x) and not _needs_gradients(conv, x) and n * height * width <= FEW_PIXELS
+    planes = padded_planes(x, 1) if few else None
+    # At 1280 channels a kernel has 26 MB, which take longer to map than to compute: the four share their memory.
+    buffer = None if _needs_gradients(conv, x) else weight.new_empty(weight.shape[0] * weight.shape[1], 4)
+    for i in range(2):
+        for j in range(2):
+            kernel = _phase_kernel(weight, i, j, buffer)
+            if few:
+                part = planes[:, :, i : i + height + 1, j : j + width + 1]
+                part = product_of_windows(part, kernel, bias).permute(0, 3, 1, 2)
+            else:
+                part = F.conv2d(F.pad(x, (1 - j, j, 1 - i, i)), kernel, bias)
+            out[:, :, i::2, j::2] = part
+    return out
+
+
+def _phase_kernel(weight: Tensor, i: int, j: int, out: Tensor | None) -> Tensor:
+    """The 2x2 kernel (O, C, 2, 2) that gives output pixel (i, j) of each 2x2 of them."""
+    sums = weight.new_zeros(2, 2, 3)
+    sums[0, 0, 0] = sums[0, 1, 1] = sums[0, 1, 2] = sums[1, 0, 0] = sums[1, 0, 1] = sums[1, 1, 2] = 1
+    # As a product with ones and zeros: strided additions take five times as long.
+    kernel = torch.mm(weight.reshape(-1, 9), torch.kron(sums[i], sums[j]).t(), out=out)
+    return kernel.view(*weight.shape[:2], 2, 2)

@@ -1,0 +1,128 @@
+"""Group norm, and SiLU behind it, on channels-last memory (Wu and He, 2018, https://arxiv.org/abs/1803.08494)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, library, nn
+
+from ..dispatch import kernel, wanted
+from ..layer import add_into, has_layout, overwritable, weights_of
+from ..layout import from_tokens, to_tokens
+from . import cpu as narrow_groups
+
+
+def _constraint(tokens: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None) -> str | None:
+    if added is not None and (tokens.shape[0] % added.shape[0] or added.shape[1] != tokens.shape[2]):
+        return "what is added is not one row of each so many tokens"
+    strided = any(t is not None and t.stride(-1) != 1 and t.shape[-1] != 1 for t in (tokens, added))
+    return "its channels are strided" if strided else None
+
+
+_fits = kernel("group_norm", fits=_constraint)
+
+
+def group_norm(
+    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool = False,
+    added: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Norm over M and the channels of each group, statistics in float32, then SiLU if asked for.
+
+    Args:
+        tokens: (N, M, C), float16, bfloat16 or float32, any strides of N and M. M is the pixels of a frame, or those
+            of all frames of a clip.
+        weight, bias: (C,).
+        groups: a divisor of C.
+        added: (R, C), R a divisor of N: row i is added to the i-th N/R tokens before the norm.
+
+    Returns:
+        (N, M, C) in the tokens' dtype.
+    """
+    if _fits.runs(tokens, weight, bias, added):
+        return group_norm_kernel(tokens, weight, bias, groups, eps, silu, added)
+    return group_norm_eager(tokens, weight, bias, groups, eps, silu, added)
+
+
+def group_norm_eager(
+    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool = False,
+    added: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The plain twin."""
+    if added is not None:
+        tokens = (tokens.unflatten(0, (added.shape[0], -1)) + added[:, None, None]).flatten(0, 1)
+    out = F.group_norm(tokens.transpose(1, 2), groups, weight, bias, eps).transpose(1, 2)
+    return F.silu(out) if silu else out
+
+
+@library.custom_op("unet_motion::group_norm", mutates_args=())
+def group_norm_kernel(
+    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool,
+    added: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    from .triton import launch
+
+    return launch(tokens, weight, bias, groups, eps, silu, added)
+
+
+@group_norm_kernel.register_fake
+def _(
+    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool,
+    added: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    return tokens.new_empty(tokens.shape)
+
+
+def scoped_group_norm(
+    norm: nn.Module, x: Tensor, frames: int, scope: str, act=None, added: Tensor | None = None,
+    own: bool = False,
+) -> Tensor:  # fmt: skip
+    """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation.
+
+    A vector (B, C) per clip or (B*F, C) per frame is added to x before, in place where x is the caller's ``own``.
+    """
+    clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
+    fused = wanted() and not norm._forward_hooks
+    if added is not None and not (fused and clips % added.shape[0] == 0):
+        x, added = add_per_row(x, added, own), None
+    if fused:
+        n, c, h, w = x.shape
+        tokens = x.permute(0, 2, 3, 1).reshape(clips, -1, c)
+        out = group_norm(tokens, *weights_of(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
+        out = from_tokens(out.reshape(n, h * w, c), h, w)
+        return out if act in (None, F.silu) else act(out)
+    out = _plain_group_norm(norm, x, frames, scope)
+    if act is F.silu:
+        return F.silu(out, inplace=overwritable(norm) and has_layout(out))
+    return out if act is None else act(out)
+
+
+def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
+    if narrow_groups.serves(norm, x):
+        clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
+        tokens = to_tokens(x).reshape(clips, -1, x.shape[1])
+        out = narrow_groups.group_norm(tokens, *weights_of(norm, x), norm.num_groups, norm.eps)
+        return from_tokens(out.reshape(x.shape[0], -1, x.shape[1]), *x.shape[-2:])
+    if _would_crash(norm, x):
+        x = x.detach().requires_grad_()
+    if scope == "frame" or frames == 1:
+        return norm(x)
+    n, c, h, w = x.shape
+    clip = x.permute(0, 2, 3, 1).reshape(n // frames, frames * h, w, c).permute(0, 3, 1, 2)
+    return norm(clip).permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _would_crash(norm: nn.Module, x: Tensor) -> bool:
+    """Whether torch's backward pass would read a null pointer.
+
+    On the CPU that of group norm on channels-last memory may, where only the weights want a gradient: so it is in the
+    first motion module behind frozen image layers.
+    """
+    weight = getattr(norm, "weight", None)
+    wanted = weight is not None and weight.requires_grad and not x.requires_grad and torch.is_grad_enabled()
+    return wanted and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def add_per_row(x: Tensor, vector: Tensor, own: bool) -> Tensor:
+    """x (B*F, C, H, W) plus a vector (B, C) per clip or (B*F, C) per frame, broadcast and never repeated."""
+    clips = x.unflatten(0, (vector.shape[0], -1))
+    return add_into(clips, vector[:, None, :, None, None], own).flatten(0, 1)

@@ -1,0 +1,67 @@
+"""Sum, layer norm and position row in one pass, whole rows of channels in registers."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..layout import row_stride
+from ..tuning import tuned, warps
+
+ENTRIES = 2048
+"""Entries of a program's tile, at least: narrow tokens share a program."""
+
+
+@triton.jit
+def _layer_norm(
+    x, residual, total, weight, bias, table, out, count, width, pixels, frames, x_row, residual_row, table_row, eps,
+    ADD: tl.constexpr, BIAS: tl.constexpr, TABLE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    held = column < width
+    inside = (row < count)[:, None] & held[None, :]
+    values = tl.load(x + row[:, None] * x_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    place = row[:, None] * width + column[None, :]
+    if ADD:
+        values += tl.load(residual + row[:, None] * residual_row + column[None, :], mask=inside, other=0.0)
+        # What is normalised is what the residual stream carries on: the rounded sum.
+        rounded = values.to(total.dtype.element_ty)
+        tl.store(total + place, rounded, mask=inside)
+        values = rounded.to(tl.float32)
+    mean = tl.sum(values, axis=1) / width
+    centred = tl.where(inside, values - mean[:, None], 0.0)
+    rate = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)
+    y = centred * rate[:, None] * tl.load(weight + column, mask=held, other=0.0).to(tl.float32)[None, :]
+    if BIAS:
+        y += tl.load(bias + column, mask=held, other=0.0).to(tl.float32)[None, :]
+    if TABLE:
+        frame = (row // pixels) % frames
+        y += tl.load(table + frame[:, None] * table_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + place, y.to(out.dtype.element_ty), mask=inside)
+
+
+def launch(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x and residual (..., C), rows (F, C) with x (..., F, P, C): rows of dense channels at one distance each."""
+    width = x.shape[-1]
+    out = x.new_empty(x.shape)
+    total = x if residual is None else x.new_empty(x.shape)
+    if not out.numel():
+        return total, out
+    count = out.numel() // width
+    block = triton.next_power_of_2(width)
+    chosen = tuned("layer_norm", x.device, x.dtype, width=width)
+    together = chosen.get("ROWS", max(1, ENTRIES // block))
+    frames, pixels = x.shape[-3:-1] if rows is not None else (1, 1)
+    _layer_norm[(triton.cdiv(count, together),)](
+        x, x if residual is None else residual, total, weight.contiguous(),
+        weight if bias is None else bias.contiguous(), weight if rows is None else rows, out,
+        count, width, pixels, frames, row_stride(x), 0 if residual is None else row_stride(residual),
+        0 if rows is None else row_stride(rows), eps,
+        ADD=residual is not None, BIAS=bias is not None, TABLE=rows is not None, ROWS=together, BLOCK=block,
+        **warps(chosen),
+    )  # fmt: skip
+    return total, out

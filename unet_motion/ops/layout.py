@@ -1,0 +1,43 @@
+"""Memory layouts of activations: pictures as tokens, and the rows of channels that kernels take."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def row_stride(x: Tensor) -> int | None:
+    """The distance between neighbouring rows of x (..., C) where one number gives it for all, else None."""
+    step = whole = None
+    for size, stride in zip(reversed(x.shape[:-1]), reversed(x.stride()[:-1]), strict=True):
+        if size == 1:
+            continue
+        if step is None:
+            step, whole = stride, stride * size
+        elif stride == whole:
+            whole *= size
+        else:
+            return None
+    return x.shape[-1] if step is None else step
+
+
+def not_rows(x: Tensor) -> str | None:
+    """Why x (..., C) is not rows of dense channels at one distance, or None."""
+    if x.stride(-1) != 1 and x.shape[-1] != 1:
+        return "its last axis is strided"
+    return "its rows lie at several distances" if row_stride(x) is None else None
+
+
+def empty_result(hidden: Tensor, skip: Tensor) -> Tensor:
+    """(N, C + D, H, W) in channels-last memory."""
+    n, c, h, w = hidden.shape
+    return hidden.new_empty(n, h, w, c + skip.shape[1]).permute(0, 3, 1, 2)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, H*W, C); a view of channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(N, H*W, C) as channels-last (N, C, H, W); a view."""
+    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)

@@ -1,0 +1,119 @@
+"""Which path each operation takes on a machine, and why not a faster one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import asdict, dataclass
+
+import torch
+
+from .attention.cpu_short import SHORT
+from .attention.processors import OPTIONAL, PROCESSORS
+from .dispatch import KERNELS, current_mode, interpreted, unavailable
+
+
+@dataclass(frozen=True)
+class Path:
+    """What runs for one operation or attention processor.
+
+    Attributes:
+        runs: "triton" or "eager" for an operation; "yes" or "no" for a processor.
+        note: why not faster code, why not at all, or what it does not take; "" where there is nothing to say.
+    """
+
+    runs: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.runs}: {self.note}" if self.note else self.runs
+
+
+@dataclass(frozen=True)
+class Report:
+    """The answer of :func:`report`; as a string, a text for people.
+
+    Attributes:
+        device: its name.
+        dtype: that the answer is for.
+        versions: of torch and of the optional packages, None where one is not installed.
+        operations: by name of the kernel.
+        attention: by name of the processor, those that are not installed too.
+    """
+
+    device: str
+    dtype: str
+    versions: dict[str, str | None]
+    operations: dict[str, Path]
+    attention: dict[str, Path]
+
+    def as_dict(self) -> dict:
+        """The report as plain dictionaries and strings, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in self.versions.items())
+        lines = [f"{self.device}, {self.dtype}; {versions}"]
+        for title, paths in (("Operations", self.operations), ("Attention processors", self.attention)):
+            width = max(map(len, paths))
+            lines += ["", title, *(f"  {name:<{width}}  {path}" for name, path in paths.items())]
+        return "\n".join(lines)
+
+
+def report(device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Report:
+    """What each operation and each attention processor does on a device; nothing is launched.
+
+    Args:
+        device: default: the GPU where there is one, else the CPU.
+        dtype: of the activations; default: float16 on a GPU, float32 on a CPU.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    gpu = device.type == "cuda" and torch.cuda.is_available()
+    return Report(
+        device=torch.cuda.get_device_name(device) if gpu else device.type,
+        dtype=str(dtype).removeprefix("torch."),
+        versions={"torch": torch.__version__, **{p: _version(p) for p in ("triton", "xformers", "sageattention")}},
+        operations={name: _operation(kernel, device, dtype) for name, kernel in sorted(KERNELS.items())},
+        attention=_attention(device, dtype),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _operation(kernel, device: torch.device, dtype: torch.dtype) -> Path:
+    reason = unavailable(device)
+    if reason is None and dtype not in kernel.dtypes:
+        reason = f"no kernel for {dtype}"
+    if kernel.by_processor:
+        return Path("eager", reason) if reason else Path("triton", 'in layers with the attention processor "triton"')
+    if reason is None and current_mode() == "eager":
+        reason = 'not asked for (use("triton") or UNET_MOTION_KERNELS=triton)'
+    if reason:
+        return Path("eager", reason)
+    return Path("triton", "interpreted, for tests only" if interpreted() else "")
+
+
+def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Path]:
+    paths = {}
+    for name, processor in PROCESSORS.items():
+        reason = processor.declines(device, dtype)
+        paths[name] = Path("no", reason) if reason else Path("yes", "; ".join(_limits(processor, device)))
+    for kind, package in OPTIONAL.items():
+        if kind.name not in paths:
+            paths[kind.name] = Path("no", f"package {package} is not installed")
+    short = device.type == "cpu" and dtype in (torch.float32, torch.float64)
+    chosen = f"as two batched products up to {SHORT} frames, else as sdpa" if short else "as sdpa"
+    paths["auto"] = Path("yes", chosen)
+    return paths
+
+
+def _limits(processor, device: torch.device) -> list[str]:
+    limits = ["no mask"] if device.type in processor.without_masks else []
+    if processor.most_channels is not None and device.type == "cuda":
+        limits.append(f"heads up to {processor.most_channels} channels")
+    return limits

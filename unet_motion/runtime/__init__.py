@@ -1,0 +1,1 @@
+"""How steps are run: recorded and replayed."""

@@ -1,0 +1,181 @@
+"""Writing frames to files that people look at, with the prompt, seed and settings inside.
+
+The kind follows the name: `.webp` and `.gif` are animations, `.mp4` needs the `video` extra (PyAV), `.png` is
+a contact sheet with all frames in one picture, and a name without suffix is a folder of PNG frames. Where the
+settings stand in a file, `metadata` says.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..files.atomic import atomic_file, atomic_folder
+from .metadata import FRAME_NAME, Labels, load_av, with_findable_exif
+
+SUFFIXES = (".webp", ".gif", ".mp4", ".png")
+RESIZE_FILTERS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
+
+
+def check_output_path(path: str | os.PathLike) -> Path:
+    """The path, after checking that `write_video` can write it: better before a long run than after it."""
+    path = Path(path)
+    if path.suffix and path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}, "
+            "or none for a folder of PNG frames"
+        )
+    if path.suffix.lower() == ".mp4":
+        load_av()
+    if path.suffix and path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
+    if not path.suffix:
+        _check_replaceable(path)
+    return path
+
+
+def check_playback(fps: float, quality: int | None = None) -> None:
+    """Raise ValueError unless `write_video` can use these."""
+    if not 0 < fps <= 1000:
+        raise ValueError(f"fps is {fps}, expected more than 0 and at most 1000 frames a second")
+    if quality is not None and not 0 <= quality <= 100:
+        raise ValueError(f"quality is {quality}, expected 0 to 100, or none for lossless")
+
+
+def write_video(
+    path: str | os.PathLike,
+    frames: np.ndarray,
+    fps: float = 8.0,
+    metadata: Mapping[str, Any] | None = None,
+    loop: bool = True,
+    quality: int | None = None,
+    graphs: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write frames, uint8 (F, H, W, 3), to `path` in the kind its suffix names, whole or not at all.
+
+    `quality` (0 to 100) makes a WebP lossy; without it a WebP is lossless. `metadata` must fit into JSON, and so
+    must `graphs`: ComfyUI's `workflow` and `prompt`, which its page opens when the file is dropped on it (WebP,
+    PNG, MP4; a GIF holds none, because the page reads none). The same arguments give the same bytes. Raises
+    ValueError on another shape, dtype, suffix or graph, and ImportError for MP4 without PyAV.
+    """
+    path = check_output_path(path)
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 (F, height, width, 3)")
+    check_playback(fps, quality)
+    labels = Labels.of(metadata, graphs)
+    suffix = path.suffix.lower()
+    if not suffix:
+        _write_folder(path, frames, labels)
+    else:
+        with atomic_file(path) as temporary:
+            if suffix == ".webp":
+                _write_webp(temporary, frames, fps, labels, loop, quality)
+            elif suffix == ".gif":
+                _write_gif(temporary, frames, fps, labels, loop)
+            elif suffix == ".mp4":
+                _write_mp4(temporary, frames, fps, labels)
+            else:
+                _write_png(temporary, contact_sheet(frames), labels)
+    return path
+
+
+def check_resize(factor: int, method: str = "lanczos") -> None:
+    """Raise ValueError unless `resize` can use these."""
+    if method not in RESIZE_FILTERS:
+        raise ValueError(f"filter {method!r} is not known, expected one of {', '.join(RESIZE_FILTERS)}")
+    if not 1 <= factor <= 64:
+        raise ValueError(f"scale is {factor}, expected 1 to 64")
+
+
+def resize(frames: np.ndarray, factor: int, method: str = "lanczos") -> np.ndarray:
+    """Frames, uint8 (F, H, W, 3), enlarged `factor` times in both directions, for looking at small ones."""
+    check_resize(factor, method)
+    if factor == 1:
+        return frames
+    size = (frames.shape[2] * factor, frames.shape[1] * factor)
+    return np.stack([np.asarray(Image.fromarray(f).resize(size, RESIZE_FILTERS[method])) for f in frames])
+
+
+def contact_sheet(frames: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """All frames, uint8 (F, H, W, 3), in rows on white: one picture, uint8 (H', W', 3)."""
+    count, height, width, _ = frames.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, frame in enumerate(frames):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = frame
+    return sheet
+
+
+def _write_webp(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop: bool, quality: int | None) -> None:
+    images = [Image.fromarray(frame) for frame in frames]
+    file = io.BytesIO()
+    images[0].save(
+        file, "WEBP", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 1),
+        loop=0 if loop else 1, exif=labels.exif(), lossless=quality is None,
+        quality=80 if quality is None else quality, method=4,
+    )  # fmt: skip
+    path.write_bytes(with_findable_exif(file.getvalue()))
+
+
+def _write_gif(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop: bool) -> None:
+    images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
+    options: dict[str, Any] = {"loop": 0} if loop else {}
+    images[0].save(
+        path, "GIF", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 10),
+        comment=labels.comment(), optimize=False, **options,
+    )  # fmt: skip
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: float, labels: Labels) -> None:
+    from fractions import Fraction
+
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"frames are {width}x{height}, expected an even width and height for MP4")
+    metadata, options = labels.container()
+    with load_av().open(str(path), "w", format="mp4", options=options) as container:
+        container.metadata.update(metadata)
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        # x264's macroblock tree reads memory behind small pictures with AVX-512: now and then another file.
+        stream.options = {"crf": "16", "threads": "1", "mbtree": "0"}
+        for frame in frames:
+            picture = load_av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def _write_png(path: Path, picture: np.ndarray, labels: Labels) -> None:
+    Image.fromarray(picture).save(path, "PNG", pnginfo=labels.chunks())
+
+
+def _write_folder(path: Path, frames: np.ndarray, labels: Labels) -> None:
+    with atomic_folder(path) as temporary:
+        for i, frame in enumerate(frames):
+            _write_png(temporary / FRAME_NAME.format(i), frame, labels)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise unless `path` is free, or a folder that holds nothing but frames of an earlier run."""
+    if path.is_file():
+        raise NotADirectoryError(f"{path} is a file, expected a folder, or a name that ends in .webp")
+    if not path.is_dir():
+        return
+    for entry in path.iterdir():
+        if not (entry.is_file() and entry.match("frame_*.png")):
+            raise FileExistsError(f"{path} holds {entry.name}, expected a new folder or one with frames only")
+
+
+def _durations(count: int, fps: float, unit: int) -> list[int]:
+    """Milliseconds of each frame, in whole units, such that the whole plays in count / fps seconds."""
+    edges = [round(i * 1000 / fps / unit) for i in range(count + 1)]
+    return [max(1, b - a) * unit for a, b in zip(edges, edges[1:], strict=False)]
