@@ -78,7 +78,7 @@ class ContextWindows:
             if isinstance(self.loop_frames, bool) or not isinstance(self.loop_frames, int):
                 raise ValueError(f"`loop_frames` is {self.loop_frames!r}, expected a whole number or None.")
             if not 1 <= self.loop_frames < self.length:
-                raise ValueError(f"`loop_frames` is {self.loop_frames}, expected 1 to {self.length - 1}: less than `length`.")
+                raise ValueError(f"`loop_frames` is {self.loop_frames}, expected 1 to {self.length - 1}, `length` - 1.")
 
     def apply_to(self, frames: int) -> bool:
         """Whether a clip of so many frames is cut at all."""
