@@ -46,6 +46,19 @@ def test_generate_writes_a_moving_picture_with_its_settings(generate, capsys):
     assert str(path) in capsys.readouterr().out
 
 
+def test_a_clip_longer_than_the_model_knows_is_drawn_in_windows(generate):
+    status, path = generate("--frames", "19", "--window", "8", "--overlap", "3", "--loop", "--free-noise")
+    assert status == 0
+    with Image.open(path) as image:
+        assert image.n_frames == 19
+    settings = read_metadata(path)
+    windows = settings["windows"]
+    assert settings["noise"] == "free_noise" and (windows["length"], windows["overlap"]) == (8, 3)
+    assert windows["schedule"] == "looped_uniform" and windows["closed_loop"] is True
+    _, plain = generate("--frames", "19", "--window", "8", "--overlap", "3", "--free-noise", name="plain.webp")
+    assert plain.read_bytes() != path.read_bytes()
+
+
 def test_same_seed_same_file_another_seed_another(generate, tmp_path):
     _, first = generate("--seed", "7", name="1.webp")
     _, second = generate("--seed", "7", name="2.webp")
@@ -130,6 +143,11 @@ def test_without_out_the_name_comes_from_the_prompt(model_file, tmp_path, monkey
     "arguments, words",
     [
         (["--frames", "40"], ["frames is 40", "1 to 8"]),
+        (["--frames", "40", "--window", "9"], ["windows of 9 frames", "at most 8"]),
+        (["--window", "8", "--overlap", "8"], ["`overlap` is 8", "less than `length`"]),
+        (["--loop"], ["--loop and --schedule need --window"]),
+        (["--window", "4", "--schedule", "spiral"], ["'spiral'", "standard_static"]),
+        (["--noise", "pink"], ["noise is 'pink'", "free_noise"]),
         (["--width", "30"], ["width is 30"]),
         (["--sampler", "fast"], ["'fast'", "euler"]),
         (["--seed", "-1"], ["seed is -1"]),

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from .. import __version__
@@ -18,7 +19,7 @@ def add_arguments(subparsers) -> None:
         help="make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames",
         description="Make a clip from a prompt with the bundled model, which knows drawn shapes, colours and motions.",
         epilog="WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
-        "ComfyUI's page. There is none with --model, --motion-lora or --attention sage, with the samplers "
+        "ComfyUI's page. None with --model, --motion-lora, --window, --noise or --attention sage, with the samplers "
         "euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of 2**53 or more, a side "
         "below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside 0 to 10.",
     )
@@ -36,7 +37,7 @@ def add_arguments(subparsers) -> None:
     add("--seed", type=int, default=0, help="0 to 2**64 - 1; the same seed gives the same file (default 0)")
     add("--steps", type=int, default=20, help="model evaluations; time grows with it (default 20)")
     add("--guidance", type=float, default=3.0, help="how closely to follow the prompt; 1 is off (default 3)")
-    add("--frames", type=int, default=16, help="frames of the clip (default 16)")
+    add("--frames", type=int, default=16, help="frames of the clip (default 16); more than the model knows: --window")
     add("--width", type=int, default=64, help="pixels, a multiple of 8 (default 64, as trained)")
     add("--height", type=int, default=64, help="pixels, a multiple of 8 (default 64, as trained)")
     add("--sampler", default="ddim", help="ddim, euler, euler_ancestral, dpmpp_2m or lcm (default ddim)")
@@ -66,13 +67,27 @@ def add_arguments(subparsers) -> None:
     )  # fmt: skip
     add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
     add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    _add_window_arguments(parser.add_argument_group("clips of any length, drawn in overlapping windows"))
     parser.set_defaults(run=run)
+
+
+def _add_window_arguments(group) -> None:
+    add = group.add_argument
+    add("--window", type=int, metavar="FRAMES", help="frames of a window, such as 16 (default: no windows)")
+    add("--overlap", type=int, default=4, metavar="FRAMES", help="that neighbouring windows share (default 4)")
+    add("--stride", type=int, default=1, help="2, 3, ...: also windows of every second, fourth, ... frame (default 1)")
+    add("--schedule", default=None, help="standard_uniform (default), standard_static, looped_uniform or batched")
+    add("--fuse", default="pyramid", help="weights: pyramid (default), flat, relative, overlap-linear or gaussian")
+    add("--loop", action="store_true", help="the last frames lead back to the first; schedule looped_uniform")
+    add("--windows-at-once", type=int, default=1, metavar="N", help="in one call of the model (default 1)")
+    add("--noise", default="default", help="default, free_noise, repeated, constant or seed_per_frame")
+    add("--free-noise", dest="noise", action="store_const", const="free_noise", help="the same as --noise free_noise")
 
 
 def run(args: argparse.Namespace) -> None:
     from .. import video
 
-    path = _check_output(args)
+    path, windows = _check_output(args), _windows(args)
     start = time.perf_counter()
     pipeline, unknown = _load(args)
     frames = pipeline(
@@ -87,6 +102,9 @@ def run(args: argparse.Namespace) -> None:
         height=args.height,
         options=_options(args),
         progress=not args.json,
+        windows=windows,
+        windows_at_once=args.windows_at_once,
+        noise=args.noise,
     )
     settings = describe(args)
     enlarged = video.resize(frames, args.scale, args.filter)
@@ -129,6 +147,8 @@ def describe(args: argparse.Namespace) -> dict:
         **settings,
         "model": args.model.name if args.model else "bundled",
         "motion_lora": args.motion_lora,
+        "windows": None if (windows := _windows(args)) is None else asdict(windows),
+        "noise": args.noise,
         "version": __version__,
     }
 
@@ -204,6 +224,18 @@ def _options(args: argparse.Namespace):
 
     freeu = FreeU(*args.freeu) if args.freeu else INHERIT
     return ForwardOptions(freeu=freeu, attn_processors=args.attention)
+
+
+def _windows(args: argparse.Namespace):
+    """The windows that the options ask for, or None."""
+    from ..sampling import ContextWindows
+
+    if args.window is None:
+        if args.loop or args.schedule is not None:
+            raise ValueError("--loop and --schedule need --window, the frames of a window, such as --window 16")
+        return None
+    schedule = args.schedule or ("looped_uniform" if args.loop else "standard_uniform")
+    return ContextWindows(args.window, args.overlap, args.stride, schedule, args.loop, fuse=args.fuse)
 
 
 def _freeu_factors(text: str) -> tuple[float, ...]:

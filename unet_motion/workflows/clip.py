@@ -35,6 +35,8 @@ def no_graph(settings: Mapping[str, Any]) -> str | None:
         "there are too few frames a second": settings["fps"] < SMALLEST_FPS,
         "a FreeU factor is out of range": any(not 0 <= f <= LARGEST_FACTOR for f in settings["freeu"] or ()),
         "the attention is not exact": settings["attention"] == "sage",
+        "it is drawn in windows": settings.get("windows") is not None,
+        "it starts from other noise": settings.get("noise", "default") != "default",
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
