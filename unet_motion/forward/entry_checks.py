@@ -40,6 +40,17 @@ def check_dtype(name: str, given: Tensor, model: nn.Module, plain: bool) -> None
         raise ValueError(f"`{name}` has dtype {str(given.dtype).removeprefix('torch.')}, expected {expected}.")
 
 
+def check_frames(frames: int, positions: Any, rows: int) -> None:
+    """Raise ValueError unless a table of so many rows has positions for all frames (see :func:`check_positions`)."""
+    if positions is not None:
+        check_positions(positions, frames, rows)
+    elif frames > rows:
+        raise ValueError(
+            f"{frames} frames were given, but the motion modules' position table has {rows} rows "
+            "(`motion_max_seq_length`)."
+        )
+
+
 def check_positions(positions: Any, frames: int, rows: int) -> None:
     """Raise ValueError unless ``frame_positions`` are whole numbers of rows, one for each frame."""
     expected = f"`frame_positions` must be {frames} rows between 0 and {rows - 1}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..ops.attention.processors import get_processor
 
@@ -30,6 +31,16 @@ class ProcessorPlan:
         if path not in self._found:
             self._found[path] = next((p for rule, p in reversed(self.rules) if _matches(rule, path)), None)
         return self._found[path]
+
+    def by_layer(self, layers: Iterable[tuple[str, nn.Module]]) -> dict[nn.Module, Any]:
+        """The processors for attention layers, given with their paths; layers that no pattern matches are left out.
+
+        Raises:
+            ValueError: a pattern that matches nothing.
+        """
+        self.check(path for path, _ in layers)
+        chosen = {layer: self.lookup(path) for path, layer in layers}
+        return {layer: processor for layer, processor in chosen.items() if processor is not None}
 
     def check(self, paths: Iterable[str]) -> None:
         """Raise ValueError for a pattern that matches none of the model's attention paths."""

@@ -41,13 +41,13 @@ class _LayeredBlock(nn.Module):
             for heads, depth in zip(plan.motion_heads, plan.motion_depths, strict=True)
         )
 
-    def layer(self, i: int, x: Tensor, call: Call, picture: Tensor | None = None) -> Tensor:
-        """Layer ``i`` on x (B*F, C, H, W); ``picture`` is added before its motion module."""
+    def layer(self, i: int, x: Tensor, call: Call, features: Tensor | None = None) -> Tensor:
+        """Layer ``i`` on x (B*F, C, H, W); ``features`` are added before its motion module."""
         x = call.run(self.resnets[i], x, call)
         if self.attentions is not None:
             x = self.attentions[i](x, call)
-        if picture is not None:
-            x = x + picture
+        if features is not None:
+            x = x + features
         return call.run(self.motion_modules[i], x, call)
 
 
@@ -64,10 +64,10 @@ class DownBlock(_LayeredBlock):
         if plan.resample:
             self.downsamplers = nn.ModuleList([Downsample(make, plan.out_channels, config.downsample_padding)])
 
-    def forward(self, x: Tensor, call: Call, skips: Skips, picture: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, call: Call, skips: Skips, features: Tensor | None = None) -> Tensor:
         for i in range(len(self.resnets)):
             skips.before()
-            x = skips.keep(self.layer(i, x, call, picture if i == 1 else None))
+            x = skips.keep(self.layer(i, x, call, features if i == 1 else None))
         if self.downsamplers is not None:
             skips.before()
             x = skips.keep(self.downsamplers[0](x))
@@ -123,7 +123,7 @@ class UpBlock(_LayeredBlock):
     def forward(self, x: Tensor, call: Call, skips: Skips, size: tuple[int, int] | None) -> Tensor:
         for i in range(len(self.resnets)):
             x, skip = skips.pop(x)
-            x = self.layer(i, freeu_concat(x, skip, call.freeu, self.resolution), call)
+            x = self.layer(i, freeu_concat(x, skip, call.settings.freeu, self.resolution), call)
         if self.upsamplers is not None:
             x = self.upsamplers[0](x, size)
         return x

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..forward.call import Call
+from ..forward.conditioning import Conditioning
 from ..ops.attention.processors import AttentionProcessor
 from .attention import Attention
 from .layer_factory import LayerFactory
@@ -68,10 +70,10 @@ class IPAdapterProcessor(nn.Module):
         for i, (to_k, to_v, scale) in enumerate(zip(self.to_k_ip, self.to_v_ip, self.scale, strict=True)):
             if scale == 0:
                 continue
-            tokens = call.images[i]
+            tokens = call.ip_tokens[i]
             rows = tokens.shape[0]
             queries = query.reshape(rows, -1, query.shape[-1])
-            mask = call.image_masks[i] if call.image_masks is not None else None
+            mask = call.ip_masks[i] if call.ip_masks is not None else None
             if mask is None:
                 tokens = tokens.flatten(1, 2)
                 found = attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
@@ -179,12 +181,19 @@ class IPAdapterMixin:
         self.config = self.config.replace(encoder_hid_dim_type=None)
 
     def _cross_attentions(self) -> list[tuple[str, Attention]]:
-        return [(path, attention) for path, attention in self._attentions if attention.is_cross_attention]
+        return [(path, attention) for path, attention in self.attention_layers if attention.is_cross_attention]
 
-    def _apply_images(self, call: Call, given) -> None:
+    def project_images(
+        self, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
+    ) -> tuple[list[Tensor] | None, list[Tensor | None] | None]:
+        """The image tokens and masks of a call, one per IP-Adapter; None, None where none is loaded.
+
+        Raises:
+            ValueError: images or masks that are missing or of another shape.
+        """
         if self.encoder_hid_proj is None:
-            return
-        embeds = (given.added_cond_kwargs or {}).get("image_embeds")
+            return None, None
+        embeds = (inputs.added_cond_kwargs or {}).get("image_embeds")
         if embeds is None:
             raise ValueError(
                 "the model has an IP-Adapter, which requires the keyword argument `image_embeds` to be passed in "
@@ -193,28 +202,25 @@ class IPAdapterMixin:
         if isinstance(embeds, Tensor):
             embeds = [embeds.unsqueeze(1) if embeds.dim() == 2 else embeds]
         for i, e in enumerate(embeds):
-            if e.dim() != 3 or e.shape[0] not in (call.batch, call.batch * call.frames):
+            if e.dim() != 3 or e.shape[0] not in (batch, batch * frames):
                 raise ValueError(
-                    f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({call.batch} per clip or "
-                    f"{call.batch * call.frames} per frame, images, width)."
+                    f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({batch} per clip or "
+                    f"{batch * frames} per frame, images, width)."
                 )
-        call.images = self.encoder_hid_proj([e.to(call.temb.dtype) for e in embeds])
-        masks = (given.cross_attention_kwargs or {}).get("ip_adapter_masks")
-        if masks is not None:
-            call.image_masks = _check_masks(masks, call)
+        tokens = self.encoder_hid_proj([e.to(dtype) for e in embeds])
+        masks = (inputs.cross_attention_kwargs or {}).get("ip_adapter_masks")
+        return tokens, None if masks is None else _check_masks(masks, tokens, batch)
 
 
-def _check_masks(masks: Sequence[Tensor | None], call: Call) -> list[Tensor | None]:
-    if len(masks) != len(call.images):
-        raise ValueError(
-            f"`ip_adapter_masks` holds {len(masks)} masks, expected {len(call.images)}, one per IP-Adapter."
-        )
-    for i, (mask, images) in enumerate(zip(masks, call.images, strict=True)):
+def _check_masks(masks: Sequence[Tensor | None], tokens: list[Tensor], batch: int) -> list[Tensor | None]:
+    if len(masks) != len(tokens):
+        raise ValueError(f"`ip_adapter_masks` holds {len(masks)} masks, expected {len(tokens)}, one per IP-Adapter.")
+    for i, (mask, images) in enumerate(zip(masks, tokens, strict=True)):
         if mask is None:
             continue
-        if mask.dim() != 4 or mask.shape[0] not in (1, call.batch) or mask.shape[1] != images.shape[1]:
+        if mask.dim() != 4 or mask.shape[0] not in (1, batch) or mask.shape[1] != images.shape[1]:
             raise ValueError(
-                f"`ip_adapter_masks[{i}]` has shape {tuple(mask.shape)}, expected (1 or {call.batch}, "
+                f"`ip_adapter_masks[{i}]` has shape {tuple(mask.shape)}, expected (1 or {batch}, "
                 f"{images.shape[1]} images, height, width)."
             )
     return list(masks)

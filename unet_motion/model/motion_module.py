@@ -57,9 +57,9 @@ class MotionTransformerBlock(nn.Module):
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""
-        size, dim = call.chunking or (None, 0)
-        change = None if call.low_rank is None else call.low_rank.below(self.ff.path)
-        return self.ff.chunked(tokens, size, 2 if dim == 0 else 1, change)
+        size, dim = call.settings.forward_chunking or (None, 0)
+        lora = None if call.lora is None else call.lora.of(self.ff.net[0].proj, self.ff.net[2])
+        return self.ff.chunked(tokens, size, 2 if dim == 0 else 1, lora)
 
 
 class MotionModule(nn.Module):
@@ -72,7 +72,6 @@ class MotionModule(nn.Module):
         super().__init__()
         head_dim = channels // heads
         inner = heads * head_dim
-        self.path = ""
         self.norm = make.group_norm(groups, channels, 1e-6)
         self.proj_in = make.linear(channels, inner)
         self.transformer_blocks = nn.ModuleList(
@@ -86,7 +85,7 @@ class MotionModule(nn.Module):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         n, c, h, w = x.shape
-        hidden = scoped_group_norm(self.norm, x, call.frames, call.motion_norm_scope)
+        hidden = scoped_group_norm(self.norm, x, call.frames, call.settings.motion_norm_scope)
         hidden = hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c)
         own = overwritable(self.norm, self.proj_out)
         pixels = self._pixels_at_once(hidden, call) if own else h * w
@@ -100,17 +99,17 @@ class MotionModule(nn.Module):
     def _transform(self, hidden: Tensor, call: Call) -> Tensor:
         """(B, F, P, C) -> (B, F, P, C); no pixel depends on another."""
         tokens = self.proj_in(hidden)
-        if call.low_rank is not None:
-            tokens = call.low_rank.add(f"{self.path}.proj_in", hidden, tokens)
+        if call.lora is not None:
+            tokens = call.lora.add(self.proj_in, hidden, tokens)
         for block in self.transformer_blocks:
             tokens = block(tokens, call)
         out = self.proj_out(tokens)
-        return out if call.low_rank is None else call.low_rank.add(f"{self.path}.proj_out", tokens, out)
+        return out if call.lora is None else call.lora.add(self.proj_out, tokens, out)
 
     def _pixels_at_once(self, hidden: Tensor, call: Call) -> int:
         """So many that what is computed of them stays in caches; all, where others want to see them."""
         pixels, every = pixels_at_once(hidden), hidden.shape[2]
-        if pixels == every or call.chunking is not None:
+        if pixels == every or call.settings.forward_chunking is not None:
             return every
         layers = [layer for layer, _ in self._layers()]
         processors = (call.processor(layer) for layer in layers if isinstance(layer, Attention))

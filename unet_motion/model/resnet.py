@@ -62,7 +62,7 @@ class ResnetBlock(nn.Module):
         self.output_scale_factor = output_scale_factor
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        frames, scope = call.frames, call.resnet_norm_scope
+        frames, scope = call.frames, call.settings.resnet_norm_scope
         hidden = scoped_group_norm(self.norm1, x, frames, scope, self.act)
         hidden = convolve(self.conv1, hidden)
         added = self.time_emb_proj(call.temb) if call.time_added is None else call.time_added[self]

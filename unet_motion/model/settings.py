@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..config.unet import check_norm_scope
-from ..forward.call import Call
 from ..forward.freeu import FreeU
-from ..forward.lora import low_rank
-from ..forward.options import INHERIT, ForwardOptions, check_chunking
+from ..forward.options import check_chunking
 from ..forward.processor_plan import ProcessorPlan
+from ..forward.settings import Settings
 from ..ops.attention.processors import DEFAULT_PROCESSOR, AttentionProcessor, get_processor
 from .attention import Attention
 
@@ -22,42 +22,39 @@ class SettingsMixin:
 
     def _init_settings(self) -> None:
         self.gradient_checkpointing = False
-        self._freeu: FreeU | None = None
-        self._chunking: tuple[int, int] | None = None
-        self._fused = False
+        self._defaults = Settings()
         modules = list(self.named_modules())
         # A tuple hides the layers from nn.Module, which has them under their own names already.
-        self._attentions = tuple((path, m) for path, m in modules if isinstance(m, Attention))
-        for path, module in modules:
-            if hasattr(module, "path"):
-                module.path = path
+        self.attention_layers = tuple((path, m) for path, m in modules if isinstance(m, Attention))
         # Not by their weights, which a host may load later.
         linear = (path for path, module in modules if hasattr(module, "in_features"))
-        self._motion_layers = {path for path in linear if ".motion_modules." in path}
-        self._text_widths = {a.context_dim for _, a in self._attentions if a.is_cross_attention}
+        self._motion_paths = {path for path in linear if ".motion_modules." in path}
+        self.text_widths = {a.context_dim for _, a in self.attention_layers if a.is_cross_attention}
 
-    def _apply_settings(self, call: Call, options: ForwardOptions) -> None:
-        def chosen(name: str, default: Any) -> Any:
-            value = getattr(options, name)
-            return default if value is INHERIT else value
+    @property
+    def defaults(self) -> Settings:
+        """What every call starts from."""
+        return replace(
+            self._defaults,
+            resnet_norm_scope=self.config.resnet_norm_scope,
+            motion_norm_scope=self.config.motion_norm_scope,
+            checkpointing=self.gradient_checkpointing,
+        )
 
-        call.freeu = chosen("freeu", self._freeu)
-        call.chunking = chosen("forward_chunking", self._chunking)
-        call.resnet_norm_scope = chosen("resnet_norm_scope", self.config.resnet_norm_scope)
-        call.motion_norm_scope = chosen("motion_norm_scope", self.config.motion_norm_scope)
-        call.fused = self._fused
-        call.low_rank = low_rank(options.motion_loras, call.batch, call.frames, self._motion_layers, call.temb)
-        if options.plan is not None:
-            options.plan.check(path for path, _ in self._attentions)
-            call.plan = options.plan
+    def _set_defaults(self, **changes: Any) -> None:
+        self._defaults = replace(self._defaults, **changes)
+
+    def motion_layer(self, path: str) -> nn.Module | None:
+        """The linear layer of a motion module at a path in the UNet, or None."""
+        return self.get_submodule(path) if path in self._motion_paths else None
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float, version: str = "v1") -> None:
         """Apply FreeU by default; see :class:`FreeU` for the factors."""
-        self._freeu = FreeU(s1=s1, s2=s2, b1=b1, b2=b2, version=version)
+        self._set_defaults(freeu=FreeU(s1=s1, s2=s2, b1=b1, b2=b2, version=version))
 
     def disable_freeu(self) -> None:
         """No FreeU by default."""
-        self._freeu = None
+        self._set_defaults(freeu=None)
 
     def enable_forward_chunking(self, chunk_size: int | None = None, dim: int = 0) -> None:
         """Compute feed-forward layers ``chunk_size`` (default 1) entries at a time, for less memory.
@@ -68,11 +65,11 @@ class SettingsMixin:
         """
         chunking = (1 if chunk_size is None else chunk_size, dim)
         check_chunking(chunking)
-        self._chunking = chunking
+        self._set_defaults(forward_chunking=chunking)
 
     def disable_forward_chunking(self) -> None:
         """Compute feed-forward layers at once by default."""
-        self._chunking = None
+        self._set_defaults(forward_chunking=None)
 
     def set_norm_scope(self, resnet: str | None = None, motion: str | None = None) -> None:
         """Set ``resnet_norm_scope`` and ``motion_norm_scope`` (``frame`` or ``clip``) in the config; None keeps."""
@@ -85,7 +82,7 @@ class SettingsMixin:
     @property
     def attn_processors(self) -> dict[str, Any]:
         """Path of each attention layer with ``.processor`` behind it -> its default processor."""
-        return {f"{path}.processor": attention.processor or DEFAULT_PROCESSOR for path, attention in self._attentions}
+        return {f"{path}.processor": layer.processor or DEFAULT_PROCESSOR for path, layer in self.attention_layers}
 
     def set_attn_processor(self, processor: Any) -> None:
         """Set the default processor of all attention layers, or of some.
@@ -99,43 +96,43 @@ class SettingsMixin:
             KeyError: a dict of the right size with a wrong key.
         """
         if not isinstance(processor, Mapping):
-            for _, attention in self._attentions:
+            for _, attention in self.attention_layers:
                 _assign(attention, get_processor(processor))
             return
         if any(set(key) & set("*?[") for key in processor):
             plan = ProcessorPlan(processor)
-            plan.check(path for path, _ in self._attentions)
-            chosen = {path: plan.lookup(path) for path, _ in self._attentions}
+            plan.check(path for path, _ in self.attention_layers)
+            chosen = {path: plan.lookup(path) for path, _ in self.attention_layers}
         else:
             self._check_processor_keys(processor)
-            chosen = {path: get_processor(processor[f"{path}.processor"]) for path, _ in self._attentions}
-        for path, attention in self._attentions:
+            chosen = {path: get_processor(processor[f"{path}.processor"]) for path, _ in self.attention_layers}
+        for path, attention in self.attention_layers:
             if chosen[path] is not None:
                 _assign(attention, chosen[path])
 
     def _check_processor_keys(self, processors: Mapping[str, Any]) -> None:
-        if len(processors) != len(self._attentions):
+        if len(processors) != len(self.attention_layers):
             raise ValueError(
                 f"A dict of processors was passed, but the number of processors {len(processors)} does not match the "
-                f"number of attention layers: {len(self._attentions)}. Please make sure to pass "
-                f"{len(self._attentions)} processors, or patterns such as '*.motion_modules.*'."
+                f"number of attention layers: {len(self.attention_layers)}. Please make sure to pass "
+                f"{len(self.attention_layers)} processors, or patterns such as '*.motion_modules.*'."
             )
-        missing = [p for p, _ in self._attentions if f"{p}.processor" not in processors]
+        missing = [p for p, _ in self.attention_layers if f"{p}.processor" not in processors]
         if missing:
             raise KeyError(f"{missing[0]}.processor")
 
     def set_default_attn_processor(self) -> None:
         """Back to the processor ``auto`` everywhere; image layers of an IP-Adapter stay."""
-        for _, attention in self._attentions:
+        for _, attention in self.attention_layers:
             _assign(attention, DEFAULT_PROCESSOR)
 
     def fuse_qkv_projections(self) -> None:
         """Project queries, keys and values in one product (keys and values in cross-attention); same values."""
-        self._fused = True
+        self._set_defaults(fused_projections=True)
 
     def unfuse_qkv_projections(self) -> None:
         """Undo :meth:`fuse_qkv_projections`."""
-        self._fused = False
+        self._set_defaults(fused_projections=False)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute resnets, transformers and motion modules in the backward pass instead of keeping activations."""

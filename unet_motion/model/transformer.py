@@ -42,39 +42,38 @@ class FeedForward(nn.Module):
 
     def __init__(self, make: LayerFactory, width: int):
         super().__init__()
-        self.path = ""
         self.net = nn.ModuleList([GEGLU(make, width, width * 4), nn.Dropout(0.0), make.linear(width * 4, width)])
 
-    def forward(self, tokens: Tensor, change: LowRank | None = None) -> Tensor:
-        """tokens (..., C), with a change (B, F, P, C)."""
+    def forward(self, tokens: Tensor, lora: LowRank | None = None) -> Tensor:
+        """tokens (..., C), with a LoRA (B, F, P, C)."""
         # A layer with a hook, such as a LoRA's, may want to see all tokens in their shape.
         if not overwritable(self.net[0].proj, self.net[2]):
-            return self._at_once(tokens, change)
+            return self._at_once(tokens, lora)
         flat = tokens.reshape(-1, tokens.shape[-1])
-        change = None if change is None else change.flat(tokens.shape)
+        lora = None if lora is None else lora.flat(tokens.shape)
         pieces = parts(flat)
         if len(pieces) == 1:
-            return self._at_once(flat, change).view(tokens.shape)
+            return self._at_once(flat, lora).view(tokens.shape)
         out = torch.empty_like(flat)
         for part in pieces:
-            out[part] = self._at_once(flat[part], change and change.part(0, part.start, part.stop))
+            out[part] = self._at_once(flat[part], lora and lora.part(0, part.start, part.stop))
         return out.view(tokens.shape)
 
-    def _at_once(self, tokens: Tensor, change: LowRank | None) -> Tensor:
+    def _at_once(self, tokens: Tensor, lora: LowRank | None) -> Tensor:
         first, last = self.net[0], self.net[2]
-        if change is None:
+        if lora is None:
             return last(first(tokens))
-        inner = first.gate(change.add(f"{self.path}.net.0.proj", tokens, first.proj(tokens)))
-        return change.add(f"{self.path}.net.2", inner, last(inner))
+        inner = first.gate(lora.add(first.proj, tokens, first.proj(tokens)))
+        return lora.add(last, inner, last(inner))
 
-    def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, change: LowRank | None = None) -> Tensor:
+    def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, lora: LowRank | None = None) -> Tensor:
         """The layer on ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
         if chunk_size is None or chunk_size >= tokens.shape[dim]:
-            return self(tokens, change)
+            return self(tokens, lora)
         chunks = []
         for start in range(0, tokens.shape[dim], chunk_size):
             size = min(chunk_size, tokens.shape[dim] - start)
-            chunks.append(self(tokens.narrow(dim, start, size), change and change.part(dim, start, start + size)))
+            chunks.append(self(tokens.narrow(dim, start, size), lora and lora.part(dim, start, start + size)))
         return torch.cat(chunks, dim=dim)
 
 
@@ -106,7 +105,7 @@ class BasicTransformerBlock(nn.Module):
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""
-        return self.ff.chunked(tokens, *(call.chunking or (None, 0)))
+        return self.ff.chunked(tokens, *(call.settings.forward_chunking or (None, 0)))
 
 
 class SpatialTransformer(nn.Module):

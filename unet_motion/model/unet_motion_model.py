@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.unet import UNetMotionConfig
-from ..forward.call import Call
-from ..forward.conditioning import build_text, expand_timestep, residual_for, text_time_vector
-from ..forward.entry_checks import check_dtype, check_positions, check_sample
+from ..forward.call import Call, begin
+from ..forward.conditioning import Conditioning, expand_timestep, residual_for, text_time_vector
+from ..forward.entry_checks import check_dtype, check_sample
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
 from ..ops.group_norm import scoped_group_norm
@@ -41,17 +41,6 @@ class UNetMotionOutput:
 
 
 UNet3DConditionOutput = UNetMotionOutput
-
-
-class _Conditioning(NamedTuple):
-    """The optional inputs of ``forward``, in its order."""
-
-    timestep_cond: Tensor | None = None
-    attention_mask: Tensor | None = None
-    cross_attention_kwargs: dict[str, Any] | None = None
-    added_cond_kwargs: dict[str, Any] | None = None
-    down_block_additional_residuals: tuple[Tensor, ...] | None = None
-    mid_block_additional_residual: Tensor | None = None
 
 
 class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
@@ -87,7 +76,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         self.img_encoder = ImageEncoder(make, config.block_out_channels) if config.use_image_encoder else None
         self.conv_norm_out = make.group_norm(config.norm_num_groups, width, config.norm_eps)
         self.conv_out = make.conv(width, config.out_channels, 3, padding=1)
-        self._time_projections = TimeProjections([m for m in self.modules() if isinstance(m, ResnetBlock)])
+        self.time_projections = TimeProjections([m for m in self.modules() if isinstance(m, ResnetBlock)])
         self._init_settings()
 
     def _apply(self, *args: Any, **kwargs: Any):
@@ -100,7 +89,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
 
         Moving the model does so too. Where a host reads weights through its own ``weights``, nothing is packed.
         """
-        self._time_projections.pack_for(self.device)
+        self.time_projections.pack_for(self.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -147,7 +136,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         check_sample(sample, "batch, channels, frames, height, width", 5)
         b, _, f, h, w = sample.shape
         frames = sample.permute(0, 2, 1, 3, 4).reshape(b * f, -1, h, w)
-        given = _Conditioning(
+        inputs = Conditioning(
             timestep_cond,
             attention_mask,
             cross_attention_kwargs,
@@ -155,7 +144,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             down_block_additional_residuals,
             mid_block_additional_residual,
         )
-        out = self._run(frames, timestep, encoder_hidden_states, f, given, options)
+        out = self._run(frames, timestep, encoder_hidden_states, f, inputs, options)
         out = out.unflatten(0, (b, f)).permute(0, 2, 1, 3, 4)
         return UNetMotionOutput(out) if return_dict else (out,)
 
@@ -181,9 +170,9 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
                 f"`sample` has shape {tuple(sample.shape)}, expected (batch * {num_frames} frames, channels, "
                 "height, width)."
             )
-        return self._run(sample, timestep, encoder_hidden_states, num_frames, _Conditioning(**conditioning), options)
+        return self._run(sample, timestep, encoder_hidden_states, num_frames, Conditioning(**conditioning), options)
 
-    def _run(self, sample, timestep, text, frames: int, given: _Conditioning, options) -> Tensor:
+    def _run(self, sample, timestep, text, frames: int, inputs: Conditioning, options) -> Tensor:
         if sample.shape[1] != self.config.in_channels:
             raise ValueError(
                 f"`sample` has {sample.shape[1]} channels, expected `in_channels` {self.config.in_channels}."
@@ -192,22 +181,23 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         check_dtype("sample", sample, self, plain)
         if text is not None:
             check_dtype("encoder_hidden_states", text, self, plain)
-        call = self._make_call(sample, timestep, text, frames, given, options or ForwardOptions())
+        call = begin(self, sample, timestep, text, frames, inputs, options or ForwardOptions())
         skips = Skips(call)
         skips.before()
         x = skips.keep(self.conv_in(sample.contiguous(memory_format=torch.channels_last)))
-        for block, picture in zip(self.down_blocks, call.pictures or (None,) * len(self.down_blocks), strict=True):
-            x = block(x, call, skips, picture)
-        self._add_residuals(skips, given.down_block_additional_residuals)
+        maps = call.image_features or (None,) * len(self.down_blocks)
+        for block, features in zip(self.down_blocks, maps, strict=True):
+            x = block(x, call, skips, features)
+        self._add_residuals(skips, inputs.down_block_additional_residuals)
         if call.hooks is not None:
             call.hooks.before_stage("middle", 0)
         x = self.mid_block(x, call)
-        if given.mid_block_additional_residual is not None:
-            x = x + residual_for(x, given.mid_block_additional_residual, "mid_block_additional_residual")
+        if inputs.mid_block_additional_residual is not None:
+            x = x + residual_for(x, inputs.mid_block_additional_residual, "mid_block_additional_residual")
         if call.hooks is not None:
             x = call.hooks.after_middle(x)
         x = self._run_up(x, call, skips)
-        norm, scope = self.conv_norm_out, call.resnet_norm_scope
+        norm, scope = self.conv_norm_out, call.settings.resnet_norm_scope
         return self.conv_out(scoped_group_norm(norm, x, call.frames, scope, F.silu))
 
     def _run_up(self, x: Tensor, call: Call, skips: Skips) -> Tensor:
@@ -234,53 +224,19 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         pairs = enumerate(zip(skips.stack, residuals, strict=True))
         skips.stack = [skip + residual_for(skip, extra, name.format(i)) for i, (skip, extra) in pairs]
 
-    def _make_call(self, sample, timestep, text, frames: int, given: _Conditioning, options: ForwardOptions) -> Call:
-        batch = sample.shape[0] // frames
-        positions = self._check_frames(frames, options.frame_positions)
-        given_text = text
-        text, text_mask = build_text(text, given.attention_mask, batch, frames, sample.dtype, self._text_widths)
-        call = Call(
-            batch,
-            frames,
-            temb=self._time_embedding(sample, timestep, batch, frames, given, options.hooks),
-            text=text,
-            text_mask=text_mask,
-            positions=positions,
-            hooks=options.hooks,
-            checkpointing=self.gradient_checkpointing,
-        )
-        call.time_added = self._time_projections(call.temb)
-        self._apply_settings(call, options)
-        if options.text_keys is not None and options.hooks is None and options.text_keys.start(given_text):
-            call.text_keys = options.text_keys
-        self._apply_images(call, given)
-        call.pictures = image_features(self.img_encoder, given.added_cond_kwargs, batch, frames, sample)
-        return call
-
-    def _check_frames(self, frames: int, positions: Tensor | None) -> Tensor | None:
-        rows = self.config.motion_max_seq_length
-        if positions is None:
-            if frames > rows:
-                raise ValueError(
-                    f"{frames} frames were given, but the motion modules' position table has {rows} rows "
-                    "(`motion_max_seq_length`)."
-                )
-            return None
-        check_positions(positions, frames, rows)
-        return positions
-
-    def _time_embedding(
-        self, sample: Tensor, timestep, batch: int, frames: int, given: _Conditioning, hooks: Hooks | None
+    def embed_time(
+        self, sample: Tensor, timestep, batch: int, frames: int, inputs: Conditioning, hooks: Hooks | None
     ) -> Tensor:
+        """The activated embedding of the timestep and of what is added to it, (B or B*F, 4 * C0)."""
         timesteps = expand_timestep(timestep, batch, frames, sample.device)
         sinusoid = timestep_sinusoid(timesteps, self.config.block_out_channels[0]).to(sample.dtype)
-        if given.timestep_cond is not None and self.time_embedding.cond_proj is None:
+        if inputs.timestep_cond is not None and self.time_embedding.cond_proj is None:
             raise ValueError("`timestep_cond` was given, but the model has no `time_cond_proj_dim`.")
-        emb = self.time_embedding(sinusoid, given.timestep_cond)
+        emb = self.time_embedding(sinusoid, inputs.timestep_cond)
         if hooks is not None:
             emb = hooks.after_time_embedding(emb)
         if self.config.addition_embed_type == "text_time":
-            vector = text_time_vector(given.added_cond_kwargs, self.config, batch, frames, sample)
+            vector = text_time_vector(inputs.added_cond_kwargs, self.config, batch, frames, sample)
             extra = self.add_embedding(vector)
             if extra.shape[0] != emb.shape[0] and min(extra.shape[0], emb.shape[0]) != 1:
                 emb, extra = (t.repeat_interleave(batch * frames // t.shape[0], dim=0) for t in (emb, extra))
@@ -289,3 +245,7 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
             emb = hooks.after_embedding(emb)
         # Every resnet reads the activated embedding, so it is activated once.
         return self.down_blocks[0].resnets[0].act(emb)
+
+    def encode_image(self, inputs: Conditioning, batch: int, frames: int, sample: Tensor) -> tuple[Tensor, ...] | None:
+        """The image encoder's maps of a call: see :func:`image_features`."""
+        return image_features(self.img_encoder, inputs.added_cond_kwargs, batch, frames, sample)
