@@ -18,6 +18,7 @@ from ..files.claims import check_claims
 from ..files.errors import FileFormatError, name_some, warn_caller
 from ..files.names import is_motion, is_table
 from ..files.no_gc import loading
+from ..files.pretrained import ADAPTER_INPUT
 from ..files.reading import Stored
 from ..model.inflate import widen_conv_in
 from ..model.motion_adapter import MotionAdapter
@@ -105,9 +106,9 @@ def load_unet(
             own = tensors["conv_in.weight"]
             tensors["conv_in.weight"] = widen_conv_in(own, adapted, model.config.out_channels)
         model = assign(model, tensors, dtype, device)
-        own_input = module is None and (base.config or {}).get("_adapter_conv_in", False)
+        own_input = module is None and (base.config or {}).get(ADAPTER_INPUT, False)
         # Saved with the motion modules again, as PIA's is.
-        model._adapter_conv_in = adapted is not None or bool(own_input)
+        model.adapter_conv_in = adapted is not None or bool(own_input)
         return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,10 @@ class Call:
         """The processor of an attention layer in this call."""
         default = getattr(attention.processor, "kernel", attention.processor)
         return self.processors.get(attention) or default or DEFAULT_PROCESSOR
+
+    def features_of(self, blocks: Sequence[nn.Module]) -> Sequence[Tensor | None]:
+        """The image encoder's map for each down block."""
+        return (None,) * len(blocks) if self.image_features is None else self.image_features
 
     def run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """Call ``function``, without keeping its activations where gradient checkpointing is on."""

@@ -23,6 +23,16 @@ def check_sample(sample: Any, layout: str, dimensions: int) -> None:
         raise ValueError(f"`sample` has shape {tuple(sample.shape)}, expected ({layout}){empty}.")
 
 
+def check_frame_count(sample: Tensor, frames: Any) -> None:
+    """Raise ValueError unless a sample (B*F, C, H, W) is whole clips of so many frames."""
+    if isinstance(frames, bool) or not isinstance(frames, int):
+        raise ValueError(f"`num_frames` is {frames!r}, expected a whole number.")
+    if frames < 1 or sample.shape[0] % frames:
+        raise ValueError(
+            f"`sample` has shape {tuple(sample.shape)}, expected (batch * {frames} frames, channels, height, width)."
+        )
+
+
 def check_dtype(name: str, given: Tensor, model: nn.Module, plain: bool) -> None:
     """Raise ValueError unless a tensor is of a dtype that the model computes in.
 

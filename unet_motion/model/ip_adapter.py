@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -105,111 +106,115 @@ def downsample_mask(mask: Tensor, pixels: int) -> Tensor:
     return F.pad(small, (0, max(0, pixels - small.shape[-1])))[..., :pixels]
 
 
-class IPAdapterMixin:
-    """Loading and use of IP-Adapters by :class:`unet_motion.UNetMotionModel`."""
+def load(unet: nn.Module, state_dicts: Sequence[Mapping[str, Any]], scale: float = 1.0) -> None:
+    """Set image layers from published files: see :meth:`unet_motion.UNetMotionModel.load_ip_adapter`."""
+    converted: dict[str, Tensor] = {}
+    for i, state in enumerate(state_dicts):
+        converted.update(_convert_file(state, i, [path for path, _ in _cross_attentions(unet)]))
+    attach(unet, converted, scale)
+    own = unet.state_dict()
+    unet.load_state_dict({k: v.to(own[k].dtype) for k, v in converted.items()}, strict=False)
 
-    def load_ip_adapter(self, state_dicts: Sequence[Mapping[str, Any]] | Mapping[str, Any], scale: float = 1.0) -> None:
-        """Set image layers from IP-Adapter files, replacing those that were loaded before.
 
-        Args:
-            state_dicts: one or several dicts ``{"image_proj": {...}, "ip_adapter": {...}}`` as published; the
-                plain form, whose ``image_proj`` holds ``proj`` and ``norm``.
-            scale: strength of each adapter; see :meth:`set_ip_adapter_scale`.
+def attach(unet: nn.Module, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
+    """Build the image layers that ``state`` (diffusers' names) has tensors for; False if it has none.
 
-        Raises:
-            ValueError: another form of image projection, or layers that do not fit the model.
-        """
-        if isinstance(state_dicts, Mapping):
-            state_dicts = [state_dicts]
-        converted: dict[str, Tensor] = {}
-        for i, state in enumerate(state_dicts):
-            converted.update(_convert_file(state, i, [path for path, _ in self._cross_attentions()]))
-        self.attach_ip_adapter(converted, scale)
-        own = self.state_dict()
-        self.load_state_dict({k: v.to(own[k].dtype) for k, v in converted.items()}, strict=False)
+    Raises:
+        ValueError: another form of image projection, or layers that do not fit the UNet.
+    """
+    projections = [k for k in state if k.startswith(_PROJECTION) and k.endswith("image_embeds.weight")]
+    if not projections:
+        foreign = next((k for k in state if k.startswith("encoder_hid_proj.")), None)
+        if foreign:
+            raise ValueError(f"the image projection {foreign!r} is of a kind that is not supported.")
+        return False
+    make = replace(unet.factory, dtype=unet.dtype, device=unet.device)
+    layers = []
+    for i in range(len(projections)):
+        weight, norm = state[f"{_PROJECTION}{i}.image_embeds.weight"], state[f"{_PROJECTION}{i}.norm.weight"]
+        layers.append(ImageProjection(make, weight.shape[1], norm.shape[0], weight.shape[0] // norm.shape[0]))
+    unet.encoder_hid_proj = ImageProjections(layers)
+    for path, attention in _cross_attentions(unet):
+        key = state.get(f"{path}.processor.to_k_ip.0.weight")
+        inner = attention.heads * round(attention.scale**-2)
+        if key is None or key.shape[0] != inner:
+            found = "nothing" if key is None else f"width {key.shape[0]}"
+            raise ValueError(f"the IP-Adapter has {found} for {path}, expected width {inner}.")
+        processor = IPAdapterProcessor(make, inner, key.shape[1], len(layers), [scale] * len(layers))
+        processor.kernel = getattr(attention.processor, "kernel", attention.processor)
+        _replace(attention, processor)
+    unet.config = unet.config.replace(encoder_hid_dim_type="ip_image_proj")
+    return True
 
-    def attach_ip_adapter(self, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
-        """Build the image layers that ``state`` (diffusers' names) has tensors for; False if it has none."""
-        projections = [k for k in state if k.startswith(_PROJECTION) and k.endswith("image_embeds.weight")]
-        if not projections:
-            foreign = next((k for k in state if k.startswith("encoder_hid_proj.")), None)
-            if foreign:
-                raise ValueError(f"the image projection {foreign!r} is of a kind that is not supported.")
-            return False
-        make = self._make
-        make = LayerFactory(make.operations, make.weights, self.dtype, self.device)
-        layers = []
-        for i in range(len(projections)):
-            weight, norm = state[f"{_PROJECTION}{i}.image_embeds.weight"], state[f"{_PROJECTION}{i}.norm.weight"]
-            layers.append(ImageProjection(make, weight.shape[1], norm.shape[0], weight.shape[0] // norm.shape[0]))
-        self.encoder_hid_proj = ImageProjections(layers)
-        for path, attention in self._cross_attentions():
-            key = state.get(f"{path}.processor.to_k_ip.0.weight")
-            inner = attention.heads * round(attention.scale**-2)
-            if key is None or key.shape[0] != inner:
-                found = "nothing" if key is None else f"width {key.shape[0]}"
-                raise ValueError(f"the IP-Adapter has {found} for {path}, expected width {inner}.")
-            kernel = getattr(attention.processor, "kernel", attention.processor)
-            if isinstance(attention.processor, nn.Module):
-                del attention.processor
-            processor = IPAdapterProcessor(make, inner, key.shape[1], len(layers), [scale] * len(layers))
-            processor.kernel = kernel
-            attention.processor = processor
-        self.config = self.config.replace(encoder_hid_dim_type="ip_image_proj")
-        return True
 
-    def set_ip_adapter_scale(self, scale: float | Sequence[float]) -> None:
-        """Strength of the image prompts: one number, or one per adapter; 0 skips an adapter."""
-        for _, attention in self._cross_attentions():
-            processor = attention.processor
-            if not isinstance(processor, IPAdapterProcessor):
-                raise ValueError("no IP-Adapter is loaded.")
-            count = len(processor.scale)
-            scales = [scale] * count if isinstance(scale, (int, float)) else list(scale)
-            if len(scales) != count:
-                raise ValueError(f"`scale` holds {len(scales)} numbers, expected {count}, one per IP-Adapter.")
-            processor.scale = scales
+def set_scale(unet: nn.Module, scale: float | Sequence[float]) -> None:
+    """Strength of the image prompts: one number, or one per adapter; 0 skips an adapter."""
+    for _, attention in _cross_attentions(unet):
+        processor = attention.processor
+        if not isinstance(processor, IPAdapterProcessor):
+            raise ValueError("no IP-Adapter is loaded.")
+        count = len(processor.scale)
+        scales = [scale] * count if isinstance(scale, (int, float)) else list(scale)
+        if len(scales) != count:
+            raise ValueError(f"`scale` holds {len(scales)} numbers, expected {count}, one per IP-Adapter.")
+        processor.scale = scales
 
-    def unload_ip_adapter(self) -> None:
-        """Remove the image layers and their projection."""
-        for _, attention in self._cross_attentions():
-            if isinstance(attention.processor, IPAdapterProcessor):
-                kernel = attention.processor.kernel
-                del attention.processor
-                attention.processor = kernel
-        self.encoder_hid_proj = None
-        self.config = self.config.replace(encoder_hid_dim_type=None)
 
-    def _cross_attentions(self) -> list[tuple[str, Attention]]:
-        return [(path, attention) for path, attention in self.attention_layers if attention.is_cross_attention]
+def unload(unet: nn.Module) -> None:
+    """Remove the image layers and their projection."""
+    for _, attention in _cross_attentions(unet):
+        if isinstance(attention.processor, IPAdapterProcessor):
+            _replace(attention, attention.processor.kernel)
+    unet.encoder_hid_proj = None
+    unet.config = unet.config.replace(encoder_hid_dim_type=None)
 
-    def project_images(
-        self, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
-    ) -> tuple[list[Tensor] | None, list[Tensor | None] | None]:
-        """The image tokens and masks of a call, one per IP-Adapter; None, None where none is loaded.
 
-        Raises:
-            ValueError: images or masks that are missing or of another shape.
-        """
-        if self.encoder_hid_proj is None:
-            return None, None
-        embeds = (inputs.added_cond_kwargs or {}).get("image_embeds")
-        if embeds is None:
+def set_processor(attention: Attention, processor: Any) -> None:
+    """Set an attention's default processor; image layers stay, and take a named processor as their kernel."""
+    current = attention.processor
+    if isinstance(current, nn.Module) and isinstance(processor, AttentionProcessor):
+        current.kernel = processor
+    else:
+        _replace(attention, processor)
+
+
+def _replace(attention: Attention, processor: Any) -> None:
+    if isinstance(attention.processor, nn.Module):
+        del attention.processor  # else what is no module could not take a module's place
+    attention.processor = processor
+
+
+def _cross_attentions(unet: nn.Module) -> list[tuple[str, Attention]]:
+    return [(path, attention) for path, attention in unet.attention_layers if attention.is_cross_attention]
+
+
+def project_images(
+    projections: ImageProjections | None, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
+) -> tuple[list[Tensor] | None, list[Tensor | None] | None]:
+    """The image tokens and masks of a call, one per IP-Adapter; None, None where none is loaded.
+
+    Raises:
+        ValueError: images or masks that are missing or of another shape.
+    """
+    if projections is None:
+        return None, None
+    embeds = (inputs.added_cond_kwargs or {}).get("image_embeds")
+    if embeds is None:
+        raise ValueError(
+            "the model has an IP-Adapter, which requires the keyword argument `image_embeds` to be passed in "
+            "`added_cond_kwargs`."
+        )
+    if isinstance(embeds, Tensor):
+        embeds = [embeds.unsqueeze(1) if embeds.dim() == 2 else embeds]
+    for i, e in enumerate(embeds):
+        if e.dim() != 3 or e.shape[0] not in (batch, batch * frames):
             raise ValueError(
-                "the model has an IP-Adapter, which requires the keyword argument `image_embeds` to be passed in "
-                "`added_cond_kwargs`."
+                f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({batch} per clip or "
+                f"{batch * frames} per frame, images, width)."
             )
-        if isinstance(embeds, Tensor):
-            embeds = [embeds.unsqueeze(1) if embeds.dim() == 2 else embeds]
-        for i, e in enumerate(embeds):
-            if e.dim() != 3 or e.shape[0] not in (batch, batch * frames):
-                raise ValueError(
-                    f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({batch} per clip or "
-                    f"{batch * frames} per frame, images, width)."
-                )
-        tokens = self.encoder_hid_proj([e.to(dtype) for e in embeds])
-        masks = (inputs.cross_attention_kwargs or {}).get("ip_adapter_masks")
-        return tokens, None if masks is None else _check_masks(masks, tokens, batch)
+    tokens = projections([e.to(dtype) for e in embeds])
+    masks = (inputs.cross_attention_kwargs or {}).get("ip_adapter_masks")
+    return tokens, None if masks is None else _check_masks(masks, tokens, batch)
 
 
 def _check_masks(masks: Sequence[Tensor | None], tokens: list[Tensor], batch: int) -> list[Tensor | None]:
