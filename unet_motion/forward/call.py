@@ -14,7 +14,7 @@ from ..ops.attention.processors import DEFAULT_PROCESSOR
 from .conditioning import Conditioning, build_text
 from .entry_checks import check_frames
 from .hooks import Hooks
-from .lora import LowRank, low_rank
+from .lora import LowRank, lora_terms
 from .options import ForwardOptions
 from .settings import Settings
 from .text_keys import TextKeys
@@ -86,7 +86,7 @@ def begin(
     check_frames(frames, options.frame_positions, unet.config.motion_max_seq_length)
     tokens, mask = build_text(text, inputs.attention_mask, batch, frames, sample.dtype, unet.text_widths)
     temb = unet.embed_time(sample, timestep, batch, frames, inputs, options.hooks)
-    lora = low_rank(options.motion_loras, batch, frames, unet.motion_layer, temb)
+    lora = lora_terms(options.motion_loras, batch, frames, unet.motion_layer, temb)
     processors = {} if options.plan is None else options.plan.by_layer(unet.attention_layers)
     keeps = options.text_keys is not None and options.hooks is None and options.text_keys.start(text)
     ip_tokens, ip_masks = unet.project_images(inputs, batch, frames, temb.dtype)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..ops.linear.low_rank import low_rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,7 @@ class LowRank:
         After :meth:`flat` both are (N, C).
         """
         for down, up, strength in self.terms.get(layer, ()):
-            low = F.linear(x, down.to(x)) * strength
-            out = out + F.linear(low.to(x.dtype), up.to(x))
+            out = out + low_rank(x, down, up, strength)
         return out
 
     def part(self, dim: int, start: int, stop: int) -> LowRank:
@@ -90,7 +90,7 @@ class LowRank:
         return LowRank({m: [(down, up, changed(s)) for down, up, s in terms] for m, terms in self.terms.items()})
 
 
-def low_rank(
+def lora_terms(
     loras: Iterable[MotionLora], batch: int, frames: int, layer_at: Callable[[str], nn.Module | None], like: Tensor
 ) -> LowRank | None:
     """The changes of one call, or None without LoRAs.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..forward.call import Call
+from ..forward.hooks import Step
 from ..forward.lora import LowRank
 from ..ops.conv import convolve
 from ..ops.feed_forward import geglu
@@ -92,20 +93,44 @@ class BasicTransformerBlock(nn.Module):
     def forward(self, tokens: Tensor, call: Call) -> Tensor:
         """tokens (B*F, H*W, C)."""
         if call.hooks is None:
-            return self.plain(tokens, call)
-        return call.hooks.transformer_block(self, tokens, call, lambda t: self.plain(t, call))
+            return self.run(tokens, call)
+        return call.hooks.transformer_block(BoundBlock(self, call), tokens)
 
-    def plain(self, tokens: Tensor, call: Call) -> Tensor:
-        own = overwritable(self.norm2, self.norm3)
+    def run(
+        self, tokens: Tensor, call: Call, self_attention: Step | None = None, between: Step | None = None,
+        cross_attention: Step | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The block; a host's steps in the place of its own are those of :class:`unet_motion.forward.hooks.BlockSteps`.
+
+        What attention gives has no name here, so that it is freed before the feed-forward layer runs.
+        """
+        own = self_attention is between is cross_attention is None and overwritable(self.norm2, self.norm3)
+        attend_pixels = self_attention or (lambda normed: self.attn1.spatial(normed, call, cross=False))
+        attend_text = cross_attention or (lambda normed: self.attn2.spatial(normed, call, cross=True))
         tokens, normed = summed_layer_norm(self.norm1, tokens)
-        # What attention gives has no name here, so that it is freed before the feed-forward layer runs.
-        tokens, normed = summed_layer_norm(self.norm2, tokens, self.attn1.spatial(normed, call, cross=False))
-        tokens, normed = summed_layer_norm(self.norm3, tokens, self.attn2.spatial(normed, call, cross=True), own=own)
+        if between is None:
+            tokens, normed = summed_layer_norm(self.norm2, tokens, attend_pixels(normed))
+        else:
+            tokens, normed = summed_layer_norm(self.norm2, between(tokens + attend_pixels(normed)))
+        tokens, normed = summed_layer_norm(self.norm3, tokens, attend_text(normed), own=own)
         return add_into(tokens, self.feed_forward(normed, call), own)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""
         return self.ff.chunked(tokens, *(call.settings.forward_chunking or (None, 0)))
+
+
+class BoundBlock:
+    """A block and its call, as hooks take them (:class:`unet_motion.forward.hooks.BlockSteps`)."""
+
+    def __init__(self, layer: BasicTransformerBlock, call: Call):
+        self.layer, self.call = layer, call
+
+    def run(self, tokens: Tensor, **steps: Step | None) -> Tensor:
+        return self.layer.run(tokens, self.call, **steps)
+
+    def attend(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attention.attend(self.call.processor(attention), query, key, value, None)
 
 
 class SpatialTransformer(nn.Module):
