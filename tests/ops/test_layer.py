@@ -100,5 +100,5 @@ def test_gradients_stop_it(call, pictures):
     with torch.no_grad():
         assert in_place.overwritable(norm)
         tensor, other = torch.ones(2, dtype=torch.float16), torch.ones(2)
-        assert in_place.add_into(tensor, other, own=True).dtype == torch.float32 and tensor[0] == 1
-        assert in_place.add_into(other, other, own=True) is other
+        assert in_place.add_into(tensor, other, inplace=True).dtype == torch.float32 and tensor[0] == 1
+        assert in_place.add_into(other, other, inplace=True) is other

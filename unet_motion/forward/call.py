@@ -86,7 +86,8 @@ def begin(
     check_frames(frames, options.frame_positions, unet.config.motion_max_seq_length)
     tokens, mask = build_text(text, inputs.attention_mask, batch, frames, sample.dtype, unet.text_widths)
     temb = unet.embed_time(sample, timestep, batch, frames, inputs, options.hooks)
-    lora = lora_terms(options.motion_loras, batch, frames, unet.motion_layer, temb)
+    loras = options.motion_loras
+    lora = lora_terms(loras, batch, frames, unet.motion_layer, temb) if loras else None
     processors = {} if options.plan is None else options.plan.by_layer(unet.attention_layers)
     keeps = options.text_keys is not None and options.hooks is None and options.text_keys.start(text)
     ip_tokens, ip_masks = unet.project_images(inputs, batch, frames, temb.dtype)

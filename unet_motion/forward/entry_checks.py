@@ -33,21 +33,21 @@ def check_frame_count(sample: Tensor, frames: Any) -> None:
         )
 
 
-def check_dtype(name: str, given: Tensor, model: nn.Module, plain: bool) -> None:
+def check_dtype(name: str, tensor: Tensor, model: nn.Module, plain: bool) -> None:
     """Raise ValueError unless a tensor is of a dtype that the model computes in.
 
     Args:
         plain: whether the layers are those of ``torch.nn``, which compute in the dtype of their weights only; a host's
             own layers, and autocast, bring the two together.
     """
-    if not isinstance(given, Tensor):
-        raise ValueError(f"`{name}` is a {type(given).__name__}, expected a tensor.")
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"`{name}` is a {type(tensor).__name__}, expected a tensor.")
     wanted = model.dtype
-    if given.dtype == wanted:
+    if tensor.dtype == wanted:
         return
-    if not given.is_floating_point() or plain and not torch.is_autocast_enabled(given.device.type):
+    if not tensor.is_floating_point() or plain and not torch.is_autocast_enabled(tensor.device.type):
         expected = str(wanted).removeprefix("torch.") if plain else "floating-point numbers"
-        raise ValueError(f"`{name}` has dtype {str(given.dtype).removeprefix('torch.')}, expected {expected}.")
+        raise ValueError(f"`{name}` has dtype {str(tensor.dtype).removeprefix('torch.')}, expected {expected}.")
 
 
 def check_frames(frames: int, positions: Any, rows: int) -> None:

@@ -77,10 +77,10 @@ class IPAdapterProcessor(nn.Module):
             mask = call.ip_masks[i] if call.ip_masks is not None else None
             if mask is None:
                 tokens = tokens.flatten(1, 2)
-                found = attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
+                result = attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
             else:
-                found = self._masked(queries, tokens, mask, to_k, to_v, attention, kernel, call)
-            hidden = hidden + scale * found.reshape(shape)
+                result = self._masked(queries, tokens, mask, to_k, to_v, attention, kernel, call)
+            hidden = hidden + scale * result.reshape(shape)
         return hidden
 
     @staticmethod
@@ -90,9 +90,9 @@ class IPAdapterProcessor(nn.Module):
         total = 0
         for image in range(tokens.shape[1]):
             part = tokens[:, image]
-            found = attention.attend(kernel, queries, to_k(part), to_v(part), None)
+            result = attention.attend(kernel, queries, to_k(part), to_v(part), None)
             weight = weights[:, image].expand(call.batch, -1)[:, None, :, None]
-            total = total + (found.reshape(call.batch, call.frames, pixels, -1) * weight).reshape(found.shape)
+            total = total + (result.reshape(call.batch, call.frames, pixels, -1) * weight).reshape(result.shape)
         return total
 
 
@@ -189,15 +189,13 @@ def _cross_attentions(unet: nn.Module) -> list[tuple[str, Attention]]:
 
 
 def project_images(
-    projections: ImageProjections | None, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
-) -> tuple[list[Tensor] | None, list[Tensor | None] | None]:
-    """The image tokens and masks of a call, one per IP-Adapter; None, None where none is loaded.
+    projections: ImageProjections, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor | None] | None]:
+    """The image tokens of a call, one per IP-Adapter, and their masks if it has some.
 
     Raises:
         ValueError: images or masks that are missing or of another shape.
     """
-    if projections is None:
-        return None, None
     embeds = (inputs.added_cond_kwargs or {}).get("image_embeds")
     if embeds is None:
         raise ValueError(

@@ -17,7 +17,7 @@ from ..ops.feed_forward import geglu
 from ..ops.feed_forward.cpu import parts
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import add_into, overwritable
-from ..ops.layer_norm import summed_layer_norm
+from ..ops.layer_norm import add_layer_norm
 from ..ops.layout import from_tokens, to_tokens
 from .attention import Attention
 from .layer_factory import LayerFactory
@@ -104,16 +104,16 @@ class BasicTransformerBlock(nn.Module):
 
         What attention gives has no name here, so that it is freed before the feed-forward layer runs.
         """
-        own = self_attention is between is cross_attention is None and overwritable(self.norm2, self.norm3)
+        inplace = self_attention is between is cross_attention is None and overwritable(self.norm2, self.norm3)
         attend_pixels = self_attention or (lambda normed: self.attn1.spatial(normed, call, cross=False))
         attend_text = cross_attention or (lambda normed: self.attn2.spatial(normed, call, cross=True))
-        tokens, normed = summed_layer_norm(self.norm1, tokens)
+        tokens, normed = add_layer_norm(self.norm1, tokens)
         if between is None:
-            tokens, normed = summed_layer_norm(self.norm2, tokens, attend_pixels(normed))
+            tokens, normed = add_layer_norm(self.norm2, tokens, attend_pixels(normed))
         else:
-            tokens, normed = summed_layer_norm(self.norm2, between(tokens + attend_pixels(normed)))
-        tokens, normed = summed_layer_norm(self.norm3, tokens, attend_text(normed), own=own)
-        return add_into(tokens, self.feed_forward(normed, call), own)
+            tokens, normed = add_layer_norm(self.norm2, between(tokens + attend_pixels(normed)))
+        tokens, normed = add_layer_norm(self.norm3, tokens, attend_text(normed), inplace=inplace)
+        return add_into(tokens, self.feed_forward(normed, call), inplace)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""

@@ -165,6 +165,8 @@ class MotionUNet(nn.Module):
         self, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
     ) -> tuple[list[Tensor] | None, list[Tensor | None] | None]:
         """The IP-Adapters' image tokens and masks of a call: see `project_images` of model/ip_adapter.py."""
+        if self.encoder_hid_proj is None:
+            return None, None
         return project_images(self.encoder_hid_proj, inputs, batch, frames, dtype)
 
     def encode_image(self, inputs: Conditioning, batch: int, frames: int, sample: Tensor) -> tuple[Tensor, ...] | None:

@@ -53,20 +53,13 @@ class UNetMotionModel(MotionUNet):
         super().__init__(UNetMotionConfig(*args, **kwargs), operations, weights, dtype, device)
 
     def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float | int,
-        encoder_hidden_states: Tensor,
-        timestep_cond: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        cross_attention_kwargs: dict[str, Any] | None = None,
-        added_cond_kwargs: dict[str, Any] | None = None,
+        self, sample: Tensor, timestep: Tensor | float | int, encoder_hidden_states: Tensor,
+        timestep_cond: Tensor | None = None, attention_mask: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None, added_cond_kwargs: dict[str, Any] | None = None,
         down_block_additional_residuals: tuple[Tensor, ...] | None = None,
-        mid_block_additional_residual: Tensor | None = None,
-        return_dict: bool = True,
-        *,
+        mid_block_additional_residual: Tensor | None = None, return_dict: bool = True, *,
         options: ForwardOptions | None = None,
-    ) -> UNetMotionOutput | tuple[Tensor]:
+    ) -> UNetMotionOutput | tuple[Tensor]:  # fmt: skip
         """Predict the noise of a clip.
 
         Args:

@@ -127,14 +127,8 @@ class MotionPipeline:
         generator = seeded_generator(seed)
         model = self._guided(prompt, negative_prompt, frames, guidance, options)
         # The state stays in float32 even for a half-precision model: rounding would add up over the steps.
-        noise = frame_noise(
-            generator,
-            frames,
-            self.unet.config.in_channels,
-            height // self.pixels_per_latent,
-            width // self.pixels_per_latent,
-            self.unet.device,
-        )
+        size = (height // self.pixels_per_latent, width // self.pixels_per_latent)
+        noise = frame_noise(generator, frames, self.unet.config.in_channels, *size, self.unet.device)
 
         def watch(indices):
             return track(indices, len(plan), "sampling", progress)
