@@ -1,4 +1,4 @@
-"""Write the README's table of motion modules from the code's: `python3 tools/readme_kinds.py`."""
+"""Write the table of motion modules in docs/formats.md from the code's: `python3 tools/kinds_table.py`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"(<!-- motion modules: made by tools/readme_kinds\.py -->\n)(.*?)(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- motion modules: made by tools/kinds_table\.py -->\n)(.*?)(<!-- end -->)", re.S)
 
 
 def renewed(text: str, table: str) -> str:
-    """The README's text with the table between its two marks.
+    """The page's text with the table between its two marks.
 
     Raises:
         ValueError: the marks are not there.
     """
     if not BLOCK.search(text):
-        raise ValueError("README.md has no place for the table, expected the comments `motion modules` and `end`.")
+        raise ValueError("the page has no place for the table, expected the comments `motion modules` and `end`.")
     return BLOCK.sub(lambda found: found[1] + table + found[3], text)
 
 
@@ -25,5 +25,5 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     from unet_motion.formats.kinds import support_table
 
-    readme = ROOT / "README.md"
-    readme.write_text(renewed(readme.read_text(), support_table()))
+    page = ROOT / "docs" / "formats.md"
+    page.write_text(renewed(page.read_text(), support_table()))
