@@ -16,6 +16,7 @@ class AnimateLCMPicture(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_AnimateLCMI2V",
+            category="motion",
             display_name="AnimateLCM-I2V Picture",
             description="Gives AnimateLCM-I2V's motion modules the picture that they animate in a few steps.",
             search_aliases=["animatelcm", "image to video", "i2v"],

@@ -66,12 +66,13 @@ class LoadBundled(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_LoadBundled",
+            category="loading",
             display_name="Load Bundled Motion Model",
             description=(
-                "Loads the small text-to-video model that comes with the pack: 64x64 pixels, up to 16 frames, "
+                "Loads the small text-to-video model that comes with the pack: 64x64 pixels, 16 frames, at most 32, "
                 "prompts such as 'a red star moving left'. Needs no download and runs on a CPU."
             ),
-            search_aliases=["animatediff", "text to video", "demo"],
+            search_aliases=["animatediff", "text to video", "t2v", "demo", "example", "animation"],
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The motion UNet; works with every core sampler."),
@@ -92,9 +93,10 @@ class LoadUNet(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_LoadUNet",
+            category="loading",
             display_name="Load Motion UNet",
             description="Loads the UNet of an SD1.5 checkpoint or a diffusers folder together with motion modules.",
-            search_aliases=["animatediff loader", "UNetMotionModel"],
+            search_aliases=["animatediff loader", "UNetMotionModel", "load checkpoint", "evolved"],
             inputs=[
                 make_input(
                     io.Combo, "unet_name", options=paths.list_unets(),
@@ -131,12 +133,13 @@ class LoadMotionModule(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_LoadMotionModule",
+            category="loading",
             display_name="Load Motion Module",
             description=(
                 "Loads motion modules of AnimateDiff, HotshotXL, AnimateLCM, AnimateLCM-I2V or PIA, or a diffusers "
                 "adapter."
             ),
-            search_aliases=["animatediff", "motion adapter"],
+            search_aliases=["animatediff", "load animatediff model", "motion adapter", "motion model", "evolved"],
             inputs=[
                 make_input(
                     io.Combo, "motion_module", options=paths.list_motion_modules(),
@@ -165,12 +168,13 @@ class ApplyMotionModule(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_ApplyMotionModule",
+            category="motion",
             display_name="Apply Motion Module",
             description=(
                 "Puts motion modules into an SD1.5 or SDXL model, so that the images of a batch become the frames of a "
                 "clip. LoRAs and other patches of the model stay, before and after this node."
             ),
-            search_aliases=["animatediff", "use motion module"],
+            search_aliases=["animatediff", "apply animatediff model", "use evolved sampling", "use motion module"],
             inputs=[
                 model_input("An SD1.5 or SDXL model from any loader, with any LoRAs. Weights are shared, not copied."),
                 make_input(

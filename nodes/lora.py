@@ -17,6 +17,7 @@ class LoadLoRA(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_LoadLoRA",
+            category="loading",
             display_name="Load LoRA (motion)",
             description=(
                 "Puts a LoRA on a model. Knows PEFT and diffusers names, which core's Load LoRA leaves out for SD1.5, "
@@ -27,13 +28,18 @@ class LoadLoRA(io.ComfyNode):
                 model_input("A motion UNet, or the SD1.5 model before Apply Motion Module for LoRAs of image layers."),
                 make_input(
                     io.Combo, "lora_name", options=paths.list_loras(),
-                    tooltip="File in loras or animatediff_motion_lora; recognised by its content. A file that fits "
-                    "no layer of the model is refused.",
+                    tooltip="File in loras or animatediff_motion_lora; recognised by its content. A file with "
+                    "layers that do not fit the model is refused.",
                 ),
                 make_input(
                     io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
                     tooltip="How much of the change: 0 none, 1 as trained, negative the opposite; 0.5 to 1 is "
                     "usual. Costs a moment when the model is loaded and nothing per step.",
+                ),
+                make_input(
+                    io.Boolean, "allow_partial", default=False, optional=True, advanced=True,
+                    tooltip="Use what fits of a file of which some layers do not fit the model; the log names those. "
+                    "Off: such a file is refused.",
                 ),
             ],
             outputs=[model_output()],
@@ -44,8 +50,8 @@ class LoadLoRA(io.ComfyNode):
         return file_stamp(paths.find_lora(lora_name))
 
     @classmethod
-    def execute(cls, model, lora_name, strength) -> io.NodeOutput:
-        return io.NodeOutput(load_lora(model, paths.find_lora(lora_name), strength))
+    def execute(cls, model, lora_name, strength, allow_partial=False) -> io.NodeOutput:
+        return io.NodeOutput(load_lora(model, paths.find_lora(lora_name), strength, allow_partial))
 
 
 class LoadMotionLoRA(io.ComfyNode):
@@ -55,6 +61,7 @@ class LoadMotionLoRA(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_LoadMotionLoRA",
+            category="loading",
             display_name="Load Motion LoRA",
             description=(
                 "Puts a motion LoRA on a motion UNet, such as a pan or a zoom. Several in a row add up. Its strength "
@@ -65,8 +72,8 @@ class LoadMotionLoRA(io.ComfyNode):
                 model_input("A motion UNet, or what an earlier Load Motion LoRA gave."),
                 make_input(
                     io.Combo, "lora_name", options=paths.list_motion_loras(),
-                    tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file that fits "
-                    "no layer of the model is refused. Those marked (bundled) are for the bundled model.",
+                    tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file with "
+                    "layers that do not fit the model is refused. Those marked (bundled) are for the bundled model.",
                 ),
                 make_input(
                     io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
@@ -83,6 +90,11 @@ class LoadMotionLoRA(io.ComfyNode):
                     tooltip="Frame : strength, such as 0:0, 15:1; 0 is the first frame, straight lines between. Empty "
                     "is 1 for every frame. Costs a little time in every step.",
                 ),
+                make_input(
+                    io.Boolean, "allow_partial", default=False, optional=True, advanced=True,
+                    tooltip="Use what fits of a file of which some layers do not fit the model; the log names those. "
+                    "Off: such a file is refused.",
+                ),
             ],
             outputs=[model_output()],
         )  # fmt: skip
@@ -92,6 +104,10 @@ class LoadMotionLoRA(io.ComfyNode):
         return file_stamp(paths.find_motion_lora(lora_name))
 
     @classmethod
-    def execute(cls, model, lora_name, strength, strength_over_steps="", strength_over_frames="") -> io.NodeOutput:
-        path = paths.find_motion_lora(lora_name)
-        return io.NodeOutput(load_motion_lora(model, path, strength, strength_over_steps, strength_over_frames))
+    def execute(
+        cls, model, lora_name, strength, strength_over_steps="", strength_over_frames="", allow_partial=False
+    ) -> io.NodeOutput:
+        curves = strength_over_steps, strength_over_frames
+        return io.NodeOutput(
+            load_motion_lora(model, paths.find_motion_lora(lora_name), strength, *curves, allow_partial)
+        )

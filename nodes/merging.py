@@ -31,6 +31,7 @@ class MergeMotionModules(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_MergeMotionModules",
+            category="motion",
             display_name="Merge Motion Modules",
             description="Mixes two motion modules of one kind, as a whole or with other weights for single blocks.",
             search_aliases=["motion model merge", "animatediff merge"],
@@ -57,6 +58,7 @@ class ScaleMotionBlocks(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_ScaleMotionBlocks",
+            category="motion",
             display_name="Scale Motion Blocks",
             description="Multiplies what motion modules add to the picture's features, block by block.",
             search_aliases=["motion scale", "per block", "effect"],

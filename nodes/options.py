@@ -44,6 +44,7 @@ class FreeU(io.ComfyNode):
         percent = {"min": 0.0, "max": 1.0, "step": 0.001}
         return make_schema(
             node_id="UNetMotion_FreeU",
+            category="sampling",
             display_name="FreeU (motion)",
             description="Re-weights features of the two lowest up blocks: clearer shapes for almost no time.",
             search_aliases=["freeu"],
@@ -92,6 +93,7 @@ class AttentionProcessor(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_AttentionProcessor",
+            category="sampling",
             display_name="Attention Processor (motion)",
             description="How attention is computed over pixels and over frames: speed and memory, not the result.",
             search_aliases=["sdpa", "flash attention", "xformers", "sliced attention"],
@@ -130,6 +132,7 @@ class ForwardChunking(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_ForwardChunking",
+            category="sampling",
             display_name="Forward Chunking (motion)",
             description="Computes feed-forward layers in parts: less memory, a little slower, the same result.",
             search_aliases=["enable_forward_chunking", "low memory"],

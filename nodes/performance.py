@@ -23,6 +23,7 @@ class Performance(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_Performance",
+            category="sampling",
             display_name="Performance (motion)",
             description="Kernels, CUDA graphs, compilation and chunking: speed and memory, not the result.",
             search_aliases=["torch.compile", "cuda graphs", "triton", "speed", "enable_forward_chunking"],

@@ -19,6 +19,7 @@ class PIAFirstFrame(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_PIA",
+            category="motion",
             display_name="PIA First Frame",
             description="Gives PIA's motion modules the picture that they animate, and how closely frames follow it.",
             search_aliases=["pia", "image to video", "personalized image animator"],

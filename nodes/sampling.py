@@ -18,9 +18,10 @@ class MotionSampler(io.ComfyNode):
         core = comfy.samplers.KSampler
         return make_schema(
             node_id="UNetMotion_Sampler",
+            category="sampling",
             display_name="Motion Sampler",
             description="KSampler for clips: the same latents for the same settings, and several clips in one batch.",
-            search_aliases=["ksampler", "animatediff sampler"],
+            search_aliases=["ksampler", "animatediff sampler", "evolved sampling", "context"],
             inputs=[
                 model_input("A motion UNet of this pack."),
                 make_input(

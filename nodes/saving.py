@@ -16,12 +16,13 @@ class SaveClip(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_SaveClip",
+            category="saving",
             display_name="Save Clip",
             description=(
-                "Saves a batch of images as one file: an animation, a video, or a sheet of all frames. Drop a WebP, "
-                "MP4 or sheet on the canvas, and the workflow that made it comes back."
+                "Saves a batch of images as one file: WebP or GIF animation, MP4 video, or a sheet of all frames. Drop "
+                "a WebP, MP4 or sheet on the canvas, and the workflow that made it comes back."
             ),
-            search_aliases=["save animation", "save video", "contact sheet", "gif", "mp4"],
+            search_aliases=["save animation", "save video", "video combine", "contact sheet", "gif", "mp4", "webp"],
             inputs=[
                 make_input(io.Image, "images", tooltip="The frames, in the order of the batch."),
                 make_input(
@@ -40,10 +41,11 @@ class SaveClip(io.ComfyNode):
                 ),
                 make_input(
                     io.Int, "quality", default=100, min=0, max=100,
-                    tooltip="Only webp reads it: 100 is lossless, less is lossy and smaller; 80 to 95 is usual.",
+                    tooltip="Less makes a webp or mp4 smaller and less exact; 80 to 95 is usual. 100: a lossless webp, "
+                    "the best mp4. A gif and a sheet do not read it.",
                 ),
             ],
-            outputs=[],
+            outputs=[io.Image.Output(display_name="images", tooltip="The same frames, for nodes that follow.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )  # fmt: skip
@@ -51,4 +53,4 @@ class SaveClip(io.ComfyNode):
     @classmethod
     def execute(cls, images, filename_prefix, format, fps, quality) -> io.NodeOutput:
         check_choice("format", format, list(KINDS))
-        return io.NodeOutput(ui=save_clip(images, filename_prefix, format, fps, quality, cls.hidden))
+        return io.NodeOutput(images, ui=save_clip(images, filename_prefix, format, fps, quality, cls.hidden))

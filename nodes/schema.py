@@ -11,10 +11,11 @@ CATEGORY = "UNetMotion"
 MotionModuleType = io.Custom("MOTION_MODULE")
 
 
-def make_schema(**fields: Any) -> io.Schema:
-    """A schema in the pack's category without the fields that this ComfyUI does not know (it refuses them)."""
+def make_schema(category: str, **fields: Any) -> io.Schema:
+    """A schema in a part of the pack's category without the fields that this ComfyUI does not know and refuses."""
     known = io.Schema.__dataclass_fields__
-    return io.Schema(**{name: value for name, value in {"category": CATEGORY, **fields}.items() if name in known})
+    fields = {"category": f"{CATEGORY}/{category}", **fields}
+    return io.Schema(**{name: value for name, value in fields.items() if name in known})
 
 
 def make_input(kind: Any, name: str, *, advanced: bool = False, **options: Any) -> Any:

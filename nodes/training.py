@@ -86,6 +86,7 @@ class TrainMotionLoRA(io.ComfyNode):
     def define_schema(cls):
         return make_schema(
             node_id="UNetMotion_TrainMotionLoRA",
+            category="training",
             display_name="Train Motion LoRA",
             description=(
                 "Trains a motion LoRA on clips that share a motion, and saves it. Shows the loss and a sample while it "

@@ -113,7 +113,7 @@ def card(arguments: list[str]) -> int:
     """On this Python where that has torch, and nothing is installed: a machine with a card is often a bare one."""
     python = Path(sys.executable)
     if not has_torch(python):
-        python = environment()
+        python = environment([])
         install(python, "demo", ["-r", "requirements.txt"], [ROOT / "requirements.txt"])
     command = [python, "-m", "unet_motion", "bench", "--card", "--out", "benchmarks/results", *arguments]
     return run(command, check=False)

@@ -25,6 +25,8 @@ _EXPORTS = {
     "load_motion_lora": ".lora.apply",
     "remove_motion_lora": ".lora.apply",
     "MotionPipeline": ".sampling",
+    "ContextWindows": ".sampling",
+    "free_noise": ".sampling",
 }
 
 __all__ = [*_EXPORTS, "__version__"]

@@ -43,6 +43,6 @@ def check_frames(model: Any, shape: Sequence[int], frames_per_clip: int) -> None
     if frames > rows:
         raise ValueError(
             f"a clip of {frames} frames was asked for, but the motion module knows {rows} positions; use at most "
-            f"{rows} "
-            "frames, or several clips with `frames_per_clip`."
+            f"{rows} frames, several clips with `frames_per_clip`, or `position_interpolate` {frames} in Load Motion "
+            "Module."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,10 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...unet_motion.files.errors import KeyMismatchError, name_some
+from ...unet_motion.files.errors import FileFormatError, name_some
 from ...unet_motion.files.reading import open_tensors
-from ...unet_motion.lora.apply import motion_only, scaled
-from ...unet_motion.lora.names import layer_of, original_motion, read_lora, spellings
+from ...unet_motion.lora.apply import check_matched, motion_only, scaled
+from ...unet_motion.lora.names import LayerNames, layer_of, read_lora
 from .model.build import UNET_PREFIX
 from .step.settings import settings, with_settings
 from .step.strengths import VaryingLora, parse_curve
@@ -38,22 +39,20 @@ class Match:
     text_layers: int
 
 
-def layer_names(model: Any) -> dict[str, str]:
-    """Every name by which LoRA files call a layer of a MODEL's UNet -> its weight in the MODEL."""
-    names = comfy.lora.model_lora_keys_unet(model.model, {})
-    own = {}
+def layers_named(model: Any, names: set[str]) -> dict[str, str]:
+    """The names that LoRA files call a layer of a MODEL's UNet by -> its weight in the MODEL."""
+    core = comfy.lora.model_lora_keys_unet(model.model, {})
+    layers = []
     for key in model.model.state_dict():
         if key.startswith(UNET_PREFIX) and key.endswith(".weight"):
             layer = key[len(UNET_PREFIX) : -len(".weight")]
-            own[layer] = key
-            if layer.startswith(MOTION):
-                layer = layer[len(MOTION) :]
-                spelled = [*spellings(layer), *spellings(original_motion(layer))]
-                own.update(dict.fromkeys(spelled, key))
+            layers.append((layer.removeprefix(MOTION), key))
     for layer, key in comfy.utils.unet_to_diffusers(model.model.model_config.unet_config).items():
         if layer.endswith(".weight"):
-            own.update(dict.fromkeys(spellings(layer[: -len(".weight")]), UNET_PREFIX + key))
-    return {**names, **own}
+            layers.append((layer[: -len(".weight")], UNET_PREFIX + key))
+    known = LayerNames(layers)
+    found = {name: known.find(name) or core.get(name) for name in names}
+    return {name: key for name, key in found.items() if key is not None}
 
 
 def _fits(patch: Any, shape: torch.Size) -> bool:
@@ -73,9 +72,9 @@ def match_lora(model: Any, path: str) -> Match:
         FileFormatError: the file is damaged, or holds NaN.
     """
     tensors, text_layers = read_lora(open_tensors(path))
-    names = layer_names(model)
     wanted = {layer_of(name) for name in tensors}
-    known = {layer: names[layer] for layer in wanted if layer in names}
+    known = layers_named(model, wanted)
+    _check_once(path, known)
     shapes = {key: tensor.shape for key, tensor in model.model.state_dict().items() if key.startswith(UNET_PREFIX)}
     patches = comfy.lora.load_lora(tensors, known, log_missing=False)
     wrong = {key for key, patch in patches.items() if key not in shapes or not _fits(patch, shapes[key])}
@@ -84,42 +83,50 @@ def match_lora(model: Any, path: str) -> Match:
     return Match(fitting, unmatched, text_layers)
 
 
-def matched_lora(model: Any, path: str) -> Match:
+def _check_once(path: str, known: Mapping[str, str]) -> None:
+    """Raise FileFormatError where two names of a file mean one weight."""
+    seen: dict[str, str] = {}
+    for layer in sorted(known):
+        other = seen.setdefault(known[layer], layer)
+        if other != layer:
+            raise FileFormatError(
+                f"{os.path.basename(path)}: has {other} and {layer} for one layer of `model`, expected one of them."
+            )
+
+
+def matched_lora(model: Any, path: str, allow_partial: bool = False) -> Match:
     """What a LoRA file changes in a MODEL; the log says how many layers it met, and names those that it did not.
 
     Raises:
-        KeyMismatchError: no layer of the file fits the MODEL.
+        KeyMismatchError: a layer of the file does not fit the MODEL, or with ``allow_partial`` none does.
         FileFormatError: see :func:`match_lora`.
     """
     match, name = match_lora(model, path), os.path.basename(path)
     total = len(match.patches) + len(match.unmatched)
-    if not match.patches:
-        found = f"layers such as {name_some(match.unmatched, 2)}" if match.unmatched else "no layers of a UNet"
-        raise KeyMismatchError(
-            f"{name} has {found}, of which none fits `model`; expected a LoRA for this model's layers, with kohya, "
-            "diffusers or PEFT names."
-        )
+    check_matched(name, len(match.patches), match.unmatched, "`model`", None if allow_partial else "`allow_partial`")
     logging.info("%s: %d of %d layers matched.", name, len(match.patches), total)
     if match.text_layers:
         logging.info("%s also has %d layers of a text encoder; Load LoRA applies those.", name, match.text_layers)
     if match.unmatched:
         logging.warning(
             "%s: %d of %d layers do not fit the model and are left out: %s.",
-            name, len(match.unmatched), total, name_some(match.unmatched),
+            name, len(match.unmatched), total, name_some(match.unmatched, len(match.unmatched)),
         )  # fmt: skip
     return match
 
 
-def load_lora(model: Any, path: str, strength: float) -> Any:
+def load_lora(model: Any, path: str, strength: float, allow_partial: bool = False) -> Any:
     """A clone of a MODEL with a LoRA file's changes, multiplied by a strength.
 
     Raises:
         KeyMismatchError, FileFormatError: see :func:`matched_lora`.
     """
-    return _patched(model, matched_lora(model, path), strength)
+    return _patched(model, matched_lora(model, path, allow_partial), strength)
 
 
-def load_motion_lora(model: Any, path: str, strength: float, over_steps: str = "", over_frames: str = "") -> Any:
+def load_motion_lora(
+    model: Any, path: str, strength: float, over_steps: str = "", over_frames: str = "", allow_partial: bool = False
+) -> Any:
     """A clone of a MODEL with a LoRA whose strength may change over the steps and the frames.
 
     Where it does not, the LoRA is ComfyUI's patches of the weights; where it does, a setting of the MODEL.
@@ -133,7 +140,7 @@ def load_motion_lora(model: Any, path: str, strength: float, over_steps: str = "
     """
     steps = parse_curve("strength_over_steps", over_steps, 1.0)
     frames = parse_curve("strength_over_frames", over_frames)
-    match, curves = matched_lora(model, path), []
+    match, curves = matched_lora(model, path, allow_partial), []
     for points in (steps, frames):
         if len({value for _, value in points}) == 1:
             strength *= points[0][1]

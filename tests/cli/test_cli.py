@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it writes, what it says, and its exit status."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,17 @@ def test_same_seed_same_file_another_seed_another(generate, tmp_path):
     _, third = generate("--seed", "8", name="3.webp")
     assert first.read_bytes() == second.read_bytes()
     assert np.abs(np.asarray(Image.open(first), int) - np.asarray(Image.open(third), int)).max() > 0
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".mp4"])
+def test_less_quality_makes_a_smaller_file(generate, suffix):
+    if suffix == ".mp4":
+        pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    qualities = {"none": [], "fine": ["--quality", "80"], "coarse": ["--quality", "10"]}
+    none, fine, coarse = (
+        generate(*arguments, name=name + suffix)[1].stat().st_size for name, arguments in qualities.items()
+    )
+    assert coarse < 0.7 * fine < 0.7 * 0.9 * none
 
 
 @pytest.mark.parametrize(
@@ -125,6 +137,7 @@ def test_without_out_the_name_comes_from_the_prompt(model_file, tmp_path, monkey
         (["--fps", "0"], ["fps is 0"]),
         (["--filter", "cubic"], ["'cubic'", "lanczos"]),
         (["--quality", "200"], ["quality is 200"]),
+        (["--quality", "80", "--out", "clip.gif"], ["quality is 80", "a GIF has none"]),
         (["--attention", "fastest"], ["fastest", "sdpa"]),
         (["--out", "clip.avi"], ["'.avi'", ".webp"]),
         (["--sheet", "clip.jpg"], ["clip.jpg", ".png"]),
@@ -165,6 +178,27 @@ def test_inspect_and_bad_files(model_file, tmp_path, capsys):
     assert "none.safetensors" in capsys.readouterr().err
     main(["inspect", "--json", str(model_file)])
     assert json.loads(capsys.readouterr().out)["path"] == str(model_file)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_shown_on_a_terminal_without_unicode(name):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "unet_motion", name, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode("ascii").startswith(f"usage: unet-motion {name}")
+
+
+def test_errors_are_shown_on_a_terminal_without_unicode():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "unet_motion", "inspect", "st\u00e9rn\u661f.safetensors"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment, timeout=300)
+    assert done.returncode == 2 and b"does not exist" in done.stderr and b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)

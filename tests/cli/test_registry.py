@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -23,6 +24,7 @@ NEEDED = (
     r"(nodes|unet_motion)/(\w+/)*\w+\.py",
     r"unet_motion/bundled/(README\.md|model\.safetensors|judge\.safetensors|motion_loras/[a-z-]+\.safetensors)",
     r"web/([\w-]+/)*[\w.-]+\.(md|js|mjs|css|svg|png|jpg|gif|webp)",
+    r"unet_motion/ops/tuned/(README\.md|[\d.]+\.json)",
     r"locales/[\w-]+/\w+\.json",
     r"example_workflows/\w+\.(json|jpg|png|webp|webm|mp4)",
 )
@@ -137,8 +139,31 @@ sys.exit(draw or judge)
     assert clip.read_bytes().startswith(b"\x89PNG") and '"missed"' in done.stdout
 
 
+def test_the_licence_is_an_spdx_name_and_people_who_search_find_the_words():
+    project = PROJECT["project"]
+    assert project["license"] == "Apache-2.0" and project["license-files"] == ["LICENSE"]
+    assert not [name for name in project["classifiers"] if name.startswith("License ::")]
+    assert all(word in project["description"].lower() for word in ("animatediff", "gif", "animation", "comfyui"))
+
+
+def test_a_source_distribution_holds_the_library_and_no_lone_tests(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    tree = copy_of_the_tree(tmp_path)
+    code = "import setuptools; setuptools.setup()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-q", "sdist", "--dist-dir", "../dist"], cwd=tree, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "dist").iterdir()
+    with tarfile.open(made) as file:
+        names = {name.partition("/")[2] for name in file.getnames() if file.getmember(name).isfile()}
+    library = {name for name in names_by_the_rule() if name.startswith("unet_motion/")}
+    beside = {"LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "requirements.txt", "setup.cfg"}
+    assert {name for name in names if ".egg-info/" not in name} == library | beside
+
+
 def test_a_wheel_holds_the_library_with_its_weights_and_nothing_else(tmp_path):
-    pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools", minversion="77")
     tree = copy_of_the_tree(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q", "build_py", "--build-lib", "../lib"],

@@ -104,6 +104,15 @@ def test_weights_that_are_no_floating_point_numbers(tmp_path, dtype):
     assert not info.loadable and f"is stored as {name}" in info.problem
 
 
+def test_tables_of_two_dtypes_are_compared(tmp_path):
+    state = to_original(adapter().state_dict())
+    first = next(name for name in state if name.endswith("attention_blocks.0.pos_encoder.pe"))
+    for dtype in (torch.float8_e4m3fn, torch.float16):
+        path = write(tmp_path / "a.safetensors", {**state, first: state[first].to(dtype)})
+        with pytest.raises(FileFormatError, match=r"pos_encoder\.pe and .* differ, expected one position table"):
+            load_motion_module(path)
+
+
 def test_weights_of_too_few_dimensions_and_without_the_first_layer(tmp_path):
     state = dict(unet2d().state_dict())
     flat = {**state, "down_blocks.0.resnets.0.conv1.weight": state["down_blocks.0.resnets.0.conv1.weight"].flatten()}

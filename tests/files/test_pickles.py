@@ -5,6 +5,7 @@ import io
 import pickle
 import random
 import struct
+import time
 import zipfile
 
 import pytest
@@ -112,16 +113,20 @@ def archive(content, method=zipfile.ZIP_STORED, **storages):
 DOUBLED = b")" + b"".join(b"q%c0h%ch%c\x86" % (i, i, i) for i in range(41))
 
 
-def tensor_pickle(shape, stride, count):
+def tensor_pickle(shape, stride, count, offset=0):
     def number(value):
         return b"J" + struct.pack("<i", value)
 
     sizes = b"(" + b"".join(map(number, shape)) + b"t(" + b"".join(map(number, stride)) + b"t"
     storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpu" + number(count) + b"tQ"
-    rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(0) + sizes + b"\x89N" + b"tR"
+    rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(offset) + sizes + b"\x89N" + b"tR"
     return pickled(b"}X\1\0\0\0a", rebuilt, b"s")
 
 
+NESTED = b"}" + b"".join(
+    b"q%c}(" % i + b"".join(b"X\3\0\0\0%03dh%c" % (j, i) for j in range(300)) + b"u" for i in range(6)
+)
+TWO_SIZES = [b"X\1\0\0\0" + name + tensor_pickle((1,), (1,), n)[9:-2] + b"s" for name, n in ((b"a", 4), (b"b", 5))]
 HOSTILE = {
     "a key whose hash takes two to the power of forty steps": (
         pickled(b"}", DOUBLED, b"K\1s"),
@@ -129,6 +134,10 @@ HOSTILE = {
     ),
     "a byte array of 400 MB": (pickled(b"}X\1\0\0\0ac__builtin__\nbytearray\n(J\0\xca\x9a\x17tRs"), "without tensors"),
     "a tensor of strides 0": (tensor_pickle((10**6, 10**6), (0, 0), 1), "needs more than what is stored"),
+    "an offset behind the storage": (tensor_pickle((2,), (1,), 4, 3), "needs more than what is stored"),
+    "strides that leave the storage": (tensor_pickle((2, 2), (3, 1), 4), "needs more than what is stored"),
+    "one dictionary in another 300 times, six times over": (pickled(NESTED), "without tensors"),
+    "two sizes of one storage": (pickled(b"}", *(p for p in TWO_SIZES)), "damaged or truncated"),
     "a storage that is not there": (tensor_pickle((2,), (1,), 10**8), "needs more than what is stored"),
     "a number of 8000 digits": (pickled(b"}\x8b\x00\x10\0\0" + b"\1" * 4096, b"K\1s"), "holds an empty dictionary"),
     "more opcodes than a checkpoint has": (pickled(b"(" + b"N" * 400_000 + b"l"), "more steps than"),
@@ -141,12 +150,49 @@ HOSTILE = {
 def test_hostile_pickles(tmp_path, words):
     content, sentence = HOSTILE[words]
     legacy = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2) + content
-    for raw in (archive(content, _0=b"\0\0\0\0"), legacy + pickled(b"]")):
+    for raw in (archive(content, _0=bytes(16)), legacy + pickled(b"]")):
         (tmp_path / "a.ckpt").write_bytes(raw)
         if raw.startswith(b"\x80") and "stored" in sentence:
             continue  # of a storage that such a file does not list
+        start = time.process_time()
         with pytest.raises(FileFormatError, match=sentence):
             open_tensors(tmp_path / "a.ckpt")
+        assert time.process_time() - start < 1
+
+
+def test_a_view_with_an_offset_of_a_storage_at_an_odd_place_is_read(tmp_path):
+    """Before zip archives, storages stand wherever the one before ends: they are copied to where they may be used."""
+    state = {"a": torch.arange(3, dtype=torch.uint8), "b": torch.randn(8)[3:6], "c": torch.randn(4).double()}
+    torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    source = open_tensors(tmp_path / "a.pt")
+    read = {name: source.read(name) for name in state}
+    assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
+    assert all(tensor.data_ptr() % tensor.element_size() == 0 for tensor in read.values())
+    size = (tmp_path / "a.pt").read_bytes().rindex(struct.pack("<q", 4))
+    raw = bytearray((tmp_path / "a.pt").read_bytes())
+    raw[size : size + 8] = struct.pack("<q", 5)
+    (tmp_path / "a.pt").write_bytes(raw)
+    with pytest.raises(FileFormatError, match="a storage of 5 values where its tensor says 4"):
+        open_tensors(tmp_path / "a.pt")
+
+
+def test_entries_of_an_archive_that_lie_over_each_other(tmp_path):
+    """Many names for the same bytes would be many times the file's size in memory."""
+    raw = bytearray(archive(tensor_pickle((4,), (1,), 4), _0=bytes(16), _1=bytes(10_000)))
+    place = raw.rindex(b"PK\1\2")  # the last entry's record: bytes 42 to 46 say where the entry starts
+    record = bytes(raw[place : raw.rindex(b"PK\5\6")])
+    end = raw.rindex(b"PK\5\6")
+    names = b"".join(record[:-1] + bytes([48 + i]) for i in range(2, 8))
+    raw[end:end] = names
+    tail = raw.rindex(b"PK\5\6")
+    for field, more in ((8, 6), (10, 6)):
+        count = struct.unpack("<H", raw[tail + field : tail + field + 2])[0]
+        raw[tail + field : tail + field + 2] = struct.pack("<H", count + more)
+    length = struct.unpack("<I", raw[tail + 12 : tail + 16])[0]
+    raw[tail + 12 : tail + 16] = struct.pack("<I", length + len(names))
+    (tmp_path / "a.pt").write_bytes(raw)
+    with pytest.raises(FileFormatError, match="lies outside the file or over another one"):
+        open_tensors(tmp_path / "a.pt")
 
 
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):

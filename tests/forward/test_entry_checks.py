@@ -61,6 +61,32 @@ def test_frame_positions_that_are_no_rows(model, inputs, positions, found):
         run_ours(model, inputs, options=ForwardOptions(frame_positions=positions))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("timestep", "1", "is a str, expected a number"),
+        ("timestep", 1j, "is a complex, expected a number"),
+        ("timestep", torch.tensor([True]), "has dtype bool, expected numbers"),
+        ("attention_mask", [1], "is a list, expected a tensor"),
+        ("timestep_cond", 5, "is a int, expected a tensor"),
+        ("added_cond_kwargs", 5, "is a int, expected a dictionary"),
+        ("cross_attention_kwargs", [], "is a list, expected a dictionary"),
+        ("down_block_additional_residuals", 5, "is a int, expected a tuple of tensors"),
+        ("mid_block_additional_residual", 5, "is a int, expected a tensor"),
+        ("options", {}, "is a dict, expected ForwardOptions"),
+    ],
+)
+def test_other_inputs_of_another_type(model, inputs, name, value, words):
+    with pytest.raises(ValueError, match=f"`{name}` {words}"):
+        run_ours(model, {**inputs, name: value})
+
+
+@pytest.mark.parametrize("chunking", [5, (1,), "ab1", (0, 0), (1.5, 0)])
+def test_chunking_that_is_none(chunking):
+    with pytest.raises(ValueError, match="chunk"):
+        ForwardOptions(forward_chunking=chunking)
+
+
 @pytest.mark.parametrize("frames", [True, 3.0, "3", None])
 def test_a_number_of_frames_that_is_none(model, inputs, frames):
     sample = torch.zeros(3, TINY.get("in_channels", 4), 8, 8)

@@ -6,13 +6,18 @@ import pytest
 import torch
 
 from tests.formats.files import randomise, relative_error, same_state, write
-from unet_motion import ForwardOptions, UNetMotionModel, apply_motion_lora, remove_motion_lora
+from unet_motion import ForwardOptions, UNetMotionModel, apply_motion_lora, load_motion_lora, remove_motion_lora
 from unet_motion.cli import main
 from unet_motion.formats import FileFormatError, KeyMismatchError
+from unet_motion.lora.apply import layer_names
+from unet_motion.lora.names import layer_of, original_motion, strip
 
 MOTION = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1"
 ORIGINAL = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
 SPATIAL = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+MODULE = "down_blocks.0.motion_modules.0.temporal_transformer"
+DIFFUSERS = "down_blocks.0.motion_modules.0"
+HOTSHOT = "down_blocks.0.temporal_attentions.0.transformer_blocks.0"
 LDM = "input_blocks.1.1.transformer_blocks.0.attn1"
 
 
@@ -31,6 +36,11 @@ _PLACES = {
     "kohya": (f"lora_unet_{flat(OUT)}.", "lora_down", "lora_up", OUT),
     "a1111": (f"lora_unet_{flat(ORIGINAL)}_to_q.", "lora_down", "lora_up", f"{MOTION}.to_q"),
     "motion director, spatial": (f"unet.{SPATIAL}.processor.to_q_lora.", "down", "up", f"{SPATIAL}.to_q"),
+    "motion director's port, attention": (f"{ORIGINAL}.to_out.processor.0_lora.", "down", "up", OUT),
+    "motion director's port, queries": (f"{ORIGINAL}.processor.to_q_lora.", "down", "up", f"{MOTION}.to_q"),
+    "motion director's port, projection": (f"{MODULE}.processor.proj_in_lora.", "down", "up", f"{DIFFUSERS}.proj_in"),
+    "hotshot": (f"{HOTSHOT}.attention_blocks.1.to_k.", "lora_A", "lora_B", f"{MOTION[:-5]}attn2.to_k"),
+    "anything between": (f"unet.{MOTION}.wrapped.inner.to_q.", "lora_down", "lora_up", f"{MOTION}.to_q"),
     "latent diffusion": (f"lora_unet_{flat(LDM)}_to_q.", "lora_down", "lora_up", f"{SPATIAL}.to_q"),
 }
 STYLES = {
@@ -169,9 +179,18 @@ def test_layers_that_do_not_fit_are_named_and_none_is_an_error(unet, tmp_path):
     good = dict(zip(STYLES["peft"][:2], pair(), strict=True))
     odd = {f"unet.mid_block.motion_modules.9.to_q.lora_{x}.weight": torch.ones(4, 4) for x in "AB"}
     half = {f"unet.{MOTION}.to_q.lora_A.weight": torch.ones(4, 32)}
-    with pytest.warns(UserWarning, match=r"2 of 3 layers do not fit .*attn1\.to_q, mid_block\.motion_modules\.9"):
-        applied = apply_motion_lora(model, write(tmp_path / "a.safetensors", {**good, **odd, **half}))
-    assert len(applied.unmatched) == 2
+    path = write(tmp_path / "a.safetensors", {**good, **odd, **half})
+    words = r"2 of 3 layers do not fit the UNet: .*attn1\.to_q, mid_block\.motion_modules\.9.*; .*`allow_partial`"
+    for load in (apply_motion_lora, load_motion_lora):
+        with pytest.raises(KeyMismatchError, match=words):
+            load(model, path)
+    assert torch.equal(run(model), run(unet))
+    applied = apply_motion_lora(model, path, allow_partial=True)
+    assert applied.unmatched == [f"{MOTION}.to_q", "mid_block.motion_modules.9.to_q"]
+    (matched,) = applied.matched
+    assert relative_error(run(model), run(merged(_fresh(unet), matched, 1.0, *pair()))) < 1e-5
+    assert set(load_motion_lora(model, path, allow_partial=True).layers) == {matched}
+    remove_motion_lora(model)
     with pytest.raises(KeyMismatchError, match=r"b\.safetensors: has layers such as mid_block\..* none fits the UNet"):
         apply_motion_lora(model, write(tmp_path / "b.safetensors", odd))
     wide = dict(zip(STYLES["peft"][:2], (torch.ones(3, 64), torch.ones(64, 3)), strict=True))
@@ -215,3 +234,84 @@ def test_every_layer_of_a_transformer_block_takes_a_lora(unet, place, leaf):
     apply_motion_lora(model, {f"unet.{path}.lora_A.weight": down, f"unet.{path}.lora_B.weight": up}, 0.1)
     assert relative_error(run(model), run(merged(_fresh(unet), path, 0.1, down, up))) < 1e-5
     assert relative_error(run(model), plain) > 1e-4
+
+
+def director_name(path):
+    """What MotionDirector's port for AnimateDiff calls a layer: `processor` stands before its third-last part."""
+    *before, last = original_motion(path).split(".")
+    return ".".join([*before, "processor", last]) + "_lora"
+
+
+def spelled(path):
+    """One layer as each of the trainers calls it."""
+    original = original_motion(path)
+    short = path.replace(".to_out.0", ".to_out")
+    return [
+        f"unet.{path}.lora_A", f"{short}.lora_down", f"base_model.model.{path}.lora_linear_layer.down",
+        f"lora_unet_{flat(path)}.lora_down", f"lycoris_{flat(original)}.lora_down",
+        f"lora_unet_{flat(short)}.lora_down", f"module.{original}.lora.down", f"{director_name(path)}.down",
+    ]  # fmt: skip
+
+
+def test_every_layer_is_found_under_every_name_and_no_other_is(unet):
+    names = layer_names(unet)
+    paths = [path for path, module in unet.named_modules() if getattr(module, "weight", torch.ones(1)).dim() > 1]
+    assert len(paths) > 100
+    for path in paths:
+        for key in spelled(path) if ".motion_modules." in path else spelled(path)[:4]:
+            assert names.find(layer_of(strip(f"{key}.weight"))) == path, key
+
+
+def test_a_whole_motion_lora_of_motion_directors_port_is_applied_whole(unet, tmp_path):
+    model, other, state = _fresh(unet), _fresh(unet), {}
+    paths = [
+        path for path, module in unet.named_modules()
+        if ".motion_modules." in path and isinstance(module, torch.nn.Linear)
+    ]  # fmt: skip
+    for i, path in enumerate(paths):
+        weight = other.get_submodule(path).weight
+        generator = torch.Generator().manual_seed(i)
+        down = 0.1 * torch.randn(2, weight.shape[1], generator=generator)
+        up = torch.randn(weight.shape[0], 2, generator=generator)
+        weight.data = weight + up @ down
+        state |= {f"{director_name(path)}.down.weight": down, f"{director_name(path)}.up.weight": up}
+    applied = apply_motion_lora(model, write(tmp_path / "director.safetensors", state))
+    assert (sorted(applied.matched), applied.unmatched) == (sorted(paths), [])
+    assert relative_error(run(model), run(other)) < 1e-5 < 1e-2 < relative_error(run(unet), run(other))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{MOTION}.processor.to_k_ip", f"control_model.{LDM}.to_q", f"text_encoder.{MOTION}.to_q",
+        f"{MOTION}.to_q.extra", f"{MOTION}.9.to_q",
+        "down_blocks.7.motion_modules.0.transformer_blocks.0.attn1.to_q", "mid_block.motion_modules.0.attn1.to_q",
+        "down_blocks.0.motion_modules.0.transformer_blocks.0.to_q",
+    ],
+)  # fmt: skip
+def test_a_name_of_another_layer_or_model_means_none(unet, name):
+    assert layer_names(unet).find(name) is None
+
+
+def test_two_names_for_one_layer_are_refused(unet):
+    both = dict(zip(STYLES["peft"][:2], pair(), strict=True))
+    for half, tensor in zip(("down", "up"), pair(), strict=True):
+        both[f"{MOTION}.processor.to_k_lora.{half}.weight"] = tensor
+    with pytest.raises(FileFormatError, match=r"for the layer .*attn1\.to_k, expected one of them"):
+        apply_motion_lora(unet, both)
+
+
+def test_the_command_line_refuses_a_lora_that_fits_in_part_unless_it_may(tmp_path, capsys):
+    from unet_motion.bundled import load_bundled
+
+    path = next(p for p, _ in load_bundled().unet.named_modules() if ".motion_modules." in p and p.endswith("to_q"))
+    width = load_bundled().unet.get_submodule(path).weight.shape[0]
+    state = {f"unet.{path}.lora_A.weight": torch.ones(2, width), f"unet.{path}.lora_B.weight": torch.ones(width, 2)}
+    state |= {f"unet.up_blocks.9.motion_modules.0.proj_in.lora_{x}.weight": torch.ones(2, 2) for x in "AB"}
+    file = write(tmp_path / "a.safetensors", state)
+    command = ["generate", "a red star", "--frames", "2", "--steps", "1", "--scale", "1", "--motion-lora", str(file)]
+    assert main([*command, "--out", str(tmp_path / "a.png")]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 2 layers do not fit the UNet: up_blocks.9.motion_modules.0.proj_in" in said and said.count("\n") == 1
+    assert main([*command, "--allow-partial", "--out", str(tmp_path / "a.png")]) == 0
+    assert "1 layers do not fit the model and are left out: up_blocks.9" in capsys.readouterr().err

@@ -4,7 +4,6 @@ The file is safetensors with the prefixes `unet.`, `text_encoder.` and `vae.`; i
 object with the configurations, the vocabulary and how the model was made.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ..files.limits import parse_object
 from ..model.unet_motion_model import UNetMotionModel
 from .autoencoder import Autoencoder
 from .text import TextEncoder, Tokenizer
@@ -114,7 +114,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has no {METADATA_KEY!r} metadata; expected a bundled model written by `train bundled`"
         )
-    description = json.loads(text)
+    description = parse_object(text, f"{path}: its entry {METADATA_KEY} of the header")
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')!r}; this version reads format {FORMAT}")
     return description

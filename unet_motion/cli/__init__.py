@@ -29,6 +29,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    _keep_output_printable()
     # Read by torch at its import: large tensors on a CPU lie in huge pages, where the system allows it.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Only the subcommand that is called is imported, so that --help does not wait for torch.
@@ -42,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"unet-motion {args.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _keep_output_printable() -> None:
+    """Let a terminal without Unicode show a sign that it lacks as \\u2026 instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def build_parser(called: str | None = None) -> argparse.ArgumentParser:

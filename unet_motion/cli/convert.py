@@ -51,11 +51,9 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def run_merge(args: argparse.Namespace) -> int:
     """Merge and scale; the result has AnimateDiff's names."""
-
-    from ..files.writing import write_safetensors
     from ..formats.load_motion_module import load_motion_module
     from ..formats.merging import merge_motion_modules, parse_blocks, scale_blocks
-    from ..formats.names.animatediff import diffusers_to_animatediff
+    from ..formats.save_motion_module import save_merged
 
     if args.out.suffix != ".safetensors":
         raise ValueError(f"--out is {args.out}, expected a name that ends in .safetensors")
@@ -63,8 +61,7 @@ def run_merge(args: argparse.Namespace) -> int:
     blocks, scales = parse_blocks(args.block), {name: numbers[0] for name, numbers in parse_blocks(args.scale).items()}
     modules = [load_motion_module(path) for path, _ in pairs]
     merged = merge_motion_modules(modules, [weight for _, weight in pairs], blocks)
-    state = diffusers_to_animatediff(scale_blocks(merged, scales).state_dict)
-    write_safetensors({name: tensor.clone().contiguous() for name, tensor in state.items()}, args.out)
+    save_merged(scale_blocks(merged, scales), args.out)
     print(args.out)
     return 0
 

@@ -7,7 +7,9 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 
@@ -43,7 +45,14 @@ def add_arguments(subparsers) -> None:
     add("--fps", type=float, default=8.0, help="frames a second in the file (default 8)")
     add("--scale", type=int, default=4, help="enlarge the pictures this many times (default 4)")
     add("--filter", default="lanczos", help="how to enlarge: lanczos or nearest (default lanczos)")
-    add("--quality", type=int, help="0 to 100 for a lossy WebP (default: lossless)")
+    add("--quality", type=int, help="0 to 100 for a smaller WebP or MP4 (default: a lossless WebP, the best MP4)")
+    _add_model_arguments(add)
+    add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    parser.set_defaults(run=run)
+
+
+def _add_model_arguments(add: Callable[..., Any]) -> None:
+    """What acts on the model, and where it computes."""
     add("--freeu", type=_freeu_factors, metavar="S1,S2,B1,B2", help="FreeU factors, such as 0.9,0.2,1.2,1.4")
     add("--attention", default="auto", help="attention processor: auto, sdpa, math, sliced, ... (default auto)")
     add(
@@ -60,9 +69,11 @@ def add_arguments(subparsers) -> None:
         help="a LoRA on the model: a bundled one such as pan-left, or a file, such as "
         "pan.safetensors:0.8 (without a number: 1); may be given several times",
     )
+    add(
+        "--allow-partial", action="store_true",
+        help="use what fits of a motion LoRA of which some layers do not fit the model (default: it is refused)",
+    )  # fmt: skip
     add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
-    add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -102,11 +113,12 @@ def _check_output(args: argparse.Namespace) -> Path:
     """The file to write, after checking all that concerns files: better before a long run than after it."""
     from .. import video
 
-    video.check_playback(args.fps, args.quality)
+    path = args.out or default_path(args.prompt, args.seed)
+    video.check_playback(args.fps, args.quality, path.suffix)
     video.check_resize(args.scale, args.filter)
     if args.sheet is not None and args.sheet.suffix.lower() != ".png":
         raise ValueError(f"--sheet is {args.sheet}, expected a name that ends in .png")
-    return video.check_output_path(args.out or default_path(args.prompt, args.seed))
+    return video.check_output_path(path)
 
 
 def default_path(prompt: str, seed: int) -> Path:
@@ -146,7 +158,10 @@ def _load(args: argparse.Namespace):
     check_device(args.device)
     pipeline = MotionPipeline.bundled(device=args.device, path=args.model)
     for path, strength in map(_lora, args.motion_lora):
-        apply_motion_lora(pipeline.unet, path, strength)
+        applied = apply_motion_lora(pipeline.unet, path, strength, args.allow_partial)
+        if applied.unmatched:
+            left = f"{len(applied.unmatched)} layers do not fit the model and are left out"
+            print(f"unet-motion generate: {applied.name}: {left}: {', '.join(applied.unmatched)}", file=sys.stderr)
     unknown = pipeline.unknown_words(f"{args.prompt} {args.negative}")
     if unknown:
         print(

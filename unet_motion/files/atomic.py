@@ -1,7 +1,8 @@
 """Files and folders that appear whole or not at all.
 
-The work happens in a hidden folder beside them, so that the last step is one rename on one file system. What a killed
-process leaves of it is removed by the next one that writes to the same place.
+The work happens in a hidden folder beside them, so that the last step is one rename on one file system; what was
+written is on the disk before that, where the system can say so. What a killed process leaves of it is removed by the
+next one that writes to the same place.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 try:
@@ -25,6 +27,10 @@ PREFIX = ".unet-motion-"
 """What the names of the hidden folders start with."""
 _UNLOCKED, _UNKNOWN = 60.0, 86400.0
 """How many seconds old a folder must be to count as left behind: with locks, and where there are none."""
+# What systems answer that cannot sync a file or a folder; any other error is one of writing.
+_NO_SYNC = (
+    errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EROFS,
+)  # fmt: skip
 
 
 @contextmanager
@@ -36,17 +42,29 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         OSError: `path` is a folder, its name is too long, or it cannot be written there.
     """
-    path = Path(path)
-    _check_target(path)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file to write", str(path))
-    with _workplace(path.parent) as folder:
-        part = folder / path.name
+    with atomic_files([path]) as (part,):
         yield part
-        os.chmod(part, 0o666 & ~_umask())
-        _sync(part)
-        os.replace(part, path)
-        _sync(path.parent)
+
+
+@contextmanager
+def atomic_files(paths: Sequence[str | os.PathLike]) -> Iterator[list[Path]]:
+    """:func:`atomic_file` for several files, which take their places in order, or all stay as they were."""
+    paths = [Path(path) for path in paths]
+    for path in paths:
+        check_name(path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file to write", str(path))
+    with ExitStack() as stack:
+        folders = {parent: stack.enter_context(_workplace(parent)) for parent in dict.fromkeys(p.parent for p in paths)}
+        parts = [folders[path.parent] / path.name for path in paths]
+        rights = [_new_file(part) for part in parts]
+        yield list(parts)
+        for part, right in zip(parts, rights, strict=True):
+            part.chmod(right)  # what wrote it may have put another file there
+            _sync(part)
+        _replace(parts, paths)
+        for parent in folders:
+            _sync(parent)
 
 
 @contextmanager
@@ -59,30 +77,66 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         OSError: see :func:`atomic_file`.
     """
     path = Path(path)
-    _check_target(path)
+    check_name(path)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file, expected the name of a folder to write")
     with _workplace(path.parent) as temporary:
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
+        yield new
+        for file in [*new.rglob("*"), new]:
+            _sync(file)
+        if path.exists():
+            os.replace(path, old)
         try:
-            new = temporary / "new"
-            new.mkdir()
-            yield new
-            for file in new.iterdir():
-                _sync(file)
-            if path.exists():
-                os.replace(path, temporary / "old")
             os.replace(new, path)
         except BaseException:
-            if not path.exists() and (temporary / "old").exists():
-                os.replace(temporary / "old", path)
+            if old.exists():
+                _rescue(old, path)
             raise
         _sync(path.parent)
 
 
-def _check_target(path: Path) -> None:
-    """Raise the system's own error for a name that it cannot have, before any work is done."""
+def check_name(path: Path) -> None:
+    """Raise the system's own error for a name that it cannot have, before any work is done for it."""
     with contextlib.suppress(FileNotFoundError):
         os.lstat(path)
+
+
+def _new_file(part: Path) -> int:
+    """Make a file with the rights that any new file gets here, which not all writers respect; they are given."""
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return stat.S_IMODE(part.stat().st_mode)
+
+
+def _replace(parts: Sequence[Path], paths: Sequence[Path]) -> None:
+    """Move files to their places; after an error what stood there stands there again."""
+    kept: list[Path | None] = []
+    done = 0
+    try:
+        for part, path in zip(parts, paths, strict=True):
+            # After the last there is nothing that could fail.
+            kept.append(_kept(path, part.parent / f"old-{done}") if done < len(paths) - 1 else None)
+            os.replace(part, path)
+            done += 1
+    except BaseException:
+        for i, old in enumerate(kept) if done < len(paths) else ():
+            if old is not None and not (i == done and paths[i].exists()):
+                _rescue(old, paths[i])
+            elif old is None and i < done:
+                paths[i].unlink(missing_ok=True)
+        raise
+
+
+def _kept(path: Path, old: Path) -> Path | None:
+    """Another name of what stands at `path`, the only one where the system has no links; None where nothing does."""
+    if not path.exists():
+        return None
+    try:
+        os.link(path, old)
+    except OSError:
+        os.replace(path, old)
+    return old
 
 
 @contextmanager
@@ -139,18 +193,23 @@ def _is_abandoned(folder: str) -> bool:
         os.close(handle)
 
 
+def _rescue(old: Path, path: Path) -> None:
+    """Put back what stood at `path`; where that fails, leave it beside under another name."""
+    try:
+        os.replace(old, path)
+    except OSError:
+        os.replace(old, path.with_name(f".{old.parent.name.removeprefix(PREFIX)}{path.suffix}"))
+        raise
+
+
 def _sync(path: Path) -> None:
-    """Have a file or folder written to the disk, where the system can: a rename must not come before its content."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
+    """Wait until the disk has a file, or the names in a folder, where this system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _umask() -> int:
-    """The process's umask, which not all writers respect and which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise

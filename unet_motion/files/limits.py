@@ -12,7 +12,9 @@ from typing import Any
 
 from .errors import FileFormatError, shorten
 
-MAX_TENSORS = 50_000
+MAX_TENSORS = 25_000
+MAX_LETTERS = 100 * MAX_TENSORS
+"""Of all names together."""
 MAX_RANK = 8
 MAX_NAME = 500
 MAX_PARTS = 40
@@ -47,10 +49,25 @@ def check_shape(path: str | Path, name: str, shape: Sequence[int]) -> int:
     return count
 
 
-def check_count(path: str | Path, count: int) -> None:
-    """Raise FileFormatError if a file holds more tensors than any model has."""
-    if count > MAX_TENSORS:
-        raise FileFormatError(f"{path}: names more than {MAX_TENSORS} tensors, expected at most so many.")
+class NameBudget:
+    """Counts the tensors of a file and the letters of their names, of which no model has so many."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self.count, self.letters = path, 0, 0
+
+    def add(self, name: str) -> None:
+        """Take a name in.
+
+        Raises:
+            FileFormatError: see :func:`check_name`, or too many.
+        """
+        check_name(self.path, name)
+        self.count, self.letters = self.count + 1, self.letters + len(name)
+        if self.count > MAX_TENSORS or self.letters > MAX_LETTERS:
+            raise FileFormatError(
+                f"{self.path}: names more than {MAX_TENSORS} tensors, or by more than {MAX_LETTERS} letters together, "
+                "expected at most so many."
+            )
 
 
 def parse_object(text: str | bytes, words: str, limit: int = MAX_JSON) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .errors import FileFormatError, UnsafeFileError, shorten
-from .limits import check_count, check_name, check_shape
+from .limits import NameBudget, check_shape
 from .pickle_files import Contents, read_legacy, read_zip, stored_range
 from .pickle_values import AsksForCodeError, OddTensor, Opaque, PickleError, Tensor
 from .sniffing import EXPECTED
@@ -81,11 +81,12 @@ class PickledTensors:
 
 def _checked(path: Path, contents: Contents, found: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a dictionary, of which each is known to lie in the file."""
-    total, size = 0, path.stat().st_size
-    for count, (key, tensor) in enumerate((k, v) for k, v in found.items() if isinstance(v, (Tensor, OddTensor))):
-        check_count(path, count + 1)
+    total, size, budget = 0, path.stat().st_size, NameBudget(path)
+    for key, tensor in found.items():
+        if not isinstance(tensor, (Tensor, OddTensor)):
+            continue
         name = str(key)
-        check_name(path, name)
+        budget.add(name)
         if isinstance(tensor, OddTensor):
             raise FileFormatError(f"{path}: tensor {name} is {tensor.words}, expected a plain one.")
         values = check_shape(path, name, tensor.shape)

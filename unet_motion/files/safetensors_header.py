@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from .errors import FileFormatError, shorten
-from .limits import MAX_TENSORS, check_count, check_name, check_shape
+from .limits import MAX_TENSORS, NameBudget, check_shape
 
 _MAX_HEADER = 100_000_000
 _MAX_ENTRIES = 2 * MAX_TENSORS
@@ -77,7 +77,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
                 f"{path}: is truncated, its header should end at byte {8 + length} and the file ends at byte {size}."
             )
         raw = file.read(length)
-    infos, ranges, metadata = {}, [], {}
+    infos, ranges, metadata, budget = {}, [], {}, NameBudget(path)
     try:
         scanner = _Scanner(raw.decode("utf-8"))
         for name in scanner.names(_MAX_ENTRIES):
@@ -86,8 +86,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
                 continue
             if name in infos:
                 raise FileFormatError(f"{path}: names the tensor {shorten(name)} twice, expected once.")
-            check_name(path, name)
-            check_count(path, len(infos) + 1)
+            budget.add(name)
             infos[name], byte_range = _entry(path, name, scanner)
             ranges.append((*byte_range, name))
         scanner.finish()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .atomic import atomic_file
+from .atomic import atomic_files
 from .folders import CONFIG_NAME, PICKLE, SAFETENSORS, index_name, is_weights_of, weights_name
 from .writing import fill_pickle, fill_safetensors
 
@@ -69,19 +68,17 @@ def write_folder(
     shards = split_shards(state_dict, parse_size(max_shard_size))
     numbers = [(i + 1, len(shards)) if len(shards) > 1 else None for i in range(len(shards))]
     names = [weights_name(suffix, variant, number) for number in numbers]
-    kept = {CONFIG_NAME, *names}
-    with ExitStack() as stack:
-        # Put in place in the reverse order: weights first, then the index, and config.json last.
-        _write_json(stack.enter_context(atomic_file(folder / CONFIG_NAME)), config)
+    # Put in place in this order, so that a folder with a config.json has its weights.
+    files = [*names, index_name(suffix, variant), CONFIG_NAME] if len(shards) > 1 else [*names, CONFIG_NAME]
+    kept = set(files)
+    with atomic_files([folder / name for name in files]) as parts:
+        for part, name, keys in zip(parts, names, shards, strict=False):
+            _write_weights(part, folder / name, {key: state_dict[key] for key in keys})
         if len(shards) > 1:
-            kept.add(index_name(suffix, variant))
             total = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
             located = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-            index = {"metadata": {"total_size": total}, "weight_map": located}
-            _write_json(stack.enter_context(atomic_file(folder / index_name(suffix, variant))), index)
-        for name, keys in zip(names, shards, strict=True):
-            part = stack.enter_context(atomic_file(folder / name))
-            _write_weights(part, folder / name, {key: state_dict[key] for key in keys})
+            _write_json(parts[-2], {"metadata": {"total_size": total}, "weight_map": located})
+        _write_json(parts[-1], config)
     for file in folder.iterdir():
         if file.name not in kept and is_weights_of(file.name, suffix, variant):
             file.unlink()

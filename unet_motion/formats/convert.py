@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -11,15 +10,17 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config.adapter import MotionAdapterConfig
 from ..config.unet import SCOPE_FIELDS, UNetMotionConfig
 from ..files.checking import check_shapes
 from ..files.claims import check_floats
-from ..files.description import ADAPTER_KEY, DESCRIPTION_KEY, read_description
+from ..files.description import ADAPTER_KEY, read_description
 from ..files.errors import FileFormatError, name_some
 from ..files.names import is_image_layer, is_motion
 from ..files.position_tables import check_same_tables
 from ..files.saving import write_folder
 from ..files.writing import write_safetensors
+from .computed import check_same, computed_by, header_for, opened_folder
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .infer.absent_blocks import name_blocks, present_blocks, without_absent
 from .load_motion_module import adapter_config, trained_scopes
@@ -60,28 +61,37 @@ def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> l
     opened = open_model(path, ("motion_adapter", "unet"))
     opened.require((*UNET_KINDS, *MOTION_KINDS), "a UNet or motion modules")
     _check_complete(opened, form)
-    state = _tensors(opened)
+    state, wanted = _tensors(opened), computed_by(opened)
     if form == "folder":
-        write_folder(out, _config(opened), state)
+        config = _config(opened)
+        check_same(out, opened_folder(out, state, config), wanted, f"the form {form}")
+        write_folder(out, config, state)
     else:
-        named = _named(opened, state, form)
-        tensors = {prefix + name: tensor.contiguous() for name, tensor in named.items()}
-        write_safetensors(tensors, out, _header(opened, form))
+        named = {prefix + name: tensor for name, tensor in _named(opened, state, form).items()}
+        header = header_for(out, named, wanted, _description(opened, form), f"the form {form}", _is_kept(opened, form))
+        write_safetensors({name: tensor.contiguous() for name, tensor in named.items()}, out, header)
     used = {key for keys in opened.names.values() for key in keys}
     return [key for key in opened.source.infos if key not in used]
 
 
-def _header(opened: Opened, form: str) -> dict[str, str]:
-    """What the file's header says: of motion modules what other names no longer tell, or their own description."""
-    if opened.found.kind not in ("motion_module", "motion_adapter"):
-        return {"format": "pt"}
+def _description(opened: Opened, form: str) -> dict[str, Any] | None:
+    """What a header can say of the file: its own description, with what its form keeps its configuration in."""
+    if form == "original" and opened.found.kind not in MOTION_KINDS:
+        return None
     own = read_description(opened.source)
-    if ADAPTER_KEY in own and ("training" in own or form == "diffusers"):
-        return {DESCRIPTION_KEY: opened.source.metadata[DESCRIPTION_KEY]}
-    if form == "diffusers" and opened.found.kind == "motion_module":
-        # An adapter without tables has 32 rows, AnimateLCM's module 64; nor do its names tell the norms of training.
-        return {DESCRIPTION_KEY: json.dumps({ADAPTER_KEY: _config(opened)}, sort_keys=True)}
-    return {"format": "pt"}
+    others = {name: part for name, part in own.items() if name not in ("unet", ADAPTER_KEY)}
+    return {**others, _part(opened): _config(opened)}
+
+
+def _is_kept(opened: Opened, form: str) -> bool:
+    """Whether the header is to speak although the tensors would do."""
+    # Of modules whose names no longer tell which they are.
+    renamed = opened.found.kind == "motion_module" and form == "diffusers"
+    return renamed or bool(read_description(opened.source).keys() - {"unet", ADAPTER_KEY})
+
+
+def _part(opened: Opened) -> str:
+    return ADAPTER_KEY if opened.found.kind in ("motion_module", "motion_adapter") else "unet"
 
 
 def _tensors(opened: Opened) -> dict[str, Tensor]:
@@ -146,7 +156,7 @@ def _named(opened: Opened, state: Mapping[str, Tensor], form: str) -> dict[str, 
 
 def _config(opened: Opened) -> dict[str, Any]:
     if opened.config is not None:
-        return dict(opened.config)
+        return {"_class_name": _class_of(opened), **opened.config}
     if opened.found.kind in ("motion_module", "motion_adapter"):
         config = _adapter(opened)
         scopes = dict(zip(SCOPE_FIELDS, trained_scopes(opened, config)[1], strict=True))
@@ -159,6 +169,12 @@ def _config(opened: Opened) -> dict[str, Any]:
             scopes = trained_scopes(opened, adapter_config(opened, motion))[1]
         return {"_class_name": config.class_name, **config.to_dict(), **dict(zip(SCOPE_FIELDS, scopes, strict=True))}
     return _unet2d_config(config)
+
+
+def _class_of(opened: Opened) -> str:
+    if opened.found.kind in ("motion_module", "motion_adapter"):
+        return MotionAdapterConfig.class_name
+    return UNetMotionConfig.class_name if opened.found.kind in MOTION_KINDS else "UNet2DConditionModel"
 
 
 def _unet2d_config(config: UNetMotionConfig) -> dict[str, Any]:

@@ -40,7 +40,7 @@ KINDS: dict[str, str] = {
 MOTION_UNET_KINDS = ("unet_motion", "animatediff_unet", "ldm_unet_motion")
 UNET_KINDS = ("ldm_unet", "unet2d", *MOTION_UNET_KINDS)
 MOTION_KINDS = ("motion_module", "motion_adapter", *MOTION_UNET_KINDS)
-SELF_DESCRIBED = ("unet_motion", "ldm_unet_motion")
+SELF_DESCRIBED = MOTION_UNET_KINDS
 """Kinds whose configuration is that of a ``UNetMotionModel``."""
 
 _LORA = re.compile(

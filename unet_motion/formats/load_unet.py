@@ -91,7 +91,7 @@ def _build(base: Opened, motion_module, norm_scope, dtype, device, operations, w
     if module is not None:
         _check_fit(base.path, values, words, module)
         values |= joined_arguments(module.config)
-    scopes = resolve_scope(norm_scope, _own_scopes(base) if module is None else module.norm_scopes)
+    scopes = resolve_scope(norm_scope, own_scopes(base) if module is None else module.norm_scopes)
     values |= dict(zip(SCOPE_FIELDS, scopes, strict=True))
     model = _empty_model(base.path, values, operations, weights, dtype)
 
@@ -160,7 +160,8 @@ def resolve_scope(norm_scope: str | tuple[str, str], auto: tuple[str, str]) -> t
     return NORM_SCOPES[norm_scope]
 
 
-def _own_scopes(base: Opened) -> tuple[str, str]:
+def own_scopes(base: Opened) -> tuple[str, str]:
+    """The norm scopes that an opened UNet's own motion modules were trained with; diffusers' where it has none."""
     motion = {k: v for k, v in base.shapes.items() if is_motion(k)}
     if not _has_motion(base):
         return NORM_SCOPES["diffusers"]

@@ -40,6 +40,11 @@ def merge_motion_modules(
     first = modules[0]
     _check_blocks(first, blocks)
     for other in modules[1:]:
+        for name in ("motion_num_attention_heads", "reverse_motion_num_attention_heads", "motion_norm_num_groups"):
+            if other.config[name] != first.config[name]:
+                raise FileFormatError(
+                    f"{other.path}: has {name} {other.config[name]}, expected {first.config[name]} as in {first.path}."
+                )
         for key, tensor in first.state_dict.items():
             found = other.state_dict.get(key)
             if not is_table(key) and (found is None or found.shape != tensor.shape):

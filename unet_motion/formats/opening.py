@@ -82,15 +82,20 @@ def open_model(path: str | Path, subfolders: Iterable[str]) -> Opened:
             _check_class(path, config.get("_class_name"), found)
             config = None
     else:
-        source = open_tensors(path)
-        found = detect(source.infos)
-        config = _config_of_file(path, source, found)
+        return open_source(path, open_tensors(path))
+    return Opened(path, source, found, config, *_names(path, source, found))
+
+
+def open_source(path: Path, source: TensorSource, config: Mapping[str, Any] | None = None) -> Opened:
+    """:func:`open_model` of a file's tensors; ``config`` stands for the one inside it or beside it."""
+    found = detect(source.infos)
+    config = _config_of_file(path, source, found) if config is None else config
     return Opened(path, source, found, config, *_names(path, source, found))
 
 
 def _config_of_file(path: Path, source: TensorSource, found: Detection) -> dict[str, Any] | None:
     """The configuration that a file of this project carries inside, or the ``config.json`` of its class beside it."""
-    if found.kind in SELF_DESCRIBED:
+    if found.kind in (*SELF_DESCRIBED, "unet2d"):
         inside = described(source, "unet")
         if inside is not None:
             return inside

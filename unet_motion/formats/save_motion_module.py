@@ -11,6 +11,8 @@ from ..config.unet import SCOPE_FIELDS
 from ..files.description import ADAPTER_KEY, DESCRIPTION_KEY
 from ..files.writing import write_safetensors
 from ..model.unet_motion_model import UNetMotionModel
+from .computed import header_for, of_adapter
+from .motion_weights import MotionModule
 from .names.animatediff import diffusers_to_animatediff
 
 
@@ -40,3 +42,24 @@ def save_motion_file(unet: UNetMotionModel, path: str | Path, made: Mapping[str,
     description = {ADAPTER_KEY: config, "training": dict(made)}
     # One entry only: safetensors writes several in a random order, and equal modules are equal files.
     write_safetensors(tensors, path, {DESCRIPTION_KEY: json.dumps(description, sort_keys=True)})
+
+
+def save_merged(module: MotionModule, path: str | Path) -> None:
+    """Write motion modules that are no file's with AnimateDiff's names; a header says what those cannot.
+
+    Args:
+        path: ends in ``.safetensors``.
+
+    Raises:
+        ValueError: another ending.
+        OSError: it cannot be written.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a file name that ends in .safetensors.")
+    named = {name: tensor.contiguous().clone() for name, tensor in diffusers_to_animatediff(module.state_dict).items()}
+    scopes = dict(zip(SCOPE_FIELDS, module.norm_scopes, strict=True))
+    config = {"_class_name": module.config.class_name, **module.config.to_dict(), **scopes}
+    wanted = of_adapter(module.config, module.norm_scopes)
+    header = header_for(path, named, wanted, {ADAPTER_KEY: config}, "a file of motion modules")
+    write_safetensors(named, path, header)

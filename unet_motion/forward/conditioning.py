@@ -31,9 +31,11 @@ def expand_timestep(timestep: Tensor | float | int, batch: int, frames: int, dev
     if not isinstance(timestep, Tensor):
         timestep = torch.tensor(timestep, dtype=torch.float64 if isinstance(timestep, float) else torch.int64)
     timestep = timestep.reshape(-1).to(device)
-    if timestep.shape[0] not in (1, batch, batch * frames):
+    count = timestep.shape[0]
+    # Not `in`: where sizes are symbols, as under torch.compile, it asks whether they are the same symbol.
+    if count != 1 and count != batch and count != batch * frames:
         raise ValueError(
-            f"`timestep` holds {timestep.shape[0]} numbers, expected 1, {batch} (one per clip) "
+            f"`timestep` holds {count} numbers, expected 1, {batch} (one per clip) "
             f"or {batch * frames} (one per frame)."
         )
     return timestep
@@ -41,7 +43,7 @@ def expand_timestep(timestep: Tensor | float | int, batch: int, frames: int, dev
 
 def check_rows(name: str, rows: int, batch: int, frames: int) -> None:
     """Raise ValueError unless ``rows`` is one per clip or one per frame."""
-    if rows not in (batch, batch * frames):
+    if rows != batch and rows != batch * frames:
         raise ValueError(
             f"`{name}` has {rows} rows, expected {batch} (one per clip) or {batch * frames} (one per frame)."
         )

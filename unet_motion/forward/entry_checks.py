@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,8 +58,37 @@ def check_frames(frames: int, positions: Any, rows: int) -> None:
     elif frames > rows:
         raise ValueError(
             f"{frames} frames were given, but the motion modules' position table has {rows} rows "
-            "(`motion_max_seq_length`)."
+            f"(`motion_max_seq_length`): give at most {rows}, or load the motion module with a longer or "
+            "stretched table (`positions`)."
         )
+
+
+def check_timestep(timestep: Any) -> None:
+    """Raise ValueError unless a timestep is a real number or a tensor of them."""
+    if isinstance(timestep, Tensor):
+        if timestep.dtype == torch.bool or timestep.is_complex():
+            dtype = str(timestep.dtype).removeprefix("torch.")
+            raise ValueError(f"`timestep` has dtype {dtype}, expected numbers.")
+    elif not isinstance(timestep, (int, float, list, tuple)) or isinstance(timestep, bool):
+        raise ValueError(f"`timestep` is a {type(timestep).__name__}, expected a number or a tensor of numbers.")
+
+
+def check_types(given: Mapping[str, Any]) -> None:
+    """Raise ValueError unless each optional input of a call that is not None is of its type."""
+    for name, value in given.items():
+        kind, words = _KINDS[name]
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"`{name}` is a {type(value).__name__}, expected {words}.")
+
+
+_KINDS = {
+    "timestep_cond": (Tensor, "a tensor"),
+    "attention_mask": (Tensor, "a tensor"),
+    "cross_attention_kwargs": (Mapping, "a dictionary"),
+    "added_cond_kwargs": (Mapping, "a dictionary"),
+    "down_block_additional_residuals": ((tuple, list), "a tuple of tensors"),
+    "mid_block_additional_residual": (Tensor, "a tensor"),
+}
 
 
 def check_positions(positions: Any, frames: int, rows: int) -> None:

@@ -120,9 +120,12 @@ def _per_frame(lora: MotionLora, batch: int, frames: int, like: Tensor) -> float
     strength = lora.strength
     if not isinstance(strength, Tensor):
         return strength
-    if strength.numel() != 1 and tuple(strength.shape) not in ((frames,), (batch, frames)):
+    shape = strength.shape  # compared by ==, not by `in`: under torch.compile sizes may be symbols
+    per_frame = len(shape) == 1 and shape[0] == frames
+    per_clip = len(shape) == 2 and shape[0] == batch and shape[1] == frames
+    if strength.numel() != 1 and not per_frame and not per_clip:
         raise ValueError(
-            f"{lora.name}: `strength` has shape {tuple(strength.shape)}, expected one number, ({frames},) for the "
+            f"{lora.name}: `strength` has shape {tuple(shape)}, expected one number, ({frames},) for the "
             f"frames or ({batch}, {frames}) for the frames of each clip."
         )
     # Not in half precision, where 0.3 is 0.2998: only the product is rounded.

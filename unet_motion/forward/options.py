@@ -36,6 +36,8 @@ def check_chunking(chunking: Any) -> None:
     """Raise ValueError unless ``chunking`` is None or (chunk_size >= 1, dim 0 or 1)."""
     if chunking is None:
         return
+    if not isinstance(chunking, (tuple, list)) or len(chunking) != 2:
+        raise ValueError(f"`forward_chunking` is {chunking!r}, expected (chunk_size, dim) or None.")
     size, dim = chunking
     if dim not in (0, 1):
         raise ValueError(f"Make sure to set `dim` to either 0 or 1, not {dim}.")

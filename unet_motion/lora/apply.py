@@ -7,7 +7,6 @@ the two thin products are added to a layer's output, so no dense copy is made, a
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files.errors import KeyMismatchError, name_some
+from ..files.errors import FileFormatError, KeyMismatchError, name_some
 from ..files.reading import open_tensors
 from ..formats.names.ldm import modules_of
 from ..forward.lora import MotionLora
 from ..ops.linear.low_rank import low_rank
-from .names import layer_of, original_motion, read_lora, spellings
+from .names import LayerNames, layer_of, read_lora
 
 _DOWN = (
     ".lora_down.weight",
@@ -62,26 +61,30 @@ class AppliedLora:
 
 
 def apply_motion_lora(
-    unet: nn.Module, lora: str | Path | Mapping[str, Tensor], strength: float | Sequence[float] | Tensor = 1.0
+    unet: nn.Module,
+    lora: str | Path | Mapping[str, Tensor],
+    strength: float | Sequence[float] | Tensor = 1.0,
+    allow_partial: bool = False,
 ) -> AppliedLora:
     """Let a LoRA act on a UNet; several may act at once.
 
-    AnimateDiff's, diffusers', PEFT's, kohya's and A1111's names are known, with any prefix, with and without alpha, and
-    each layer has a rank of its own; so are MotionDirector's spatial and temporal files.
+    Names are read by their structure, as AnimateDiff, diffusers, PEFT, kohya, A1111, MotionDirector and others have
+    them; with and without alpha, and each layer has a rank of its own.
 
     Args:
         unet: a ``UNetMotionModel``.
         lora: a file, PEFT's folder, or tensors by name.
         strength: 0 is nothing, 1 as trained; one number, or one per frame (F,), for LoRAs of motion modules only.
+        allow_partial: apply what fits of a file of which some layers do not; they are in ``unmatched``.
 
     Raises:
         OSError: nothing is there.
-        KeyMismatchError: no layer of the file fits the UNet.
+        KeyMismatchError: a layer of the file does not fit the UNet, or with ``allow_partial`` none does.
         FileFormatError: the file is damaged.
         ValueError: a strength that is not finite, or one per frame for image layers.
     """
     strength = _check_strength(strength)
-    name, layers, unmatched, text_layers = _matched(unet, lora)
+    name, layers, unmatched, text_layers = _matched(unet, lora, allow_partial)
     image_layers = [path for path in layers if ".motion_modules." not in path]
     if isinstance(strength, Tensor) and image_layers:
         raise ValueError(f"{name}: `strength` is one number per frame, but {image_layers[0]} is no motion layer.")
@@ -93,7 +96,9 @@ def apply_motion_lora(
     return applied
 
 
-def load_motion_lora(unet: nn.Module, lora: str | Path | Mapping[str, Tensor]) -> MotionLora:
+def load_motion_lora(
+    unet: nn.Module, lora: str | Path | Mapping[str, Tensor], allow_partial: bool = False
+) -> MotionLora:
     """A LoRA of motion layers for ``ForwardOptions(motion_loras=[...])``; the UNet is left as it is.
 
     There its strength may differ from frame to frame and from call to call, which is step to step: ``lora.at(0.5)``,
@@ -103,7 +108,7 @@ def load_motion_lora(unet: nn.Module, lora: str | Path | Mapping[str, Tensor]) -
         OSError, KeyMismatchError, FileFormatError: see :func:`apply_motion_lora`.
         ValueError: the file has image layers.
     """
-    name, layers, _, _ = _matched(unet, lora)
+    name, layers, _, _ = _matched(unet, lora, allow_partial)
     return motion_only(name, {path: (down, scaled(up, factor)) for path, (down, up, factor) in layers.items()})
 
 
@@ -125,27 +130,43 @@ def motion_only(name: str, layers: Mapping[str, tuple[Tensor, Tensor]]) -> Motio
 
 
 def _matched(
-    unet: nn.Module, lora: str | Path | Mapping[str, Tensor]
+    unet: nn.Module, lora: str | Path | Mapping[str, Tensor], allow_partial: bool
 ) -> tuple[str, dict[str, tuple[Tensor, Tensor, float]], list[str], int]:
     """Name, path -> (down, up, alpha / rank) of the layers that fit, the other layers, layers of text encoders."""
     name, tensors, text_layers = _tensors(lora)
-    pairs = _pairs(tensors)
-    known = layer_names(unet)
-    layers = {known[layer]: pair for layer, pair in pairs.items() if layer in known and _fits(unet, known[layer], pair)}
-    unmatched = sorted(layer for layer in {layer_of(key) for key in tensors} if known.get(layer) not in layers)
-    if not layers:
+    known, layers, taken = layer_names(unet), {}, {}
+    for layer, pair in _pairs(tensors).items():
+        path = known.find(layer)
+        if path is None or not _fits(unet, path, pair):
+            continue
+        if path in layers:
+            raise FileFormatError(f"{name}: has {taken[path]} and {layer} for the layer {path}, expected one of them.")
+        layers[path], taken[path] = pair, layer
+    fitting = set(taken.values())
+    unmatched = sorted(layer for layer in {layer_of(key) for key in tensors} if layer not in fitting)
+    check_matched(name, len(layers), unmatched, "the UNet", "`allow_partial`" if not allow_partial else None)
+    return name, layers, unmatched, text_layers
+
+
+def check_matched(name: str, count: int, unmatched: Sequence[str], model: str, allowing: str | None) -> None:
+    """Raise KeyMismatchError where too little of a LoRA fits.
+
+    Args:
+        count: how many layers fit; unmatched: those that do not.
+        model: what they should fit, in words.
+        allowing: what the user sets to apply a part; None where that is set.
+    """
+    if not count:
         found = f"layers such as {name_some(unmatched, 2)}" if unmatched else "no layers of a UNet"
         raise KeyMismatchError(
-            f"{name}: has {found}, of which none fits the UNet; expected a LoRA for its layers, with AnimateDiff's, "
+            f"{name}: has {found}, of which none fits {model}; expected a LoRA for its layers, with AnimateDiff's, "
             "diffusers', PEFT's or kohya's names."
         )
-    if unmatched:
-        warnings.warn(
-            f"{name}: {len(unmatched)} of {len(unmatched) + len(layers)} layers do not fit the UNet and are left out: "
-            f"{name_some(unmatched)}.",
-            stacklevel=3,
+    if unmatched and allowing is not None:
+        raise KeyMismatchError(
+            f"{name}: {len(unmatched)} of {len(unmatched) + count} layers do not fit {model}: {name_some(unmatched)}; "
+            f"expected all of them, or set {allowing} to use the others alone."
         )
-    return name, layers, unmatched, text_layers
 
 
 def remove_motion_lora(unet: nn.Module, applied: AppliedLora | None = None) -> None:
@@ -162,18 +183,16 @@ def remove_motion_lora(unet: nn.Module, applied: AppliedLora | None = None) -> N
         active.remove(lora)
 
 
-def layer_names(unet: nn.Module) -> dict[str, str]:
-    """Every name by which LoRA files call a layer of a UNet -> its path in the UNet."""
-    names = {}
+def layer_names(unet: nn.Module) -> LayerNames:
+    """The paths of a UNet's layers by what LoRA files call them."""
     ldm = modules_of(unet.config) if unet.config.mid_block_layers == 1 else {}
+    names = []
     for path, module in unet.named_modules():
         weight = getattr(module, "weight", None)
-        if weight is None or weight.dim() < 2:
-            continue
-        also = original_motion(path) if ".motion_modules." in path else _ldm_path(path, ldm)
-        for spelled in (*spellings(path), *(spellings(also) if also else ())):
-            names[spelled] = path
-    return names
+        if weight is not None and weight.dim() >= 2:
+            original = _ldm_path(path, ldm)
+            names += [(path, path), *([(original, path)] if original else [])]
+    return LayerNames(names)
 
 
 def _ldm_path(path: str, modules: Mapping[str, str]) -> str | None:

@@ -16,6 +16,7 @@ from ..files.reading import TensorSource
 
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "unet.", "module.", "_orig_mod.")
 """What trainers put before a layer's name, in any combination."""
+_BEFORE = frozenset("adapter base diffusion lora lycoris mod model module motion orig pipe unet".split())
 
 _ANY_PREFIX = re.compile(f"(?:{'|'.join(map(re.escape, PREFIXES))})*")
 TEXT = ("lora_te_", "lora_te1_", "lora_te2_", "text_encoder.", "text_encoder_2.", "te1.", "te2.")
@@ -34,13 +35,41 @@ _PARAMETER = re.compile(
 )
 
 
-def spellings(layer: str) -> Iterable[str]:
-    """A layer's diffusers name as PEFT, as diffusers' attention processors and as kohya's and LyCORIS' scripts say."""
-    names = []
-    for name in dict.fromkeys((layer, layer.replace(".to_out.0", ".to_out"))):
-        flat = name.replace(".", "_")
-        names += [name, name.replace(".to_", ".processor.to_"), f"lora_unet_{flat}", f"lycoris_{flat}"]
-    return tuple(names)
+class LayerNames:
+    """Finds the layer that a file means, by the structure of its name.
+
+    Names of diffusers, PEFT, kohya, LyCORIS, AnimateDiff, MotionDirector and HotshotXL differ in what stands between
+    the numbers and words of a layer's place (``.processor.``, ``.temporal_transformer.``), before them, in dots or
+    underscores, and in whether the first part of an output projection is counted. Words that no layer has mean
+    nothing between others.
+
+    Args:
+        layers: what to give -> the layer's names, by diffusers or Stable Diffusion.
+    """
+
+    def __init__(self, layers: Iterable[tuple[str, str]]) -> None:
+        layers = list(layers)
+        self.words = {word for name, _ in layers for word in _words(name)}
+        self.found = {self._place(name): target for name, target in layers}
+
+    def find(self, name: str) -> str | None:
+        """The layer of a name without parameter, such as :func:`layer_of` gives."""
+        return self.found.get(self._place(name))
+
+    def _place(self, name: str) -> tuple[str, ...]:
+        words = _words(name)
+        while len(words) > 1 and words[0] in _BEFORE:
+            words = words[1:]
+        ends = (0, len(words) - 1)  # an unknown word there is of another model, or names another layer
+        kept = [word for i, word in enumerate(words) if i in ends or word.isdigit() or word in self.words]
+        return (*kept, "0") if kept[-2:] == ["to", "out"] else tuple(kept)
+
+
+def _words(name: str) -> list[str]:
+    """A name's words and numbers, as diffusers has them."""
+    name = name.replace(".", "_").replace("temporal_attentions_", "motion_modules_")
+    name = re.sub(r"(?<=_)temporal_transformer_", "", name)
+    return re.sub(r"attention_blocks_(\d+)", lambda found: f"attn{int(found[1]) + 1}", name).split("_")
 
 
 def original_motion(layer: str) -> str:
@@ -133,9 +162,12 @@ def read_lora(source: TensorSource) -> tuple[dict[str, Tensor], int]:
     """
     inside = {key: strip(key) for key in source.keys()}
     text = {layer_of(key) for key in inside if key.startswith(TEXT)}
-    tensors = {_PEFT.sub(r".\1.\2", name): source.read(key) for key, name in inside.items() if not key.startswith(TEXT)}
-    for name, tensor in tensors.items():
-        _check_tensor(source.path, name, tensor)
+    tensors = {}
+    for key, name in inside.items():
+        if not key.startswith(TEXT):
+            name = _PEFT.sub(r".\1.\2", name)
+            tensors[name] = source.read(key)
+            _check_tensor(source.path, name, tensors[name])
     own = {layer_of(name) for name in tensors if ".alpha" in name}
     ranks = {layer_of(name): t.shape[0] for name, t in tensors.items() if ".lora_A" in name and t.dim()}
     return {**tensors, **_alphas({k: v for k, v in ranks.items() if k not in own}, source)}, len(text)

@@ -9,7 +9,7 @@ https://github.com/G-U-N/AnimateLCM (animatelcm_sd15/animatelcm/models/adapter.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,8 +104,10 @@ def image_features(
     if encoder is None:
         raise ValueError("`image_latents` were given, but the model has no image encoder (`use_image_encoder`).")
     height, width = sample.shape[-2:]
-    legal = [shape for n in (1, batch) for shape in ((n, 4, height, width), (n, 4, frames, height, width))]
-    if tuple(latents.shape) not in legal:
+    shape = tuple(latents.shape)
+    # Sizes are compared by ==, not by `in`: under torch.compile they may be symbols.
+    legal = [other for n in (1, batch) for other in ((n, 4, height, width), (n, 4, frames, height, width))]
+    if not any(len(shape) == len(other) and _equal(shape, other) for other in legal):
         raise ValueError(
             f"`image_latents` have shape {tuple(latents.shape)}, expected ({batch}, 4, {height}, {width}), or "
             f"({batch}, 4, {frames}, {height}, {width}) with one picture per frame; 1 in place of {batch} is one for "
@@ -116,3 +118,7 @@ def image_features(
     if strength != 1.0:
         maps = tuple(strength * x for x in maps)
     return maps if len(latents) == batch else tuple(x.repeat(batch, 1, 1, 1) for x in maps)
+
+
+def _equal(sizes: Sequence[int], others: Sequence[int]) -> bool:
+    return all(size == other for size, other in zip(sizes, others, strict=True))

@@ -205,7 +205,7 @@ def project_images(
     if isinstance(embeds, Tensor):
         embeds = [embeds.unsqueeze(1) if embeds.dim() == 2 else embeds]
     for i, e in enumerate(embeds):
-        if e.dim() != 3 or e.shape[0] not in (batch, batch * frames):
+        if e.dim() != 3 or e.shape[0] != batch and e.shape[0] != batch * frames:
             raise ValueError(
                 f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({batch} per clip or "
                 f"{batch * frames} per frame, images, width)."
@@ -221,7 +221,7 @@ def _check_masks(masks: Sequence[Tensor | None], tokens: list[Tensor], batch: in
     for i, (mask, images) in enumerate(zip(masks, tokens, strict=True)):
         if mask is None:
             continue
-        if mask.dim() != 4 or mask.shape[0] not in (1, batch) or mask.shape[1] != images.shape[1]:
+        if mask.dim() != 4 or mask.shape[0] != 1 and mask.shape[0] != batch or mask.shape[1] != images.shape[1]:
             raise ValueError(
                 f"`ip_adapter_masks[{i}]` has shape {tuple(mask.shape)}, expected (1 or {batch}, "
                 f"{images.shape[1]} images, height, width)."

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..config.unet import UNetMotionConfig
 from ..forward.call import begin
 from ..forward.conditioning import Conditioning, expand_timestep, text_time_vector
-from ..forward.entry_checks import check_dtype, check_frame_count, check_sample
+from ..forward.entry_checks import check_dtype, check_frame_count, check_sample, check_timestep, check_types
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
 from ..forward.settings import Settings
@@ -111,14 +111,15 @@ class MotionUNet(nn.Module):
         check_sample(sample, "batch * frames, channels, height, width", 4)
         check_frame_count(sample, num_frames)
         inputs = Conditioning(**conditioning)
-        return self.predict(sample, timestep, encoder_hidden_states, num_frames, inputs, options or ForwardOptions())
+        return self.predict(sample, timestep, encoder_hidden_states, num_frames, inputs, options)
 
     def predict(
-        self, x: Tensor, timestep: Any, text: Tensor | None, frames: int, inputs: Conditioning, options: ForwardOptions
-    ) -> Tensor:
+        self, x: Tensor, timestep: Any, text: Tensor | None, frames: int, inputs: Conditioning,
+        options: ForwardOptions | None = None,
+    ) -> Tensor:  # fmt: skip
         """The figure: the noise of frames x (B*F, C, H, W)."""
-        self._check_entry(x, text)
-        call = begin(self, x, timestep, text, frames, inputs, options)
+        self._check_entry(x, timestep, text, inputs, options)
+        call = begin(self, x, timestep, text, frames, inputs, options or ForwardOptions())
         skips = Skips(call, len(self.up_blocks))
         skips.before()
         x = skips.keep(self.conv_in(x.contiguous(memory_format=torch.channels_last)))  # (B*F, C0, H, W)
@@ -131,11 +132,15 @@ class MotionUNet(nn.Module):
         x = scoped_group_norm(self.conv_norm_out, x, frames, call.settings.resnet_norm_scope, F.silu)
         return self.conv_out(x)
 
-    def _check_entry(self, x: Tensor, text: Tensor | None) -> None:
+    def _check_entry(self, x: Tensor, timestep: Any, text: Any, inputs: Conditioning, options: Any) -> None:
         if x.shape[1] != self.config.in_channels:
             raise ValueError(f"`sample` has {x.shape[1]} channels, expected `in_channels` {self.config.in_channels}.")
         plain = not is_hosted(self.conv_in) and type(self.conv_in) is nn.Conv2d
         check_dtype("sample", x, self, plain)
+        check_timestep(timestep)
+        check_types(inputs._asdict())
+        if options is not None and not isinstance(options, ForwardOptions):
+            raise ValueError(f"`options` is a {type(options).__name__}, expected ForwardOptions.")
         if text is not None:
             check_dtype("encoder_hidden_states", text, self, plain)
 

@@ -86,7 +86,7 @@ class UNetMotionModel(MotionUNet):
             timestep_cond, attention_mask, cross_attention_kwargs, added_cond_kwargs, down_block_additional_residuals,
             mid_block_additional_residual,
         )  # fmt: skip
-        out = self.predict(frames, timestep, encoder_hidden_states, f, inputs, options or ForwardOptions())
+        out = self.predict(frames, timestep, encoder_hidden_states, f, inputs, options)
         out = out.unflatten(0, (b, f)).permute(0, 2, 1, 3, 4)  # (B, C, F, H, W)
         return UNetMotionOutput(out) if return_dict else (out,)
 

@@ -1,6 +1,7 @@
 """Sampling: noise schedules, samplers, noise, and the pipeline from a prompt to frames."""
 
-from .noise import frame_noise, seeded_generator
+from .context_windows import FUSES, SCHEDULES, ContextWindows
+from .noise import NOISES, clip_noise, frame_noise, free_noise, seeded_generator
 from .noise_schedule import (
     BETA_SCHEDULES,
     PREDICTIONS,
@@ -15,14 +16,20 @@ from .samplers import SAMPLERS, Sampler, get_sampler
 
 __all__ = [
     "BETA_SCHEDULES",
+    "FUSES",
+    "NOISES",
     "PREDICTIONS",
     "SAMPLERS",
+    "SCHEDULES",
     "SPACINGS",
+    "ContextWindows",
     "MotionPipeline",
     "NoiseSchedule",
     "Sampler",
     "Steps",
+    "clip_noise",
     "frame_noise",
+    "free_noise",
     "get_sampler",
     "make_betas",
     "rescale_zero_terminal_snr",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +16,11 @@ from ..forward.options import ForwardOptions
 from ..forward.text_keys import TextKeys
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
-from .noise import frame_noise, seeded_generator
+from .context_windows import ContextWindows
+from .noise import clip_noise, seeded_generator
 from .noise_schedule import INFO_KEYS, NoiseSchedule
 from .samplers import get_sampler
+from .windowed import options_of, windowed
 
 
 class Tokenizer(Protocol):
@@ -97,20 +100,11 @@ class MotionPipeline:
 
     @torch.inference_mode()
     def __call__(
-        self,
-        prompt: str,
-        negative_prompt: str = "",
-        frames: int = 16,
-        steps: int = 20,
-        guidance: float = 3.0,
-        seed: int = 0,
-        sampler: str = "ddim",
-        width: int = 64,
-        height: int = 64,
-        spacing: str | None = None,
-        options=None,
-        progress: bool = True,
-    ) -> np.ndarray:
+        self, prompt: str, negative_prompt: str = "", frames: int = 16, steps: int = 20, guidance: float = 3.0,
+        seed: int = 0, sampler: str = "ddim", width: int = 64, height: int = 64, spacing: str | None = None,
+        options: ForwardOptions | None = None, progress: bool = True, windows: ContextWindows | None = None,
+        windows_at_once: int = 1, noise: str = "default",
+    ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
         steps: model evaluations; the time is proportional to it.
@@ -119,21 +113,27 @@ class MotionPipeline:
         sampler, spacing: names from `SAMPLERS` and `SPACINGS`; spacing None is the sampler's own.
         width, height: pixels, multiples of `pixels_per_latent`.
         options: `ForwardOptions` for every model call.
+        windows: how a clip longer than the model's position table is cut; see `ContextWindows`.
+        windows_at_once: windows in one model call; more take more memory.
+        noise: a name from `NOISES`; see `clip_noise`.
         Raises ValueError where an argument is out of its range.
         """
-        self._check(frames, guidance, width, height)
+        self._check(frames, guidance, width, height, windows, windows_at_once)
         run = get_sampler(sampler)
         plan = self.schedule.steps(steps, spacing or run.spacing)
         generator = seeded_generator(seed)
-        model = self._guided(prompt, negative_prompt, frames, guidance, options)
+        cut = windows or ContextWindows(length=frames, overlap=0)
+        predict = self._guided(prompt, negative_prompt, frames, guidance, options)
+        model = windowed(predict, cut, frames, plan.timesteps, windows_at_once)
         # The state stays in float32 even for a half-precision model: rounding would add up over the steps.
-        size = (height // self.pixels_per_latent, width // self.pixels_per_latent)
-        noise = frame_noise(generator, frames, self.unet.config.in_channels, *size, self.unet.device)
+        unit = self.pixels_per_latent
+        shape = (frames, self.unet.config.in_channels, height // unit, width // unit)
+        start = clip_noise(noise, generator, shape, seed, cut.length, cut.overlap).to(self.unet.device)
 
         def watch(indices):
             return track(indices, len(plan), "sampling", progress)
 
-        return self.decode(run.run(model, noise, self.schedule, plan, generator, watch))
+        return self.decode(run.run(model, start, self.schedule, plan, generator, watch))
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents (F, C, h, w) as the UNet leaves them to pictures, uint8 (F, H, W, 3)."""
@@ -147,33 +147,51 @@ class MotionPipeline:
         return find(prompt) if find else []
 
     def _guided(self, prompt: str, negative_prompt: str, frames: int, guidance: float, options) -> Callable:
-        """The model function for a sampler: both conditions as one batch, mixed by the guidance scale."""
+        """The prediction for windows: both conditions as one batch, mixed by the guidance scale."""
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
         hidden, pooled = self.text_encoder(self.tokenizer.encode_all(prompts).to(self.unet.device))
-        extra: dict[str, Any] = {}
-        if self.added_cond is not None:
-            extra["added_cond_kwargs"] = self.added_cond(pooled, len(prompts))
         graphs = self.unet.device.type == "cuda" if self.cuda_graphs is None else self.cuda_graphs
         step = self._graphs if graphs else self.unet.forward_frames
         options = options or ForwardOptions()
         if options.text_keys is None and not graphs:
             options = replace(options, text_keys=TextKeys())
 
-        def model(x: Tensor, timestep: Tensor) -> Tensor:
+        @lru_cache(maxsize=4)
+        def conditions(count: int) -> tuple[Tensor, dict[str, Any]]:
+            """Text and what else the model takes for so many windows; kept, since `TextKeys` looks at objects."""
+            text = hidden.repeat_interleave(count, 0)
+            if self.added_cond is None:
+                return text, {}
+            pooled_rows = None if pooled is None else pooled.repeat_interleave(count, 0)
+            return text, {"added_cond_kwargs": self.added_cond(pooled_rows, len(text))}
+
+        def predict(x: Tensor, timestep: Tensor, windows: Sequence[Sequence[int]]) -> Tensor:
             rows = torch.cat([x] * len(prompts)).to(self.unet.dtype)
             t = timestep.to(x.device, torch.float32)
-            out = step(rows, t, hidden, num_frames=frames, options=options, **extra).float()
+            text, extra = conditions(len(windows))
+            given = options_of(options, windows, frames, len(prompts))
+            out = step(rows, t, text, num_frames=len(windows[0]), options=given, **extra).float()
             if len(prompts) == 1:
                 return out
             without, with_prompt = out.chunk(2)
             return without + guidance * (with_prompt - without)
 
-        return model
+        return predict
 
-    def _check(self, frames: int, guidance: float, width: int, height: int) -> None:
+    def _check(
+        self, frames: int, guidance: float, width: int, height: int, windows: ContextWindows | None, at_once: int
+    ) -> None:
         most = self.unet.config.motion_max_seq_length
-        if not 1 <= frames <= most:
-            raise ValueError(f"frames is {frames}, expected 1 to {most}, the length of the model's position table")
+        if windows is not None and windows.length > most:
+            raise ValueError(
+                f"windows of {windows.length} frames, expected at most {most}, the rows of the model's position table"
+            )
+        if frames < 1 or (windows is None and frames > most):
+            raise ValueError(
+                f"frames is {frames}, expected 1 to {most}, the rows of the model's position table; `windows` draw more"
+            )
+        if at_once < 1:
+            raise ValueError(f"windows_at_once is {at_once}, expected at least 1")
         if not 0 <= guidance <= 100:
             raise ValueError(f"guidance is {guidance}, expected 0 to 100")
         unit = self.pixels_per_latent

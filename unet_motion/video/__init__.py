@@ -4,6 +4,7 @@ from .metadata import read_graphs, read_metadata
 from .writing import (
     RESIZE_FILTERS,
     SUFFIXES,
+    WITH_QUALITY,
     check_output_path,
     check_playback,
     check_resize,
@@ -15,6 +16,7 @@ from .writing import (
 __all__ = [
     "RESIZE_FILTERS",
     "SUFFIXES",
+    "WITH_QUALITY",
     "check_output_path",
     "check_playback",
     "check_resize",

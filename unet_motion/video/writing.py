@@ -7,7 +7,6 @@ settings stand in a file, `metadata` says.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +15,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..files.atomic import atomic_file, atomic_folder
+from ..files.atomic import atomic_file, atomic_folder, check_name
+from .animations import encode_gif, encode_webp
 from .metadata import FRAME_NAME, Labels, load_av, with_findable_exif
+from .yuv import rgb_to_yuv420p, tag
 
 SUFFIXES = (".webp", ".gif", ".mp4", ".png")
 RESIZE_FILTERS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
+# A frame of a GIF lasts 655.35 s at most.
+SLOWEST, FASTEST = 0.002, 1000
+WITH_QUALITY = (".webp", ".mp4")
+BEST_RATE_FACTOR, WORST_RATE_FACTOR = 12, 51
 
 
 def check_output_path(path: str | os.PathLike) -> Path:
@@ -33,6 +38,7 @@ def check_output_path(path: str | os.PathLike) -> Path:
         )
     if path.suffix.lower() == ".mp4":
         load_av()
+    check_name(path)
     if path.suffix and path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
     if not path.suffix:
@@ -40,12 +46,15 @@ def check_output_path(path: str | os.PathLike) -> Path:
     return path
 
 
-def check_playback(fps: float, quality: int | None = None) -> None:
+def check_playback(fps: float, quality: int | None = None, suffix: str = ".webp") -> None:
     """Raise ValueError unless `write_video` can use these."""
-    if not 0 < fps <= 1000:
-        raise ValueError(f"fps is {fps}, expected more than 0 and at most 1000 frames a second")
+    if not SLOWEST <= fps <= FASTEST:
+        raise ValueError(f"fps is {fps}, expected {SLOWEST} to {FASTEST} frames a second")
     if quality is not None and not 0 <= quality <= 100:
-        raise ValueError(f"quality is {quality}, expected 0 to 100, or none for lossless")
+        raise ValueError(f"quality is {quality}, expected 0 to 100, or none for the best")
+    if quality is not None and suffix.lower() not in WITH_QUALITY:
+        kind = f"a {suffix.lower()[1:].upper()}" if suffix else "a folder of PNG frames"
+        raise ValueError(f"quality is {quality}, but {kind} has none: expected it for {' or '.join(WITH_QUALITY)} only")
 
 
 def write_video(
@@ -59,16 +68,17 @@ def write_video(
 ) -> Path:
     """Write frames, uint8 (F, H, W, 3), to `path` in the kind its suffix names, whole or not at all.
 
-    `quality` (0 to 100) makes a WebP lossy; without it a WebP is lossless. `metadata` must fit into JSON, and so
+    `quality` (0 to 100) makes a WebP or MP4 smaller; without it a WebP is lossless, and of an MP4's loss nothing is to
+    be seen but the halved resolution of its colours (BT.709, limited range). `metadata` must fit into JSON, and so
     must `graphs`: ComfyUI's `workflow` and `prompt`, which its page opens when the file is dropped on it (WebP,
     PNG, MP4; a GIF holds none, because the page reads none). The same arguments give the same bytes. Raises
-    ValueError on another shape, dtype, suffix or graph, and ImportError for MP4 without PyAV.
+    ValueError on another shape, dtype, suffix, rate, quality or graph, and ImportError for MP4 without PyAV.
     """
     path = check_output_path(path)
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 (F, height, width, 3)")
-    check_playback(fps, quality)
+    check_playback(fps, quality, path.suffix)
     labels = Labels.of(metadata, graphs)
     suffix = path.suffix.lower()
     if not suffix:
@@ -80,7 +90,7 @@ def write_video(
             elif suffix == ".gif":
                 _write_gif(temporary, frames, fps, labels, loop)
             elif suffix == ".mp4":
-                _write_mp4(temporary, frames, fps, labels)
+                _write_mp4(temporary, frames, fps, labels, quality)
             else:
                 _write_png(temporary, contact_sheet(frames), labels)
     return path
@@ -117,25 +127,19 @@ def contact_sheet(frames: np.ndarray, columns: int | None = None, gap: int = 2) 
 
 def _write_webp(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop: bool, quality: int | None) -> None:
     images = [Image.fromarray(frame) for frame in frames]
-    file = io.BytesIO()
-    images[0].save(
-        file, "WEBP", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 1),
-        loop=0 if loop else 1, exif=labels.exif(), lossless=quality is None,
-        quality=80 if quality is None else quality, method=4,
+    file = encode_webp(
+        images, _durations(len(frames), fps, 1), loop=0 if loop else 1, exif=labels.exif(), lossless=quality is None,
+        quality=80 if quality is None else quality,
     )  # fmt: skip
-    path.write_bytes(with_findable_exif(file.getvalue()))
+    path.write_bytes(with_findable_exif(file))
 
 
 def _write_gif(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop: bool) -> None:
     images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
-    options: dict[str, Any] = {"loop": 0} if loop else {}
-    images[0].save(
-        path, "GIF", save_all=True, append_images=images[1:], duration=_durations(len(frames), fps, 10),
-        comment=labels.comment(), optimize=False, **options,
-    )  # fmt: skip
+    path.write_bytes(encode_gif(images, _durations(len(frames), fps, 10), loop, labels.comment()))
 
 
-def _write_mp4(path: Path, frames: np.ndarray, fps: float, labels: Labels) -> None:
+def _write_mp4(path: Path, frames: np.ndarray, fps: float, labels: Labels, quality: int | None) -> None:
     from fractions import Fraction
 
     height, width = frames.shape[1:3]
@@ -146,12 +150,19 @@ def _write_mp4(path: Path, frames: np.ndarray, fps: float, labels: Labels) -> No
         container.metadata.update(metadata)
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        tag(stream.codec_context)
         # x264's macroblock tree reads memory behind small pictures with AVX-512: now and then another file.
-        stream.options = {"crf": "16", "threads": "1", "mbtree": "0"}
+        stream.options = {"crf": str(_rate_factor(quality)), "threads": "1", "mbtree": "0"}
         for frame in frames:
-            picture = load_av().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = load_av().VideoFrame.from_ndarray(rgb_to_yuv420p(frame), format="yuv420p")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
+
+
+def _rate_factor(quality: int | None) -> float:
+    """x264's constant rate factor: 20 for a quality of 80, which is usual, and 12 without one."""
+    lost = 0 if quality is None else 1 - quality / 100
+    return BEST_RATE_FACTOR + lost * (WORST_RATE_FACTOR - BEST_RATE_FACTOR)
 
 
 def _write_png(path: Path, picture: np.ndarray, labels: Labels) -> None:
@@ -176,6 +187,6 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _durations(count: int, fps: float, unit: int) -> list[int]:
-    """Milliseconds of each frame, in whole units, such that the whole plays in count / fps seconds."""
+    """Units, of so many milliseconds, of each frame, such that the whole plays in count / fps seconds."""
     edges = [round(i * 1000 / fps / unit) for i in range(count + 1)]
-    return [max(1, b - a) * unit for a, b in zip(edges, edges[1:], strict=False)]
+    return [max(1, b - a) for a, b in zip(edges, edges[1:], strict=False)]

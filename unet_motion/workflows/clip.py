@@ -45,7 +45,7 @@ def clip_graph(settings: Mapping[str, Any], kind: str, quality: int | None = Non
     Args:
         settings: as `generate` writes them into its files.
         kind: of file, as Save Clip calls it: `webp`, `gif`, `mp4` or `sheet`.
-        quality: 0 to 100 of a lossy WebP; None is lossless.
+        quality: 0 to 100 of a smaller WebP or MP4; None is the best.
     """
     if no_graph(settings) is not None:
         return None
@@ -74,7 +74,7 @@ def clip_graph(settings: Mapping[str, Any], kind: str, quality: int | None = Non
         pictures = graph.add("ImageScale", (1090, 140, 270, 130), image, {"image": (pictures, 0)}, larger)
     file = {"format": kind, "fps": settings["fps"], "quality": 100 if quality is None else quality}
     widgets = {"filename_prefix": "UNetMotion", **file}
-    graph.add("UNetMotion_SaveClip", (1420, 40, 320, 420), (), {"images": (pictures, 0)}, widgets)
+    graph.add("UNetMotion_SaveClip", (1420, 40, 320, 420), [("images", "IMAGE")], {"images": (pictures, 0)}, widgets)
     return graph
 
 

@@ -92,7 +92,12 @@ class Graph:
             "mode": 0,
             "inputs": inputs,
             "outputs": outputs,
-            "properties": {"Node name for S&R": node.kind},
+            "properties": {"Node name for S&R": node.kind, "cnr_id": pack_of(node.kind)},
             "widgets_values": list(node.widgets.values()),
         }
         return drawn if node.title is None else {**drawn, "title": node.title}
+
+
+def pack_of(kind: str) -> str:
+    """The pack of a node, as the ComfyUI registry calls it: the page offers it where it is missing."""
+    return "unet-motion" if kind.startswith("UNetMotion_") else "comfy-core"

@@ -11,11 +11,11 @@ from comfy.cli_args import args
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ....unet_motion.video import write_video
+from ....unet_motion.video import WITH_QUALITY, write_video
 
 # What a clip can be saved as: the suffix, and whether the page plays it where a node shows it.
 KINDS = {"webp": (".webp", True), "gif": (".gif", False), "mp4": (".mp4", True), "sheet": (".png", False)}
-LOSSLESS = 100
+BEST = 100
 
 
 def pictures_of(images: Tensor) -> np.ndarray:
@@ -41,7 +41,7 @@ def save_clip(images: Tensor, prefix: str, kind: str, fps: float, quality: int, 
         images: IMAGE batch, the frames.
         prefix: of the file's name, with ComfyUI's placeholders and folders.
         kind: one of `KINDS`.
-        quality: of a WebP; 100 is lossless.
+        quality: of a WebP or MP4, 0 to 100; a WebP of 100 is lossless.
         hidden: of the node: `prompt` and `extra_pnginfo`.
 
     Returns:
@@ -57,8 +57,9 @@ def save_clip(images: Tensor, prefix: str, kind: str, fps: float, quality: int, 
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
     file = f"{name}_{counter:05}_{suffix}"
     graphs = None if args.disable_metadata else _graphs(hidden)
-    quality_or_lossless = None if quality == LOSSLESS else quality
-    write_video(os.path.join(folder, file), pictures, fps, quality=quality_or_lossless, graphs=graphs)
+    # The node has a quality whatever the kind.
+    lowered = quality if quality < BEST and suffix in WITH_QUALITY else None
+    write_video(os.path.join(folder, file), pictures, fps, quality=lowered, graphs=graphs)
     return ui.SavedImages([ui.SavedResult(file, subfolder, io.FolderType.output)], is_animated=plays)
 
 

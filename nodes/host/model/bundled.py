@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ....unet_motion.bundled import BundledParts, Tokenizer, added_vector, load_bundled
 from ....unet_motion.bundled.text import MIN_TOKENS, PAD, START
 from ....unet_motion.formats.kinds import COMFY_SCHEDULES
+from ..page.notices import say_on_node
 from .build import Source, build_model, sampling_settings
 from .saving import UnscaledLatent
 
@@ -35,11 +36,10 @@ class BundledTokenizer:
             words = self.tokenizer.split(part)
             row += [(self.tokenizer.ids[word], weight) for word in words if word in self.tokenizer.ids]
         if unknown:
-            logging.warning(
-                "The bundled motion model does not know %s and leaves it out; it knows: %s.",
-                ", ".join(repr(word) for word in dict.fromkeys(unknown)),
-                ", ".join(self.tokenizer.words),
-            )
+            words = ", ".join(repr(word) for word in dict.fromkeys(unknown))
+            text = f"The bundled motion model does not know {words} and leaves it out"
+            logging.warning("%s; it knows: %s.", text, ", ".join(self.tokenizer.words))
+            say_on_node(f"{text}.")
         row += [(PAD, 1.0)] * (-len(row) % MIN_TOKENS)
         if return_word_ids:
             row = [(*pair, 0 if pair[0] in (START, PAD) else place) for place, pair in enumerate(row)]

@@ -7,7 +7,6 @@ on its event loop, so that the loop is encoded before and only handed over there
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from torch import Tensor
 
+from ....unet_motion.video.animations import encode_webp
 from .hooks import KEY
 from .settings import settings
 
@@ -71,6 +71,11 @@ def choose_preview(client: str, motion: Any, fps: Any) -> PreviewChoice:
     while len(_choices) > CLIENTS_REMEMBERED:
         _choices.popitem(last=False)
     return choice
+
+
+def is_watching(client: Any) -> bool:
+    """Whether a client is a page with the pack's script, which said what it wants to see."""
+    return client in _choices
 
 
 def _current_choice() -> PreviewChoice:
@@ -143,12 +148,8 @@ def encode_loop(pictures: Tensor, fps: float) -> bytes:
     images = [Image.fromarray(picture) for picture in pictures.numpy()]
     # Lossy WebP halves the colours' resolution, which leaves nothing of the smallest pictures.
     lossless = images[0].width * images[0].height <= LOSSLESS_PIXELS
-    file = io.BytesIO()
-    images[0].save(
-        file, "WEBP", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, quality=75,
-        method=0, lossless=lossless,
-    )  # fmt: skip
-    return file.getvalue()
+    durations = [round(1000 / fps)] * len(images)
+    return encode_webp(images, durations, lossless=lossless, quality=75, method=0)
 
 
 def _with_loop(callback: Callable, guider: Any) -> Callable:

@@ -16,7 +16,7 @@ from check_apply import NAMES as core_styles
 from pack.nodes.host.lora import load_lora
 from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.lora import LoadLoRA
-from pack.unet_motion.files.errors import KeyMismatchError
+from pack.unet_motion.files.errors import FileFormatError, KeyMismatchError
 from safetensors.torch import save_file
 from small import motion_module, relative, sd15
 
@@ -142,18 +142,28 @@ def test_layers_that_do_not_fit_are_named_and_none_is_an_error(moving, tmp_path,
             f"unet.{SPATIAL.replace('to_q', 'to_k')}{B}": torch.ones(64, 4)}  # fmt: skip
     text = {f"text_encoder.text_model.encoder.layers.0.self_attn.q_proj{end}": torch.ones(4, 4) for end in (A, B)}
     path = written(tmp_path, "peft with unet", **other, **wide, **text)
+    with pytest.raises(KeyMismatchError, match="made.safetensors: 2 of 3 layers do not fit `model`: .*`allow_partial`"):
+        load_lora(model, path, 1.0)
     with caplog.at_level(logging.INFO):
-        patched = load_lora(model, path, 1.0)
+        patched = load_lora(model, path, 1.0, allow_partial=True)
     assert list(patched.patches) == [f"diffusion_model.{LAYER}.weight"]
     assert "made.safetensors: 1 of 3 layers matched" in caplog.text
     assert "2 of 3 layers do not fit" in caplog.text and "mid_block.attentions.7.to_q" in caplog.text
     assert "attn1.to_k" in caplog.text and "1 layers of a text encoder" in caplog.text
     save_file({**other, **wide}, tmp_path / "alien.safetensors")
-    with pytest.raises(KeyMismatchError, match="alien.safetensors has layers such as .* none fits `model`"):
+    with pytest.raises(KeyMismatchError, match="alien.safetensors: has layers such as .* none fits `model`"):
         load_lora(model, str(tmp_path / "alien.safetensors"), 1.0)
     save_file(text, tmp_path / "text.safetensors")
-    with pytest.raises(KeyMismatchError, match="text.safetensors has no layers of a UNet"):
+    with pytest.raises(KeyMismatchError, match="text.safetensors: has no layers of a UNet"):
         load_lora(model, str(tmp_path / "text.safetensors"), 1.0)
+
+
+def test_two_names_for_one_weight_are_refused(moving, tmp_path):
+    twice = f"unet.{SPATIAL.replace('.to_q', '.processor.to_q')}_lora"
+    other = dict(zip((f"{twice}.down.weight", f"{twice}.up.weight"), pair(), strict=True))
+    path = written(tmp_path, "peft with unet", **other)
+    with pytest.raises(FileFormatError, match="made.safetensors: has .* for one layer of `model`"):
+        load_lora(moving[0], path, 1.0)
 
 
 def sampled(model, hooks=None, steps=2):

@@ -118,6 +118,36 @@ def test_motion_directors_files_load(moving, tmp_path, caplog, kind):
     assert "pan.safetensors: 1 of 1 layers matched" in caplog.text
 
 
+def test_motion_directors_port_is_applied_whole_and_a_part_only_where_it_may(moving, tmp_path, caplog):
+    """In its names `processor` stands before the third-last part, whatever that is."""
+    prefix, state = f"{ORIGINAL}.", {}
+    places = {
+        "attention_blocks.0.processor.to_q": "attn1.to_q", "attention_blocks.0.to_out.processor.0": "attn1.to_out.0",
+        "ff.net.0.processor.proj": "ff.net.0.proj", "ff.net.processor.2": "ff.net.2",
+    }  # fmt: skip
+    plain, own = run(moving), apply_motion_module(sd15(), motion_module())
+    for i, (name, layer) in enumerate(places.items()):
+        path = f"motion.{BLOCK}.{layer}.weight"
+        weight = own.model.diffusion_model.get_parameter(path)
+        generator = torch.Generator().manual_seed(i)
+        down = 0.3 * torch.randn(2, weight.shape[1], generator=generator)
+        up = 0.3 * torch.randn(weight.shape[0], 2, generator=generator)
+        weight.data = weight + up @ down
+        state |= {f"{prefix}{name}_lora.down.weight": down, f"{prefix}{name}_lora.up.weight": up}
+    whole = load_motion_lora(moving, written(tmp_path, state), 1.0)
+    assert len(whole.patches) == len(places)
+    assert relative(run(whole), run(own)) < 1e-5 < 1e-4 < relative(plain, run(own))
+    name = "mid_block.motion_modules.7.processor.proj_in_lora"
+    stranger = {f"{name}.{half}.weight": torch.ones(2, 2) for half in ("up", "down")}
+    path = written(tmp_path, {**state, **stranger}, "more.safetensors")
+    with pytest.raises(KeyMismatchError, match=r"1 of 5 layers do not fit `model`: mid_block\.motion_modules\.7"):
+        load_motion_lora(moving, path, 1.0)
+    assert torch.equal(run(load_motion_lora(moving, path, 1.0, allow_partial=True)), run(whole))
+    assert "mid_block.motion_modules.7" in caplog.text
+    varying = load_motion_lora(moving, path, 1.0, "", "0:1, 3:0.5", allow_partial=True)
+    assert relative(call(varying), call(moving)) > 1e-4
+
+
 @pytest.mark.parametrize(("text", "points"), [
     ("0:0, 3:1", [(0, 0), (3, 1)]), ("1:2\n2:-1,", [(1, 2), (2, -1)]), ("2:1, 2:0.5", [(2, 1), (2, 0.5)]),
 ])  # fmt: skip
@@ -238,7 +268,7 @@ def test_partly_loaded_models_give_a_whole_ones_values(moving, file, monkeypatch
 def test_what_a_curve_cannot_do_is_said(moving, tmp_path, file):
     alien = written(tmp_path, {f"unet.mid_block.attentions.7.to_q.lora_{x}.weight": torch.ones(4, 4) for x in "AB"})
     for curve in ("", "0:0, 1:1"):
-        with pytest.raises(KeyMismatchError, match="pan.safetensors has layers such as .* none fits `model`"):
+        with pytest.raises(KeyMismatchError, match="pan.safetensors: has layers such as .* none fits `model`"):
             load_motion_lora(moving, alien, 1.0, curve)
     q = f"unet.{SPATIAL}.to_q"
     image = written(tmp_path, {f"{q}.lora_A.weight": torch.ones(2, 32), f"{q}.lora_B.weight": torch.ones(32, 2)})

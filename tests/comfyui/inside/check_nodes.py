@@ -33,8 +33,8 @@ def test_fields_that_a_comfyui_does_not_know_are_left_out(monkeypatch):
         Input = OldInput
 
     monkeypatch.setattr(schema.io, "Schema", OldSchema)
-    made = schema.make_schema(node_id="X", search_aliases=["y"], is_dev_only=True)
-    assert (made.node_id, made.category) == ("X", "UNetMotion")
+    made = schema.make_schema("saving", node_id="X", search_aliases=["y"], is_dev_only=True)
+    assert (made.node_id, made.category) == ("X", "UNetMotion/saving")
     parent = io.Int.Input("a", default=1)
     made = schema.make_input(OldInt, "n", default=3, min=1, gradient_stops=[], advanced=True)
     assert type(parent) is not type(made) and made.default == 3
@@ -44,7 +44,9 @@ def test_fields_that_a_comfyui_does_not_know_are_left_out(monkeypatch):
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
 def test_every_node_is_documented_and_short(node):
     made = node.define_schema()
-    assert made.node_id.startswith("UNetMotion_") and made.category == "UNetMotion" and made.description
+    parts = ("loading", "motion", "sampling", "saving", "training")
+    assert made.node_id.startswith("UNetMotion_") and made.description
+    assert made.category in [f"UNetMotion/{part}" for part in parts]
     for item in made.inputs:
         assert item.tooltip and len(item.tooltip) > 25, f"{made.node_id}.{item.id}"
     for item in made.outputs:
@@ -82,7 +84,8 @@ def test_a_model_without_motion_modules_is_named():
 @pytest.mark.parametrize(
     ("shape", "per_clip", "sentence"),
     [
-        ((40, 4, 8, 8), 0, "a clip of 40 frames was asked for, but the motion module knows 32 positions"),
+        ((40, 4, 8, 8), 0, "a clip of 40 frames was asked for, but the motion module knows 32 positions; use "
+         "at most 32 frames, several clips with `frames_per_clip`, or `position_interpolate` 40 in Load Motion Module"),
         ((0, 4, 8, 8), 0, "holds 0 frames, expected at least 1"),
         ((10, 4, 8, 8), 4, "holds 10 frames, expected a multiple of `frames_per_clip` 4"),
         ((1, 4, 16, 8, 8), 0, r"has shape \(1, 4, 16, 8, 8\), expected \(frames"),

@@ -58,6 +58,39 @@ def test_one_frame_is_a_clip(output, kind):
         assert np.array_equal(np.asarray(Image.open(path)), clips.pictures_of(image)[0])
 
 
+@pytest.mark.parametrize("kind", clips.KINDS)
+def test_a_prefix_of_240_characters_is_a_name_and_a_longer_one_a_sentence(output, kind):
+    (entry,) = save(torch.zeros(2, 8, 8, 3), kind, prefix="a" * 240).as_dict()["images"]
+    assert entry["filename"].startswith("a" * 240) and [file.name for file in output.iterdir()] == [entry["filename"]]
+    with pytest.raises(OSError) as error:
+        save(torch.zeros(2, 8, 8, 3), kind, prefix="b" * 250)
+    assert "File name too long" in str(error.value)
+    assert len(list(output.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["webp", "mp4"])
+def test_quality_acts_on_what_has_one(output, kind):
+    frames = torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    sizes = [
+        (output / save(frames, kind, quality=quality).as_dict()["images"][0]["filename"]).stat().st_size
+        for quality in (100, 80, 20)
+    ]
+    assert sizes[2] < 0.6 * sizes[1] < 0.6 * 0.9 * sizes[0]
+
+
+@pytest.mark.parametrize("kind", ["gif", "sheet"])
+def test_a_quality_that_a_kind_has_not_changes_nothing(output, kind):
+    frames = torch.rand(2, 8, 8, 3)
+    first, second = (save(frames, kind, quality=quality).as_dict()["images"][0]["filename"] for quality in (100, 20))
+    assert (output / first).read_bytes() == (output / second).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["webp", "gif"])
+def test_equal_frames_are_as_many_as_were_given(output, kind):
+    (entry,) = save(torch.full((12, 8, 8, 3), 0.5), kind).as_dict()["images"]
+    assert Image.open(output / entry["filename"]).n_frames == 12
+
+
 def test_a_prompt_without_a_workflow_is_kept(output):
     """API users send no workflow; the page then opens the prompt."""
     prompt = {"1": {"class_type": "UNetMotion_LoadBundled", "inputs": {}}}

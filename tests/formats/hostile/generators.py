@@ -3,5 +3,5 @@
 from . import configs, headers, pickles
 
 GENERATORS = {"headers": headers.make, "pickles": pickles.make, "configs": configs.make}
-NUMBERS = {"headers": (300, 10_000), "pickles": (150, 2_000), "configs": (120, 1_000)}
+NUMBERS = {"headers": (100, 10_000), "pickles": (60, 2_000), "configs": (40, 1_000)}
 """How many are tried by default, and where all are asked for."""

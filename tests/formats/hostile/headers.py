@@ -40,7 +40,7 @@ def other_rank(dice, raw):
     for name in some(dice, raw):
         shape = raw.entries[name][1]
         count = 1
-        for size in shape:
+        for size in shape[:16]:
             count *= size
         raw.entries[name][1] = {
             "flat": [count],
@@ -169,7 +169,7 @@ def odd_values(dice, raw):
     value = packing.pack("<f", dice.choice((float("nan"), float("inf"), 3e38, -1.0, 0.0)))
     for name in some(dice, raw):
         if raw.entries[name][0] == "F32":
-            raw.bodies[name] = value * (len(raw.bodies[name]) // 4)
+            raw.bodies[name] = value * (len(raw.bodies.get(name, b"")) // 4)
 
 
 def odd_alpha(dice, raw):

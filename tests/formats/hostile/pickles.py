@@ -148,19 +148,19 @@ def random_bytes(program: Program, dice: random.Random) -> None:
 
 def doubled_key(program, dice):
     """A tuple of a tuple of a tuple, twice each: its hash takes two to the power of its depth."""
-    program.op(b"}").op(b")").put()
+    program.op(b"}").op(b"]").op(b")").put()
     for _ in range(dice.choice((5, 40, 2000))):
-        program.op(b"0").get(program.memo - 1).get(program.memo - 1).op(b"\x86").put()
-    program.op(dice.choice((b"", b"\x85"))).integer(1).op(b"s")
+        program.op(b"a").get(program.memo - 1).get(program.memo - 1).op(b"\x86").put()
+    # The list below takes what is not needed any more: PyTorch's own loader knows no opcode that drops it.
+    program.op(b"a").op(b"}").get(program.memo - 1).op(dice.choice((b"", b"\x85"))).integer(1).op(b"s")
 
 
 def shared(program, dice):
     """Dictionaries in dictionaries, each many times."""
-    count, levels = dice.choice(((300, 3), (20, 8), (2, 60))), None
-    count, levels = count
-    program.op(b"}").put()
+    count, levels = dice.choice(((300, 3), (20, 8), (2, 60)))
+    program.op(b"]").op(b"}").put()
     for _ in range(levels):
-        program.op(b"0").op(b"}")
+        program.op(b"a").op(b"}")
         for i in range(count):
             program.text(f"k{i}").get(program.memo - 1).op(b"s")
         program.put()
@@ -219,16 +219,16 @@ def allocations(program, dice):
 
 def repeated(program, dice):
     """A long list that the same call goes through again and again."""
-    program.op(b"]").put()
+    program.op(b"]").op(b"]").put()
     program.op(b"(")
     for i in range(dice.choice((10, 5000))):
         program.integer(i).integer(i).op(b"\x86")
-    program.op(b"e").op(b"0")
+    program.op(b"e").op(b"a")
     name = dice.choice(
         (("collections", "OrderedDict"), ("builtins", "set"), ("torch", "Size"), ("builtins", "bytearray"))
     )
     program.name(*name).put()
-    program.op(b"0").op(b"}")
+    program.op(b"a").op(b"}")
     for i in range(dice.choice((2, 3000))):
         program.integer(i).get(program.memo - 1).get(program.memo - 2).op(b"\x85").op(b"R").op(b"s")
 
@@ -238,7 +238,7 @@ def numbers(program, dice):
     program.op(b"a")
     for _ in range(dice.choice((3, 5000))):
         program.get(program.memo - 1).op(b"a")
-    program.op(b"0").op(b"}").get(program.memo - 1).integer(1).op(b"s")
+    program.op(b"}").get(program.memo - 1).integer(1).op(b"s")
     if dice.random() < 0.5:
         program.op(b"L", b"9" * dice.choice((10, 5000, 10**5)) + b"L\n").integer(2).op(b"s")
 

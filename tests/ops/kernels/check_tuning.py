@@ -31,28 +31,30 @@ class Launches:
         return launch
 
 
-KERNELS = {  # the folder in `ops` and the function
-    "freeu": ("freeu", "_concat"),
-    "geglu": ("feed_forward", "_geglu"),
-    "group_norm": ("group_norm", "_apply"),
-    "layer_norm": ("layer_norm", "_layer_norm"),
-    "temporal_attention": ("attention", "_attention"),
+KERNELS = {
+    "freeu": "_concat",
+    "geglu": "_geglu",
+    "group_norm": "_apply",
+    "layer_norm": "_layer_norm",
+    "temporal_attention": "_attention",
 }
+
+
+FOLDERS = {"geglu": "feed_forward", "temporal_attention": "attention"}
 
 
 @pytest.mark.parametrize("words,kernel", card.TRIED.items())
 def test_every_choice_of_the_grid_reaches_the_launch_and_changes_no_value(words, kernel, monkeypatch):
     assert set(card.TRIED.values()) == set(tuning.PARAMETERS) == set(KERNELS)
-    folder, function = KERNELS[kernel]
-    module = importlib.import_module(f"unet_motion.ops.{folder}.triton")
-    launches = Launches(getattr(module, function))
-    monkeypatch.setattr(module, function, launches)
-    level = Level(32, 5, 1, 3)
+    module = importlib.import_module(f"unet_motion.ops.{FOLDERS.get(kernel, kernel)}.triton")
+    launches = Launches(getattr(module, KERNELS[kernel]))
+    monkeypatch.setattr(module, KERNELS[kernel], launches)
+    level = Level(32, 4, 1, 2)
     reference = Reference(words, level, torch.float32, DEVICE, 3)
     tried = list(card.grid(kernel))
     assert len({tuple(use.items()) for use in tried}) == len(tried) >= 6
-    # Interpreted, a group norm takes a second: the first and last choices, and one between.
-    for use in (tried[0], tried[len(tried) // 2], tried[-1]):
+    # Interpreted, a group norm takes a second: the first choice and the last, which differ in everything.
+    for use in (tried[0], tried[-1]):
         del launches.options[:]
         with tuning.choosing(kernel, **use) as asked:
             assert reference.as_exact(reference.error()), use

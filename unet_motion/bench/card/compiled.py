@@ -36,7 +36,7 @@ def measure(which: str, device: torch.device, sizes) -> dict[str, Any]:
     steps = steps_of(sizes, device, dtype)
     given = inputs_of(sizes, sizes.sides[0], device, dtype)
     if which == "diffusers" and steps.theirs is None:
-        raise NotMeasured("diffusers is not installed")
+        raise NotMeasured(steps.without)
     eager = steps.step_of_theirs if which == "diffusers" else lambda given: steps.step(given, "eager")
     expected = eager(given)
     if which == "diffusers":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ... import ForwardOptions, StepGraphs, UNetMotionModel
 from ...kernels import use
+from ..cases import NotMeasured
 from ..nets import Inputs, make_inputs, randomise
 from .sizes import Sizes
 
@@ -24,12 +25,16 @@ def build(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -
     return unet.eval().requires_grad_(False)
 
 
-def build_theirs(ours: UNetMotionModel, config: Mapping[str, Any]) -> nn.Module | None:
-    """diffusers' network, which shares our weights; None where diffusers is not installed."""
+def build_theirs(ours: UNetMotionModel, config: Mapping[str, Any]) -> nn.Module:
+    """diffusers' network, which shares our weights.
+
+    Raises:
+        NotMeasured: diffusers, or something that it needs, is not installed.
+    """
     try:
         from diffusers import UNetMotionModel as DiffusersUNetMotionModel
-    except ImportError:
-        return None
+    except (ImportError, RuntimeError) as error:  # diffusers tells of what it lacks by either
+        raise NotMeasured(f"diffusers cannot be imported: {str(error).splitlines()[0]}") from None
     with torch.device("meta"):
         unet = DiffusersUNetMotionModel(**config)
     unet.load_state_dict(ours.state_dict(), strict=True, assign=True)
@@ -53,11 +58,13 @@ class Steps:
     """The ways of a step: by name a function of the inputs that gives (B*F, C, H, W).
 
     Attributes:
+        without: why diffusers' network is not there, where it is not.
         kernels: options of a step on the kernels.
     """
 
     ours: UNetMotionModel
     theirs: nn.Module | None
+    without: str = ""
     kernels: ForwardOptions = field(default_factory=lambda: ForwardOptions(attn_processors={MOTION: "triton"}))
 
     def __post_init__(self) -> None:
@@ -92,7 +99,10 @@ class Steps:
 
 def steps_of(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Steps:
     ours = build(sizes.network, device, dtype)
-    return Steps(ours, build_theirs(ours, sizes.network))
+    try:
+        return Steps(ours, build_theirs(ours, sizes.network))
+    except NotMeasured as reason:
+        return Steps(ours, None, str(reason))
 
 
 def inputs_of(sizes: Sizes, side: int, device: torch.device, dtype: torch.dtype) -> Inputs:

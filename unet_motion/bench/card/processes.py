@@ -46,7 +46,7 @@ def answer_of(module: str, request: dict[str, Any], seconds: float) -> Any:
 
 
 def end(process: subprocess.Popen) -> None:
-    """End a process that has a session of its own, and what it started."""
+    """End a process that leads a group of its own, and what it started."""
     if hasattr(os, "killpg"):
         try:
             os.killpg(process.pid, signal.SIGKILL)

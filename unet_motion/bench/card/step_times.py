@@ -80,6 +80,8 @@ def one_size(card: Card, found: Found, steps: Steps, exact: torch.nn.Module, giv
             row["first peak MiB"], row["peak MiB"] = in_mib(first), in_mib(peak(work, card.device))
             row["captured"] = bool(len(steps.graphs)) if way == "kernels and graph" else None
             works[way] = work
+    if steps.without:
+        found.add(f"diffusers, {name_of(given)}", result=f"not measured: {steps.without}")
     times(card, works, rows)
 
 

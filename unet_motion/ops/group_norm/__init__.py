@@ -106,7 +106,8 @@ def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Te
     if _would_crash(norm, x):
         x = x.detach().requires_grad_()
     if scope == "frame" or frames == 1:
-        return norm(x)
+        # Of one frame, traced views and real ones have different strides; the kernel reads the layout off them.
+        return norm(from_tokens(to_tokens(x), *x.shape[-2:]) if torch.compiler.is_compiling() else x)
     n, c, h, w = x.shape
     clip = x.permute(0, 2, 3, 1).reshape(n // frames, frames * h, w, c).permute(0, 3, 1, 2)
     return norm(clip).permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)

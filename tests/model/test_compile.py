@@ -1,0 +1,89 @@
+"""torch.compile of a whole UNet as one graph: as many frames, clips and pixels as one likes, and what it computes is
+what the model computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.formats.files import randomise, relative_error
+from unet_motion import ForwardOptions, UNetMotionModel
+from unet_motion.forward.lora import MotionLora
+
+SMALL = {
+    "block_out_channels": (32,),
+    "down_block_types": ("CrossAttnDownBlockMotion",),
+    "up_block_types": ("CrossAttnUpBlockMotion",),
+    "layers_per_block": 1,
+    "cross_attention_dim": 24,
+}
+LAYER = "mid_block.motion_modules.0.transformer_blocks.0.attn1.to_q"
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return randomise(UNetMotionModel(**SMALL, norm_num_groups=16))
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def call(model, clips, frames, size=(8, 8), per_frame=False, **options):
+    generator = torch.Generator().manual_seed(100 * clips + frames)
+    sample = torch.randn(clips, 4, frames, *size, generator=generator)
+    rows = clips * frames if per_frame else clips
+    text, timestep = torch.randn(rows, 5, 24, generator=generator), torch.full((rows,), 300)
+    with torch.no_grad():
+        return model(sample, timestep, text, options=ForwardOptions(**options)).sample
+
+
+def compare(unet, calls, backend, **how):
+    compiled = torch.compile(unet, fullgraph=True, backend=backend, **how)
+    for given in calls:
+        expected = call(unet, **given)
+        assert relative_error(call(compiled, **given), expected) < 2e-5, given
+
+
+@pytest.mark.parametrize("scopes", [("frame", "clip"), ("clip", "frame")])
+def test_the_number_of_frames_changes_at_batch_one(scopes):
+    other = randomise(UNetMotionModel(**SMALL, resnet_norm_scope=scopes[0], motion_norm_scope=scopes[1]))
+    compare(other, [dict(clips=1, frames=frames) for frames in (4, 6, 3)], "eager")
+
+
+def test_sizes_are_symbols_from_the_first_call_on(unet):
+    calls = [dict(clips=1, frames=4), dict(clips=2, frames=3), dict(clips=1, frames=5, size=(12, 16))]
+    compare(unet, calls, "eager", dynamic=True)
+
+
+def test_text_and_timesteps_per_frame_with_symbols(unet):
+    calls = [dict(clips=2, frames=frames, per_frame=True) for frames in (3, 4, 5)]
+    compare(unet, calls, "eager", dynamic=True)
+
+
+def test_one_frame_where_kernels_run_as_they_were_traced(unet):
+    compare(unet, [dict(clips=1, frames=1), dict(clips=1, frames=4)], "aot_eager")
+
+
+def test_a_lora_with_a_strength_per_frame_with_symbols(unet):
+    generator = torch.Generator().manual_seed(1)
+    layers = {LAYER: (torch.randn(2, 32, generator=generator), torch.randn(32, 2, generator=generator))}
+    compiled = torch.compile(unet, fullgraph=True, backend="eager", dynamic=True)
+    for frames in (3, 5):
+        lora = MotionLora("pan", layers, torch.linspace(0, 1, frames))
+        given = dict(clips=1, frames=frames, motion_loras=[lora])
+        expected = call(unet, **given)
+        assert relative_error(call(compiled, **given), expected) < 2e-5
+        assert relative_error(call(unet, clips=1, frames=frames), expected) > 1e-4
+
+
+def test_what_does_not_fit_is_refused_as_ever(unet):
+    sample, text = torch.randn(2, 4, 3, 8, 8), torch.randn(4, 5, 24)
+    for rows, timestep in ((text, torch.tensor([1])), (text[:2], torch.tensor([1, 2, 3]))):
+        with pytest.raises(ValueError, match=r"expected (1, )?2 \(one per clip\) or 6 \(one per frame\)"):
+            unet(sample, timestep, rows)

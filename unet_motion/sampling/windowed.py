@@ -1,0 +1,87 @@
+"""One step of a clip that is drawn in windows: each window's prediction, and their weighted mean for each frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..forward.lora import MotionLora
+from ..forward.options import ForwardOptions
+from .context_windows import ContextWindows
+
+Predict = Callable[[Tensor, Tensor, Sequence[Sequence[int]]], Tensor]
+"""(W windows of L frames (W*L, C, h, w), timestep, the windows' frame numbers) -> their prediction."""
+
+
+def windowed(
+    predict: Predict, windows: ContextWindows, frames: int, timesteps: Tensor, at_once: int = 1
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The model function over a whole clip, for a sampler, from one over windows.
+
+    Args:
+        predict: must not write to what it takes.
+        frames: of the clip.
+        timesteps: (N,) of the run; which of them a call is for says where the uniform schedules' windows start.
+        at_once: windows of one length in one call of ``predict``: more memory, fewer calls, the same values within
+            rounding.
+
+    Returns:
+        (x (F, C, h, w), timestep) -> prediction (F, C, h, w), float32 or wider.
+    """
+
+    def model(x: Tensor, timestep: Tensor) -> Tensor:
+        total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        for group, weights in _groups(windows.plan(frames, step_of(timesteps, timestep)), at_once):
+            places = torch.tensor([frame for window in group for frame in window], device=x.device)
+            found = predict(x[places], timestep, group).to(total)
+            shares = torch.tensor(weights, dtype=total.dtype, device=x.device)
+            total.index_add_(0, places, found * shares.view(-1, 1, 1, 1))
+        return total
+
+    return model
+
+
+def step_of(timesteps: Tensor, timestep: Tensor) -> int:
+    """The number of the step whose timestep is nearest: samplers may ask between two of them."""
+    return int((timesteps.double().cpu() - timestep.double().cpu().reshape(-1)[0]).abs().argmin())
+
+
+def options_of(options: ForwardOptions, windows: Sequence[Sequence[int]], frames: int, prompts: int) -> ForwardOptions:
+    """Options of a whole clip for some of its windows: strengths over the frames follow their frames.
+
+    Args:
+        prompts: clips that a call holds for each window, such as 2 with guidance; their rows come one after the other.
+    """
+    if not options.motion_loras:
+        return options
+    loras = [_of_windows(lora, windows, frames, prompts) for lora in options.motion_loras]
+    return replace(options, motion_loras=loras)
+
+
+def _of_windows(lora: MotionLora, windows: Sequence[Sequence[int]], frames: int, prompts: int) -> MotionLora:
+    strength = lora.strength
+    if not isinstance(strength, Tensor) or strength.numel() == 1:
+        return lora
+    if tuple(strength.shape) not in ((frames,), (prompts, frames)):
+        raise ValueError(
+            f"{lora.name}: `strength` has shape {tuple(strength.shape)}, expected one number, ({frames},) for the "
+            f"frames or ({prompts}, {frames}) for the frames of each prompt."
+        )
+    rows = strength.expand(prompts, frames)
+    return lora.at(torch.stack([row[list(window)] for row in rows for window in windows]))
+
+
+def _groups(
+    plan: Sequence[tuple[list[int], list[float]]], at_once: int
+) -> Iterator[tuple[list[list[int]], list[float]]]:
+    """Neighbouring windows of one length, at most so many at a time, and all their weights in order."""
+    start = 0
+    while start < len(plan):
+        stop = start + 1
+        while stop < min(start + at_once, len(plan)) and len(plan[stop][0]) == len(plan[start][0]):
+            stop += 1
+        yield [window for window, _ in plan[start:stop]], [w for _, weights in plan[start:stop] for w in weights]
+        start = stop
