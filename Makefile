@@ -2,7 +2,7 @@
 # Without make: `python3 tools/setup_env.py demo` and `python3 tools/setup_env.py test`.
 PYTHON ?= python3
 
-.PHONY: demo test bench card clean
+.PHONY: demo check test bench card clean
 
 # A moving picture from "a red star moving left", in output/.
 demo:
@@ -11,6 +11,10 @@ demo:
 # The test suite; with a ComfyUI's server where one is found. A part of it: make test ARGS="tests/ops -k freeu"
 test:
 	@$(PYTHON) tools/setup_env.py test $(ARGS)
+
+# Style and the fast tests of the library, in under three minutes on two cores; no ComfyUI.
+check:
+	@$(PYTHON) tools/setup_env.py check $(ARGS)
 
 # This UNet beside diffusers' on this machine; the table goes to benchmarks/results.
 bench:

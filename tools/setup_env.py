@@ -1,4 +1,4 @@
-"""Set-up for `make demo`, `test`, `bench` and `card`: find or make an environment, install what is missing, run.
+"""Set-up for make's demo, check, test, bench and card: find or make an environment, install what is missing, run.
 
 Only the standard library is used, so any Python from 3.10 on can run this file. Every command is printed before it
 runs; the same commands, typed by hand, do the same.
@@ -28,6 +28,16 @@ TORCH_WITH_AUDIO = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"
 TESTED_GB = 7
 # Memory that a process of the library's tests may need: some load files of full size.
 WORKER_GB = 5
+# What `check` runs besides ruff, and what it leaves to `test`: kernels in an interpreter, files of full size, thousands
+# of damaged ones.
+CHECKED = (
+    "tests/test_floors.py", "tests/config", "tests/files", "tests/forward", "tests/ops", "tests/formats",
+    "tests/model/test_parity.py",
+)  # fmt: skip
+LEFT_OUT = (
+    "tests/files/test_damage.py", "tests/files/test_loading_memory.py", "tests/formats/test_full_size.py",
+    "tests/formats/test_full_size_kinds.py", "tests/formats/test_hostile_files.py", "tests/ops/kernels",
+)  # fmt: skip
 # What the tests compare with or run on, printed before they start.
 SHOWN = (
     "torch", "triton", "numpy", "safetensors", "einops", "pillow", "av", "diffusers", "transformers", "peft",
@@ -37,15 +47,16 @@ SHOWN = (
 
 def main() -> int:
     task = sys.argv[1] if len(sys.argv) > 1 else ""
-    if task not in ("demo", "test", "bench", "card"):
-        usage = "usage: python tools/setup_env.py demo|test|bench|card [arguments of pytest or of the bench]"
+    if task not in ("demo", "check", "test", "bench", "card"):
+        usage = "usage: python tools/setup_env.py demo|check|test|bench|card [arguments of pytest or of the bench]"
         print(usage, file=sys.stderr)
         return 2
     if sys.version_info < (3, 10):  # noqa: UP036 - this file is run before anything is installed
         print(f"Python is {sys.version.split()[0]}, expected 3.10 or newer", file=sys.stderr)
         return 2
     try:
-        return demo() if task == "demo" else {"test": test, "bench": bench, "card": card}[task](sys.argv[2:])
+        tasks = {"check": check, "test": test, "bench": bench, "card": card}
+        return demo() if task == "demo" else tasks[task](sys.argv[2:])
     except subprocess.CalledProcessError as error:
         print(f"failed with status {error.returncode}: {shlex.join(map(str, error.cmd))}", file=sys.stderr)
         return 1
@@ -64,6 +75,16 @@ def demo() -> int:
     say(f"Its frames in one picture: {sheet}")
     say(f"Another one: {relative(python)} -m unet_motion generate 'a blue circle growing'")
     return 0
+
+
+def check(pytest_arguments: list[str]) -> int:
+    """Ruff, then the fast tests of the library in as many processes as there are cores; stops at the first failure."""
+    python, _ = prepare_test()
+    if status := run([python, "-m", "ruff", "check", "."], check=False):
+        return status
+    pytest = [python, "-m", "pytest", "-q", "-x", "--durations=5", "-n", str(workers()), "--dist", "worksteal"]
+    left_out = [word for path in LEFT_OUT for word in ("--ignore", path)]
+    return run([*pytest, *CHECKED, *left_out, *pytest_arguments], check=False)
 
 
 def test(pytest_arguments: list[str]) -> int:
@@ -92,7 +113,7 @@ def card(arguments: list[str]) -> int:
     """On this Python where that has torch, and nothing is installed: a machine with a card is often a bare one."""
     python = Path(sys.executable)
     if not has_torch(python):
-        python = environment()
+        python = environment([])
         install(python, "demo", ["-r", "requirements.txt"], [ROOT / "requirements.txt"])
     command = [python, "-m", "unet_motion", "bench", "--card", "--out", "benchmarks/results", *arguments]
     return run(command, check=False)

@@ -19,7 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 needs_comfy_cli = pytest.mark.skipif(not HAS_COMFY_CLI, reason="needs comfy-cli")
 # The whole archive: what ComfyUI and the command line read, and what people read.
 NEEDED = (
-    r"__init__\.py|pyproject\.toml|requirements\.txt|README\.md|LICENSE|assets/demo\.webp",
+    r"__init__\.py|pyproject\.toml|requirements\.txt|README\.md|LICENSE|assets/(demo|graph)\.webp",
+    r"docs/\w+\.md",
     r"(nodes|unet_motion)/(\w+/)*\w+\.py",
     r"unet_motion/bundled/(README\.md|model\.safetensors|judge\.safetensors|motion_loras/[a-z-]+\.safetensors)",
     r"web/([\w-]+/)*[\w.-]+\.(md|js|mjs|css|svg|png|jpg|gif|webp)",
@@ -106,7 +107,7 @@ def test_the_archive_holds_what_users_need_and_nothing_else(archive):
     with zipfile.ZipFile(archive) as file:
         assert set(file.namelist()) == needed
         assert all(file.read(name) == (ROOT / name).read_bytes() for name in needed)
-    for pattern in NEEDED[:3]:
+    for pattern in NEEDED[:4]:
         assert any(re.fullmatch(pattern, name) for name in needed)
 
 

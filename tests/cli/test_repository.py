@@ -17,6 +17,7 @@ else:  # pytest brings tomli along there
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN_TIME_NEEDS = {"torch", "safetensors", "einops", "numpy", "pillow"}
 IMPORT_NAMES = {"torch", "safetensors", "einops", "numpy", "PIL"}
 TRITON = ("attention", "feed_forward", "freeu", "group_norm", "layer_norm")
@@ -121,11 +122,31 @@ def test_readme_library_example_runs(tmp_path):
     assert list(tmp_path.glob("*.webp")), "the example is expected to write a WebP"
 
 
-def test_readme_links_and_pictures_exist():
+def links(page):
+    """What a Markdown page links to in this repository."""
+    text = page.read_text()
+    return re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r'src="(?!https?://)([^"]+)"', text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    assert [target for target in links(page) if not (page.parent / target).exists()] == []
+
+
+def test_the_readme_is_short_and_links_every_page():
+    readme, *others = PAGES
+    assert len(readme.read_text().splitlines()) <= 200
+    assert {page.relative_to(ROOT).as_posix() for page in others} <= set(links(readme))
+
+
+def test_the_readmes_tree_has_every_folder_of_the_library():
+    """And each file that its text names is there."""
     text = (ROOT / "README.md").read_text()
-    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r'src="(?!https?://)([^"]+)"', text)
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    shown = set(re.findall(r"^      (\w+)/ ", text, re.M))
+    assert shown == {path.parent.name for path in (ROOT / "unet_motion").glob("*/__init__.py")}
+    named = re.findall(r"`((?:unet_motion|nodes|tests|tools)/[\w/]*(?:\.py)?)`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_readme_names_every_subcommand_and_extra():

@@ -107,6 +107,30 @@ def test_the_librarys_tests_share_the_cores_and_comfyuis_follow_alone(setup, mon
     assert comfyui[-1] == "tests/comfyui" and "-n" not in comfyui
 
 
+def test_check_is_ruff_and_then_files_that_exist(setup, monkeypatch):
+    monkeypatch.setattr(setup, "workers", lambda: 3)
+    assert setup.check(["-k", "freeu"]) == 0
+    style, tests = (call[0] for call in setup.calls[-2:])
+    assert style[1:] == ["-m", "ruff", "check", "."]
+    assert tests[tests.index("-n") + 1] == "3" and tests[-2:] == ["-k", "freeu"]
+    chosen = [word for word in tests if word.startswith("tests/")]
+    assert chosen and all((ROOT / path).exists() for path in chosen)
+    assert not any(path.startswith("tests/comfyui") for path in chosen)
+
+
+def test_check_stops_where_ruff_finds_something(setup, monkeypatch):
+    done = []
+
+    def run(command, variables=None, check=True):
+        done.append(command)
+        return int("ruff" in command)
+
+    monkeypatch.setattr(setup, "environment", lambda comfyuis: Path(sys.executable))
+    monkeypatch.setattr(setup, "install", lambda *arguments: None)
+    monkeypatch.setattr(setup, "run", run)
+    assert setup.check([]) == 1 and "ruff" in done[-1]
+
+
 @pytest.mark.parametrize("failing", [1, 2])
 def test_either_half_that_fails_fails_the_whole(setup, monkeypatch, failing):
     done = []

@@ -1,4 +1,4 @@
-"""The script under "Through the API" in the README, word for word, against a real server."""
+"""The script in docs/http_api.md, word for word, against a real server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 from tests.comfyui.clips import frames_of, middle_of
 from tests.comfyui.installations import ROOT
 
-SECTION = re.search(r"^## Through the API\n(.*?)^## ", (ROOT / "README.md").read_text(), re.S | re.M).group(1)
-(SCRIPT,) = re.findall(r"^```python\n(.*?)^```", SECTION, re.S | re.M)
+(SCRIPT,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "http_api.md").read_text(), re.S | re.M)
 
 
 @pytest.fixture

@@ -331,7 +331,7 @@ def test_any_depth_saves_its_motion_modules(tmp_path):
 
 def test_ip_adapter_weights_come_back(tmp_path):
     ours = model()
-    paths = [p for p, _ in ours._cross_attentions()]
+    paths = [path for path, layer in ours.attention_layers if layer.is_cross_attention]
     image = {"proj.weight": torch.randn(4 * 24, 12), "proj.bias": torch.randn(96)}
     image |= {"norm.weight": torch.randn(24), "norm.bias": torch.randn(24)}
     layers = {}

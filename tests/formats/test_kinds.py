@@ -160,10 +160,10 @@ def test_kinds_that_cannot_run_yet_are_refused_by_name(tmp_path):
         load_motion_module(write(tmp_path / "a.safetensors", state))
 
 
-def test_the_readme_shows_the_table_of_the_code():
-    renewed = runpy.run_path(str(ROOT / "tools" / "readme_kinds.py"))["renewed"]
-    text = (ROOT / "README.md").read_text()
-    assert renewed(text, support_table()) == text, "run tools/readme_kinds.py"
+def test_the_page_on_formats_shows_the_table_of_the_code():
+    renewed = runpy.run_path(str(ROOT / "tools" / "kinds_table.py"))["renewed"]
+    text = (ROOT / "docs" / "formats.md").read_text()
+    assert renewed(text, support_table()) == text, "run tools/kinds_table.py"
     assert all(kind.title.split(" ", 1)[1] in text for kind in MOTION_MODULES.values())
     with pytest.raises(ValueError, match="no place for the table"):
         renewed("nothing", support_table())

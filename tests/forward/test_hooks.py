@@ -35,9 +35,9 @@ class Recorder(Hooks):
         self.outputs.append((index, hidden.shape, skip.shape))
         return hidden, skip
 
-    def transformer_block(self, block, tokens, call, run):
-        self.blocks.append((block, tokens.shape, self.stages[-1]))
-        return run(tokens)
+    def transformer_block(self, block, tokens):
+        self.blocks.append((block.layer, tokens.shape, self.stages[-1]))
+        return block.run(tokens)
 
     def attention(self, query, key, value, heads, mask):
         self.attentions.append((query.shape, key.shape, heads, mask))
@@ -179,7 +179,7 @@ def test_replaced_attention_and_block():
     assert_close(masked, run_theirs(theirs, inputs, encoder_hidden_states=short))
 
     class NoTransformer(Hooks):
-        def transformer_block(self, block, tokens, call, run):
+        def transformer_block(self, block, tokens):
             return tokens
 
     skipped = run_ours(ours, inputs, options=ForwardOptions(hooks=NoTransformer()))

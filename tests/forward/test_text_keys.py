@@ -18,7 +18,7 @@ def unet():
 def products(unet):
     """Counts the products with the text."""
     seen = []
-    for path, attention in unet._attentions:
+    for path, attention in unet.attention_layers:
         if attention.is_cross_attention:
             for layer in (attention.to_k, attention.to_v):
                 plain = layer.forward
@@ -34,7 +34,7 @@ def step(unet, text, options, timestep=9.0):
 
 def test_the_text_is_read_once_for_all_steps(unet, products):
     text, options = torch.randn(2, 5, 12), ForwardOptions(text_keys=TextKeys())
-    layers = 2 * sum(a.is_cross_attention for _, a in unet._attentions)
+    layers = 2 * sum(a.is_cross_attention for _, a in unet.attention_layers)
     assert layers
     for timestep in (9.0, 500.0, 3.0):
         out = step(unet, text, options, timestep)
@@ -58,7 +58,7 @@ def test_another_text_and_a_text_that_is_edited_are_read(unet, products):
 def test_changed_weights_act_at_once(unet, change):
     text, options = torch.randn(2, 5, 12), ForwardOptions(text_keys=TextKeys())
     before = step(unet, text, options)
-    layer = next(a for _, a in unet._attentions if a.is_cross_attention).to_v
+    layer = next(a for _, a in unet.attention_layers if a.is_cross_attention).to_v
     if change == "edit":
         with torch.no_grad():
             layer.weight.mul_(2)

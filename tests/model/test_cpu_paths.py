@@ -1,6 +1,7 @@
 """A network on a CPU, beyond the figure: motion modules in parts, and nothing in a step that walks or waits."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,13 +45,18 @@ def test_a_motion_module_is_whole_where_others_look_at_it(monkeypatch):
     monkeypatch.setattr(feed_forward, "rows_at_once", lambda width: 1)
     module, seen = MotionModule(MAKE, 8, 2, 1, 4, 32), []
     x, call = channels_last(4, 8, 3, 3), Call(2, 2, temb=torch.empty(0))
+
+    def processor(attention, tokens, **_):
+        seen.append(tokens.shape)
+        return tokens
+
     layer = module.transformer_blocks[0].attn1.to_q
     handle = layer.register_forward_hook(lambda module, args, out: seen.append(out.shape))
     with torch.no_grad():
         module(x, call)
         handle.remove()
-        call.processor = lambda attention: lambda attn, tokens, **_: seen.append(tokens.shape) or tokens
-        module(x, call)
+        block = module.transformer_blocks[0]
+        module(x, replace(call, processors={block.attn1: processor, block.attn2: processor}))
     assert seen == [(2, 2, 9, 8), (18, 2, 8), (18, 2, 8)]
 
 

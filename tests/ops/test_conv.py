@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from unet_motion.model.layer_factory import make_factory
 from unet_motion.model.resnet import Upsample
+from unet_motion.ops.conv import convolve
 from unet_motion.ops.conv import cpu as convolution
 
 MAKE = make_factory(None, None, torch.float64, None)
@@ -70,18 +71,18 @@ def test_a_convolution_of_few_pixels_equals_torchs(kernel, stride, padding, size
     x = channels_last(n, 6, height, width)
     expected = conv(x)
     with torch.no_grad():
-        out = convolution.convolve(conv, x)
+        out = convolve(conv, x)
         torch.testing.assert_close(out, expected.detach(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(convolution.by_product(x, conv.weight, conv.bias, stride, padding), out)
     assert out.shape == expected.shape and out.permute(0, 2, 3, 1).is_contiguous()
-    torch.testing.assert_close(convolution.convolve(conv, x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(convolve(conv, x), expected, rtol=1e-12, atol=1e-12)
     if kernel > 1:
         # Where a gradient is needed the layer itself computes.
         planes = x if way == "lies" else x.contiguous()
-        assert torch.equal(convolution.convolve(conv, x), conv(planes))
+        assert torch.equal(convolve(conv, x), conv(planes))
     # Frozen layers do not change with the mode.
     conv.requires_grad_(False)
-    assert torch.equal(convolution.convolve(conv, x), out)
+    assert torch.equal(convolve(conv, x), out)
 
 
 @pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (5, 1, 2)])
@@ -96,7 +97,7 @@ def test_gradients_of_a_convolution_of_few_pixels_are_the_layers_own(kernel, str
         assert out.requires_grad
         return torch.autograd.grad((out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum(), wanted)
 
-    out = convolution.convolve(conv, x)
+    out = convolve(conv, x)
     assert out.permute(0, 2, 3, 1).is_contiguous()
     for found, expected in zip(gradients(out), gradients(conv(x)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -117,20 +118,20 @@ def test_a_hosts_weights_reach_a_convolution_and_gradients_take_its_own_layer(ke
         expected = F.conv2d(
             x, 2 * conv.weight if way == "product" or kernel == 1 else conv.weight, conv.bias, 1, kernel // 2
         )
-        torch.testing.assert_close(convolution.convolve(conv, x), expected)
+        torch.testing.assert_close(convolve(conv, x), expected)
     # What the host trains is no parameter of the layer, so that it looks frozen; only the layer itself can tell.
     conv.requires_grad_(False)
     used.clear()
-    out = convolution.convolve(conv, x.requires_grad_())
+    out = convolve(conv, x.requires_grad_())
     assert not used and torch.autograd.grad(out.sum(), x)[0].shape == x.shape
 
 
 def test_a_convolution_of_few_pixels_calls_a_hooked_layer(monkeypatch):
     conv, x = torch.nn.Conv2d(4, 4, 3, padding=1), torch.randn(1, 4, 3, 3)
     with torch.no_grad():
-        plain = convolution.convolve(conv, x)
+        plain = convolve(conv, x)
         conv.register_forward_hook(lambda module, args, out: out + 1)
-        torch.testing.assert_close(convolution.convolve(conv, x), plain + 1)
+        torch.testing.assert_close(convolve(conv, x), plain + 1)
 
 
 @pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (5, 1, 2)])
@@ -144,13 +145,13 @@ def test_a_frozen_convolution_has_the_gradient_of_its_windows(kernel, stride, pa
     height, width = max(height, kernel - 2 * padding), max(width, kernel - 2 * padding)
     conv = torch.nn.Conv2d(6, 10, kernel, stride, padding, dtype=torch.float64).requires_grad_(False)
     x = channels_last(n, 6, height, width).requires_grad_()
-    out = convolution.convolve(conv, x)
+    out = convolve(conv, x)
     assert type(out.grad_fn).__name__ == "_FrozenProductBackward"
     with torch.no_grad():
-        assert torch.equal(convolution.convolve(conv, x), out)
+        assert torch.equal(convolve(conv, x), out)
     slope = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
     found, wanted = (torch.autograd.grad((y * slope).sum(), x)[0] for y in (out, conv(x)))
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     assert found.permute(0, 2, 3, 1).is_contiguous()
     conv.requires_grad_()
-    assert type(convolution.convolve(conv, x).grad_fn).__name__ != "_FrozenProductBackward"
+    assert type(convolve(conv, x).grad_fn).__name__ != "_FrozenProductBackward"

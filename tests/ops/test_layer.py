@@ -1,5 +1,7 @@
 """Nothing that somebody else can hold is overwritten."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,8 +89,7 @@ def test_what_a_processor_gives_and_takes_stays_as_it_was(call, pictures):
         seen.extend((t, t.clone()) for t in (hidden_states, out))
         return out
 
-    call.processor = lambda attention: processor
-    run(stack, pictures, call)
+    run(stack, pictures, replace(call, processors=dict.fromkeys(stack.modules(), processor)))
     assert len(seen) == 16
     assert all(torch.equal(tensor, copy) for tensor, copy in seen)
 
@@ -99,5 +100,5 @@ def test_gradients_stop_it(call, pictures):
     with torch.no_grad():
         assert in_place.overwritable(norm)
         tensor, other = torch.ones(2, dtype=torch.float16), torch.ones(2)
-        assert in_place.add_into(tensor, other, own=True).dtype == torch.float32 and tensor[0] == 1
-        assert in_place.add_into(other, other, own=True) is other
+        assert in_place.add_into(tensor, other, inplace=True).dtype == torch.float32 and tensor[0] == 1
+        assert in_place.add_into(other, other, inplace=True) is other

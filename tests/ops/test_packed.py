@@ -49,8 +49,8 @@ def test_packing_changes_no_value_and_leaves_one_product(unet):
     with Products(32) as apart:
         step(unet)
     parameters = dict(unet.named_parameters())
-    unet._time_projections.pack()
-    assert unet._time_projections.packed
+    unet.time_projections.pack()
+    assert unet.time_projections.packed
     assert all(parameters[name] is parameter for name, parameter in unet.named_parameters())
     torch.testing.assert_close(step(unet), plain, rtol=1e-12, atol=1e-12)
     with Products(32) as together:
@@ -79,19 +79,19 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_every_edit_of_a_layer_is_seen(edit, unet):
     other = copy.deepcopy(unet)
-    unet._time_projections.pack()
+    unet.time_projections.pack()
     before = step(unet)
     with torch.no_grad():
         EDITS[edit](layers_of(unet)[2])
         EDITS[edit](layers_of(other)[2])
-    assert not other._time_projections.packed
+    assert not other.time_projections.packed
     out = step(unet)
     torch.testing.assert_close(out, step(other), rtol=1e-12, atol=1e-12)
     assert not torch.allclose(out, before)
 
 
 def test_another_layer_in_its_place_is_seen(unet):
-    unet._time_projections.pack()
+    unet.time_projections.pack()
     resnet = next(m for m in unet.modules() if hasattr(m, "time_emb_proj"))
     resnet.time_emb_proj = torch.nn.Linear(32, 8, dtype=torch.float64)
     out = step(unet)
@@ -100,19 +100,19 @@ def test_another_layer_in_its_place_is_seen(unet):
 
 def test_copies_casts_and_files_have_the_same_values(unet, tmp_path):
     plain = step(unet)
-    unet._time_projections.pack()
+    unet.time_projections.pack()
     torch.testing.assert_close(step(copy.deepcopy(unet)), plain, rtol=1e-12, atol=1e-12)
     unet.save_pretrained(tmp_path)
     loaded = UNetMotionModel.from_pretrained(tmp_path, torch_dtype=torch.float64)
     torch.testing.assert_close(step(loaded), plain, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(step(unet.float().double()), plain, rtol=1e-4, atol=1e-4)
-    assert not unet._time_projections.packed
-    unet._time_projections.pack()
-    assert unet._time_projections.packed
+    assert not unet.time_projections.packed
+    unet.time_projections.pack()
+    assert unet.time_projections.packed
 
 
 def test_gradients_reach_packed_layers(unet):
-    unet._time_projections.pack()
+    unet.time_projections.pack()
     unet(
         torch.ones(1, 4, 2, 8, 8, dtype=torch.float64), 3, torch.ones(1, 5, 12, dtype=torch.float64)
     ).sample.sum().backward()
@@ -123,16 +123,16 @@ def test_a_hosts_weights_are_not_packed(monkeypatch):
     monkeypatch.setattr(UNetMotionModel, "device", torch.device("cuda"))
     own = UNetMotionModel(**TINY, weights=lambda layer, x: (layer.weight, layer.bias))
     own.pack_time_projections()
-    assert not own._time_projections.packed
+    assert not own.time_projections.packed
     unet = UNetMotionModel(**TINY)
     unet.half()
-    assert unet._time_projections.packed
+    assert unet.time_projections.packed
 
 
 def test_layers_of_several_kinds_are_left_alone(unet):
     layers_of(unet)[1].float()
-    unet._time_projections.pack()
-    assert not unet._time_projections.packed
+    unet.time_projections.pack()
+    assert not unet.time_projections.packed
     assert TimeProjections([])(torch.ones(1, 2)) is None
 
 
@@ -141,7 +141,7 @@ def test_graphs_are_recorded_anew_when_a_packed_layer_is_replaced(unet):
         out = work()
         return (lambda: out.copy_(work())), out
 
-    unet._time_projections.pack()
+    unet.time_projections.pack()
     graphs = StepGraphs(unet, recorder=recorder)
     sample, text = torch.ones(2, 4, 8, 8, dtype=torch.float64), torch.ones(1, 5, 12, dtype=torch.float64)
     with torch.no_grad():

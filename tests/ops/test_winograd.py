@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unet_motion.ops.conv import cpu as convolution
-from unet_motion.ops.conv import winograd
+from unet_motion.ops.conv import convolve, winograd
 
 WIDE = 320
 
@@ -70,13 +69,13 @@ def calls(monkeypatch):
 def test_it_is_taken_where_it_is_faster_and_right(calls, shape, options, taken):
     given = {"out_channels": WIDE, "kernel_size": 3, "padding": 1, **options}
     layer, x = nn.Conv2d(WIDE, **given).requires_grad_(False), picture(*shape)
-    torch.testing.assert_close(convolution.convolve(layer, x), layer(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(convolve(layer, x), layer(x), rtol=1e-4, atol=1e-5)
     assert bool(calls) is taken
 
 
 def test_gradients_and_hooks_take_the_layer(calls):
     layer, x = nn.Conv2d(WIDE, WIDE, 3, padding=1), picture(2, WIDE, 16, 16)
-    loss = convolution.convolve(layer, x.requires_grad_()).square().sum()
+    loss = convolve(layer, x.requires_grad_()).square().sum()
     found = torch.autograd.grad(loss, (x, layer.weight))
     expected = torch.autograd.grad(layer(x).square().sum(), (x, layer.weight))
     for mine, other in zip(found, expected, strict=True):
@@ -84,7 +83,7 @@ def test_gradients_and_hooks_take_the_layer(calls):
     seen = []
     layer.register_forward_hook(lambda *given: seen.append(given))
     with torch.no_grad():
-        convolution.convolve(layer, x)
+        convolve(layer, x)
     assert seen and not calls
 
 
@@ -98,11 +97,11 @@ def test_a_hosts_weights_are_read_in_each_call(calls):
 
     layer.read_weights = weights
     with torch.no_grad():
-        once = convolution.convolve(layer, x)
+        once = convolve(layer, x)
         factor.fill_(3.0)
         torch.testing.assert_close(
-            convolution.convolve(layer, x), 3 * once - 2 * layer.bias[:, None, None], rtol=1e-4, atol=1e-4
+            convolve(layer, x), 3 * once - 2 * layer.bias[:, None, None], rtol=1e-4, atol=1e-4
         )
     assert len(calls) == 2
-    convolution.convolve(layer, x)
+    convolve(layer, x)
     assert len(calls) == 2

@@ -126,7 +126,7 @@ def test_equal_options_share_a_graph(unet):
 def test_options_made_anew_in_each_step_share_a_graph_and_their_tensors_are_its_inputs(unet):
     recorder = Recorder()
     graphs = StepGraphs(unet, recorder=recorder)
-    path = next(name for name in unet._motion_layers if name.endswith("to_q"))
+    path = next(name for name in unet._motion_paths if name.endswith("to_q"))
     rows, columns = unet.get_submodule(path).weight.shape
     layers = {path: (torch.randn(2, columns), torch.randn(rows, 2))}
 
@@ -148,7 +148,7 @@ def test_options_made_anew_in_each_step_share_a_graph_and_their_tensors_are_its_
 def test_loras_that_are_applied_are_part_of_a_graph_and_replays_follow_them(unet):
     recorder = Recorder()
     graphs = StepGraphs(unet, recorder=recorder)
-    path = next(name for name in sorted(unet._motion_layers) if name.endswith("to_v"))
+    path = next(name for name in sorted(unet._motion_paths) if name.endswith("to_v"))
     rows, columns = unet.get_submodule(path).weight.shape
     tensors = {f"{path}.lora_A.weight": torch.randn(2, columns), f"{path}.lora_B.weight": torch.randn(rows, 2)}
     plain = check(graphs, 1)

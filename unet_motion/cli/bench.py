@@ -45,6 +45,35 @@ def add_arguments(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _need_diffusers() -> None:
+    try:
+        importlib.import_module("diffusers")
+    except ImportError as error:
+        raise ImportError("the benchmark compares with diffusers; `pip install diffusers` adds it") from error
+
+
+def measure_cases(bench: Any, cases: dict[str, Any]) -> tuple[Any, list, list[str]]:
+    """The bench with the best ceilings seen, the rows of the cases, and a sentence for each that is left out."""
+    from ..bench.cases import NotMeasured
+    from ..bench.measure import ceilings
+    from ..bench.report import cells
+
+    rows, left_out = [], []
+    for name, case in cases.items():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        try:
+            measured = case(bench)
+        except NotMeasured as reason:
+            left_out.append(f"{name} is left out: {reason}.")
+            print(f"  {left_out[-1]}", file=sys.stderr, flush=True)
+            continue
+        bench = replace(bench, ceilings=bench.ceilings.best(ceilings(bench.device, bench.dtype)))
+        for row in measured:
+            print("  " + " | ".join(cells(row, bench.ceilings)), file=sys.stderr, flush=True)
+            rows.append(row)
+    return bench, rows, left_out
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the cases; 1 if two outputs differed, so that no ratio could be given."""
     if args.card:
@@ -54,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name} goes with --card")
     import torch
 
-    from ..bench.cases import Bench, NotMeasured
+    from ..bench.cases import Bench
     from ..bench.catalogue import CPU_CASES, GPU_CASES
     from ..bench.measure import ceilings
-    from ..bench.report import cells, describe, markdown, write
+    from ..bench.report import describe, markdown, write
 
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cases = GPU_CASES if device.type == "cuda" else CPU_CASES
@@ -70,36 +99,16 @@ def run(args: argparse.Namespace) -> int:
     rounds = (7 if device.type == "cuda" else 3) if args.rounds is None else args.rounds
     if rounds < 1:
         raise ValueError(f"--rounds is {rounds}; expected at least 1")
+    _need_diffusers()
     if args.threads:
         torch.set_num_threads(args.threads)
-    try:
-        importlib.import_module("diffusers")
-    except ImportError as error:
-        raise ImportError("the benchmark compares with diffusers; `pip install diffusers` adds it") from error
     dtype = getattr(torch, args.dtype or ("float16" if device.type == "cuda" else "float32"))
     compiled = device.type == "cuda" if args.compiled is None else args.compiled
     bench = Bench(device, dtype, ceilings(device, dtype), rounds, compiled, args.comfyui, args.evolved)
-    rows, left_out = [], []
-    for name in args.cases or cases:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        try:
-            found = cases[name](bench)
-        except NotMeasured as reason:
-            left_out.append(f"{name} is left out: {reason}.")
-            print(f"  {left_out[-1]}", file=sys.stderr, flush=True)
-            continue
-        bench = replace(bench, ceilings=bench.ceilings.best(ceilings(device, dtype)))
-        for row in found:
-            print("  " + " | ".join(cells(row, bench.ceilings)), file=sys.stderr, flush=True)
-            rows.append(row)
-    about = describe(bench)
-    if left_out:
-        about["not measured"] = " ".join(left_out)
-    print(
-        json.dumps({"about": about, "rows": [asdict(r) for r in rows]})
-        if args.json
-        else markdown(about, rows, bench.ceilings)
-    )
+    bench, rows, left_out = measure_cases(bench, {name: cases[name] for name in args.cases or cases})
+    about = describe(bench) | ({"not measured": " ".join(left_out)} if left_out else {})
+    whole = json.dumps({"about": about, "rows": [asdict(row) for row in rows]}) if args.json else None
+    print(whole or markdown(about, rows, bench.ceilings))
     if args.out:
         print(f"written: {write(args.out, about, rows, bench.ceilings)}", file=sys.stderr)
     return int(any(row.ours != row.ours for row in rows))

@@ -7,8 +7,10 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 
@@ -45,6 +47,14 @@ def add_arguments(subparsers) -> None:
     add("--scale", type=int, default=4, help="enlarge the pictures this many times (default 4)")
     add("--filter", default="lanczos", help="how to enlarge: lanczos or nearest (default lanczos)")
     add("--quality", type=int, help="0 to 100 for a smaller WebP or MP4 (default: a lossless WebP, the best MP4)")
+    _add_model_arguments(add)
+    _add_window_arguments(parser.add_argument_group("clips of any length, drawn in overlapping windows"))
+    add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    parser.set_defaults(run=run)
+
+
+def _add_model_arguments(add: Callable[..., Any]) -> None:
+    """What acts on the model, and where it computes."""
     add("--freeu", type=_freeu_factors, metavar="S1,S2,B1,B2", help="FreeU factors, such as 0.9,0.2,1.2,1.4")
     add("--attention", default="auto", help="attention processor: auto, sdpa, math, sliced, ... (default auto)")
     add(
@@ -66,9 +76,6 @@ def add_arguments(subparsers) -> None:
         help="use what fits of a motion LoRA of which some layers do not fit the model (default: it is refused)",
     )  # fmt: skip
     add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
-    add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
-    _add_window_arguments(parser.add_argument_group("clips of any length, drawn in overlapping windows"))
-    parser.set_defaults(run=run)
 
 
 def _add_window_arguments(group) -> None:

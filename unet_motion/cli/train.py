@@ -33,7 +33,10 @@ def add_arguments(subparsers) -> None:
     camera.add_argument("--count", type=int, default=192, help="number of clips (default: %(default)s)")
     camera.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
     camera.set_defaults(run=run_camera, func=run_camera)
+    _add_evaluate(subparsers)
 
+
+def _add_evaluate(subparsers) -> None:
     evaluate = subparsers.add_parser("evaluate", help="measure what the bundled model draws")
     evaluate.add_argument("--model", type=Path, help="another file of the bundled model's format")
     evaluate.add_argument("--clips", type=int, default=200, help="number of clips (default: %(default)s)")

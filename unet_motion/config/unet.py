@@ -41,6 +41,14 @@ class BlockPlan:
     cross_attention_dim: int
     resample: bool
 
+_AT_LEAST_ONE = (
+    "in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim",
+    "num_attention_heads", "motion_num_attention_heads", "motion_max_seq_length",
+)  # fmt: skip
+_AT_LEAST_ZERO = (
+    "downsample_padding", "mid_block_layers", "transformer_layers_per_block", "temporal_transformer_layers_per_block",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class UNetMotionConfig(ConfigBase):
@@ -150,24 +158,9 @@ class UNetMotionConfig(ConfigBase):
                     )
         if self.act_fn not in ACTIVATIONS:
             raise ValueError(f"`act_fn` is {self.act_fn!r}, expected one of {', '.join(ACTIVATIONS)}.")
-        for name in (
-            "in_channels",
-            "out_channels",
-            "block_out_channels",
-            "layers_per_block",
-            "norm_num_groups",
-            "cross_attention_dim",
-            "num_attention_heads",
-            "motion_num_attention_heads",
-            "motion_max_seq_length",
-        ):
+        for name in _AT_LEAST_ONE:
             check_numbers(name, getattr(self, name))
-        for name in (
-            "downsample_padding",
-            "mid_block_layers",
-            "transformer_layers_per_block",
-            "temporal_transformer_layers_per_block",
-        ):
+        for name in _AT_LEAST_ZERO:
             check_numbers(name, getattr(self, name), least=0)
         for width in self.block_out_channels:
             if width % self.norm_num_groups:

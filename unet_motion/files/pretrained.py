@@ -24,7 +24,7 @@ from .saving import write_folder
 Model = TypeVar("Model", bound=nn.Module)
 
 ADAPTER_INPUT = "_adapter_conv_in"
-"""Attribute of a UNet, and entry of its ``config.json``: its input layer came with a motion adapter (PIA)."""
+"""Entry of a UNet's ``config.json``, its ``adapter_conv_in``: the input layer came with a motion adapter (PIA)."""
 
 _DOWNLOADING = frozenset(
     (
@@ -67,7 +67,7 @@ def save_pretrained(
     if not is_main_process:
         return
     config = {**model.config.to_dict(), "_class_name": model.config_class.class_name, **(extra_config or {})}
-    if getattr(model, ADAPTER_INPUT, False):
+    if getattr(model, "adapter_conv_in", False):
         config[ADAPTER_INPUT] = True
     write_folder(
         Path(folder).expanduser(),
@@ -138,7 +138,7 @@ def from_pretrained(
         tensors |= initialise([n for n in info["missing_keys"] + other if not is_table(n)], expected, dtype, device)
         model = assign(model, tensors, dtype, device)
         if folder.config.get(ADAPTER_INPUT):
-            setattr(model, ADAPTER_INPUT, True)
+            model.adapter_conv_in = True
         return (model, info) if output_loading_info else model
 
 

@@ -1,6 +1,6 @@
 """The published kinds of motion modules: how each is told apart, and how it was trained.
 
-One table. ``inspect``, the loaders, the nodes' ``auto`` and the README's support table read it.
+One table. ``inspect``, the loaders, the nodes' ``auto`` and the support table of docs/formats.md read it.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def recognise(config: MotionAdapterConfig, has_tables: bool = True, renamed: boo
 
 
 def support_table() -> str:
-    """The table of kinds in Markdown, for the README."""
+    """The table of kinds in Markdown, for docs/formats.md."""
     lines = [
         "| motion module | base | recognised by | group norms over (resnets, motion) | noise schedule in ComfyUI "
         "(diffusers) | made for |",

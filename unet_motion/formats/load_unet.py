@@ -18,6 +18,7 @@ from ..files.claims import check_claims
 from ..files.errors import FileFormatError, name_some, warn_caller
 from ..files.names import is_motion, is_table
 from ..files.no_gc import loading
+from ..files.pretrained import ADAPTER_INPUT
 from ..files.reading import Stored
 from ..model.inflate import widen_conv_in
 from ..model.motion_adapter import MotionAdapter
@@ -77,38 +78,43 @@ def load_unet(
         base = open_model(path, ("unet",))
         base.require(UNET_KINDS, EXPECTED)
         _warn_beside(base)
-        spatial = [name for name in base.shapes if not is_motion(name)]
-        dtype = choose_dtype(dtype, base.source.float_dtype(base.keys(spatial)), operations is not None, base.path)
-        values = base_arguments(base)
-        words = FAMILY_WORDS[_family(values)]
-        module = None if motion_module is None else _motion(motion_module, dtype, device)
-        if module is not None:
-            _check_fit(base.path, values, words, module)
-            values |= joined_arguments(module.config)
-        scopes = resolve_scope(norm_scope, own_scopes(base) if module is None else module.norm_scopes)
-        values |= dict(zip(SCOPE_FIELDS, scopes, strict=True))
-        model = _empty_model(base.path, values, operations, weights, dtype)
+        return _build(base, motion_module, norm_scope, dtype, device, operations, weights)
 
-        taken = {} if module is None else module.whole_state()
-        adapted = taken.pop("conv_in.weight", None)
-        taken.pop("conv_in.bias", None)
-        names = spatial if module is not None else base.shapes
-        stored = base.stored(name for name in names if name not in taken)
-        images = attach_images(model, {name: entries[0] for name, entries in stored.items()}, base.path)
-        expected = unet_shapes(model.config) | images
-        own_input = {} if adapted is None else {"conv_in.weight": base.shapes.get("conv_in.weight", ())}
-        new = _check(base, stored, expected | own_input, taken, words)
-        tensors = read_all(stored, dtype, device)
-        tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
-        tensors |= (idle_values if _has_motion(base) else initialise)(new, expected, dtype, device)
-        if adapted is not None:
-            own = tensors["conv_in.weight"]
-            tensors["conv_in.weight"] = widen_conv_in(own, adapted, model.config.out_channels)
-        model = assign(model, tensors, dtype, device)
-        own_input = module is None and (base.config or {}).get("_adapter_conv_in", False)
-        # Saved with the motion modules again, as PIA's is.
-        model._adapter_conv_in = adapted is not None or bool(own_input)
-        return model
+
+def _build(base: Opened, motion_module, norm_scope, dtype, device, operations, weights) -> UNetMotionModel:
+    """The model of an opened file, with the arguments of :func:`load_unet`."""
+    spatial = [name for name in base.shapes if not is_motion(name)]
+    dtype = choose_dtype(dtype, base.source.float_dtype(base.keys(spatial)), operations is not None, base.path)
+    values = base_arguments(base)
+    words = FAMILY_WORDS[_family(values)]
+    module = None if motion_module is None else _motion(motion_module, dtype, device)
+    if module is not None:
+        _check_fit(base.path, values, words, module)
+        values |= joined_arguments(module.config)
+    scopes = resolve_scope(norm_scope, own_scopes(base) if module is None else module.norm_scopes)
+    values |= dict(zip(SCOPE_FIELDS, scopes, strict=True))
+    model = _empty_model(base.path, values, operations, weights, dtype)
+
+    taken = {} if module is None else module.whole_state()
+    adapted = taken.pop("conv_in.weight", None)
+    taken.pop("conv_in.bias", None)
+    names = spatial if module is not None else base.shapes
+    stored = base.stored(name for name in names if name not in taken)
+    images = attach_images(model, {name: entries[0] for name, entries in stored.items()}, base.path)
+    expected = unet_shapes(model.config) | images
+    own_input = {} if adapted is None else {"conv_in.weight": base.shapes.get("conv_in.weight", ())}
+    new = _check(base, stored, expected | own_input, taken, words)
+    tensors = read_all(stored, dtype, device)
+    tensors |= {name: tensor.to(device=device, dtype=dtype) for name, tensor in taken.items()}
+    tensors |= (idle_values if _has_motion(base) else initialise)(new, expected, dtype, device)
+    if adapted is not None:
+        own = tensors["conv_in.weight"]
+        tensors["conv_in.weight"] = widen_conv_in(own, adapted, model.config.out_channels)
+    model = assign(model, tensors, dtype, device)
+    own_input = module is None and (base.config or {}).get(ADAPTER_INPUT, False)
+    # Saved with the motion modules again, as PIA's is.
+    model.adapter_conv_in = adapted is not None or bool(own_input)
+    return model
 
 
 def _has_motion(base: Opened) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,58 +11,100 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops.attention.processors import DEFAULT_PROCESSOR
-from .freeu import FreeU
+from .conditioning import Conditioning, build_text
+from .entry_checks import check_frames
 from .hooks import Hooks
-from .lora import LowRank
-from .processor_plan import ProcessorPlan
+from .lora import LowRank, lora_terms
+from .options import ForwardOptions
+from .settings import Settings
 from .text_keys import TextKeys
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Call:
     """Everything that the layers of one forward call share. Rows are clips (B) or frames (B*F).
 
     Attributes:
         batch, frames: B and F.
         temb: activated time embedding, (B or B*F, 4 * C0).
+        settings: what the layers are to do.
+        time_added: what each resnet adds of the time embedding, (B or B*F, C), or None where it computes that itself.
         text: encoder_hidden_states, (B or B*F, L, D), or None.
         text_mask: additive mask on the text, (B or B*F, 1, 1, L), or None.
-        images: per IP-Adapter the projected image tokens, (B or B*F, n_images, T, D).
-        image_masks: per IP-Adapter a mask (1 or B, n_images, H, W), or None.
-        pictures: the image encoder's map (B*F, C, h, w) for each down block, or None.
-        low_rank: what motion LoRAs add in this call, or None.
-        time_added: what each resnet adds of the time embedding, (B or B*F, C), or None where it computes that itself.
+        text_keys: keeps what the text gives, or None.
+        ip_tokens: per IP-Adapter the projected image tokens, (B or B*F, n_images, T, D), or None.
+        ip_masks: per IP-Adapter a mask (1 or B, n_images, H, W), or None.
+        image_features: the image encoder's map (B*F, C, h, w) for each down block, or None.
+        positions: rows of the position table, (F,), or None for 0..F-1.
+        processors: attention layer -> its processor, where the call chooses one.
+        lora: what motion LoRAs add in this call, or None.
+        hooks: the host's, or None.
     """
 
     batch: int
     frames: int
     temb: Tensor
+    settings: Settings = field(default_factory=Settings)
+    time_added: Mapping[nn.Module, Tensor] | None = None
     text: Tensor | None = None
     text_mask: Tensor | None = None
-    images: list[Tensor] | None = None
-    image_masks: list[Tensor] | None = None
-    pictures: tuple[Tensor, ...] | None = None
-    resnet_norm_scope: str = "frame"
-    motion_norm_scope: str = "clip"
-    freeu: FreeU | None = None
-    chunking: tuple[int, int] | None = None
-    fused: bool = False
-    positions: Tensor | None = None
-    plan: ProcessorPlan | None = None
-    hooks: Hooks | None = None
-    low_rank: LowRank | None = None
     text_keys: TextKeys | None = None
-    checkpointing: bool = False
-    time_added: dict[nn.Module, Tensor] | None = None
+    ip_tokens: list[Tensor] | None = None
+    ip_masks: list[Tensor | None] | None = None
+    image_features: tuple[Tensor, ...] | None = None
+    positions: Tensor | None = None
+    processors: Mapping[nn.Module, Any] = field(default_factory=dict)
+    lora: LowRank | None = None
+    hooks: Hooks | None = None
 
-    def processor(self, attention) -> Any:
+    def processor(self, attention: nn.Module) -> Any:
         """The processor of an attention layer in this call."""
-        chosen = self.plan.lookup(attention.path) if self.plan is not None else None
         default = getattr(attention.processor, "kernel", attention.processor)
-        return chosen or default or DEFAULT_PROCESSOR
+        return self.processors.get(attention) or default or DEFAULT_PROCESSOR
+
+    def features_of(self, blocks: Sequence[nn.Module]) -> Sequence[Tensor | None]:
+        """The image encoder's map for each down block."""
+        return (None,) * len(blocks) if self.image_features is None else self.image_features
 
     def run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """Call ``function``, without keeping its activations where gradient checkpointing is on."""
-        if self.checkpointing and torch.is_grad_enabled():
+        if self.settings.checkpointing and torch.is_grad_enabled():
             return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)
+
+
+def begin(
+    unet, sample: Tensor, timestep: Any, text: Tensor | None, frames: int, inputs: Conditioning,
+    options: ForwardOptions,
+) -> Call:  # fmt: skip
+    """The call of a :class:`unet_motion.model.unet.MotionUNet` on frames (B*F, C, H, W), its inputs checked.
+
+    Raises:
+        ValueError: an input that does not fit, with what was found and expected.
+    """
+    batch = sample.shape[0] // frames
+    check_frames(frames, options.frame_positions, unet.config.motion_max_seq_length)
+    tokens, mask = build_text(text, inputs.attention_mask, batch, frames, sample.dtype, unet.text_widths)
+    temb = unet.embed_time(sample, timestep, batch, frames, inputs, options.hooks)
+    loras = options.motion_loras
+    lora = lora_terms(loras, batch, frames, unet.motion_layer, temb) if loras else None
+    processors = {} if options.plan is None else options.plan.by_layer(unet.attention_layers)
+    keeps = options.text_keys is not None and options.hooks is None and options.text_keys.start(text)
+    ip_tokens, ip_masks = unet.project_images(inputs, batch, frames, temb.dtype)
+    return Call(
+        batch,
+        frames,
+        temb,
+        unet.defaults.under(options),
+        time_added=unet.time_projections(temb),
+        text=tokens,
+        text_mask=mask,
+        text_keys=options.text_keys if keeps else None,
+        ip_tokens=ip_tokens,
+        ip_masks=ip_masks,
+        image_features=unet.encode_image(inputs, batch, frames, sample),
+        positions=options.frame_positions,
+        processors=processors,
+        lora=lora,
+        hooks=options.hooks,
+    )

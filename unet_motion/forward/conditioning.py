@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..config.unet import UNetMotionConfig
 from ..ops.sinusoids import timestep_sinusoid
+
+
+class Conditioning(NamedTuple):
+    """The optional inputs of the model's ``forward``, in its order."""
+
+    timestep_cond: Tensor | None = None
+    attention_mask: Tensor | None = None
+    cross_attention_kwargs: dict[str, Any] | None = None
+    added_cond_kwargs: dict[str, Any] | None = None
+    down_block_additional_residuals: tuple[Tensor, ...] | None = None
+    mid_block_additional_residual: Tensor | None = None
 
 
 def expand_timestep(timestep: Tensor | float | int, batch: int, frames: int, device: torch.device) -> Tensor:
@@ -69,25 +80,25 @@ def build_text(
 
 
 def text_time_vector(
-    given: dict[str, Any] | None, config: UNetMotionConfig, batch: int, frames: int, sample: Tensor
+    inputs: dict[str, Any] | None, config: UNetMotionConfig, batch: int, frames: int, sample: Tensor
 ) -> Tensor:
     """The vector of `text_time` conditioning, (B or B*F, projection_class_embeddings_input_dim).
 
     It is ``vector`` if given, else ``text_embeds`` beside the sinusoids of ``time_ids``.
     """
-    given = given or {}
-    if given.get("vector") is not None:
-        vector = given["vector"].to(sample.dtype)
+    inputs = inputs or {}
+    if inputs.get("vector") is not None:
+        vector = inputs["vector"].to(sample.dtype)
     else:
         for name in ("text_embeds", "time_ids"):
-            if given.get(name) is None:
+            if inputs.get(name) is None:
                 raise ValueError(
                     "the model has `addition_embed_type` 'text_time', which requires the keyword argument "
                     f"`{name}` to be passed in `added_cond_kwargs`."
                 )
-        ids = given["time_ids"]
+        ids = inputs["time_ids"]
         sinusoids = timestep_sinusoid(ids.flatten(), config.addition_time_embed_dim)
-        vector = torch.cat([given["text_embeds"], sinusoids.reshape(ids.shape[0], -1).to(sample.dtype)], dim=-1)
+        vector = torch.cat([inputs["text_embeds"], sinusoids.reshape(ids.shape[0], -1).to(sample.dtype)], dim=-1)
         vector = vector.to(sample.dtype)
     if vector.shape[0] != 1:
         check_rows("added_cond_kwargs", vector.shape[0], batch, frames)

@@ -24,21 +24,43 @@ def check_sample(sample: Any, layout: str, dimensions: int) -> None:
         raise ValueError(f"`sample` has shape {tuple(sample.shape)}, expected ({layout}){empty}.")
 
 
-def check_dtype(name: str, given: Tensor, model: nn.Module, plain: bool) -> None:
+def check_frame_count(sample: Tensor, frames: Any) -> None:
+    """Raise ValueError unless a sample (B*F, C, H, W) is whole clips of so many frames."""
+    if isinstance(frames, bool) or not isinstance(frames, int):
+        raise ValueError(f"`num_frames` is {frames!r}, expected a whole number.")
+    if frames < 1 or sample.shape[0] % frames:
+        raise ValueError(
+            f"`sample` has shape {tuple(sample.shape)}, expected (batch * {frames} frames, channels, height, width)."
+        )
+
+
+def check_dtype(name: str, tensor: Tensor, model: nn.Module, plain: bool) -> None:
     """Raise ValueError unless a tensor is of a dtype that the model computes in.
 
     Args:
         plain: whether the layers are those of ``torch.nn``, which compute in the dtype of their weights only; a host's
             own layers, and autocast, bring the two together.
     """
-    if not isinstance(given, Tensor):
-        raise ValueError(f"`{name}` is a {type(given).__name__}, expected a tensor.")
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"`{name}` is a {type(tensor).__name__}, expected a tensor.")
     wanted = model.dtype
-    if given.dtype == wanted:
+    if tensor.dtype == wanted:
         return
-    if not given.is_floating_point() or plain and not torch.is_autocast_enabled(given.device.type):
+    if not tensor.is_floating_point() or plain and not torch.is_autocast_enabled(tensor.device.type):
         expected = str(wanted).removeprefix("torch.") if plain else "floating-point numbers"
-        raise ValueError(f"`{name}` has dtype {str(given.dtype).removeprefix('torch.')}, expected {expected}.")
+        raise ValueError(f"`{name}` has dtype {str(tensor.dtype).removeprefix('torch.')}, expected {expected}.")
+
+
+def check_frames(frames: int, positions: Any, rows: int) -> None:
+    """Raise ValueError unless a table of so many rows has positions for all frames (see :func:`check_positions`)."""
+    if positions is not None:
+        check_positions(positions, frames, rows)
+    elif frames > rows:
+        raise ValueError(
+            f"{frames} frames were given, but the motion modules' position table has {rows} rows "
+            f"(`motion_max_seq_length`): give at most {rows}, or load the motion module with a longer or "
+            "stretched table (`positions`)."
+        )
 
 
 def check_timestep(timestep: Any) -> None:

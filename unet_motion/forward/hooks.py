@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 from torch import Tensor, nn
+
+Step = Callable[[Tensor], Tensor]
+
+
+class BlockSteps(Protocol):
+    """A block of a spatial transformer, bound to its call.
+
+    Attributes:
+        layer: with the attentions ``attn1`` (over the pixels) and ``attn2`` (to the text).
+    """
+
+    layer: nn.Module
+
+    def run(
+        self, tokens: Tensor, self_attention: Step | None = None, between: Step | None = None,
+        cross_attention: Step | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The block on tokens (B*F, H*W, C), with a host's code in the place of some of its steps.
+
+        Args:
+            self_attention, cross_attention: normalised tokens -> what is added to the residual stream.
+            between: residual stream behind self-attention -> the stream that goes on.
+        """
+
+    def attend(self, attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of (N, L, heads*dim) tensors with the processor that the call has for a layer."""
 
 
 class Hooks:
@@ -51,14 +77,9 @@ class Hooks:
         """What an output stage is about to concatenate: the hidden state and its skip."""
         return hidden, skip
 
-    def transformer_block(self, block: nn.Module, tokens: Tensor, call: Any, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """One block of a spatial transformer: tokens (B*F, H*W, C); ``run(tokens)`` is the UNet's own path.
-
-        Args:
-            block: the layer (:class:`unet_motion.model.transformer.BasicTransformerBlock`).
-            call: the state of the forward call, which the block's parts take.
-        """
-        return run(tokens)
+    def transformer_block(self, block: BlockSteps, tokens: Tensor) -> Tensor:
+        """One block of a spatial transformer: tokens (B*F, H*W, C); ``block.run(tokens)`` is the UNet's own path."""
+        return block.run(tokens)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor | None:
         """Spatial attention on (N, L, heads*dim) tensors, or None to use the chosen processor.

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..ops.linear.low_rank import low_rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +58,16 @@ class MotionLora:
 class LowRank:
     """What motion LoRAs add to the layers of one call."""
 
-    def __init__(self, terms: Mapping[str, Sequence[tuple[Tensor, Tensor, float | Tensor]]]):
+    def __init__(self, terms: Mapping[nn.Module, Sequence[tuple[Tensor, Tensor, float | Tensor]]]):
         self.terms = terms
 
-    def add(self, path: str, x: Tensor, out: Tensor) -> Tensor:
-        """``out`` (B, F, P, D) of the layer at ``path`` with its changes for the input x (B, F, P, C).
+    def add(self, layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
+        """``out`` (B, F, P, D) of a layer with its changes for the input x (B, F, P, C).
 
         After :meth:`flat` both are (N, C).
         """
-        for down, up, strength in self.terms.get(path, ()):
-            low = F.linear(x, down.to(x)) * strength
-            out = out + F.linear(low.to(x.dtype), up.to(x))
+        for down, up, strength in self.terms.get(layer, ()):
+            out = out + low_rank(x, down, up, strength)
         return out
 
     def part(self, dim: int, start: int, stop: int) -> LowRank:
@@ -78,38 +78,41 @@ class LowRank:
         """The changes for tokens of a shape (B, F, P, C) as (B*F*P, C)."""
         return self._with(lambda s: s.expand(*shape[:3], 1).reshape(-1, 1))
 
-    def below(self, path: str) -> LowRank | None:
-        """The changes of the layers inside of a module, or None."""
-        inside = {name: terms for name, terms in self.terms.items() if name.startswith(f"{path}.")}
-        return LowRank(inside) if inside else None
+    def of(self, *layers: nn.Module) -> LowRank | None:
+        """The changes of these layers, or None where they have none."""
+        theirs = {layer: self.terms[layer] for layer in layers if layer in self.terms}
+        return LowRank(theirs) if theirs else None
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> LowRank:
         def changed(strength: float | Tensor) -> float | Tensor:
             return change(strength) if isinstance(strength, Tensor) else strength
 
-        return LowRank({p: [(down, up, changed(s)) for down, up, s in terms] for p, terms in self.terms.items()})
+        return LowRank({m: [(down, up, changed(s)) for down, up, s in terms] for m, terms in self.terms.items()})
 
 
-def low_rank(loras: Iterable[MotionLora], batch: int, frames: int, known: set[str], like: Tensor) -> LowRank | None:
+def lora_terms(
+    loras: Iterable[MotionLora], batch: int, frames: int, layer_at: Callable[[str], nn.Module | None], like: Tensor
+) -> LowRank | None:
     """The changes of one call, or None without LoRAs.
 
     Args:
         batch, frames: B and F.
-        known: paths of the UNet's motion layers.
+        layer_at: gives the UNet's motion layer at a path, or None.
         like: on the device and in the dtype of the call.
 
     Raises:
         ValueError: a strength of another shape, or a layer that the UNet lacks.
     """
-    terms: dict[str, list] = {}
+    terms: dict[nn.Module, list] = {}
     for lora in loras:
         strength = _per_frame(lora, batch, frames, like)
         if not isinstance(strength, Tensor) and strength == 0:
             continue
         for path, (down, up) in lora.placed(like).items():
-            if path not in known:
+            layer = layer_at(path)
+            if layer is None:
                 raise ValueError(f"{lora.name}: changes {path}, which is no motion layer of this UNet.")
-            terms.setdefault(path, []).append((down, up, strength))
+            terms.setdefault(layer, []).append((down, up, strength))
     return LowRank(terms) if terms else None
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..ops.attention.processors import get_processor
 
@@ -31,6 +32,16 @@ class ProcessorPlan:
             self._found[path] = next((p for rule, p in reversed(self.rules) if _matches(rule, path)), None)
         return self._found[path]
 
+    def by_layer(self, layers: Sequence[tuple[str, nn.Module]]) -> dict[nn.Module, Any]:
+        """The processors for attention layers, given with their paths; layers that no pattern matches are left out.
+
+        Raises:
+            ValueError: a pattern that matches nothing.
+        """
+        self.check(path for path, _ in layers)
+        chosen = {layer: self.lookup(path) for path, layer in layers}
+        return {layer: processor for layer, processor in chosen.items() if processor is not None}
+
     def check(self, paths: Iterable[str]) -> None:
         """Raise ValueError for a pattern that matches none of the model's attention paths."""
         paths = list(paths)
@@ -39,6 +50,30 @@ class ProcessorPlan:
                 raise ValueError(
                     f"attention processor pattern {rule!r} matches none of the {len(paths)} attention layers."
                 )
+
+
+def choose_processors(spec: Any, layers: Sequence[tuple[str, nn.Module]]) -> dict[nn.Module, Any]:
+    """The processor of attention layers, given with their paths; layers that no pattern matches are left out.
+
+    Args:
+        spec: a name, an object, or a dict whose keys are patterns, or the paths of all layers with ``.processor``.
+
+    Raises:
+        ValueError: an unknown name, a dict of the wrong size, or a pattern that matches nothing.
+        KeyError: a dict of the right size with a wrong key.
+    """
+    if not isinstance(spec, Mapping) or any(set(key) & set("*?[") for key in spec):
+        return ProcessorPlan(spec).by_layer(layers)
+    if len(spec) != len(layers):
+        raise ValueError(
+            f"A dict of processors was passed, but the number of processors {len(spec)} does not match the "
+            f"number of attention layers: {len(layers)}. Please make sure to pass {len(layers)} processors, or "
+            "patterns such as '*.motion_modules.*'."
+        )
+    missing = [path for path, _ in layers if f"{path}.processor" not in spec]
+    if missing:
+        raise KeyError(f"{missing[0]}.processor")
+    return {layer: get_processor(spec[f"{path}.processor"]) for path, layer in layers}
 
 
 # Names only: torch.compile takes the answer as it is, rather than break the graph at the pattern's compilation.

@@ -20,7 +20,7 @@ class TextKeys:
     def __init__(self) -> None:
         self._text: Tensor | None = None
         self._mark: object = None
-        self._kept: dict[str, tuple[object, Pair]] = {}
+        self._kept: dict[tuple[nn.Module, ...], tuple[object, Pair]] = {}
 
     def start(self, text: Tensor | None) -> bool:
         """Begin a call with a text (rows, L, D); False where nothing is kept: with gradients and in compiled code."""
@@ -32,12 +32,12 @@ class TextKeys:
             self._kept.clear()
         return True
 
-    def get(self, path: str, layers: tuple[nn.Module, ...], compute: Callable[[], Pair]) -> Pair:
-        """The keys and values of the layer at ``path``, which come from the weights of ``layers``."""
+    def get(self, layers: tuple[nn.Module, ...], compute: Callable[[], Pair]) -> Pair:
+        """The keys and values that come from the weights of ``layers``."""
         mark = tuple(_mark(layer.weight) for layer in layers)
-        kept = self._kept.get(path)
+        kept = self._kept.get(layers)
         if kept is None or kept[0] != mark:
-            kept = self._kept[path] = (mark, compute())
+            kept = self._kept[layers] = (mark, compute())
         return kept[1]
 
 

@@ -20,6 +20,7 @@ from ..files.errors import FileFormatError, KeyMismatchError, name_some
 from ..files.reading import open_tensors
 from ..formats.names.ldm import modules_of
 from ..forward.lora import MotionLora
+from ..ops.linear.low_rank import low_rank
 from .names import LayerNames, layer_of, read_lora
 
 _DOWN = (
@@ -280,7 +281,7 @@ class _Hook:
             self.down, self.up = self.down.to(x), self.up.to(x)
         weight = module.weight
         if weight.dim() == 2:
-            change = F.linear(F.linear(x, self.down.flatten(1)), self.up.flatten(1))
+            change = low_rank(x, self.down.flatten(1), self.up.flatten(1))
         else:
             down = self.down.reshape(-1, *weight.shape[1:])
             change = F.conv2d(

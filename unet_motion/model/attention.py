@@ -42,7 +42,6 @@ class Attention(nn.Module):
         self.to_k = make.linear(context_dim, inner, bias=False)
         self.to_v = make.linear(context_dim, inner, bias=False)
         self.to_out = nn.ModuleList([make.linear(inner, query_dim), nn.Dropout(0.0)])
-        self.path = ""
         self.processor: Any = None
 
     def prepare_attention_mask(self, mask: Tensor | None, target_length: int, batch_size: int) -> Tensor | None:
@@ -67,11 +66,14 @@ class Attention(nn.Module):
         weight = torch.cat([weights_of(m, context)[0] for m in (self.to_k, self.to_v)])
         return (self.to_q(tokens), *torch.nn.functional.linear(context, weight).chunk(2, dim=-1))
 
+    def _project_tokens(self, tokens: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        return self.project(tokens, None, call.settings.fused_projections)
+
     def _project_text(self, tokens: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         layers = (self.to_k, self.to_v)
         if call.text_keys is None or is_watched(*layers):
-            return self.project(tokens, call.text, call.fused)
-        keys = call.text_keys.get(self.path, layers, lambda: tuple(layer(call.text) for layer in layers))
+            return self.project(tokens, call.text, call.settings.fused_projections)
+        keys = call.text_keys.get(layers, lambda: tuple(layer(call.text) for layer in layers))
         return self.to_q(tokens), *keys
 
     def finish(self, hidden: Tensor) -> Tensor:
@@ -109,18 +111,18 @@ class Attention(nn.Module):
             tokens = tokens.reshape(_common_rows(context, call), -1, tokens.shape[-1])
         processor = call.processor(self)
         if not isinstance(processor, AttentionProcessor):
-            if cross and call.images is not None:
+            if cross and call.ip_tokens is not None:
                 raise ValueError(
                     f"attention processor {type(processor).__name__} knows nothing of the loaded IP-Adapter's images; "
                     "choose a named processor or unload the IP-Adapter."
                 )
             out = processor(self, tokens, encoder_hidden_states=context, attention_mask=mask)
         else:
-            query, key, value = self._project_text(tokens, call) if cross else self.project(tokens, None, call.fused)
+            query, key, value = self._project_text(tokens, call) if cross else self._project_tokens(tokens, call)
             hidden = call.hooks.attention(query, key, value, self.heads, mask) if call.hooks is not None else None
             if hidden is None:
                 hidden = self.attend(processor, query, key, value, mask)
-            if cross and call.images is not None:
+            if cross and call.ip_tokens is not None:
                 hidden = self.processor.add_images(hidden, query, self, processor, call)
             out = self.finish(hidden)
         return out.reshape(rows, -1, out.shape[-1])
@@ -129,16 +131,16 @@ class Attention(nn.Module):
         """Attention over the frames of each pixel: tokens (B, F, P, C), read as strided views."""
         processor = call.processor(self)
         if not isinstance(processor, AttentionProcessor):
-            if call.low_rank is not None and call.low_rank.below(self.path):
+            if call.lora is not None and call.lora.of(self.to_q, self.to_k, self.to_v, self.to_out[0]):
                 raise ValueError(
                     f"attention processor {type(processor).__name__} knows nothing of motion LoRAs in `motion_loras`; "
                     "choose a named processor or use `apply_motion_lora`."
                 )
             return self._temporal_foreign(processor, tokens)
-        qkv = self.project(tokens, None, call.fused)
-        if call.low_rank is not None:
-            names = (f"{self.path}.to_{part}" for part in "qkv")
-            qkv = [call.low_rank.add(name, tokens, t) for name, t in zip(names, qkv, strict=True)]
+        qkv = self._project_tokens(tokens, call)
+        if call.lora is not None:
+            layers = (self.to_q, self.to_k, self.to_v)
+            qkv = [call.lora.add(layer, tokens, t) for layer, t in zip(layers, qkv, strict=True)]
         if len(tokens) == 1:
             # Not unbound: the gradient of that copies.
             hidden = self._attend_clip(processor, *(t.squeeze(0) for t in qkv))[None].flatten(-2)
@@ -146,7 +148,7 @@ class Attention(nn.Module):
             batch = zip(*(t.unbind(0) for t in qkv), strict=True)
             hidden = torch.stack([self._attend_clip(processor, *clip) for clip in batch]).flatten(-2)
         out = self.finish(hidden)
-        return out if call.low_rank is None else call.low_rank.add(f"{self.path}.to_out.0", hidden, out)
+        return out if call.lora is None else call.lora.add(self.to_out[0], hidden, out)
 
     def _attend_clip(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(F, P, C) each -> a view (F, P, heads, dim)."""

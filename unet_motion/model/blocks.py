@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from ..config.unet import BlockPlan, UNetMotionConfig
 from ..forward.call import Call
+from ..forward.conditioning import residual_for
 from ..forward.freeu import freeu_concat
 from .layer_factory import LayerFactory
 from .motion_module import MotionModule
@@ -41,13 +44,13 @@ class _LayeredBlock(nn.Module):
             for heads, depth in zip(plan.motion_heads, plan.motion_depths, strict=True)
         )
 
-    def layer(self, i: int, x: Tensor, call: Call, picture: Tensor | None = None) -> Tensor:
-        """Layer ``i`` on x (B*F, C, H, W); ``picture`` is added before its motion module."""
+    def layer(self, i: int, x: Tensor, call: Call, features: Tensor | None = None) -> Tensor:
+        """Layer ``i`` on x (B*F, C, H, W); ``features`` are added before its motion module."""
         x = call.run(self.resnets[i], x, call)
         if self.attentions is not None:
             x = self.attentions[i](x, call)
-        if picture is not None:
-            x = x + picture
+        if features is not None:
+            x = x + features
         return call.run(self.motion_modules[i], x, call)
 
 
@@ -64,10 +67,10 @@ class DownBlock(_LayeredBlock):
         if plan.resample:
             self.downsamplers = nn.ModuleList([Downsample(make, plan.out_channels, config.downsample_padding)])
 
-    def forward(self, x: Tensor, call: Call, skips: Skips, picture: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, call: Call, skips: Skips, features: Tensor | None = None) -> Tensor:
         for i in range(len(self.resnets)):
             skips.before()
-            x = skips.keep(self.layer(i, x, call, picture if i == 1 else None))
+            x = skips.keep(self.layer(i, x, call, features if i == 1 else None))
         if self.downsamplers is not None:
             skips.before()
             x = skips.keep(self.downsamplers[0](x))
@@ -97,14 +100,19 @@ class MidBlock(nn.Module):
                 for depth in config.mid_motion_depths()
             )
 
-    def forward(self, x: Tensor, call: Call) -> Tensor:
+    def forward(self, x: Tensor, call: Call, residual: Tensor | None = None) -> Tensor:
+        """x (B*F, C, h, w); a ControlNet's ``residual`` broadcasts to it and is added at the end."""
+        if call.hooks is not None:
+            call.hooks.before_stage("middle", 0)
         x = call.run(self.resnets[0], x, call)
         for i, attention in enumerate(self.attentions):
             x = attention(x, call)
             if self.motion_modules is not None:
                 x = call.run(self.motion_modules[i], x, call)
             x = call.run(self.resnets[i + 1], x, call)
-        return x
+        if residual is not None:
+            x = x + residual_for(x, residual, "mid_block_additional_residual")
+        return x if call.hooks is None else call.hooks.after_middle(x)
 
 
 class UpBlock(_LayeredBlock):
@@ -120,20 +128,25 @@ class UpBlock(_LayeredBlock):
         self.upsamplers = nn.ModuleList([Upsample(make, plan.out_channels)]) if plan.resample else None
         self.resolution = resolution
 
-    def forward(self, x: Tensor, call: Call, skips: Skips, size: tuple[int, int] | None) -> Tensor:
+    def forward(self, x: Tensor, call: Call, skips: Skips) -> Tensor:
         for i in range(len(self.resnets)):
             x, skip = skips.pop(x)
-            x = self.layer(i, freeu_concat(x, skip, call.freeu, self.resolution), call)
+            x = self.layer(i, freeu_concat(x, skip, call.settings.freeu, self.resolution), call)
         if self.upsamplers is not None:
-            x = self.upsamplers[0](x, size)
+            x = self.upsamplers[0](x, skips.next_size())
         return x
 
 
 class Skips:
-    """The stack of skip tensors of one call, and the host's hooks around each stage."""
+    """The stack of skip tensors of one call, and the host's hooks around each stage.
 
-    def __init__(self, call: Call):
+    Args:
+        levels: resolutions of the UNet, each half of the one before.
+    """
+
+    def __init__(self, call: Call, levels: int):
         self.hooks = call.hooks
+        self.factor = 2 ** (levels - 1)
         self.stack: list[Tensor] = []
         self.outputs = 0
 
@@ -150,6 +163,30 @@ class Skips:
         x = self.hooks.after_input(x, index)
         self.stack.append(x)
         return self.hooks.after_input_skip(x, index)
+
+    def add(self, residuals: Sequence[Tensor] | None) -> None:
+        """Add a ControlNet's residuals, one to each skip.
+
+        Raises:
+            ValueError: another number of them, or a shape that does not broadcast.
+        """
+        if residuals is None:
+            return
+        if len(residuals) != len(self.stack):
+            raise ValueError(
+                f"`down_block_additional_residuals` holds {len(residuals)} tensors, expected {len(self.stack)}, "
+                "one per skip."
+            )
+        name = "down_block_additional_residuals[{}]"
+        pairs = enumerate(zip(self.stack, residuals, strict=True))
+        self.stack = [skip + residual_for(skip, extra, name.format(i)) for i, (skip, extra) in pairs]
+
+    def next_size(self) -> tuple[int, int] | None:
+        """Height and width of the skip that comes next, or None where twice the present size is that."""
+        # A host's hooks may resize; else halving was exact where all sizes are multiples.
+        if not self.stack or self.hooks is None and not any(size % self.factor for size in self.stack[0].shape[-2:]):
+            return None
+        return tuple(self.stack[-1].shape[-2:])
 
     def pop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden state and the skip of the next output stage."""

@@ -85,20 +85,20 @@ class ImageEncoder(nn.Module):
 
 
 def image_features(
-    encoder: ImageEncoder | None, given: Mapping[str, Any] | None, batch: int, frames: int, sample: Tensor
+    encoder: ImageEncoder | None, inputs: Mapping[str, Any] | None, batch: int, frames: int, sample: Tensor
 ) -> tuple[Tensor, ...] | None:
     """The maps (B*F, C, h, w) of a call, or None without a picture: the clip then follows the text alone.
 
     Args:
-        given: ``added_cond_kwargs``: ``image_latents`` (1 or B, 4, H, W), or (1 or B, 4, F, H, W) with a picture per
+        inputs: ``added_cond_kwargs``: ``image_latents`` (1 or B, 4, H, W), or (1 or B, 4, F, H, W) with a picture per
             frame; ``image_motion_scale``, and ``image_strength``, which multiplies the maps.
         sample: the latents of the call, (B*F, C, H, W).
 
     Raises:
         ValueError: a picture for a model without an encoder, or of another shape.
     """
-    given = given or {}
-    latents = given.get("image_latents")
+    inputs = inputs or {}
+    latents = inputs.get("image_latents")
     if latents is None:
         return None
     if encoder is None:
@@ -113,7 +113,7 @@ def image_features(
             f"({batch}, 4, {frames}, {height}, {width}) with one picture per frame; 1 in place of {batch} is one for "
             "all clips."
         )
-    scale, strength = given.get("image_motion_scale", MOTION_SCALE), given.get("image_strength", 1.0)
+    scale, strength = inputs.get("image_motion_scale", MOTION_SCALE), inputs.get("image_strength", 1.0)
     maps = encoder(latents.to(sample), frames, scale)
     if strength != 1.0:
         maps = tuple(strength * x for x in maps)

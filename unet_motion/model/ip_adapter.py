@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..forward.call import Call
+from ..forward.conditioning import Conditioning
 from ..ops.attention.processors import AttentionProcessor
 from .attention import Attention
 from .layer_factory import LayerFactory
@@ -68,16 +71,16 @@ class IPAdapterProcessor(nn.Module):
         for i, (to_k, to_v, scale) in enumerate(zip(self.to_k_ip, self.to_v_ip, self.scale, strict=True)):
             if scale == 0:
                 continue
-            tokens = call.images[i]
+            tokens = call.ip_tokens[i]
             rows = tokens.shape[0]
             queries = query.reshape(rows, -1, query.shape[-1])
-            mask = call.image_masks[i] if call.image_masks is not None else None
+            mask = call.ip_masks[i] if call.ip_masks is not None else None
             if mask is None:
                 tokens = tokens.flatten(1, 2)
-                found = attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
+                result = attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
             else:
-                found = self._masked(queries, tokens, mask, to_k, to_v, attention, kernel, call)
-            hidden = hidden + scale * found.reshape(shape)
+                result = self._masked(queries, tokens, mask, to_k, to_v, attention, kernel, call)
+            hidden = hidden + scale * result.reshape(shape)
         return hidden
 
     @staticmethod
@@ -87,9 +90,9 @@ class IPAdapterProcessor(nn.Module):
         total = 0
         for image in range(tokens.shape[1]):
             part = tokens[:, image]
-            found = attention.attend(kernel, queries, to_k(part), to_v(part), None)
+            result = attention.attend(kernel, queries, to_k(part), to_v(part), None)
             weight = weights[:, image].expand(call.batch, -1)[:, None, :, None]
-            total = total + (found.reshape(call.batch, call.frames, pixels, -1) * weight).reshape(found.shape)
+            total = total + (result.reshape(call.batch, call.frames, pixels, -1) * weight).reshape(result.shape)
         return total
 
 
@@ -103,118 +106,124 @@ def downsample_mask(mask: Tensor, pixels: int) -> Tensor:
     return F.pad(small, (0, max(0, pixels - small.shape[-1])))[..., :pixels]
 
 
-class IPAdapterMixin:
-    """Loading and use of IP-Adapters by :class:`unet_motion.UNetMotionModel`."""
-
-    def load_ip_adapter(self, state_dicts: Sequence[Mapping[str, Any]] | Mapping[str, Any], scale: float = 1.0) -> None:
-        """Set image layers from IP-Adapter files, replacing those that were loaded before.
-
-        Args:
-            state_dicts: one or several dicts ``{"image_proj": {...}, "ip_adapter": {...}}`` as published; the
-                plain form, whose ``image_proj`` holds ``proj`` and ``norm``.
-            scale: strength of each adapter; see :meth:`set_ip_adapter_scale`.
-
-        Raises:
-            ValueError: another form of image projection, or layers that do not fit the model.
-        """
-        if isinstance(state_dicts, Mapping):
-            state_dicts = [state_dicts]
-        converted: dict[str, Tensor] = {}
-        for i, state in enumerate(state_dicts):
-            converted.update(_convert_file(state, i, [path for path, _ in self._cross_attentions()]))
-        self.attach_ip_adapter(converted, scale)
-        own = self.state_dict()
-        self.load_state_dict({k: v.to(own[k].dtype) for k, v in converted.items()}, strict=False)
-
-    def attach_ip_adapter(self, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
-        """Build the image layers that ``state`` (diffusers' names) has tensors for; False if it has none."""
-        projections = [k for k in state if k.startswith(_PROJECTION) and k.endswith("image_embeds.weight")]
-        if not projections:
-            foreign = next((k for k in state if k.startswith("encoder_hid_proj.")), None)
-            if foreign:
-                raise ValueError(f"the image projection {foreign!r} is of a kind that is not supported.")
-            return False
-        make = self._make
-        make = LayerFactory(make.operations, make.weights, self.dtype, self.device)
-        layers = []
-        for i in range(len(projections)):
-            weight, norm = state[f"{_PROJECTION}{i}.image_embeds.weight"], state[f"{_PROJECTION}{i}.norm.weight"]
-            layers.append(ImageProjection(make, weight.shape[1], norm.shape[0], weight.shape[0] // norm.shape[0]))
-        self.encoder_hid_proj = ImageProjections(layers)
-        for path, attention in self._cross_attentions():
-            key = state.get(f"{path}.processor.to_k_ip.0.weight")
-            inner = attention.heads * round(attention.scale**-2)
-            if key is None or key.shape[0] != inner:
-                found = "nothing" if key is None else f"width {key.shape[0]}"
-                raise ValueError(f"the IP-Adapter has {found} for {path}, expected width {inner}.")
-            kernel = getattr(attention.processor, "kernel", attention.processor)
-            if isinstance(attention.processor, nn.Module):
-                del attention.processor
-            processor = IPAdapterProcessor(make, inner, key.shape[1], len(layers), [scale] * len(layers))
-            processor.kernel = kernel
-            attention.processor = processor
-        self.config = self.config.replace(encoder_hid_dim_type="ip_image_proj")
-        return True
-
-    def set_ip_adapter_scale(self, scale: float | Sequence[float]) -> None:
-        """Strength of the image prompts: one number, or one per adapter; 0 skips an adapter."""
-        for _, attention in self._cross_attentions():
-            processor = attention.processor
-            if not isinstance(processor, IPAdapterProcessor):
-                raise ValueError("no IP-Adapter is loaded.")
-            count = len(processor.scale)
-            scales = [scale] * count if isinstance(scale, (int, float)) else list(scale)
-            if len(scales) != count:
-                raise ValueError(f"`scale` holds {len(scales)} numbers, expected {count}, one per IP-Adapter.")
-            processor.scale = scales
-
-    def unload_ip_adapter(self) -> None:
-        """Remove the image layers and their projection."""
-        for _, attention in self._cross_attentions():
-            if isinstance(attention.processor, IPAdapterProcessor):
-                kernel = attention.processor.kernel
-                del attention.processor
-                attention.processor = kernel
-        self.encoder_hid_proj = None
-        self.config = self.config.replace(encoder_hid_dim_type=None)
-
-    def _cross_attentions(self) -> list[tuple[str, Attention]]:
-        return [(path, attention) for path, attention in self._attentions if attention.is_cross_attention]
-
-    def _apply_images(self, call: Call, given) -> None:
-        if self.encoder_hid_proj is None:
-            return
-        embeds = (given.added_cond_kwargs or {}).get("image_embeds")
-        if embeds is None:
-            raise ValueError(
-                "the model has an IP-Adapter, which requires the keyword argument `image_embeds` to be passed in "
-                "`added_cond_kwargs`."
-            )
-        if isinstance(embeds, Tensor):
-            embeds = [embeds.unsqueeze(1) if embeds.dim() == 2 else embeds]
-        for i, e in enumerate(embeds):
-            if e.dim() != 3 or e.shape[0] not in (call.batch, call.batch * call.frames):
-                raise ValueError(
-                    f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({call.batch} per clip or "
-                    f"{call.batch * call.frames} per frame, images, width)."
-                )
-        call.images = self.encoder_hid_proj([e.to(call.temb.dtype) for e in embeds])
-        masks = (given.cross_attention_kwargs or {}).get("ip_adapter_masks")
-        if masks is not None:
-            call.image_masks = _check_masks(masks, call)
+def load(unet: nn.Module, state_dicts: Sequence[Mapping[str, Any]], scale: float = 1.0) -> None:
+    """Set image layers from published files: see :meth:`unet_motion.UNetMotionModel.load_ip_adapter`."""
+    converted: dict[str, Tensor] = {}
+    for i, state in enumerate(state_dicts):
+        converted.update(_convert_file(state, i, [path for path, _ in _cross_attentions(unet)]))
+    attach(unet, converted, scale)
+    own = unet.state_dict()
+    unet.load_state_dict({k: v.to(own[k].dtype) for k, v in converted.items()}, strict=False)
 
 
-def _check_masks(masks: Sequence[Tensor | None], call: Call) -> list[Tensor | None]:
-    if len(masks) != len(call.images):
+def attach(unet: nn.Module, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
+    """Build the image layers that ``state`` (diffusers' names) has tensors for; False if it has none.
+
+    Raises:
+        ValueError: another form of image projection, or layers that do not fit the UNet.
+    """
+    projections = [k for k in state if k.startswith(_PROJECTION) and k.endswith("image_embeds.weight")]
+    if not projections:
+        foreign = next((k for k in state if k.startswith("encoder_hid_proj.")), None)
+        if foreign:
+            raise ValueError(f"the image projection {foreign!r} is of a kind that is not supported.")
+        return False
+    make = replace(unet.factory, dtype=unet.dtype, device=unet.device)
+    layers = []
+    for i in range(len(projections)):
+        weight, norm = state[f"{_PROJECTION}{i}.image_embeds.weight"], state[f"{_PROJECTION}{i}.norm.weight"]
+        layers.append(ImageProjection(make, weight.shape[1], norm.shape[0], weight.shape[0] // norm.shape[0]))
+    unet.encoder_hid_proj = ImageProjections(layers)
+    for path, attention in _cross_attentions(unet):
+        key = state.get(f"{path}.processor.to_k_ip.0.weight")
+        inner = attention.heads * round(attention.scale**-2)
+        if key is None or key.shape[0] != inner:
+            found = "nothing" if key is None else f"width {key.shape[0]}"
+            raise ValueError(f"the IP-Adapter has {found} for {path}, expected width {inner}.")
+        processor = IPAdapterProcessor(make, inner, key.shape[1], len(layers), [scale] * len(layers))
+        processor.kernel = getattr(attention.processor, "kernel", attention.processor)
+        _replace(attention, processor)
+    unet.config = unet.config.replace(encoder_hid_dim_type="ip_image_proj")
+    return True
+
+
+def set_scale(unet: nn.Module, scale: float | Sequence[float]) -> None:
+    """Strength of the image prompts: one number, or one per adapter; 0 skips an adapter."""
+    for _, attention in _cross_attentions(unet):
+        processor = attention.processor
+        if not isinstance(processor, IPAdapterProcessor):
+            raise ValueError("no IP-Adapter is loaded.")
+        count = len(processor.scale)
+        scales = [scale] * count if isinstance(scale, (int, float)) else list(scale)
+        if len(scales) != count:
+            raise ValueError(f"`scale` holds {len(scales)} numbers, expected {count}, one per IP-Adapter.")
+        processor.scale = scales
+
+
+def unload(unet: nn.Module) -> None:
+    """Remove the image layers and their projection."""
+    for _, attention in _cross_attentions(unet):
+        if isinstance(attention.processor, IPAdapterProcessor):
+            _replace(attention, attention.processor.kernel)
+    unet.encoder_hid_proj = None
+    unet.config = unet.config.replace(encoder_hid_dim_type=None)
+
+
+def set_processor(attention: Attention, processor: Any) -> None:
+    """Set an attention's default processor; image layers stay, and take a named processor as their kernel."""
+    current = attention.processor
+    if isinstance(current, nn.Module) and isinstance(processor, AttentionProcessor):
+        current.kernel = processor
+    else:
+        _replace(attention, processor)
+
+
+def _replace(attention: Attention, processor: Any) -> None:
+    if isinstance(attention.processor, nn.Module):
+        del attention.processor  # else what is no module could not take a module's place
+    attention.processor = processor
+
+
+def _cross_attentions(unet: nn.Module) -> list[tuple[str, Attention]]:
+    return [(path, attention) for path, attention in unet.attention_layers if attention.is_cross_attention]
+
+
+def project_images(
+    projections: ImageProjections, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor | None] | None]:
+    """The image tokens of a call, one per IP-Adapter, and their masks if it has some.
+
+    Raises:
+        ValueError: images or masks that are missing or of another shape.
+    """
+    embeds = (inputs.added_cond_kwargs or {}).get("image_embeds")
+    if embeds is None:
         raise ValueError(
-            f"`ip_adapter_masks` holds {len(masks)} masks, expected {len(call.images)}, one per IP-Adapter."
+            "the model has an IP-Adapter, which requires the keyword argument `image_embeds` to be passed in "
+            "`added_cond_kwargs`."
         )
-    for i, (mask, images) in enumerate(zip(masks, call.images, strict=True)):
+    if isinstance(embeds, Tensor):
+        embeds = [embeds.unsqueeze(1) if embeds.dim() == 2 else embeds]
+    for i, e in enumerate(embeds):
+        if e.dim() != 3 or e.shape[0] != batch and e.shape[0] != batch * frames:
+            raise ValueError(
+                f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({batch} per clip or "
+                f"{batch * frames} per frame, images, width)."
+            )
+    tokens = projections([e.to(dtype) for e in embeds])
+    masks = (inputs.cross_attention_kwargs or {}).get("ip_adapter_masks")
+    return tokens, None if masks is None else _check_masks(masks, tokens, batch)
+
+
+def _check_masks(masks: Sequence[Tensor | None], tokens: list[Tensor], batch: int) -> list[Tensor | None]:
+    if len(masks) != len(tokens):
+        raise ValueError(f"`ip_adapter_masks` holds {len(masks)} masks, expected {len(tokens)}, one per IP-Adapter.")
+    for i, (mask, images) in enumerate(zip(masks, tokens, strict=True)):
         if mask is None:
             continue
-        if mask.dim() != 4 or mask.shape[0] != 1 and mask.shape[0] != call.batch or mask.shape[1] != images.shape[1]:
+        if mask.dim() != 4 or mask.shape[0] != 1 and mask.shape[0] != batch or mask.shape[1] != images.shape[1]:
             raise ValueError(
-                f"`ip_adapter_masks[{i}]` has shape {tuple(mask.shape)}, expected (1 or {call.batch}, "
+                f"`ip_adapter_masks[{i}]` has shape {tuple(mask.shape)}, expected (1 or {batch}, "
                 f"{images.shape[1]} images, height, width)."
             )
     return list(masks)

@@ -10,7 +10,7 @@ from ..ops.attention.processors import AttentionProcessor
 from ..ops.feed_forward.cpu import pixels_at_once
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import add_into, overwritable
-from ..ops.layer_norm import summed_layer_norm
+from ..ops.layer_norm import add_layer_norm
 from ..ops.sinusoids import sinusoidal_table
 from .attention import Attention
 from .layer_factory import LayerFactory
@@ -48,18 +48,18 @@ class MotionTransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, call: Call) -> Tensor:
         """tokens (B, F, P, C)."""
-        rows = self.pos_embed.rows(call.frames, call.positions, tokens)
-        own = overwritable(self.norm2, self.norm3)
-        tokens, normed = summed_layer_norm(self.norm1, tokens, None, rows)
-        tokens, normed = summed_layer_norm(self.norm2, tokens, self.attn1.temporal(normed, call), rows)
-        tokens, normed = summed_layer_norm(self.norm3, tokens, self.attn2.temporal(normed, call), own=own)
-        return add_into(tokens, self.feed_forward(normed, call), own)
+        pos_emb = self.pos_embed.rows(call.frames, call.positions, tokens)
+        inplace = overwritable(self.norm2, self.norm3)
+        tokens, normed = add_layer_norm(self.norm1, tokens, None, pos_emb)
+        tokens, normed = add_layer_norm(self.norm2, tokens, self.attn1.temporal(normed, call), pos_emb)
+        tokens, normed = add_layer_norm(self.norm3, tokens, self.attn2.temporal(normed, call), inplace=inplace)
+        return add_into(tokens, self.feed_forward(normed, call), inplace)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""
-        size, dim = call.chunking or (None, 0)
-        change = None if call.low_rank is None else call.low_rank.below(self.ff.path)
-        return self.ff.chunked(tokens, size, 2 if dim == 0 else 1, change)
+        size, dim = call.settings.forward_chunking or (None, 0)
+        lora = None if call.lora is None else call.lora.of(self.ff.net[0].proj, self.ff.net[2])
+        return self.ff.chunked(tokens, size, 2 if dim == 0 else 1, lora)
 
 
 class MotionModule(nn.Module):
@@ -72,7 +72,6 @@ class MotionModule(nn.Module):
         super().__init__()
         head_dim = channels // heads
         inner = heads * head_dim
-        self.path = ""
         self.norm = make.group_norm(groups, channels, 1e-6)
         self.proj_in = make.linear(channels, inner)
         self.transformer_blocks = nn.ModuleList(
@@ -86,31 +85,31 @@ class MotionModule(nn.Module):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         n, c, h, w = x.shape
-        hidden = scoped_group_norm(self.norm, x, call.frames, call.motion_norm_scope)
+        hidden = scoped_group_norm(self.norm, x, call.frames, call.settings.motion_norm_scope)
         hidden = hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c)
-        own = overwritable(self.norm, self.proj_out)
-        pixels = self._pixels_at_once(hidden, call) if own else h * w
+        inplace = overwritable(self.norm, self.proj_out)
+        pixels = self._pixels_at_once(hidden, call) if inplace else h * w
         if pixels >= h * w:
             hidden = self._transform(hidden, call)
         else:
             for part in hidden.split(pixels, dim=2):
                 part.copy_(self._transform(part.contiguous(), call))
-        return add_into(hidden.reshape(n, h, w, c).permute(0, 3, 1, 2), x, own)
+        return add_into(hidden.reshape(n, h, w, c).permute(0, 3, 1, 2), x, inplace)
 
     def _transform(self, hidden: Tensor, call: Call) -> Tensor:
         """(B, F, P, C) -> (B, F, P, C); no pixel depends on another."""
         tokens = self.proj_in(hidden)
-        if call.low_rank is not None:
-            tokens = call.low_rank.add(f"{self.path}.proj_in", hidden, tokens)
+        if call.lora is not None:
+            tokens = call.lora.add(self.proj_in, hidden, tokens)
         for block in self.transformer_blocks:
             tokens = block(tokens, call)
         out = self.proj_out(tokens)
-        return out if call.low_rank is None else call.low_rank.add(f"{self.path}.proj_out", tokens, out)
+        return out if call.lora is None else call.lora.add(self.proj_out, tokens, out)
 
     def _pixels_at_once(self, hidden: Tensor, call: Call) -> int:
         """So many that what is computed of them stays in caches; all, where others want to see them."""
         pixels, every = pixels_at_once(hidden), hidden.shape[2]
-        if pixels == every or call.chunking is not None:
+        if pixels == every or call.settings.forward_chunking is not None:
             return every
         layers = [layer for layer, _ in self._layers()]
         processors = (call.processor(layer) for layer in layers if isinstance(layer, Attention))

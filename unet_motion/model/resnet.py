@@ -62,12 +62,12 @@ class ResnetBlock(nn.Module):
         self.output_scale_factor = output_scale_factor
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        frames, scope = call.frames, call.resnet_norm_scope
+        frames, scope = call.frames, call.settings.resnet_norm_scope
         hidden = scoped_group_norm(self.norm1, x, frames, scope, self.act)
         hidden = convolve(self.conv1, hidden)
         added = self.time_emb_proj(call.temb) if call.time_added is None else call.time_added[self]
-        own = overwritable(self.conv1)
-        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.act, added, own)
+        inplace = overwritable(self.conv1)
+        hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.act, added, inplace)
         hidden = convolve(self.conv2, hidden)
         skip = x if self.conv_shortcut is None else convolve(self.conv_shortcut, x)
         out = add_into(hidden, skip, overwritable(self.conv2))

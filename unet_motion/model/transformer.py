@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..forward.call import Call
+from ..forward.hooks import Step
 from ..forward.lora import LowRank
 from ..ops.conv import convolve
 from ..ops.feed_forward import geglu
 from ..ops.feed_forward.cpu import parts
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import add_into, overwritable
-from ..ops.layer_norm import summed_layer_norm
+from ..ops.layer_norm import add_layer_norm
 from ..ops.layout import from_tokens, to_tokens
 from .attention import Attention
 from .layer_factory import LayerFactory
@@ -42,39 +43,38 @@ class FeedForward(nn.Module):
 
     def __init__(self, make: LayerFactory, width: int):
         super().__init__()
-        self.path = ""
         self.net = nn.ModuleList([GEGLU(make, width, width * 4), nn.Dropout(0.0), make.linear(width * 4, width)])
 
-    def forward(self, tokens: Tensor, change: LowRank | None = None) -> Tensor:
-        """tokens (..., C), with a change (B, F, P, C)."""
+    def forward(self, tokens: Tensor, lora: LowRank | None = None) -> Tensor:
+        """tokens (..., C), with a LoRA (B, F, P, C)."""
         # A layer with a hook, such as a LoRA's, may want to see all tokens in their shape.
         if not overwritable(self.net[0].proj, self.net[2]):
-            return self._at_once(tokens, change)
+            return self._at_once(tokens, lora)
         flat = tokens.reshape(-1, tokens.shape[-1])
-        change = None if change is None else change.flat(tokens.shape)
+        lora = None if lora is None else lora.flat(tokens.shape)
         pieces = parts(flat)
         if len(pieces) == 1:
-            return self._at_once(flat, change).view(tokens.shape)
+            return self._at_once(flat, lora).view(tokens.shape)
         out = torch.empty_like(flat)
         for part in pieces:
-            out[part] = self._at_once(flat[part], change and change.part(0, part.start, part.stop))
+            out[part] = self._at_once(flat[part], lora and lora.part(0, part.start, part.stop))
         return out.view(tokens.shape)
 
-    def _at_once(self, tokens: Tensor, change: LowRank | None) -> Tensor:
+    def _at_once(self, tokens: Tensor, lora: LowRank | None) -> Tensor:
         first, last = self.net[0], self.net[2]
-        if change is None:
+        if lora is None:
             return last(first(tokens))
-        inner = first.gate(change.add(f"{self.path}.net.0.proj", tokens, first.proj(tokens)))
-        return change.add(f"{self.path}.net.2", inner, last(inner))
+        inner = first.gate(lora.add(first.proj, tokens, first.proj(tokens)))
+        return lora.add(last, inner, last(inner))
 
-    def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, change: LowRank | None = None) -> Tensor:
+    def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, lora: LowRank | None = None) -> Tensor:
         """The layer on ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
         if chunk_size is None or chunk_size >= tokens.shape[dim]:
-            return self(tokens, change)
+            return self(tokens, lora)
         chunks = []
         for start in range(0, tokens.shape[dim], chunk_size):
             size = min(chunk_size, tokens.shape[dim] - start)
-            chunks.append(self(tokens.narrow(dim, start, size), change and change.part(dim, start, start + size)))
+            chunks.append(self(tokens.narrow(dim, start, size), lora and lora.part(dim, start, start + size)))
         return torch.cat(chunks, dim=dim)
 
 
@@ -93,20 +93,44 @@ class BasicTransformerBlock(nn.Module):
     def forward(self, tokens: Tensor, call: Call) -> Tensor:
         """tokens (B*F, H*W, C)."""
         if call.hooks is None:
-            return self.plain(tokens, call)
-        return call.hooks.transformer_block(self, tokens, call, lambda t: self.plain(t, call))
+            return self.run(tokens, call)
+        return call.hooks.transformer_block(BoundBlock(self, call), tokens)
 
-    def plain(self, tokens: Tensor, call: Call) -> Tensor:
-        own = overwritable(self.norm2, self.norm3)
-        tokens, normed = summed_layer_norm(self.norm1, tokens)
-        # What attention gives has no name here, so that it is freed before the feed-forward layer runs.
-        tokens, normed = summed_layer_norm(self.norm2, tokens, self.attn1.spatial(normed, call, cross=False))
-        tokens, normed = summed_layer_norm(self.norm3, tokens, self.attn2.spatial(normed, call, cross=True), own=own)
-        return add_into(tokens, self.feed_forward(normed, call), own)
+    def run(
+        self, tokens: Tensor, call: Call, self_attention: Step | None = None, between: Step | None = None,
+        cross_attention: Step | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The block; a host's steps in the place of its own are those of :class:`unet_motion.forward.hooks.BlockSteps`.
+
+        What attention gives has no name here, so that it is freed before the feed-forward layer runs.
+        """
+        inplace = self_attention is between is cross_attention is None and overwritable(self.norm2, self.norm3)
+        attend_pixels = self_attention or (lambda normed: self.attn1.spatial(normed, call, cross=False))
+        attend_text = cross_attention or (lambda normed: self.attn2.spatial(normed, call, cross=True))
+        tokens, normed = add_layer_norm(self.norm1, tokens)
+        if between is None:
+            tokens, normed = add_layer_norm(self.norm2, tokens, attend_pixels(normed))
+        else:
+            tokens, normed = add_layer_norm(self.norm2, between(tokens + attend_pixels(normed)))
+        tokens, normed = add_layer_norm(self.norm3, tokens, attend_text(normed), inplace=inplace)
+        return add_into(tokens, self.feed_forward(normed, call), inplace)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""
-        return self.ff.chunked(tokens, *(call.chunking or (None, 0)))
+        return self.ff.chunked(tokens, *(call.settings.forward_chunking or (None, 0)))
+
+
+class BoundBlock:
+    """A block and its call, as hooks take them (:class:`unet_motion.forward.hooks.BlockSteps`)."""
+
+    def __init__(self, layer: BasicTransformerBlock, call: Call):
+        self.layer, self.call = layer, call
+
+    def run(self, tokens: Tensor, **steps: Step | None) -> Tensor:
+        return self.layer.run(tokens, self.call, **steps)
+
+    def attend(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attention.attend(self.call.processor(attention), query, key, value, None)
 
 
 class SpatialTransformer(nn.Module):

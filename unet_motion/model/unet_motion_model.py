@@ -1,30 +1,26 @@
-"""The motion UNet: a latent-diffusion UNet with motion modules set between its layers."""
+"""diffusers' class around the network: its constructor, the clip as one tensor, setters, loading and saving."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config.unet import UNetMotionConfig
-from ..forward.call import Call
-from ..forward.conditioning import build_text, expand_timestep, residual_for, text_time_vector
-from ..forward.entry_checks import check_dtype, check_positions, check_sample, check_timestep, check_types
-from ..forward.hooks import Hooks
-from ..forward.options import ForwardOptions
-from ..ops.group_norm import scoped_group_norm
-from ..ops.layer import is_hosted
-from ..ops.linear.packed import TimeProjections
-from ..ops.sinusoids import timestep_sinusoid
-from .blocks import DownBlock, MidBlock, Skips, UpBlock
-from .image_encoder import ImageEncoder, image_features
-from .inflate import AdapterMixin
-from .layer_factory import make_factory
-from .resnet import ResnetBlock, TimestepEmbedding
-from .settings import SettingsMixin
+from ..config.adapter import MotionAdapterConfig
+from ..config.unet import UNetMotionConfig, check_norm_scope
+from ..files.pretrained import from_pretrained, save_pretrained
+from ..forward.conditioning import Conditioning
+from ..forward.entry_checks import check_sample
+from ..forward.freeu import FreeU
+from ..forward.options import ForwardOptions, check_chunking
+from ..forward.processor_plan import choose_processors
+from ..ops.attention.processors import DEFAULT_PROCESSOR
+from . import inflate, ip_adapter
+from .motion_adapter import MotionAdapter
+from .unet import MotionUNet
 
 
 @dataclass
@@ -43,88 +39,27 @@ class UNetMotionOutput:
 UNet3DConditionOutput = UNetMotionOutput
 
 
-class _Conditioning(NamedTuple):
-    """The optional inputs of ``forward``, in its order."""
-
-    timestep_cond: Tensor | None = None
-    attention_mask: Tensor | None = None
-    cross_attention_kwargs: dict[str, Any] | None = None
-    added_cond_kwargs: dict[str, Any] | None = None
-    down_block_additional_residuals: tuple[Tensor, ...] | None = None
-    mid_block_additional_residual: Tensor | None = None
-
-
-class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
+class UNetMotionModel(MotionUNet):
     """A UNet for video latents with diffusers' constructor, methods and parameter names.
 
     Args:
         config: the fields of :class:`UNetMotionConfig` by position or name, with diffusers' order and defaults.
-        operations: namespace that layers are taken from (``Linear``, ``Conv2d``, ``GroupNorm``, ``LayerNorm``);
-            default ``torch.nn``.
-        weights: (layer, input) -> (weight, bias), used wherever weights are read without calling their layer.
-        dtype, device: of the parameters.
+        operations, weights, dtype, device: as for :class:`unet_motion.model.unet.MotionUNet`.
     """
 
     config_class = UNetMotionConfig
 
     def __init__(self, *args: Any, operations=None, weights=None, dtype=None, device=None, **kwargs: Any):
-        super().__init__()
-        self.config = config = UNetMotionConfig(*args, **kwargs)
-        make = make_factory(operations, weights, dtype, device)
-        self._make = make
-        width = config.block_out_channels[0]
-        temb = width * 4
-        self.conv_in = make.conv(config.in_channels, width, 3, padding=1)
-        self.time_embedding = TimestepEmbedding(make, width, temb, config.act_fn, config.time_cond_proj_dim)
-        self.encoder_hid_proj = None
-        if config.addition_embed_type == "text_time":
-            vector = config.projection_class_embeddings_input_dim
-            self.add_embedding = TimestepEmbedding(make, vector, temb, "silu")
-        self.down_blocks = nn.ModuleList(DownBlock(make, config, plan) for plan in config.down_plans())
-        # Registered before the mid block, so that attn_processors has diffusers' order.
-        self.up_blocks = nn.ModuleList(UpBlock(make, config, plan, i) for i, plan in enumerate(config.up_plans()))
-        self.mid_block = MidBlock(make, config)
-        self.img_encoder = ImageEncoder(make, config.block_out_channels) if config.use_image_encoder else None
-        self.conv_norm_out = make.group_norm(config.norm_num_groups, width, config.norm_eps)
-        self.conv_out = make.conv(width, config.out_channels, 3, padding=1)
-        self._time_projections = TimeProjections([m for m in self.modules() if isinstance(m, ResnetBlock)])
-        self._init_settings()
-
-    def _apply(self, *args: Any, **kwargs: Any):
-        moved = super()._apply(*args, **kwargs)
-        self.pack_time_projections()
-        return moved
-
-    def pack_time_projections(self) -> None:
-        """On a GPU compute the time embedding of all resnets as one product from now on (:class:`TimeProjections`).
-
-        Moving the model does so too. Where a host reads weights through its own ``weights``, nothing is packed.
-        """
-        self._time_projections.pack_for(self.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.conv_in.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.conv_in.weight.device
+        super().__init__(UNetMotionConfig(*args, **kwargs), operations, weights, dtype, device)
 
     def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float | int,
-        encoder_hidden_states: Tensor,
-        timestep_cond: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        cross_attention_kwargs: dict[str, Any] | None = None,
-        added_cond_kwargs: dict[str, Any] | None = None,
+        self, sample: Tensor, timestep: Tensor | float | int, encoder_hidden_states: Tensor,
+        timestep_cond: Tensor | None = None, attention_mask: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None, added_cond_kwargs: dict[str, Any] | None = None,
         down_block_additional_residuals: tuple[Tensor, ...] | None = None,
-        mid_block_additional_residual: Tensor | None = None,
-        return_dict: bool = True,
-        *,
+        mid_block_additional_residual: Tensor | None = None, return_dict: bool = True, *,
         options: ForwardOptions | None = None,
-    ) -> UNetMotionOutput | tuple[Tensor]:
+    ) -> UNetMotionOutput | tuple[Tensor]:  # fmt: skip
         """Predict the noise of a clip.
 
         Args:
@@ -146,151 +81,184 @@ class UNetMotionModel(SettingsMixin, AdapterMixin, nn.Module):
         """
         check_sample(sample, "batch, channels, frames, height, width", 5)
         b, _, f, h, w = sample.shape
-        frames = sample.permute(0, 2, 1, 3, 4).reshape(b * f, -1, h, w)
-        given = _Conditioning(
-            timestep_cond,
-            attention_mask,
-            cross_attention_kwargs,
-            added_cond_kwargs,
-            down_block_additional_residuals,
+        frames = sample.permute(0, 2, 1, 3, 4).reshape(b * f, -1, h, w)  # (B*F, C, H, W)
+        inputs = Conditioning(
+            timestep_cond, attention_mask, cross_attention_kwargs, added_cond_kwargs, down_block_additional_residuals,
             mid_block_additional_residual,
-        )
-        out = self._run(frames, timestep, encoder_hidden_states, f, given, options)
-        out = out.unflatten(0, (b, f)).permute(0, 2, 1, 3, 4)
+        )  # fmt: skip
+        out = self.predict(frames, timestep, encoder_hidden_states, f, inputs, options)
+        out = out.unflatten(0, (b, f)).permute(0, 2, 1, 3, 4)  # (B, C, F, H, W)
         return UNetMotionOutput(out) if return_dict else (out,)
 
-    def forward_frames(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float | int,
-        encoder_hidden_states: Tensor,
-        num_frames: int,
-        *,
-        options: ForwardOptions | None = None,
-        **conditioning: Any,
-    ) -> Tensor:
-        """Predict the noise with the frames in the batch: sample (B*F, C, H, W) -> (B*F, C, H, W).
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float, version: str = "v1") -> None:
+        """Apply FreeU by default; see :class:`FreeU` for the factors."""
+        self.set_defaults(freeu=FreeU(s1=s1, s2=s2, b1=b1, b2=b2, version=version))
 
-        ``conditioning`` takes the optional inputs of :meth:`forward` by name.
+    def disable_freeu(self) -> None:
+        """No FreeU by default."""
+        self.set_defaults(freeu=None)
+
+    def enable_forward_chunking(self, chunk_size: int | None = None, dim: int = 0) -> None:
+        """Compute feed-forward layers ``chunk_size`` (default 1) entries at a time, for less memory.
+
+        Args:
+            chunk_size: any size; the last chunk may be short.
+            dim: 0 for the batch (frames in spatial, pixels in motion layers), 1 for the sequence (the reverse).
         """
-        check_sample(sample, "batch * frames, channels, height, width", 4)
-        if isinstance(num_frames, bool) or not isinstance(num_frames, int):
-            raise ValueError(f"`num_frames` is {num_frames!r}, expected a whole number.")
-        if num_frames < 1 or sample.shape[0] % num_frames:
-            raise ValueError(
-                f"`sample` has shape {tuple(sample.shape)}, expected (batch * {num_frames} frames, channels, "
-                "height, width)."
-            )
-        return self._run(sample, timestep, encoder_hidden_states, num_frames, _Conditioning(**conditioning), options)
+        chunking = (1 if chunk_size is None else chunk_size, dim)
+        check_chunking(chunking)
+        self.set_defaults(forward_chunking=chunking)
 
-    def _run(self, sample, timestep, text, frames: int, given: _Conditioning, options) -> Tensor:
-        if sample.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"`sample` has {sample.shape[1]} channels, expected `in_channels` {self.config.in_channels}."
-            )
-        plain = not is_hosted(self.conv_in) and type(self.conv_in) is nn.Conv2d
-        check_dtype("sample", sample, self, plain)
-        check_timestep(timestep)
-        check_types(given._asdict())
-        if options is not None and not isinstance(options, ForwardOptions):
-            raise ValueError(f"`options` is a {type(options).__name__}, expected ForwardOptions.")
-        if text is not None:
-            check_dtype("encoder_hidden_states", text, self, plain)
-        call = self._make_call(sample, timestep, text, frames, given, options or ForwardOptions())
-        skips = Skips(call)
-        skips.before()
-        x = skips.keep(self.conv_in(sample.contiguous(memory_format=torch.channels_last)))
-        for block, picture in zip(self.down_blocks, call.pictures or (None,) * len(self.down_blocks), strict=True):
-            x = block(x, call, skips, picture)
-        self._add_residuals(skips, given.down_block_additional_residuals)
-        if call.hooks is not None:
-            call.hooks.before_stage("middle", 0)
-        x = self.mid_block(x, call)
-        if given.mid_block_additional_residual is not None:
-            x = x + residual_for(x, given.mid_block_additional_residual, "mid_block_additional_residual")
-        if call.hooks is not None:
-            x = call.hooks.after_middle(x)
-        x = self._run_up(x, call, skips)
-        norm, scope = self.conv_norm_out, call.resnet_norm_scope
-        return self.conv_out(scoped_group_norm(norm, x, call.frames, scope, F.silu))
+    def disable_forward_chunking(self) -> None:
+        """Compute feed-forward layers at once by default."""
+        self.set_defaults(forward_chunking=None)
 
-    def _run_up(self, x: Tensor, call: Call, skips: Skips) -> Tensor:
-        factor = 2 ** (len(self.up_blocks) - 1)
-        # A host's hooks may resize.
-        exact = call.hooks is not None or any(size % factor for size in skips.stack[0].shape[-2:])
-        for block in self.up_blocks:
-            # The skip that the next block reads first gives the size where halving was not exact.
-            left = len(skips.stack) - len(block.resnets)
-            size = tuple(skips.stack[left - 1].shape[-2:]) if exact and left > 0 else None
-            x = block(x, call, skips, size)
-        return x
+    def set_norm_scope(self, resnet: str | None = None, motion: str | None = None) -> None:
+        """Set ``resnet_norm_scope`` and ``motion_norm_scope`` (``frame`` or ``clip``) in the config; None keeps."""
+        changes = {"resnet_norm_scope": resnet, "motion_norm_scope": motion}
+        changes = {name: scope for name, scope in changes.items() if scope is not None}
+        for name, scope in changes.items():
+            check_norm_scope(name, scope)
+        self.config = self.config.replace(**changes)
 
-    @staticmethod
-    def _add_residuals(skips: Skips, residuals: tuple[Tensor, ...] | None) -> None:
-        if residuals is None:
-            return
-        if len(residuals) != len(skips.stack):
-            raise ValueError(
-                f"`down_block_additional_residuals` holds {len(residuals)} tensors, expected {len(skips.stack)}, "
-                "one per skip."
-            )
-        name = "down_block_additional_residuals[{}]"
-        pairs = enumerate(zip(skips.stack, residuals, strict=True))
-        skips.stack = [skip + residual_for(skip, extra, name.format(i)) for i, (skip, extra) in pairs]
+    @property
+    def attn_processors(self) -> dict[str, Any]:
+        """Path of each attention layer with ``.processor`` behind it -> its default processor."""
+        return {f"{path}.processor": layer.processor or DEFAULT_PROCESSOR for path, layer in self.attention_layers}
 
-    def _make_call(self, sample, timestep, text, frames: int, given: _Conditioning, options: ForwardOptions) -> Call:
-        batch = sample.shape[0] // frames
-        positions = self._check_frames(frames, options.frame_positions)
-        given_text = text
-        text, text_mask = build_text(text, given.attention_mask, batch, frames, sample.dtype, self._text_widths)
-        call = Call(
-            batch,
-            frames,
-            temb=self._time_embedding(sample, timestep, batch, frames, given, options.hooks),
-            text=text,
-            text_mask=text_mask,
-            positions=positions,
-            hooks=options.hooks,
-            checkpointing=self.gradient_checkpointing,
-        )
-        call.time_added = self._time_projections(call.temb)
-        self._apply_settings(call, options)
-        if options.text_keys is not None and options.hooks is None and options.text_keys.start(given_text):
-            call.text_keys = options.text_keys
-        self._apply_images(call, given)
-        call.pictures = image_features(self.img_encoder, given.added_cond_kwargs, batch, frames, sample)
-        return call
+    def set_attn_processor(self, processor: Any) -> None:
+        """Set the default processor of all attention layers, or of some.
 
-    def _check_frames(self, frames: int, positions: Tensor | None) -> Tensor | None:
-        rows = self.config.motion_max_seq_length
-        if positions is None:
-            if frames > rows:
-                raise ValueError(
-                    f"{frames} frames were given, but the motion modules' position table has {rows} rows "
-                    f"(`motion_max_seq_length`): give at most {rows}, or load the motion module with a longer or "
-                    "stretched table (`positions`)."
-                )
-            return None
-        check_positions(positions, frames, rows)
-        return positions
+        Args:
+            processor: a name, an object, or a dict. A dict's keys are either all of :attr:`attn_processors`, or
+                patterns such as ``*.motion_modules.*``. The dict is left as it was.
 
-    def _time_embedding(
-        self, sample: Tensor, timestep, batch: int, frames: int, given: _Conditioning, hooks: Hooks | None
-    ) -> Tensor:
-        timesteps = expand_timestep(timestep, batch, frames, sample.device)
-        sinusoid = timestep_sinusoid(timesteps, self.config.block_out_channels[0]).to(sample.dtype)
-        if given.timestep_cond is not None and self.time_embedding.cond_proj is None:
-            raise ValueError("`timestep_cond` was given, but the model has no `time_cond_proj_dim`.")
-        emb = self.time_embedding(sinusoid, given.timestep_cond)
-        if hooks is not None:
-            emb = hooks.after_time_embedding(emb)
-        if self.config.addition_embed_type == "text_time":
-            vector = text_time_vector(given.added_cond_kwargs, self.config, batch, frames, sample)
-            extra = self.add_embedding(vector)
-            if extra.shape[0] != emb.shape[0] and min(extra.shape[0], emb.shape[0]) != 1:
-                emb, extra = (t.repeat_interleave(batch * frames // t.shape[0], dim=0) for t in (emb, extra))
-            emb = emb + extra
-        if hooks is not None:
-            emb = hooks.after_embedding(emb)
-        # Every resnet reads the activated embedding, so it is activated once.
-        return self.down_blocks[0].resnets[0].act(emb)
+        Raises:
+            ValueError: an unknown name, a dict of the wrong size, or a pattern that matches nothing.
+            KeyError: a dict of the right size with a wrong key.
+        """
+        for layer, chosen in choose_processors(processor, self.attention_layers).items():
+            ip_adapter.set_processor(layer, chosen)
+
+    def set_default_attn_processor(self) -> None:
+        """Back to the processor ``auto`` everywhere; image layers of an IP-Adapter stay."""
+        for _, layer in self.attention_layers:
+            ip_adapter.set_processor(layer, DEFAULT_PROCESSOR)
+
+    def fuse_qkv_projections(self) -> None:
+        """Project queries, keys and values in one product (keys and values in cross-attention); same values."""
+        self.set_defaults(fused_projections=True)
+
+    def unfuse_qkv_projections(self) -> None:
+        """Undo :meth:`fuse_qkv_projections`."""
+        self.set_defaults(fused_projections=False)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute resnets, transformers and motion modules in the backward pass instead of keeping activations."""
+        self.gradient_checkpointing = True
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Keep activations for the backward pass."""
+        self.gradient_checkpointing = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return self.gradient_checkpointing
+
+    def freeze_unet2d_params(self) -> None:
+        """Let only the motion modules train."""
+        self.requires_grad_(False)
+        for module in (*self.motion_parts(), self.img_encoder):
+            if module is not None:
+                module.requires_grad_(True)
+
+    @classmethod
+    def from_config(cls, config: UNetMotionConfig | dict, **kwargs: Any) -> UNetMotionModel:
+        """Build from a configuration object or dictionary; ``kwargs`` are the constructor's (``dtype``, ...)."""
+        if isinstance(config, dict):
+            config = UNetMotionConfig.from_dict(config)
+        return cls(**{name: config[name] for name in config.field_names()}, **kwargs)
+
+    @classmethod
+    def from_unet2d(
+        cls, unet: nn.Module, motion_adapter: MotionAdapter | None = None, load_weights: bool = True, **kwargs: Any
+    ) -> UNetMotionModel:
+        """Inflate an image UNet, with the motion modules of an adapter if one is given.
+
+        Without an adapter the result computes exactly the image UNet, frame by frame: the new motion modules end in
+        zeros.
+
+        Args:
+            unet: a module with the configuration and the parameter names of diffusers' UNet2DConditionModel.
+            motion_adapter: ours or diffusers'.
+            load_weights: copy the weights of both, not only the configuration.
+            kwargs: the constructor's ``operations`` and ``weights``.
+
+        Raises:
+            ValueError: a setting of the image UNet that this network does not have, or an adapter that does not fit.
+        """
+        first = next(unet.parameters())
+        arguments = inflate.inflated_arguments(unet, motion_adapter)
+        model = cls(**arguments, dtype=first.dtype, device=first.device, **kwargs)
+        if load_weights:
+            inflate.load_image_unet(model, unet, motion_adapter)
+        return model.train(unet.training)
+
+    def load_motion_modules(self, motion_adapter: nn.Module | None) -> None:
+        """Copy the weights of an adapter (ours or diffusers') into the motion modules, and its image encoder.
+
+        The position table takes the adapter's length. An adapter without mid block leaves the mid block without
+        motion, and the mid block of an adapter is left out by a UNet without motion there; both are warned about.
+
+        Raises:
+            ValueError: widths, layers or depths that do not fit.
+        """
+        if motion_adapter is not None:
+            inflate.load_motion_modules(self, motion_adapter)
+
+    def motion_adapter(self) -> MotionAdapter:
+        """The motion modules as an adapter of their own, sharing the weights of this model."""
+        return inflate.motion_adapter(self)
+
+    def motion_adapter_config(self) -> MotionAdapterConfig:
+        """The configuration of an adapter that fits this model's motion modules."""
+        return inflate.motion_adapter_config(self)
+
+    def save_motion_modules(self, path: str | Path, **kwargs: Any) -> None:
+        """Write the motion modules as a :class:`MotionAdapter` folder; ``kwargs`` as for :meth:`save_pretrained`."""
+        scopes = {name: self.config[name] for name in ("resnet_norm_scope", "motion_norm_scope")}
+        self.motion_adapter().save_pretrained(path, **{"extra_config": scopes, **kwargs})
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **kwargs: Any):
+        """Read a folder written by :meth:`save_pretrained` or by diffusers."""
+        return from_pretrained(cls, path, **kwargs)
+
+    def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:
+        """Write ``config.json`` and safetensors weights that diffusers reads too."""
+        save_pretrained(self, path, **kwargs)
+
+    def load_ip_adapter(self, state_dicts: Sequence[Mapping[str, Any]] | Mapping[str, Any], scale: float = 1.0) -> None:
+        """Set image layers from IP-Adapter files, replacing those that were loaded before.
+
+        Args:
+            state_dicts: one or several dicts ``{"image_proj": {...}, "ip_adapter": {...}}`` as published; the
+                plain form, whose ``image_proj`` holds ``proj`` and ``norm``.
+            scale: strength of each adapter; see :meth:`set_ip_adapter_scale`.
+
+        Raises:
+            ValueError: another form of image projection, or layers that do not fit the model.
+        """
+        ip_adapter.load(self, [state_dicts] if isinstance(state_dicts, Mapping) else state_dicts, scale)
+
+    def attach_ip_adapter(self, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
+        """Build the image layers that ``state`` (diffusers' names) has tensors for; False if it has none."""
+        return ip_adapter.attach(self, state, scale)
+
+    def set_ip_adapter_scale(self, scale: float | Sequence[float]) -> None:
+        """Strength of the image prompts: one number, or one per adapter; 0 skips an adapter."""
+        ip_adapter.set_scale(self, scale)
+
+    def unload_ip_adapter(self) -> None:
+        """Remove the image layers and their projection."""
+        ip_adapter.unload(self)

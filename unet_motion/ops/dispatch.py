@@ -67,14 +67,14 @@ class Kernel:
 
     def declines(self, *tensors: Tensor | None) -> str | None:
         """Why this kernel does not run on the tensors, or None; an argument that is left out is None."""
-        given = [t for t in tensors if t is not None]
-        first = given[0]
+        present = [t for t in tensors if t is not None]
+        first = present[0]
         reason = unavailable(first.device)
         if reason is None and first.dtype not in self.dtypes:
             reason = f"no kernel for {first.dtype}"
-        if reason is None and any(t.device != first.device for t in given):
+        if reason is None and any(t.device != first.device for t in present):
             reason = "its tensors are on several devices"
-        if reason is None and torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        if reason is None and torch.is_grad_enabled() and any(t.requires_grad for t in present):
             reason = "gradients are asked for"
         return reason or self.fits(*tensors)
 

@@ -16,9 +16,9 @@ def overwritable(*layers: nn.Module) -> bool:
     return not torch.is_grad_enabled() and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
 
 
-def add_into(tensor: Tensor, other: Tensor, own: bool) -> Tensor:
-    """tensor + other, written into ``tensor`` where it is the caller's ``own``."""
-    return tensor.add_(other) if own and tensor.dtype == other.dtype and has_layout(tensor) else tensor + other
+def add_into(tensor: Tensor, other: Tensor, inplace: bool) -> Tensor:
+    """tensor + other, written into ``tensor`` where that belongs to the caller (``inplace``)."""
+    return tensor.add_(other) if inplace and tensor.dtype == other.dtype and has_layout(tensor) else tensor + other
 
 
 def has_layout(pictures: Tensor) -> bool:

@@ -138,11 +138,10 @@ class StepGraphs:
 
     def _settings(self, options: ForwardOptions | None) -> tuple:
         unet = self.unet
-        scopes = (unet.config.resnet_norm_scope, unet.config.motion_norm_scope)
-        processors = tuple(attention.processor for _, attention in unet._attentions)
+        processors = tuple(attention.processor for _, attention in unet.attention_layers)
         chosen = None if options is None else _choices(options)
         loras = tuple(part for lora in applied_loras(unet) for part in (lora, _number(lora.strength)))
-        return (unet._chunking, unet._fused, scopes, processors, _Same((unet._freeu, chosen, loras)), current_mode())
+        return (unet.defaults, processors, _Same((chosen, loras)), current_mode())
 
 
 def _choices(options: ForwardOptions) -> tuple:

@@ -100,23 +100,11 @@ class MotionPipeline:
 
     @torch.inference_mode()
     def __call__(
-        self,
-        prompt: str,
-        negative_prompt: str = "",
-        frames: int = 16,
-        steps: int = 20,
-        guidance: float = 3.0,
-        seed: int = 0,
-        sampler: str = "ddim",
-        width: int = 64,
-        height: int = 64,
-        spacing: str | None = None,
-        options=None,
-        progress: bool = True,
-        windows: ContextWindows | None = None,
-        windows_at_once: int = 1,
-        noise: str = "default",
-    ) -> np.ndarray:
+        self, prompt: str, negative_prompt: str = "", frames: int = 16, steps: int = 20, guidance: float = 3.0,
+        seed: int = 0, sampler: str = "ddim", width: int = 64, height: int = 64, spacing: str | None = None,
+        options: ForwardOptions | None = None, progress: bool = True, windows: ContextWindows | None = None,
+        windows_at_once: int = 1, noise: str = "default",
+    ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
         steps: model evaluations; the time is proportional to it.

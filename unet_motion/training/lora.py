@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..ops.linear.low_rank import low_rank
 
 PROJECTIONS = {
     "q": r"\.attn[12]\.to_q",
@@ -139,10 +140,7 @@ class TrainableLora:
             if factor == 0:
                 return output
             down, up = (t.detach() for t in pair) if part in self.fixed else pair
-            x = inputs[0]
-            if not torch.is_autocast_enabled(x.device.type):
-                down, up = down.to(x.dtype), up.to(x.dtype)
-            return output + factor * F.linear(F.linear(x, down), up).to(output.dtype)
+            return output + factor * low_rank(inputs[0], down, up).to(output.dtype)
 
         return add
 

@@ -63,22 +63,7 @@ def clip_graph(settings: Mapping[str, Any], kind: str, quality: int | None = Non
     size = {"width": settings["width"], "height": settings["height"], "batch_size": settings["frames"]}
     latents = graph.add("EmptyLatentImage", (330, 360, 340, 110), [("LATENT", "LATENT")], widgets=size)
     model = _freeu(graph, loader, settings["freeu"]) if settings["freeu"] else loader
-    sampler, scheduler = KSAMPLER[settings["sampler"]]
-    sampled = graph.add(
-        "KSampler",
-        (730, 40, 300, 270),
-        [("LATENT", "LATENT")],
-        {"model": (model, 0), "positive": (texts[0], 0), "negative": (texts[1], 0), "latent_image": (latents, 0)},
-        {
-            "seed": settings["seed"],
-            "control_after_generate": "fixed",
-            "steps": settings["steps"],
-            "cfg": settings["guidance"],
-            "sampler_name": sampler,
-            "scheduler": scheduler,
-            "denoise": 1.0,
-        },
-    )
+    sampled = _sample(graph, (model, *texts, latents), settings)
     image = [("IMAGE", "IMAGE")]
     pictures = graph.add("VAEDecode", (1090, 40, 210, 50), image, {"samples": (sampled, 0), "vae": (loader, 2)})
     if settings["scale"] > 1:
@@ -93,6 +78,27 @@ def clip_graph(settings: Mapping[str, Any], kind: str, quality: int | None = Non
     widgets = {"filename_prefix": "UNetMotion", **file}
     graph.add("UNetMotion_SaveClip", (1420, 40, 320, 420), [("images", "IMAGE")], {"images": (pictures, 0)}, widgets)
     return graph
+
+
+def _sample(graph: Graph, nodes: tuple[int, int, int, int], settings: Mapping[str, Any]) -> int:
+    """KSampler behind the nodes of model, two texts and empty latents."""
+    names = ("model", "positive", "negative", "latent_image")
+    sampler, scheduler = KSAMPLER[settings["sampler"]]
+    return graph.add(
+        "KSampler",
+        (730, 40, 300, 270),
+        [("LATENT", "LATENT")],
+        {name: (node, 0) for name, node in zip(names, nodes, strict=True)},
+        {
+            "seed": settings["seed"],
+            "control_after_generate": "fixed",
+            "steps": settings["steps"],
+            "cfg": settings["guidance"],
+            "sampler_name": sampler,
+            "scheduler": scheduler,
+            "denoise": 1.0,
+        },
+    )
 
 
 def _freeu(graph: Graph, loader: int, factors: tuple[float, ...]) -> int:

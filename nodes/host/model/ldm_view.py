@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ....unet_motion import UNetMotionConfig, UNetMotionModel
 from ..step.animatelcm import picture_inputs
-from ..step.compiled_settings import from_words
+from ..step.compiled_settings import decode_settings
 from ..step.hooks import KEY, ComfyHooks, Places
 from ..step.performance import kernels_of, step_of
 from ..step.pia import with_first_frame
@@ -161,11 +161,11 @@ class LDMView(nn.Module):
             y: pooled text vector of models that have a label embedding, (conds * frames, D).
             control: ComfyUI's residuals of ControlNets and T2I-Adapters.
             transformer_options: ComfyUI's per-call options, the pack's own under `unet_motion`.
-            unet_motion: the pack's own options in place of those, see :func:`as_words`.
+            unet_motion: the pack's own options in place of those, see :func:`encode_settings`.
         """
         transformer_options = {} if transformer_options is None else transformer_options
         if unet_motion is not None:
-            transformer_options = {**transformer_options, KEY: from_words(unet_motion)}
+            transformer_options = {**transformer_options, KEY: decode_settings(unet_motion)}
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
         )

@@ -9,23 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 
-def as_words(value: Any) -> Any:
+def encode_settings(value: Any) -> Any:
     """Settings (dicts and lists of numbers, strings, None and tensors) with every number and string as a word."""
     if isinstance(value, dict):
-        return {name: as_words(item) for name, item in value.items()}
+        return {name: encode_settings(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [as_words(item) for item in value]
+        return [encode_settings(item) for item in value]
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return value
     return f"{'s' if isinstance(value, str) else 'i' if isinstance(value, int) else 'f'}{value}"
 
 
-def from_words(value: Any) -> Any:
-    """What :func:`as_words` was given; tuples come back as lists."""
+def decode_settings(value: Any) -> Any:
+    """What :func:`encode_settings` was given; tuples come back as lists."""
     if isinstance(value, dict):
-        return {name: from_words(item) for name, item in value.items()}
+        return {name: decode_settings(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [from_words(item) for item in value]
+        return [decode_settings(item) for item in value]
     if not isinstance(value, str):
         return value
     kind, word = value[0], value[1:]

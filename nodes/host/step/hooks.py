@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import comfy.ldm.modules.attention as comfy_attention
 from torch import Tensor, nn
 
-from ....unet_motion.forward.hooks import Hooks
+from ....unet_motion.forward.hooks import BlockSteps, Hooks
 from .control import add_residual
 
 KEY = "unet_motion"
@@ -138,12 +137,12 @@ class ComfyHooks(Hooks):
             hidden, skip = hidden[:, :-channels], hidden[:, -channels:]
         return hidden, skip
 
-    def transformer_block(self, block: nn.Module, tokens: Tensor, call: Any, run: Callable[[Tensor], Tensor]) -> Tensor:
-        place = self.places[block]
+    def transformer_block(self, block: BlockSteps, tokens: Tensor) -> Tensor:
+        place = self.places[block.layer]
         height, width = (-(-size // 2**place.level) for size in self.options["original_shape"][2:])
         self.options["block_index"] = place.index
         self.options["activations_shape"] = [tokens.shape[0], place.channels, height, width]
-        tokens = self._patched_block(block, tokens, call) if self.patches_blocks else run(tokens)
+        tokens = self._patched_block(block, tokens) if self.patches_blocks else block.run(tokens)
         if place.last:
             self.options["transformer_index"] = place.transformer + 1
         return tokens
@@ -162,23 +161,30 @@ class ComfyHooks(Hooks):
             hidden = patch(hidden, self.options)
         return hidden
 
-    def _patched_block(self, block: nn.Module, tokens: Tensor, call: Any) -> Tensor:
+    def _patched_block(self, block: BlockSteps, tokens: Tensor) -> Tensor:
         """The block with ComfyUI's attention patches, which see the tokens and the text of every frame."""
         extra = {k: v for k, v in self.options.items() if k not in ("patches", "patches_replace")}
-        attention = block.attn1
+        attention = block.layer.attn1
         extra["n_heads"] = attention.heads
         extra["dim_head"] = attention.to_q.out_features // attention.heads
         extra["attn_precision"] = None
-        tokens = tokens + self._patched_attention("attn1", attention, block.norm1(tokens), None, extra, call)
-        for patch in self.patches.get("middle_patch", ()):
-            tokens = patch(tokens, extra)
-        normed = block.norm2(tokens)
-        tokens = tokens + self._patched_attention("attn2", block.attn2, normed, self.context, extra, call)
-        return tokens + block.feed_forward(block.norm3(tokens), call)
+
+        def between(tokens: Tensor) -> Tensor:
+            for patch in self.patches.get("middle_patch", ()):
+                tokens = patch(tokens, extra)
+            return tokens
+
+        return block.run(
+            tokens,
+            self_attention=lambda normed: self._patched_attention("attn1", block, normed, None, extra),
+            between=between,
+            cross_attention=lambda normed: self._patched_attention("attn2", block, normed, self.context, extra),
+        )
 
     def _patched_attention(
-        self, name: str, attention: nn.Module, tokens: Tensor, context: Tensor | None, extra: dict, call: Any
+        self, name: str, block: BlockSteps, tokens: Tensor, context: Tensor | None, extra: dict
     ) -> Tensor:
+        attention = getattr(block.layer, name)
         key_tokens = tokens if context is None else context
         value_tokens = key_tokens
         for patch in self.patches.get(f"{name}_patch", ()):
@@ -192,7 +198,7 @@ class ComfyHooks(Hooks):
         else:
             out = self.attention(query, key, value, attention.heads, None)
             if out is None:
-                out = attention.attend(call.processor(attention), query, key, value, None)
+                out = block.attend(attention, query, key, value)
         out = attention.finish(out)
         for patch in self.patches.get(f"{name}_output_patch", ()):
             out = patch(out, extra)

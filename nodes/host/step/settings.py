@@ -12,7 +12,7 @@ import comfy.patcher_extension
 from torch import Tensor
 
 from ....unet_motion import ForwardOptions, FreeU
-from .compiled_settings import as_words
+from .compiled_settings import encode_settings
 from .hooks import KEY, ComfyHooks
 from .strengths import LAST_TIMESTEP, for_batch, motion_loras
 
@@ -90,7 +90,7 @@ def pass_settings(model: Any) -> None:
     def wrapper(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         given = {} if transformer_options is None else transformer_options
         return executor(
-            x, t, c_concat, c_crossattn, control, given, **{**kwargs, KEY: as_words(for_this_call(x, given))}
+            x, t, c_concat, c_crossattn, control, given, **{**kwargs, KEY: encode_settings(for_this_call(x, given))}
         )
 
     kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL

@@ -224,7 +224,7 @@ def test_weights_that_are_read_without_their_layer_have_the_lora_too(models, exp
     for module in core.modules():
         if hasattr(module, "read_weights"):
             monkeypatch.setattr(module, "read_weights", reader(module.read_weights))
-    monkeypatch.setattr(core, "_fused", False)
+    monkeypatch.setattr(core, "_defaults", core.defaults)
     WAYS[way](monkeypatch, core)
     out = run(with_changes(model, 1.0), *texts)
     assert set(seen) == {0 if share is None else 1}

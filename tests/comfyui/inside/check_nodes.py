@@ -106,12 +106,12 @@ def test_an_attention_processor_that_cannot_run_here_is_named():
 
 
 def test_settings_come_back_from_their_words_as_they_were():
-    from pack.nodes.host.step.compiled_settings import as_words, from_words
+    from pack.nodes.host.step.compiled_settings import decode_settings, encode_settings
 
     given = {"freeu": {"b1": 1.5, "s2": 1e-05, "version": "v2"}, "n": 8, "loop": True, "none": None, "l": [0.1, -2.0]}
-    words = as_words(given)
-    back = from_words(words)
+    words = encode_settings(given)
+    back = decode_settings(words)
     assert back == given and repr(back) == repr(given)
-    assert words["freeu"]["b1"] != as_words(given)["n"] and isinstance(words["n"], str)
+    assert words["freeu"]["b1"] != encode_settings(given)["n"] and isinstance(words["n"], str)
     picture = torch.ones(1)
-    assert from_words(as_words({"pia": {"picture": picture}}))["pia"]["picture"] is picture
+    assert decode_settings(encode_settings({"pia": {"picture": picture}}))["pia"]["picture"] is picture

@@ -16,7 +16,7 @@ from unet_motion.ops.attention.temporal import temporal_attention, temporal_atte
 from unet_motion.ops.feed_forward import geglu, geglu_kernel
 from unet_motion.ops.freeu import freeu_concat_kernel
 from unet_motion.ops.group_norm import group_norm, group_norm_kernel, scoped_group_norm
-from unet_motion.ops.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_kernel, summed_layer_norm
+from unet_motion.ops.layer_norm import add_layer_norm, add_layer_norm_kernel, layer_norm, layer_norm_kernel
 
 NAMES = ("freeu", "geglu", "group_norm", "layer_norm", "temporal_attention")
 
@@ -109,14 +109,14 @@ def test_norms_read_their_weights_through_the_host_and_call_a_layer_that_has_a_h
     for mode in ("triton", "eager"):
         with kernels.use(mode):
             results[mode] = (
-                summed_layer_norm(layer, tokens, change)[1],
+                add_layer_norm(layer, tokens, change)[1],
                 scoped_group_norm(group, x, 2, "clip", None, vector),
             )
     for patched_norm, plain in zip(*results.values(), strict=True):
         torch.testing.assert_close(patched_norm, 3 * plain + 1, rtol=1e-4, atol=1e-4)
     for norm in (layer, group):
         norm.register_forward_hook(lambda module, args, out: out * 0)
-    assert summed_layer_norm(layer, tokens, change)[1].abs().sum() == 0
+    assert add_layer_norm(layer, tokens, change)[1].abs().sum() == 0
     assert scoped_group_norm(group, x, 2, "clip", None, vector).abs().sum() == 0
 
 

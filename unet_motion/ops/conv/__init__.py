@@ -1,5 +1,30 @@
-"""Convolutions of channels-last activations: on a CPU by products and transforms where these are faster than torch."""
+"""Convolutions of channels-last activations: torch's own, and what a CPU computes faster beside it.
 
-from .cpu import convolve, convolve_upsampled
+The fast ways stand in `cpu.py` (products and planes) and `winograd.py`; `choose_algorithm` picks one for each call.
+"""
 
-__all__ = ["convolve", "convolve_upsampled"]
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import cpu
+
+
+def convolve(conv: nn.Module, x: Tensor) -> Tensor:
+    """``conv(x)``, x (N, C, H, W) in channels-last memory."""
+    algorithm = cpu.choose_algorithm(conv, x)
+    return convolve_eager(conv, x) if algorithm is None else cpu.convolve(conv, x, algorithm)
+
+
+def convolve_eager(conv: nn.Module, x: Tensor) -> Tensor:
+    """The plain twin: the layer as it is."""
+    return conv(x)
+
+
+def convolve_upsampled(conv: nn.Module, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """``conv`` of x (N, C, H, W) enlarged (nearest) to ``size``, by default to twice its own."""
+    twice = (2 * x.shape[2], 2 * x.shape[3])
+    if size in (None, twice) and cpu.upsamples_in_phases(conv, x):
+        return cpu.upsample_in_phases(conv, x)
+    return convolve(conv, F.interpolate(x, size=size or twice, mode="nearest"))

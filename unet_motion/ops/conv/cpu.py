@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,36 +30,45 @@ MANY_PIXELS = 512
 """Pixels from which kernels that are made anew in each call, in upsampling and in Winograd's way, repay themselves."""
 
 
-def convolve(conv: nn.Module, x: Tensor) -> Tensor:
-    """``conv(x)``, x (N, C, H, W) in channels-last memory."""
+class Algorithm(enum.Enum):
+    """How a CPU computes a convolution where torch's own call is not the fastest."""
+
+    LINEAR = "a 1x1 kernel is a linear layer"
+    PLANES = "torch's own, plane by plane"
+    PRODUCT = "one product over gathered windows"
+    WINOGRAD = "16 products in place of 36"
+
+
+def choose_algorithm(conv: nn.Module, x: Tensor) -> Algorithm | None:
+    """The fastest way to compute ``conv(x)``, x (N, C, H, W); None is to call the layer."""
     if not _plain_on_cpu(conv, x):
-        return conv(x)
+        return None
     if conv.kernel_size == (1, 1):
-        return _per_pixel(conv, x)
-    way = _way(conv, x)
-    if way == "planes":
-        return _from_planes(conv(_in_planes(x)))
-    if way == "lies":
-        return conv(x)
-    if way == "winograd":
-        return winograd.convolve(x, *weights_of(conv, x))
-    product = _FrozenProduct.apply if _needs_gradients(conv, x) else by_product
-    return product(x, *weights_of(conv, x), conv.stride[0], conv.padding[0])
-
-
-def _way(conv: nn.Module, x: Tensor) -> str:
-    """The fastest way to compute a convolution: "winograd", as a "product", in "planes" or as it "lies"."""
+        return Algorithm.LINEAR if _is_linear(conv, x) else None
     pixels = _pixels(conv, x)
     if pixels >= MANY_PIXELS and winograd.serves(conv, x) and not _needs_gradients(conv, x):
         # A host's weights may want gradients that the layer does not know of.
         if not is_hosted(conv) or not torch.is_grad_enabled():
-            return "winograd"
+            return Algorithm.WINOGRAD
     if not 0 < pixels <= FEW_PIXELS:
-        return "lies"
+        return None
     channels = conv.in_channels * conv.out_channels
     if channels >= PRODUCT_FROM * pixels and (not _needs_gradients(conv, x) or _frozen(conv, pixels)):
-        return "product"
-    return "planes" if channels >= PLANES_FROM * pixels else "lies"
+        return Algorithm.PRODUCT
+    return Algorithm.PLANES if channels >= PLANES_FROM * pixels else None
+
+
+def convolve(conv: nn.Module, x: Tensor, algorithm: Algorithm) -> Tensor:
+    """``conv(x)`` in a chosen way, x (N, C, H, W) in channels-last memory."""
+    if algorithm is Algorithm.PLANES:
+        return _from_planes(conv(_in_planes(x)))
+    weight, bias = weights_of(conv, x)
+    if algorithm is Algorithm.LINEAR:
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    if algorithm is Algorithm.WINOGRAD:
+        return winograd.convolve(x, weight, bias)
+    product = _FrozenProduct.apply if _needs_gradients(conv, x) else by_product
+    return product(x, weight, bias, conv.stride[0], conv.padding[0])
 
 
 def _frozen(conv: nn.Module, pixels: int) -> bool:
@@ -67,14 +78,11 @@ def _frozen(conv: nn.Module, pixels: int) -> bool:
     return conv.in_channels * conv.out_channels >= GRADIENT_FROM * pixels
 
 
-def _per_pixel(conv: nn.Module, x: Tensor) -> Tensor:
-    """A 1x1 convolution, which is a linear layer: so its weights are read as they lie."""
+def _is_linear(conv: nn.Module, x: Tensor) -> bool:
+    """Whether a 1x1 convolution may read its weights as they lie, as a linear layer does."""
     plain = conv.stride == (1, 1) and conv.padding == (0, 0)
     # A host's layer knows best how gradients pass.
-    if not plain or (is_hosted(conv) and _needs_gradients(conv, x)):
-        return conv(x)
-    weight, bias = weights_of(conv, x)
-    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    return plain and not (is_hosted(conv) and _needs_gradients(conv, x))
 
 
 def _plain_on_cpu(conv: nn.Module, x: Tensor) -> bool:
@@ -154,15 +162,10 @@ def product_of_windows(planes: Tensor, weight: Tensor, bias: Tensor | None, stri
     return F.linear(columns.t(), weight.flatten(1), bias).view(n, height, width, -1)
 
 
-def convolve_upsampled(conv: nn.Module, x: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """``conv`` of x (N, C, H, W) enlarged (nearest) to ``size``, by default to twice its own."""
-    n, _, height, width = x.shape
-    twice = size in (None, (2 * height, 2 * width))
-    many = x.device.type == "cpu" and n * height * width >= MANY_PIXELS
-    if twice and many and not conv._forward_hooks:
-        return upsample_in_phases(conv, x)
-    larger = F.interpolate(x, size=size or (2 * height, 2 * width), mode="nearest")
-    return convolve(conv, larger)
+def upsamples_in_phases(conv: nn.Module, x: Tensor) -> bool:
+    """Whether :func:`upsample_in_phases` is faster than to enlarge x (N, C, H, W) and convolve."""
+    many = x.device.type == "cpu" and x.shape[0] * x.shape[2] * x.shape[3] >= MANY_PIXELS
+    return many and not conv._forward_hooks
 
 
 def upsample_in_phases(conv: nn.Module, x: Tensor) -> Tensor:

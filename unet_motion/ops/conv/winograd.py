@@ -55,11 +55,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         shape = (4, 4, len(part), height // 2, width // 2)
         products = _view(memory[1], *shape, out_channels)
         for some in _slices(channels, depth):
-            found = _view(memory[0], *shape, some.stop - some.start)
-            _transform_input(part[..., some], found)
+            transformed = _view(memory[0], *shape, some.stop - some.start)
+            _transform_input(part[..., some], transformed)
             if rows.start == 0 or depth < channels:
                 by = _transform_kernels(weight[:, some], kernels)
-            factors = found.flatten(2, 4).flatten(0, 1), by.transpose(1, 2)
+            factors = transformed.flatten(2, 4).flatten(0, 1), by.transpose(1, 2)
             sums = products.flatten(2, 4).flatten(0, 1)
             torch.bmm(*factors, out=sums) if some.start == 0 else sums.baddbmm_(*factors)
         _transform_back(products, out[rows])

@@ -74,16 +74,17 @@ def _(
 
 def scoped_group_norm(
     norm: nn.Module, x: Tensor, frames: int, scope: str, act=None, added: Tensor | None = None,
-    own: bool = False,
+    inplace: bool = False,
 ) -> Tensor:  # fmt: skip
     """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation.
 
-    A vector (B, C) per clip or (B*F, C) per frame is added to x before, in place where x is the caller's ``own``.
+    A vector (B, C) per clip or (B*F, C) per frame is added to x before, in place where x belongs to the caller
+    (``inplace``).
     """
     clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
     fused = wanted() and not norm._forward_hooks
     if added is not None and not (fused and clips % added.shape[0] == 0):
-        x, added = add_per_row(x, added, own), None
+        x, added = add_per_row(x, added, inplace), None
     if fused:
         n, c, h, w = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(clips, -1, c)
@@ -123,7 +124,7 @@ def _would_crash(norm: nn.Module, x: Tensor) -> bool:
     return wanted and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def add_per_row(x: Tensor, vector: Tensor, own: bool) -> Tensor:
+def add_per_row(x: Tensor, vector: Tensor, inplace: bool) -> Tensor:
     """x (B*F, C, H, W) plus a vector (B, C) per clip or (B*F, C) per frame, broadcast and never repeated."""
     clips = x.unflatten(0, (vector.shape[0], -1))
-    return add_into(clips, vector[:, None, :, None, None], own).flatten(0, 1)
+    return add_into(clips, vector[:, None, :, None, None], inplace).flatten(0, 1)

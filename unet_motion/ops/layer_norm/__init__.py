@@ -16,92 +16,92 @@ from ..layout import not_rows
 MOST_CHANNELS = 8192
 
 
-def _constraint(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, residual: Tensor | None):
+def _constraint(x: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, residual: Tensor | None):
     if x.shape[-1] > MOST_CHANNELS:
         return f"{x.shape[-1]} channels are more than {MOST_CHANNELS}"
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
         return "the residual differs in shape or dtype"
-    if rows is not None and (x.dim() < 3 or rows.shape != (x.shape[-3], x.shape[-1])):
+    if pos_emb is not None and (x.dim() < 3 or pos_emb.shape != (x.shape[-3], x.shape[-1])):
         return "the position rows are not one of each frame"
-    return next((reason for t in (x, residual, rows) if t is not None and (reason := not_rows(t))), None)
+    return next((reason for t in (x, residual, pos_emb) if t is not None and (reason := not_rows(t))), None)
 
 
 _fits = kernel("layer_norm", fits=_constraint)
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, rows: Tensor | None = None,
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, pos_emb: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The sum x + residual, and its norm over the channels, plus a row of each frame.
 
     Args:
-        x, residual: (..., C); with rows (..., F, P, C), F frames of P pixels. float16, bfloat16 or float32; without a
+        x, residual: (..., C); with pos_emb (..., F, P, C), F frames of P pixels. float16, bfloat16 or float32; with no
             residual the sum is x itself.
         weight, bias: (C,).
-        rows: (F, C), added behind the norm.
+        pos_emb: (F, C), added behind the norm.
 
     Returns:
         sum, normalised: each of x's shape and dtype; statistics in float32.
     """
-    if not _fits.runs(x, weight, bias, rows, residual):
-        return layer_norm_eager(x, weight, bias, eps, rows, residual)
+    if not _fits.runs(x, weight, bias, pos_emb, residual):
+        return layer_norm_eager(x, weight, bias, eps, pos_emb, residual)
     if residual is None:
-        return x, layer_norm_kernel(x, weight, bias, rows, eps)
-    return add_layer_norm_kernel(x, residual, weight, bias, rows, eps)
+        return x, layer_norm_kernel(x, weight, bias, pos_emb, eps)
+    return add_layer_norm_kernel(x, residual, weight, bias, pos_emb, eps)
 
 
 def layer_norm_eager(
-    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, rows: Tensor | None = None,
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, pos_emb: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The plain twin."""
     if residual is not None:
         x = x + residual
     out = F.layer_norm(x, x.shape[-1:], weight, bias, eps)
-    return x, out if rows is None else out + rows[:, None]
+    return x, out if pos_emb is None else out + pos_emb[:, None]
 
 
 @library.custom_op("unet_motion::layer_norm", mutates_args=())
-def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float) -> Tensor:
+def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, eps: float) -> Tensor:
     from .triton import launch
 
-    return launch(x, None, weight, bias, rows, eps)[1]
+    return launch(x, None, weight, bias, pos_emb, eps)[1]
 
 
 @layer_norm_kernel.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, eps: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
 @library.custom_op("unet_motion::add_layer_norm", mutates_args=())
 def add_layer_norm_kernel(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
     from .triton import launch
 
-    return launch(x, residual, weight, bias, rows, eps)
+    return launch(x, residual, weight, bias, pos_emb, eps)
 
 
 @add_layer_norm_kernel.register_fake
 def _(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
-def summed_layer_norm(
-    norm: nn.Module, tokens: Tensor, added: Tensor | None = None, rows: Tensor | None = None,
-    own: bool = False,
+def add_layer_norm(
+    norm: nn.Module, tokens: Tensor, added: Tensor | None = None, pos_emb: Tensor | None = None,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """tokens + added, and the layer norm of it; rows (F, 1, C) are added to the norm of tokens (B, F, P, C).
+    """tokens + added, and the layer norm of it; pos_emb (F, 1, C) is added to the norm of tokens (B, F, P, C).
 
-    The sum may be written into tokens that are the caller's ``own``.
+    The sum may be written into tokens that belong to the caller (``inplace``).
     """
     if wanted() and not norm._forward_hooks:
-        table = None if rows is None else rows[:, 0]
+        table = None if pos_emb is None else pos_emb[:, 0]
         return layer_norm(tokens, *weights_of(norm, tokens), norm.eps, table, added)
     if added is not None:
-        tokens = add_into(tokens, added, own)
+        tokens = add_into(tokens, added, inplace)
     out = norm(tokens)
-    return tokens, out if rows is None else add_into(out, rows, overwritable(norm))
+    return tokens, out if pos_emb is None else add_into(out, pos_emb, overwritable(norm))

@@ -43,9 +43,9 @@ def _layer_norm(
 
 
 def launch(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, rows: Tensor | None, eps: float
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """x and residual (..., C), rows (F, C) with x (..., F, P, C): rows of dense channels at one distance each."""
+    """x and residual (..., C), pos_emb (F, C) with x (..., F, P, C): rows of dense channels at one distance each."""
     width = x.shape[-1]
     out = x.new_empty(x.shape)
     total = x if residual is None else x.new_empty(x.shape)
@@ -55,13 +55,13 @@ def launch(
     block = triton.next_power_of_2(width)
     chosen = tuned("layer_norm", x.device, x.dtype, width=width)
     together = chosen.get("ROWS", max(1, ENTRIES // block))
-    frames, pixels = x.shape[-3:-1] if rows is not None else (1, 1)
+    frames, pixels = x.shape[-3:-1] if pos_emb is not None else (1, 1)
     _layer_norm[(triton.cdiv(count, together),)](
         x, x if residual is None else residual, total, weight.contiguous(),
-        weight if bias is None else bias.contiguous(), weight if rows is None else rows, out,
+        weight if bias is None else bias.contiguous(), weight if pos_emb is None else pos_emb, out,
         count, width, pixels, frames, row_stride(x), 0 if residual is None else row_stride(residual),
-        0 if rows is None else row_stride(rows), eps,
-        ADD=residual is not None, BIAS=bias is not None, TABLE=rows is not None, ROWS=together, BLOCK=block,
+        0 if pos_emb is None else row_stride(pos_emb), eps,
+        ADD=residual is not None, BIAS=bias is not None, TABLE=pos_emb is not None, ROWS=together, BLOCK=block,
         **warps(chosen),
     )  # fmt: skip
     return total, out

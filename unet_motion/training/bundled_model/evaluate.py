@@ -92,12 +92,8 @@ def figures_of(verdict: Verdict, frames: Tensor, asked: np.ndarray) -> dict:
     shape, colour, motion = (torch.from_numpy(column.copy()) for column in asked.T)
     held_out = torch.tensor([is_held_out(*triple) for triple in asked.tolist()])
     name = {m: motion == i for i, m in enumerate(MOTIONS)}
-    travels = torch.stack([name[m] for m in DIRECTIONS]).any(0)
-    wanted = torch.tensor([DIRECTIONS.get(m, (0.0, 0.0)) for m in MOTIONS])[motion]
-    along = (verdict.displacement * wanted).sum(-1)
-    across = (verdict.displacement * wanted.flip(-1)).sum(-1).abs()
-    distance = verdict.displacement.norm(dim=-1)
     right = verdict.motion == motion
+    same_shape = (frames == frames[:, :1]).all(1)
     all_right = right & (verdict.shape == shape) & (verdict.colour == colour)
     by_motion = {m: _share(right, name[m]) for m in MOTIONS}
     seen, unseen = _share(all_right, ~held_out), _share(all_right, held_out)
@@ -106,23 +102,32 @@ def figures_of(verdict: Verdict, frames: Tensor, asked: np.ndarray) -> dict:
         "colour": _share(verdict.colour == colour),
         "shape": _share(verdict.shape == shape),
         "motion": _share(right),
-        "direction": _share(right, travels),
-        "direction_measured": _share((along > MOVED) & (along > across), travels),
-        "moves": _share(distance > MOVED, travels),
-        "still": _share(right, name["still"]),
-        "spinning": _share(right, name["spinning"]),
-        "growing": _share(right, name["growing"]),
-        "shrinking": _share(right, name["shrinking"]),
+        **_path_figures(verdict, motion),
+        **{m: _share(right, name[m]) for m in ("still", "spinning", "growing", "shrinking")},
         "by_motion": by_motion,
         "least_motion": min((share for share in by_motion.values() if share is not None), default=None),
         "whole_prompt": _share(all_right),
         "whole_prompt_held_out": unseen,
         "held_out_less_seen": None if seen is None or unseen is None else round(unseen - seen, 4),
-        "same_shape_in_all_frames": _share((frames == frames[:, :1]).all(1)),
-        "same_shape_by_motion": {m: _share((frames == frames[:, :1]).all(1), name[m]) for m in MOTIONS},
+        "same_shape_in_all_frames": _share(same_shape),
+        "same_shape_by_motion": {m: _share(same_shape, name[m]) for m in MOTIONS},
         "confusion": [[int((verdict.motion[name[m]] == i).sum()) for i in range(len(MOTIONS))] for m in MOTIONS],
+    }
+
+
+def _path_figures(verdict: Verdict, motion: Tensor) -> dict:
+    """What the way of the shapes' centres says, for clips asked for the motions (N,), indices into MOTIONS."""
+    wanted = torch.tensor([DIRECTIONS.get(m, (0.0, 0.0)) for m in MOTIONS])[motion]
+    travels, still = wanted.any(-1), motion == MOTIONS.index("still")
+    along = (verdict.displacement * wanted).sum(-1)
+    across = (verdict.displacement * wanted.flip(-1)).sum(-1).abs()
+    distance = verdict.displacement.norm(dim=-1)
+    return {
+        "direction": _share(verdict.motion == motion, travels),
+        "direction_measured": _share((along > MOVED) & (along > across), travels),
+        "moves": _share(distance > MOVED, travels),
         "mean_path_px": round(distance[travels].mean().item(), 2) if travels.any() else None,
-        "still_path_px": round(distance[name["still"]].mean().item(), 2) if name["still"].any() else None,
+        "still_path_px": round(distance[still].mean().item(), 2) if still.any() else None,
     }
 
 

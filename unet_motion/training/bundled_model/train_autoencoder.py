@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,14 +178,8 @@ def _train(
     rng = np.random.default_rng(recipe.seed)
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99), fused=True)
     average = Average(weights, 0.995)
-    first = 0
-    if (state := load_state(path)) is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.load_state_dict(state["average"])
-        set_rng_state(rng, state["rng"])
-        torch.set_rng_state(state["torch_rng"])
-        first = state["step"]
+    parts = {"model": model, "optimizer": optimizer, "average": average}
+    first = _restore(load_state(path), parts, rng)
     for step in range(first, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * decayed(step, recipe.steps)
@@ -197,13 +192,18 @@ def _train(
         if step % 50 == 0:
             log.write(path.stem, step=step, loss=loss.item(), **figures)
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average.state_dict(),
-                "rng": rng_state(rng),
-                "torch_rng": torch.get_rng_state(),
-                "step": step + 1,
-            }
+            state = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"rng": rng_state(rng), "torch_rng": torch.get_rng_state(), "step": step + 1}
             save_whole(state, path)
     average.swap()
+
+
+def _restore(state: dict | None, parts: dict[str, Any], rng: np.random.Generator) -> int:
+    """Put a checkpoint's state into model, optimizer, average and generators; gives the step to go on with."""
+    if state is None:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    set_rng_state(rng, state["rng"])
+    torch.set_rng_state(state["torch_rng"])
+    return state["step"]

@@ -1,0 +1,221 @@
+"""The motion UNet: a latent-diffusion UNet with motion modules set between its layers.
+
+    frames (B*F, C, H, W)                                                  noise (B*F, C, H, W)
+       |                                                                      ^
+    conv_in --------------------------------- skip ----------------------->  norm, silu, conv_out
+       |                                                                      ^
+    down 0   resnet, text, motion, ... ----------- skips -----------> up n   cat, resnet, text, motion, ...
+       |     H/2, W/2                                                         ^        2*H, 2*W
+    down n   resnet, text, motion, ... ----------- skips -----------> up 0   cat, resnet, text, motion, ...
+       |                                                                      ^
+       +---> mid   resnet, (text, motion, resnet), ... -----------------------+
+
+Resnets read the time embedding, transformers over the pixels of a frame read the text, motion modules run over the
+frames of a pixel. Frames stay in the batch and channels last in memory from end to end, so (B, F, H*W, C) is a view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config.unet import UNetMotionConfig
+from ..forward.call import begin
+from ..forward.conditioning import Conditioning, expand_timestep, text_time_vector
+from ..forward.entry_checks import check_dtype, check_frame_count, check_sample, check_timestep, check_types
+from ..forward.hooks import Hooks
+from ..forward.options import ForwardOptions
+from ..forward.settings import Settings
+from ..ops.group_norm import scoped_group_norm
+from ..ops.layer import is_hosted
+from ..ops.linear.packed import TimeProjections
+from ..ops.sinusoids import timestep_sinusoid
+from .attention import Attention
+from .blocks import DownBlock, MidBlock, Skips, UpBlock
+from .image_encoder import ImageEncoder, image_features
+from .ip_adapter import project_images
+from .layer_factory import make_factory
+from .resnet import ResnetBlock, TimestepEmbedding
+
+
+class MotionUNet(nn.Module):
+    """The network alone: its layers and one step through them.
+
+    Args:
+        config: what is built.
+        operations: namespace that layers are taken from (``Linear``, ``Conv2d``, ``GroupNorm``, ``LayerNorm``);
+            default ``torch.nn``.
+        weights: (layer, input) -> (weight, bias), used wherever weights are read without calling their layer.
+        dtype, device: of the parameters.
+
+    Attributes:
+        defaults: what every call starts from.
+        attention_layers: (path, layer) of each attention, in diffusers' order.
+        text_widths: widths of the text that the cross-attentions read.
+        adapter_conv_in: whether the input layer has channels that came with an adapter and are saved with it.
+    """
+
+    adapter_conv_in = False
+
+    def __init__(self, config: UNetMotionConfig, operations=None, weights=None, dtype=None, device=None):
+        super().__init__()
+        self.config = config
+        self.factory = make = make_factory(operations, weights, dtype, device)
+        width = config.block_out_channels[0]
+        temb = width * 4
+        self.conv_in = make.conv(config.in_channels, width, 3, padding=1)
+        self.time_embedding = TimestepEmbedding(make, width, temb, config.act_fn, config.time_cond_proj_dim)
+        self.encoder_hid_proj = None
+        if config.addition_embed_type == "text_time":
+            vector = config.projection_class_embeddings_input_dim
+            self.add_embedding = TimestepEmbedding(make, vector, temb, "silu")
+        self.down_blocks = nn.ModuleList(DownBlock(make, config, plan) for plan in config.down_plans())
+        # Registered before the mid block, so that attn_processors has diffusers' order.
+        self.up_blocks = nn.ModuleList(UpBlock(make, config, plan, i) for i, plan in enumerate(config.up_plans()))
+        self.mid_block = MidBlock(make, config)
+        self.img_encoder = ImageEncoder(make, config.block_out_channels) if config.use_image_encoder else None
+        self.conv_norm_out = make.group_norm(config.norm_num_groups, width, config.norm_eps)
+        self.conv_out = make.conv(width, config.out_channels, 3, padding=1)
+        self.time_projections = TimeProjections([m for m in self.modules() if isinstance(m, ResnetBlock)])
+        self.gradient_checkpointing = False
+        self._defaults = Settings()
+        self._list_layers()
+
+    def _list_layers(self) -> None:
+        modules = list(self.named_modules())
+        # A tuple hides the layers from nn.Module, which has them under their own names already.
+        self.attention_layers = tuple((path, m) for path, m in modules if isinstance(m, Attention))
+        self.text_widths = {a.context_dim for _, a in self.attention_layers if a.is_cross_attention}
+        # Not by their weights, which a host may load later.
+        linear = (path for path, module in modules if hasattr(module, "in_features"))
+        self._motion_paths = {path for path in linear if ".motion_modules." in path}
+
+    def forward_frames(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | int,
+        encoder_hidden_states: Tensor,
+        num_frames: int,
+        *,
+        options: ForwardOptions | None = None,
+        **conditioning: Any,
+    ) -> Tensor:
+        """Predict the noise with the frames in the batch: sample (B*F, C, H, W) -> (B*F, C, H, W).
+
+        ``conditioning`` takes the optional inputs of :meth:`UNetMotionModel.forward` by name.
+        """
+        check_sample(sample, "batch * frames, channels, height, width", 4)
+        check_frame_count(sample, num_frames)
+        inputs = Conditioning(**conditioning)
+        return self.predict(sample, timestep, encoder_hidden_states, num_frames, inputs, options)
+
+    def predict(
+        self, x: Tensor, timestep: Any, text: Tensor | None, frames: int, inputs: Conditioning,
+        options: ForwardOptions | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The figure: the noise of frames x (B*F, C, H, W)."""
+        self._check_entry(x, timestep, text, inputs, options)
+        call = begin(self, x, timestep, text, frames, inputs, options or ForwardOptions())
+        skips = Skips(call, len(self.up_blocks))
+        skips.before()
+        x = skips.keep(self.conv_in(x.contiguous(memory_format=torch.channels_last)))  # (B*F, C0, H, W)
+        for block, features in zip(self.down_blocks, call.features_of(self.down_blocks), strict=True):
+            x = block(x, call, skips, features)
+        skips.add(inputs.down_block_additional_residuals)
+        x = self.mid_block(x, call, inputs.mid_block_additional_residual)
+        for block in self.up_blocks:
+            x = block(x, call, skips)
+        x = scoped_group_norm(self.conv_norm_out, x, frames, call.settings.resnet_norm_scope, F.silu)
+        return self.conv_out(x)
+
+    def _check_entry(self, x: Tensor, timestep: Any, text: Any, inputs: Conditioning, options: Any) -> None:
+        if x.shape[1] != self.config.in_channels:
+            raise ValueError(f"`sample` has {x.shape[1]} channels, expected `in_channels` {self.config.in_channels}.")
+        plain = not is_hosted(self.conv_in) and type(self.conv_in) is nn.Conv2d
+        check_dtype("sample", x, self, plain)
+        check_timestep(timestep)
+        check_types(inputs._asdict())
+        if options is not None and not isinstance(options, ForwardOptions):
+            raise ValueError(f"`options` is a {type(options).__name__}, expected ForwardOptions.")
+        if text is not None:
+            check_dtype("encoder_hidden_states", text, self, plain)
+
+    def embed_time(
+        self, sample: Tensor, timestep: Any, batch: int, frames: int, inputs: Conditioning, hooks: Hooks | None
+    ) -> Tensor:
+        """The activated embedding of the timestep and of what is added to it, (B or B*F, 4 * C0)."""
+        timesteps = expand_timestep(timestep, batch, frames, sample.device)
+        sinusoid = timestep_sinusoid(timesteps, self.config.block_out_channels[0]).to(sample.dtype)
+        if inputs.timestep_cond is not None and self.time_embedding.cond_proj is None:
+            raise ValueError("`timestep_cond` was given, but the model has no `time_cond_proj_dim`.")
+        emb = self.time_embedding(sinusoid, inputs.timestep_cond)
+        if hooks is not None:
+            emb = hooks.after_time_embedding(emb)
+        if self.config.addition_embed_type == "text_time":
+            vector = text_time_vector(inputs.added_cond_kwargs, self.config, batch, frames, sample)
+            extra = self.add_embedding(vector)
+            if extra.shape[0] != emb.shape[0] and min(extra.shape[0], emb.shape[0]) != 1:
+                emb, extra = (t.repeat_interleave(batch * frames // t.shape[0], dim=0) for t in (emb, extra))
+            emb = emb + extra
+        if hooks is not None:
+            emb = hooks.after_embedding(emb)
+        # Every resnet reads the activated embedding, so it is activated once.
+        return self.down_blocks[0].resnets[0].act(emb)
+
+    def project_images(
+        self, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
+    ) -> tuple[list[Tensor] | None, list[Tensor | None] | None]:
+        """The IP-Adapters' image tokens and masks of a call: see `project_images` of model/ip_adapter.py."""
+        if self.encoder_hid_proj is None:
+            return None, None
+        return project_images(self.encoder_hid_proj, inputs, batch, frames, dtype)
+
+    def encode_image(self, inputs: Conditioning, batch: int, frames: int, sample: Tensor) -> tuple[Tensor, ...] | None:
+        """The image encoder's maps of a call: see `image_features` of model/image_encoder.py."""
+        return image_features(self.img_encoder, inputs.added_cond_kwargs, batch, frames, sample)
+
+    @property
+    def defaults(self) -> Settings:
+        return replace(
+            self._defaults,
+            resnet_norm_scope=self.config.resnet_norm_scope,
+            motion_norm_scope=self.config.motion_norm_scope,
+            checkpointing=self.gradient_checkpointing,
+        )
+
+    def set_defaults(self, **changes: Any) -> None:
+        """Change some of the fields of :attr:`defaults` that the configuration does not hold."""
+        self._defaults = replace(self._defaults, **changes)
+
+    def motion_layer(self, path: str) -> nn.Module | None:
+        """The linear layer of a motion module at a path in the UNet, or None."""
+        return self.get_submodule(path) if path in self._motion_paths else None
+
+    def motion_parts(self) -> list[nn.Module]:
+        """The ModuleLists of motion modules, from input to output."""
+        blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
+        return [block.motion_modules for block in blocks if block.motion_modules is not None]
+
+    def _apply(self, *args: Any, **kwargs: Any):
+        moved = super()._apply(*args, **kwargs)
+        self.pack_time_projections()
+        return moved
+
+    def pack_time_projections(self) -> None:
+        """On a GPU compute the time embedding of all resnets as one product from now on (:class:`TimeProjections`).
+
+        Moving the model does so too. Where a host reads weights through its own ``weights``, nothing is packed.
+        """
+        self.time_projections.pack_for(self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.conv_in.weight.device
