@@ -36,7 +36,6 @@ def comfy(*arguments: str, cwd: Path, home: Path) -> subprocess.CompletedProcess
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
     )
 
 

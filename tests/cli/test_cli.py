@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_python(*arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_help_is_shown_on_a_terminal_without_unicode(name):
 def test_errors_are_shown_on_a_terminal_without_unicode():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "unet_motion", "inspect", "st\u00e9rn\u661f.safetensors"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment)
     assert done.returncode == 2 and b"does not exist" in done.stderr and b"Traceback" not in done.stderr
 
 

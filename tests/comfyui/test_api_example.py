@@ -24,7 +24,7 @@ def draw(server, tmp_path):
     def run(*arguments):
         command = [sys.executable, "draw.py", *arguments]
         environment = {**os.environ, "COMFYUI": server.address}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     return run
 

@@ -105,7 +105,7 @@ def files(tmp_path_factory):
 def load(files, dtype, names):
     base, module, *_ = files
     command = [sys.executable, "-c", LOAD, str(base), str(module), dtype, json.dumps(names)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -157,7 +157,7 @@ def dying(state, path):
 torch.save = dying
 t.trainer(Path({str(data)!r}), Path({str(tmp_path)!r})).run()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     run = trainer(data, tmp_path)
     assert run.step == 4

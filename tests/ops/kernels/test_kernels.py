@@ -34,7 +34,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_at_hand(tmp_path):
     environ = {**os.environ, "PYTHONPATH": str(HERE.parents[2]), "TRITON_CACHE_DIR": str(tmp_path)}
     environ.pop("TRITON_INTERPRET", None)
     command = [sys.executable, str(HERE / "compile_kernels.py"), "80"]
-    run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=500)
+    run = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     names = {line.split()[0] for line in run.stdout.splitlines()}
     assert len(names) == 10, names
