@@ -79,7 +79,8 @@ def demo() -> int:
 
 def check(pytest_arguments: list[str]) -> int:
     """Ruff, then the fast tests of the library in as many processes as there are cores; stops at the first failure."""
-    python, _ = prepare_test()
+    python = environment([])
+    install(python, "check", ["-e", ".[dev]"], [ROOT / "requirements.txt", ROOT / "pyproject.toml"])
     if status := run([python, "-m", "ruff", "check", "."], check=False):
         return status
     pytest = [python, "-m", "pytest", "-q", "-x", "--durations=5", "-n", str(workers()), "--dist", "worksteal"]
@@ -147,6 +148,8 @@ def environment(comfyuis: list[Path]) -> Path:
     """
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         prefix = os.environ.get(variable)
+        if prefix and comfyuis and Path(prefix) == ROOT / ".venv":
+            continue  # it keeps the newest torch
         if prefix and has_torch(python := interpreter(Path(prefix))):
             say(f"Using the active environment {prefix}, which has torch.")
             return python
@@ -165,7 +168,7 @@ def environment(comfyuis: list[Path]) -> Path:
 
 def fitting_torch(python: Path, comfyuis: list[Path]) -> tuple[str, ...]:
     """Versions of torch and its companions that ComfyUI can import; none to an environment that is not ours."""
-    return TORCH_WITH_AUDIO if comfyuis and python.is_relative_to(ROOT) else ()
+    return TORCH_WITH_AUDIO if comfyuis and python.is_relative_to(ROOT / ".venv-comfyui") else ()
 
 
 def install(python: Path, task: str, arguments: list[str], sources: list[Path]) -> None:

@@ -29,8 +29,7 @@ def require_motion_model(model: Any) -> LDMView:
 
 
 def check_frames(model: Any, shape: Sequence[int], frames_per_clip: int) -> None:
-    """Raise ValueError unless latents of a shape (frames, C, H, W) make whole clips that the model has positions "
-    "for."""
+    """Raise ValueError unless latents (frames, C, H, W) make whole clips that the model has positions for."""
     if len(shape) != 4:
         raise ValueError(f"`latent_image` has shape {tuple(shape)}, expected (frames, channels, height, width).")
     count = shape[0]

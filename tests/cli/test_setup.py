@@ -84,6 +84,10 @@ def test_an_active_environment_is_used_only_if_it_has_torch(setup, tmp_path, mon
     # ComfyUI's torch is another than the newest: neither environment is turned into the other.
     comfyui = make_comfyui(tmp_path / "ComfyUI", "0.33.0")
     assert setup.environment([comfyui]) == setup.ROOT / ".venv-comfyui" / "bin" / "python"
+    monkeypatch.setattr(setup, "has_torch", lambda python: True)
+    monkeypatch.setenv("VIRTUAL_ENV", str(setup.ROOT / ".venv"))
+    assert setup.environment([]) == setup.ROOT / ".venv" / "bin" / "python"
+    assert setup.environment([comfyui]) == setup.ROOT / ".venv-comfyui" / "bin" / "python"
 
 
 def test_torch_is_found_in_this_python_and_not_in_a_bare_one(setup):
@@ -156,7 +160,7 @@ def test_workers_fit_into_cores_and_memory(setup, monkeypatch, cores, gigabytes,
 def test_versions_are_those_that_python_has(setup, capsys, monkeypatch):
     monkeypatch.setattr(setup, "environment", lambda comfyuis: Path(sys.executable))
     monkeypatch.setattr(setup, "install", lambda *arguments: None)
-    setup.test(["tests/core"])
+    setup.test(["tests/ops"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Python ")]
     assert line.startswith(f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}, ")
     assert f"diffusers {importlib.metadata.version('diffusers')}" in line

@@ -67,12 +67,12 @@ def _candidates() -> list[Path]:
     if named is not None:
         return [Path(part) for part in named.split(os.pathsep) if part]
     # ROOT may be a link from custom_nodes or lie in it.
-    around = [Path(os.path.abspath(ROOT)).parents[1], *sorted(Path.home().glob("ComfyUI*"))]
-    return [path for path in around if path.is_dir()]
+    around = Path(os.path.abspath(ROOT)).parents[1]
+    return [around] if _version(around) else [path for path in sorted(Path.home().glob("ComfyUI*")) if path.is_dir()]
 
 
 def find_installations() -> list[Installation]:
-    """By COMFYUI_PATH (empty: none); else the one around the pack, and `ComfyUI*` in the home folder; newest first."""
+    """By COMFYUI_PATH (empty: none), else the one around the pack, else `ComfyUI*` in the home folder; newest first."""
     found = [Installation(path, version) for path in _candidates() if (version := _version(path))]
     unique = {item.version: item for item in reversed(found)}
     return sorted(unique.values(), key=lambda item: [int(part) for part in item.version.split(".")], reverse=True)

@@ -129,3 +129,8 @@ def test_kinds_of_noise_are_what_they_say():
     assert torch.equal(made("seed_per_frame")[2], frame_noise(seeded_generator(5), 1, 4, 3, 2)[0])
     assert torch.equal(made("seed_per_frame", 30)[:11], made("seed_per_frame"))
     assert {made(kind).dtype for kind in NOISES} == {torch.float32}
+    for kind in NOISES:  # what a sampler draws next is the same for all, and not what the clip starts from
+        generator, other = seeded_generator(3), seeded_generator(3)
+        clip_noise(kind, generator, (11, 4, 3, 2), 3, 4, 1)
+        frame_noise(other, 11, 4, 3, 2)
+        assert torch.equal(torch.randn(24, generator=generator), torch.randn(24, generator=other)), kind

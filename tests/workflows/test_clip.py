@@ -71,7 +71,7 @@ def test_signs_with_a_meaning_in_comfyui_are_left_out_of_the_prompt():
         ("--fps", "0.005"),
         ("--freeu", "0.9,0.2,1.2,11"),
         ("--window", "8"),
-        ("--free-noise",),
+        ("--noise", "constant"),
     ],
 )
 def test_where_comfyui_has_no_equal_there_is_no_graph(arguments):

@@ -14,6 +14,9 @@ from typing import Any
 
 from .. import __version__
 
+OF_WINDOWS = ("free_noise", "repeated")
+"""Kinds of noise that say nothing without windows."""
+
 
 def add_arguments(subparsers) -> None:
     parser = subparsers.add_parser(
@@ -81,10 +84,10 @@ def _add_model_arguments(add: Callable[..., Any]) -> None:
 def _add_window_arguments(group) -> None:
     add = group.add_argument
     add("--window", type=int, metavar="FRAMES", help="frames of a window, such as 16 (default: no windows)")
-    add("--overlap", type=int, default=4, metavar="FRAMES", help="that neighbouring windows share (default 4)")
-    add("--stride", type=int, default=1, help="2, 3, ...: also windows of every second, fourth, ... frame (default 1)")
-    add("--schedule", default=None, help="standard_uniform (default), standard_static, looped_uniform or batched")
-    add("--fuse", default="pyramid", help="weights: pyramid (default), flat, relative, overlap-linear or gaussian")
+    add("--overlap", type=int, metavar="FRAMES", help="that neighbouring windows share (default 4)")
+    add("--stride", type=int, help="2, 3, ...: also windows of every second, fourth, ... frame (default 1)")
+    add("--schedule", help="standard_uniform (default), standard_static, looped_uniform or batched")
+    add("--fuse", help="weights: pyramid (default), flat, relative, overlap-linear or gaussian")
     add("--loop", action="store_true", help="the last frames lead back to the first; schedule looped_uniform")
     add("--windows-at-once", type=int, default=1, metavar="N", help="in one call of the model (default 1)")
     add("--noise", default="default", help="default, free_noise, repeated, constant or seed_per_frame")
@@ -154,6 +157,8 @@ def describe(args: argparse.Namespace) -> dict:
         **settings,
         "model": args.model.name if args.model else "bundled",
         "motion_lora": args.motion_lora,
+        "allow_partial": args.allow_partial,
+        "quality": args.quality,
         "windows": None if (windows := _windows(args)) is None else asdict(windows),
         "noise": args.noise,
         "version": __version__,
@@ -238,11 +243,20 @@ def _windows(args: argparse.Namespace):
     from ..sampling import ContextWindows
 
     if args.window is None:
-        if args.loop or args.schedule is not None:
-            raise ValueError("--loop and --schedule need --window, the frames of a window, such as --window 16")
+        needing = {
+            "--loop": args.loop, "--schedule": args.schedule, "--overlap": args.overlap, "--stride": args.stride,
+            "--fuse": args.fuse, "--noise": args.noise if args.noise in OF_WINDOWS else None,
+            "--windows-at-once": args.windows_at_once > 1,
+        }  # fmt: skip
+        if given := [name for name, value in needing.items() if value]:
+            raise ValueError(f"{given[0]} needs --window, the frames of a window, such as --window 16")
         return None
+    if args.loop and args.frames < args.window:
+        raise ValueError(f"--loop needs at least a window of frames, found --frames {args.frames}")
     schedule = args.schedule or ("looped_uniform" if args.loop else "standard_uniform")
-    return ContextWindows(args.window, args.overlap, args.stride, schedule, args.loop, fuse=args.fuse)
+    chosen = {name: getattr(args, name) for name in ("overlap", "stride", "fuse") if getattr(args, name) is not None}
+    looped = {"closed_loop": args.loop, "use_on_equal_length": args.loop}
+    return ContextWindows(args.window, schedule=schedule, **chosen, **looped)
 
 
 def _freeu_factors(text: str) -> tuple[float, ...]:

@@ -66,10 +66,10 @@ def clip_noise(
     """
     if kind not in NOISES:
         raise ValueError(f"noise is {kind!r}, expected one of {', '.join(NOISES)}")
+    noise = frame_noise(generator, *shape)  # of each kind: a sampler's own noise must not be what it started from
     if kind == "seed_per_frame":
         frames = [frame_noise(seeded_generator((seed + i) % 2**64), 1, *shape[1:]) for i in range(shape[0])]
         return torch.cat(frames)
-    noise = frame_noise(generator, *shape)
     if kind == "constant":
         return noise[:1].repeat(shape[0], 1, 1, 1)
     if kind == "free_noise":

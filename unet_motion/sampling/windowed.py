@@ -50,7 +50,9 @@ def step_of(timesteps: Tensor, timestep: Tensor) -> int:
 
 
 def options_of(options: ForwardOptions, windows: Sequence[Sequence[int]], frames: int, prompts: int) -> ForwardOptions:
-    """Options of a whole clip for some of its windows: strengths over the frames follow their frames.
+    """Options of a whole clip for some of its windows: strengths of `motion_loras` over the frames follow their frames.
+
+    All else is the same for each window; `frame_positions` are those of a window.
 
     Args:
         prompts: clips that a call holds for each window, such as 2 with guidance; their rows come one after the other.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..files.atomic import atomic_file
+from ..files.writing import as_os_error
 
 
 class Average:
@@ -51,12 +52,8 @@ def save_whole(state: dict, path: Path) -> None:
     Raises:
         OSError: it cannot be written, as on a full disk.
     """
-    with atomic_file(path) as part:
-        try:
-            torch.save(state, part)
-        except RuntimeError as error:  # what torch makes of a write that fails
-            reason = str(error).splitlines()[0]
-            raise OSError(f"{path}: cannot be written, expected room on the disk ({reason})") from error
+    with atomic_file(path) as part, as_os_error(path):
+        torch.save(state, part)
 
 
 def load_state(path: Path) -> dict | None:

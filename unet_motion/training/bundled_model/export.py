@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ...bundled.parts import FORMAT, METADATA_KEY, PREFIXES, BundledParts
-from ...files.atomic import atomic_file
+from ...files.writing import write_safetensors
 from .judge import Judge
 
 JUDGE_WEIGHTS = Path(__file__).parents[2] / "bundled" / "judge.safetensors"
@@ -38,16 +38,14 @@ def export_bundled(parts: BundledParts, path: Path, info: dict) -> int:
         "info": info,
     }
     # One metadata entry only: safetensors writes several in a random order, and equal models are equal files.
-    with atomic_file(path) as part:
-        save_file(tensors, part, metadata={METADATA_KEY: json.dumps(description)})
+    write_safetensors(tensors, path, {METADATA_KEY: json.dumps(description)})
     return path.stat().st_size
 
 
 def export_judge(judge: Judge, path: Path, info: dict) -> None:
     """Write the judge's weights in float16."""
     tensors = {key: value.detach().half().contiguous() for key, value in judge.state_dict().items()}
-    with atomic_file(path) as part:
-        save_file(tensors, part, metadata={"unet_motion_judge": json.dumps(info)})
+    write_safetensors(tensors, path, {"unet_motion_judge": json.dumps(info)})
 
 
 def load_judge(path: Path = JUDGE_WEIGHTS) -> Judge:

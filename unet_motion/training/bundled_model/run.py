@@ -1,6 +1,6 @@
 """The whole making of the bundled model: eight stages, each behind its gate, then the files.
 
-autoencoder, decoder, judge, images, placed, motion, steady and joint; see denoise.py for the last five.
+autoencoder, decoder, judge, images, placed, motion, steady and joint; see train_denoiser.py for the last five.
 """
 
 import json
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ...bundled.autoencoder import Autoencoder
 from ...bundled.parts import BundledParts, build_parts
-from ...files.atomic import atomic_file
+from ...files.writing import write_safetensors
 from ..runs import RunLog
 from .evaluate import TARGETS, SampleSettings, evaluate, evaluation_triples, missed_targets, sample_clips, write_sheet
 from .export import export_bundled, export_judge, load_judge
@@ -188,8 +188,7 @@ class BundledRun:
                     f"behind the autoencoder {right:.1%} of the smallest outlines are right; "
                     f"expected at least {self.recipe.least_outlines:.0%}"
                 )
-            with atomic_file(path) as part:
-                save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part)
+            write_safetensors({k: v.contiguous() for k, v in model.state_dict().items()}, path)
         return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def judge(self, autoencoder: Autoencoder) -> Judge:

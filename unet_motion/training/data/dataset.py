@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ...files.atomic import atomic_file
+from ...files.writing import write_safetensors
 from .clip_files import ClipOptions, ClipSource, find_clips, pictures_of, read_clip
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -153,8 +153,7 @@ class ClipDataset:
             except (SafetensorError, OSError, ValueError):
                 path.unlink()
         entry = {name: value.detach().cpu().contiguous() for name, value in make().items()}
-        with atomic_file(path) as part:
-            save_file(entry, part)
+        write_safetensors(entry, path)
         return entry
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...bundled import BundledParts
-from ...files.atomic import atomic_file
+from ...files.writing import write_safetensors
 from ...sampling import get_sampler
 from ...video import write_video
 from .watcher import Watcher
@@ -86,8 +85,7 @@ class Validation(Watcher):
     @torch.no_grad()
     def _write(self, name: str, step: int, latents: Tensor) -> None:
         if self.parts is None:
-            with atomic_file(self.folder / f"{name}.safetensors") as part:
-                save_file({"latents": latents.cpu().contiguous()}, part)
+            write_safetensors({"latents": latents.cpu().contiguous()}, self.folder / f"{name}.safetensors")
             return
         scale = self.parts.info.get("latent_scale", 1.0)
         pictures = self.parts.autoencoder.decode(latents.cpu() / scale).clamp(0, 1)
