@@ -14,6 +14,11 @@ from tests.beside import Beside
 torch.set_num_threads(1)
 
 COMFYUI = Path(__file__).with_name("comfyui")
+LONG = (
+    "test_overfit.py", "test_run.py", "test_card_rehearsal.py", "test_kernels.py", "test_compile.py",
+    "test_convert_computes.py", "test_shipped_loras.py",
+)  # fmt: skip
+"""Minutes each: begun first, so that no core waits for the last one."""
 BESIDE = pytest.StashKey[Beside]()
 
 
@@ -30,7 +35,9 @@ def pytest_collection_modifyitems(items):
 
     Before them come the tests that wait for the processes beside this one.
     """
-    items.sort(key=lambda item: (COMFYUI in item.path.parents, item.path.name != "test_inside.py"))
+    items.sort(
+        key=lambda item: (COMFYUI in item.path.parents, item.path.name != "test_inside.py", item.path.name not in LONG)
+    )
 
 
 def pytest_collection_finish(session):

@@ -100,7 +100,7 @@ def test(pytest_arguments: list[str]) -> int:
     if pytest_arguments:
         return run([*pytest, *pytest_arguments], variables, check=False)
     need_space(Path(tempfile.gettempdir()), TESTED_GB, "the files of full size that the tests write")
-    parallel = ["-n", str(workers()), "--dist", "loadfile"]
+    parallel = ["-n", str(workers()), "--dist", "loadfile", "--no-loadscope-reorder"]
     library = run([*pytest, *parallel, "--ignore", "tests/comfyui"], variables, check=False)
     return library or run([*pytest, "tests/comfyui"], variables, check=False)
 
