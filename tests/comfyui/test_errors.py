@@ -38,7 +38,7 @@ def bad_files(server):
     yield {
         "empty.safetensors": "is empty, expected a safetensors file",
         "text.safetensors": "is a web page",
-        "pickle.ckpt": "is a pickle that asks for more than tensors, expected tensors only",
+        "pickle.ckpt": "is a pickle that asks to run or build `io.open`, expected tensors only",
         "vae.safetensors": "looks like a VAE",
         "lora.safetensors": "looks like a LoRA",
         "cut.safetensors": "is truncated",
