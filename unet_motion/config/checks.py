@@ -39,7 +39,10 @@ _MOST = {
     "motion_max_seq_length": _TEXT,
 }
 """The largest whole number of a field; 65536 for all others."""
-_LEAST_0 = {"downsample_padding", "mid_block_layers", "sample_size", *(name for name in _MOST if "transformer" in name)}
+_LEAST_0 = {
+    "downsample_padding", "mid_block_layers", "motion_mid_block_layers_per_block", "sample_size",
+    *(name for name in _MOST if "transformer" in name),
+}  # fmt: skip
 _FLOATS = {"norm_eps": (0.0, 1.0), "mid_block_scale_factor": (1e-6, 1e6)}
 
 
