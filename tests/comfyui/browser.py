@@ -79,7 +79,7 @@ class Page:
         nodes = len(json.loads(path.read_text())["nodes"])
         self.page.evaluate("window.app.graph.clear()")
         self.page.set_input_files("#comfy-file-input", path)
-        self.page.wait_for_function("count => window.app.graph._nodes.length === count", arg=nodes, timeout=60_000)
+        self.page.wait_for_function("count => window.app.graph._nodes.length === count", arg=nodes, timeout=180_000)
         return self.page.evaluate("window.app.graph._nodes.map(node => node.type)")
 
     def close_dialogs(self) -> None:
@@ -117,7 +117,7 @@ class Page:
         self.page.wait_for_function(
             "name => Object.values(window.app.nodeOutputs ?? {}).some(o => o?.images?.some(i => i.filename === name))",
             arg=name,
-            timeout=60_000,
+            timeout=180_000,
         )
 
 
