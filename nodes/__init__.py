@@ -8,6 +8,7 @@ from .host.page.routes import register_routes
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
+from .noise import FreeInit, Noise, UseNoise
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .performance import Performance
 from .pia import PIAFirstFrame
@@ -33,6 +34,9 @@ NODES: list[type[io.ComfyNode]] = [
     AnimateLCMPicture,
     Performance,
     TrainMotionLoRA,
+    Noise,
+    UseNoise,
+    FreeInit,
 ]
 
 
