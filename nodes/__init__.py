@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .animatelcm import AnimateLCMPicture
+from .clip_files import DecodeToFile, EncodeFromFile
 from .host.files.paths import register_folders
 from .host.page.routes import register_routes
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
@@ -37,6 +38,8 @@ NODES: list[type[io.ComfyNode]] = [
     Noise,
     UseNoise,
     FreeInit,
+    DecodeToFile,
+    EncodeFromFile,
 ]
 
 

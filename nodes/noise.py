@@ -79,7 +79,7 @@ class UseNoise(io.ComfyNode):
             node_id="UNetMotion_UseNoise",
             category="sampling",
             display_name="Use Noise (motion)",
-            description="KSampler, Motion Sampler and all others start from this noise where the model comes from here.",
+            description="KSampler, Motion Sampler and all others that get this model start from this noise.",
             search_aliases=["freenoise", "noise type", "sample settings"],
             inputs=[
                 model_input("A motion UNet of this pack."),

@@ -12,7 +12,8 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ....unet_motion.sampling import FreeInit
-from .noise import check_clip, chosen_noise
+from ..checks import check_latent_clip
+from .noise import chosen_noise
 from .settings import settings, with_settings
 
 KEY = "unet_motion_free_init"
@@ -112,10 +113,10 @@ def _later(callback: Callable, done: int, total: int) -> Callable:
 def _check(noise: Tensor, sigmas: Tensor, free_init: FreeInit) -> None:
     if free_init.iterations == 1:
         return
-    check_clip(noise)
+    check_latent_clip("latent_image", noise)
     if not torch.count_nonzero(noise) or float(sigmas[-1]) > 0:
         what = "no added noise" if not torch.count_nonzero(noise) else f"a last noise level of {float(sigmas[-1]):g}"
         raise ValueError(
-            f"FreeInit needs a sampler that goes from its own noise to a finished clip, found {what}; give this sampler "
-            "the MODEL from before FreeInit."
+            f"FreeInit needs a sampler that goes from its own noise to a finished clip, found {what}; give this "
+            "sampler the MODEL from before FreeInit."
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ....unet_motion.sampling import ContextWindows, arranged, mix_noise, seed_apart
+from ..checks import check_latent_clip
 from .settings import settings, with_settings
 
 KEY = "unet_motion_noise"
@@ -43,7 +44,7 @@ class ClipNoise:
     def generate_noise(self, latent: dict) -> Tensor:
         """Noise like the latents (F, C, h, w), on the CPU."""
         samples = latent["samples"]
-        check_clip(samples)
+        check_latent_clip("latent_image", samples)
         # Parts of a mix are independent also where their seeds are equal.
         seed = seed_apart(self.seed, self.depth)
         start = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
@@ -67,13 +68,6 @@ class ClipNoise:
             return own
         other = self.other.generate_noise(latent).to(own)
         return mix_noise([(own, self.weight), (other, 1 - self.weight)])
-
-
-def check_clip(samples: Tensor) -> None:
-    """Raise ValueError unless latents are frames of a clip."""
-    if getattr(samples, "is_nested", False) or samples.ndim != 4:
-        shape = "several parts" if getattr(samples, "is_nested", False) else f"shape {tuple(samples.shape)}"
-        raise ValueError(f"`latent_image` has {shape}, expected (frames, channels, height, width).")
 
 
 def with_seed(noise: Any, seed: int) -> Any:
@@ -114,7 +108,7 @@ def chosen_noise(transformer_options: dict, drawn: Tensor, latent: Tensor, seed:
     """The noise that a MODEL asks for in the place of what a sampler drew with a seed, (clips * frames, C, h, w)."""
     if KEY not in transformer_options or not torch.count_nonzero(drawn):
         return drawn
-    check_clip(drawn)
+    check_latent_clip("latent_image", drawn)
     noise, follow_seed = transformer_options[KEY]
     frames = settings(transformer_options).get("frames_per_clip") or len(drawn)
     seed = noise.seed if seed is None or not follow_seed else seed
