@@ -80,13 +80,12 @@ def main() -> None:
     texts = prompts(args.clips, args.without)
     common = {"steps": args.steps, "guidance": args.guidance}
     if args.what == "free-noise":
-        kinds = ("default", "free_noise", "constant")
+        kinds = ("default", "free_noise")
         settings = {kind: {"frames": args.frames, "windows": WINDOWS, "windows_at_once": 4, "noise": kind}
                     for kind in kinds}  # fmt: skip
     else:
-        settings = {"without": {}}
-        tried = [("butterworth", 2), ("butterworth", 3), ("butterworth", 4), ("gaussian", 3)]
-        settings |= {f"{name}, {runs} runs": {"free_init": FreeInit(runs, name)} for name, runs in tried}
+        cut = {"frames": args.frames, "windows": WINDOWS, "windows_at_once": 4}
+        settings = {"without": cut} | {f"{runs} runs": {**cut, "free_init": FreeInit(runs)} for runs in (2, 3)}
     for name, more in settings.items():
         clips = [draw(pipe, text, seed=9000 + i, **common, **more) for i, text in enumerate(texts)]
         figures = kept(judge, clips) | flicker(clips)

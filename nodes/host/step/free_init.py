@@ -25,9 +25,8 @@ def use_free_init(model: Any, free_init: FreeInit) -> Any:
 
     def outer(executor, *arguments, **named):
         # Behind all other wrappers, also such as later nodes add: what they do to the noise is done to the first one.
+        # The guider's options are a copy that each run makes for itself.
         options = executor.class_obj.model_options
-        wrappers = options["transformer_options"].get("wrappers", {})
-        wrappers.get(WrappersMP.SAMPLER_SAMPLE, {}).pop(KEY, None)
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.SAMPLER_SAMPLE, KEY, _runs(free_init), options, is_model_options=True
         )

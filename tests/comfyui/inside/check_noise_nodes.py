@@ -267,6 +267,15 @@ def test_what_later_nodes_do_to_the_noise_is_done_to_the_first_only(moving):
     assert len(seen) == 1
 
 
+def test_the_last_node_counts_and_runs_leave_nothing_behind(moving):
+    model = free_init(free_init(moving, 3), 2)
+    for _ in range(2):
+        spy = Spy([drawn(50)] * 2)
+        spied(model, spy, latents())
+        assert len(spy.states) == 2
+    assert "sampler_sample" not in model.model_options["transformer_options"].get("wrappers", {})
+
+
 def test_steps_are_reported_over_all_runs(moving):
     counted = []
 
