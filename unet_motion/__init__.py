@@ -18,6 +18,7 @@ _EXPORTS = {
     "Hooks": ".forward.hooks",
     "StepGraphs": ".runtime.cuda_graphs",
     "TextKeys": ".forward.text_keys",
+    "Views": ".forward.views",
     "load_unet": ".formats",
     "load_motion_module": ".formats",
     "inspect_file": ".formats",

@@ -15,6 +15,7 @@ from .hooks import Hooks
 from .lora import MotionLora
 from .processor_plan import ProcessorPlan
 from .text_keys import TextKeys
+from .views import Views
 
 
 class _Inherit(enum.Enum):
@@ -59,6 +60,10 @@ class ForwardOptions:
         motion_loras: see :func:`unet_motion.load_motion_lora`; they act beside those of ``apply_motion_lora``.
         text_keys: keeps what the text gives from step to step; see :class:`TextKeys`. Not read where gradients are
             computed, in compiled code and beside ``hooks``.
+        views: windows for the attentions over time, in the place of all frames; ``frame_positions`` are then those of
+            a window, and the position table needs rows for the longest one only.
+        frames_at_once: so many frames at a time in the layers between motion modules, whose memory then does not grow
+            with the frames; the same values. Not beside ``hooks``, nor with resnet norms over the clip.
     """
 
     freeu: FreeU | None = INHERIT
@@ -70,11 +75,20 @@ class ForwardOptions:
     hooks: Hooks | None = None
     motion_loras: Sequence[MotionLora] = ()
     text_keys: TextKeys | None = None
+    views: Views | None = None
+    frames_at_once: int | None = None
     plan: ProcessorPlan | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.freeu is not INHERIT and self.freeu is not None and not isinstance(self.freeu, FreeU):
             raise TypeError(f"`freeu` must be a FreeU object or None, found {type(self.freeu).__name__}.")
+        if self.views is not None and not isinstance(self.views, Views):
+            raise TypeError(f"`views` must be a Views object or None, found {type(self.views).__name__}.")
+        size = self.frames_at_once
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ValueError(f"`frames_at_once` is {size!r}, expected a whole number of at least 1, or None.")
+        if size is not None and self.hooks is not None:
+            raise ValueError("`frames_at_once` does not go with `hooks`, which see all frames at once.")
         if self.forward_chunking is not INHERIT:
             check_chunking(self.forward_chunking)
         for name in ("resnet_norm_scope", "motion_norm_scope"):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..forward.options import ForwardOptions
 from ..forward.text_keys import TextKeys
+from ..forward.views import Views
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
 from .context_windows import ContextWindows
@@ -21,7 +22,7 @@ from .free_init import FreeInit
 from .noise import NoiseMix, clip_noise, seeded_generator
 from .noise_schedule import INFO_KEYS, NoiseSchedule
 from .samplers import get_sampler
-from .windowed import options_of, windowed
+from .windowed import options_of, viewed, windowed
 
 
 class Tokenizer(Protocol):
@@ -105,6 +106,7 @@ class MotionPipeline:
         seed: int = 0, sampler: str = "ddim", width: int = 64, height: int = 64, spacing: str | None = None,
         options: ForwardOptions | None = None, progress: bool = True, windows: ContextWindows | None = None,
         windows_at_once: int = 1, noise: str | NoiseMix = "default", free_init: FreeInit | None = None,
+        views: ContextWindows | None = None, frames_at_once: int | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
@@ -118,16 +120,23 @@ class MotionPipeline:
         windows_at_once: windows in one model call; more take more memory.
         noise: a name from `NOISES`, or a mix of them; see `clip_noise`.
         free_init: samples the clip several times; see `FreeInit`.
+        views: windows inside the motion modules, in the place of `windows`: all else runs once for each frame.
+        frames_at_once: frames that layers between motion modules see at a time: less memory, the same values.
         Raises ValueError where an argument is out of its range.
         """
-        self._check(frames, guidance, width, height, windows, windows_at_once)
+        self._check(frames, guidance, width, height, windows, windows_at_once, views)
         run = get_sampler(sampler)
         cut = windows or ContextWindows(length=frames, overlap=0)
+        if frames_at_once is not None:
+            options = replace(options or ForwardOptions(), frames_at_once=frames_at_once)
         predict = self._guided(prompt, negative_prompt, frames, guidance, options)
 
         def sample(state: Tensor, steps: int, generator: torch.Generator, label: str) -> Tensor:
             plan = self.schedule.steps(steps, spacing or run.spacing)
-            model = windowed(predict, cut, frames, plan.timesteps, windows_at_once)
+            if views is None:
+                model = windowed(predict, cut, frames, plan.timesteps, windows_at_once)
+            else:
+                model = viewed(predict, views, frames, plan.timesteps)
             watch = partial(track, total=len(plan), description=label, enabled=progress)
             return run.run(model, state, self.schedule, plan, generator, watch)
 
@@ -136,7 +145,7 @@ class MotionPipeline:
         shape = (frames, self.unet.config.in_channels, height // unit, width // unit)
 
         def draw(generator: torch.Generator, seed: int) -> Tensor:
-            return clip_noise(noise, generator, shape, seed, cut).to(self.unet.device)
+            return clip_noise(noise, generator, shape, seed, views or cut).to(self.unet.device)
 
         return self.decode(self._runs(sample, draw, free_init or FreeInit(iterations=1), steps, seed))
 
@@ -184,11 +193,14 @@ class MotionPipeline:
             pooled_rows = None if pooled is None else pooled.repeat_interleave(count, 0)
             return text, {"added_cond_kwargs": self.added_cond(pooled_rows, len(text))}
 
-        def predict(x: Tensor, timestep: Tensor, windows: Sequence[Sequence[int]]) -> Tensor:
+        def predict(
+            x: Tensor, timestep: Tensor, windows: Sequence[Sequence[int]], views: Views | None = None
+        ) -> Tensor:
             rows = torch.cat([x] * len(prompts)).to(self.unet.dtype)
             t = timestep.to(x.device, torch.float32)
             text, extra = conditions(len(windows))
             given = options_of(options, windows, frames, len(prompts))
+            given = given if views is None else replace(given, views=views)
             out = step(rows, t, text, num_frames=len(windows[0]), options=given, **extra).float()
             if len(prompts) == 1:
                 return out
@@ -198,9 +210,13 @@ class MotionPipeline:
         return predict
 
     def _check(
-        self, frames: int, guidance: float, width: int, height: int, windows: ContextWindows | None, at_once: int
-    ) -> None:
+        self, frames: int, guidance: float, width: int, height: int, windows: ContextWindows | None, at_once: int,
+        views: ContextWindows | None,
+    ) -> None:  # fmt: skip
         most = self.unet.config.motion_max_seq_length
+        if windows is not None and views is not None:
+            raise ValueError("found `windows` and `views`, expected one of them")
+        windows = windows or views
         if windows is not None and windows.length > most:
             raise ValueError(
                 f"windows of {windows.length} frames, expected at most {most}, the rows of the model's position table"
