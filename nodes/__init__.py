@@ -3,11 +3,13 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .animatelcm import AnimateLCMPicture
+from .clip_files import DecodeToFile, EncodeFromFile
 from .host.files.paths import register_folders
 from .host.page.routes import register_routes
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
+from .noise import FreeInit, Noise, UseNoise
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .performance import Performance
 from .pia import PIAFirstFrame
@@ -33,6 +35,11 @@ NODES: list[type[io.ComfyNode]] = [
     AnimateLCMPicture,
     Performance,
     TrainMotionLoRA,
+    Noise,
+    UseNoise,
+    FreeInit,
+    DecodeToFile,
+    EncodeFromFile,
 ]
 
 

@@ -26,6 +26,8 @@ _EXPORTS = {
     "remove_motion_lora": ".lora.apply",
     "MotionPipeline": ".sampling",
     "ContextWindows": ".sampling",
+    "FreeInit": ".sampling",
+    "NoiseMix": ".sampling",
     "free_noise": ".sampling",
 }
 
