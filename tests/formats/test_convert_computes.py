@@ -184,7 +184,7 @@ def test_a_file_that_its_readers_would_not_know_is_not_written_and_the_error_nam
     start, out = source(tmp_path / "from", "v2", False), tmp_path / "out.safetensors"
     with pytest.raises(FileFormatError) as error:
         convert(start, out, form, prefix="controlnet_down_blocks.")
-    said = f"{start}: cannot be written in the form {form}, whose readers would say: {out}: looks like a SparseCtrl encoder"
+    said = f"{start}: cannot be written in the form {form}, whose readers would say: {out}: looks like a SparseCtrl"
     assert str(error.value).startswith(said) and not out.exists()
 
 
