@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .animatelcm import AnimateLCMPicture
+from .context_windows import ContextWindowsNode, ShowContextWindows
 from .host.files.paths import register_folders
 from .host.page.routes import register_routes
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
@@ -33,6 +34,8 @@ NODES: list[type[io.ComfyNode]] = [
     AnimateLCMPicture,
     Performance,
     TrainMotionLoRA,
+    ContextWindowsNode,
+    ShowContextWindows,
 ]
 
 
