@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .animatelcm import AnimateLCMPicture
 from .clip_files import DecodeToFile, EncodeFromFile
+from .context_windows import ContextWindowsNode, ShowContextWindows
 from .host.files.paths import register_folders
 from .host.page.routes import register_routes
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
@@ -40,6 +41,8 @@ NODES: list[type[io.ComfyNode]] = [
     FreeInit,
     DecodeToFile,
     EncodeFromFile,
+    ContextWindowsNode,
+    ShowContextWindows,
 ]
 
 
