@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .animatelcm import AnimateLCMPicture
 from .host.files.paths import register_folders
 from .host.page.routes import register_routes
+from .host.page.workflows import register_replacements
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
@@ -46,4 +47,5 @@ class UNetMotionExtension(ComfyExtension):
 async def comfy_entrypoint() -> UNetMotionExtension:
     register_folders()
     register_routes()
+    await register_replacements()
     return UNetMotionExtension()

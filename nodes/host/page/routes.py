@@ -10,6 +10,7 @@ from aiohttp import web
 
 from ..step.preview import choose_preview
 from .file_info import describe_choices
+from .workflows import convert_for_page, register_importer
 
 PREFIX = "/unet_motion"
 
@@ -43,3 +44,5 @@ def register_routes() -> None:
         return
     server.routes.post(f"{PREFIX}/preview")(_preview)
     server.routes.get(f"{PREFIX}/file_info")(_file_info)
+    server.routes.post(f"{PREFIX}/convert_workflow")(convert_for_page)
+    register_importer(server)
