@@ -7,6 +7,7 @@ from .clip_files import DecodeToFile, EncodeFromFile
 from .context_windows import ContextWindowsNode, ShowContextWindows
 from .host.files.paths import register_folders
 from .host.page.routes import register_routes
+from .host.page.workflows import register_replacements
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
@@ -56,4 +57,5 @@ class UNetMotionExtension(ComfyExtension):
 async def comfy_entrypoint() -> UNetMotionExtension:
     register_folders()
     register_routes()
+    await register_replacements()
     return UNetMotionExtension()
