@@ -20,7 +20,7 @@ class MotionAmount:
 
     Args:
         scale: factor of the keys of attention over the frames: above 1 each frame looks more at the frames that are
-            like it, and movement grows; below 1 frames come nearer to their mean. As AnimateDiff-Evolved's motion scale.
+            like it, and movement grows; below 1 frames come nearer to their mean; AnimateDiff-Evolved's motion scale.
         effect: share of what a module adds to its input: 0 is none, and 1 what it was trained to add.
         blocks: for whose modules, such as ``up_blocks``, ``down_blocks.0`` or
             ``up_blocks.1.motion_modules.0``; none: for all.
