@@ -98,6 +98,17 @@ SCENES = {
         {"PreviewImage": "images"},
     ),
     "UNetMotion_SaveClip": Scene({"images": ("VAEDecode", "IMAGE")}),
+    "UNetMotion_Noise": Scene(after={"SamplerCustomAdvanced": "noise"}),
+    "UNetMotion_UseNoise": Scene({"model": BUNDLED, "noise": ("UNetMotion_Noise", "noise")}, TO_SAMPLER),
+    "UNetMotion_FreeInit": Scene({"model": BUNDLED}, TO_SAMPLER),
+    "UNetMotion_DecodeToFile": Scene(
+        {"samples": ("KSampler", "LATENT"), "vae": ("UNetMotion_LoadBundled", "vae")}, values={"quality": 90}
+    ),
+    "UNetMotion_EncodeFromFile": Scene(
+        {"video": ("LoadVideo", "VIDEO"), "vae": ("UNetMotion_LoadBundled", "vae")},
+        {"KSampler": "latent_image"},
+        {"frames": 64, "width": 512, "height": 512},
+    ),
     "UNetMotion_TrainMotionLoRA": Scene(
         {
             "model": BUNDLED,

@@ -2,6 +2,7 @@
 import { app } from "../../scripts/app.js";
 import { forgetPreviews, sendPreviewChoice, showPreviews } from "./clip_preview.mjs";
 import { refreshFileInfo, showFileInfo } from "./file_info.mjs";
+import { showTrainingResults } from "./training_result.mjs";
 
 const MOTION = "UNetMotion.Preview.Motion";
 const FPS = "UNetMotion.Preview.FPS";
@@ -45,6 +46,7 @@ app.registerExtension({
   ],
   async setup() {
     showPreviews(sendChoice);
+    showTrainingResults();
     await sendChoice();
   },
   nodeCreated(node) {

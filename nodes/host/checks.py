@@ -28,6 +28,16 @@ def require_motion_model(model: Any) -> LDMView:
     return unet
 
 
+def check_latent_clip(name: str, samples: Any) -> None:
+    """Raise ValueError unless latents are the frames of a clip, (frames, channels, height, width)."""
+    if getattr(samples, "is_nested", False):
+        raise ValueError(f"`{name}` holds several latents of different kinds, expected one clip.")
+    if samples.ndim != 4:
+        raise ValueError(f"`{name}` has shape {tuple(samples.shape)}, expected (frames, channels, height, width).")
+    if len(samples) < 1:
+        raise ValueError(f"`{name}` holds 0 frames, expected at least 1.")
+
+
 def check_frames(model: Any, shape: Sequence[int], frames_per_clip: int) -> None:
     """Raise ValueError unless latents (frames, C, H, W) make whole clips that the model has positions for."""
     if len(shape) != 4:
