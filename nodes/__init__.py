@@ -3,12 +3,15 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .animatelcm import AnimateLCMPicture
+from .clip_files import DecodeToFile, EncodeFromFile
+from .context_windows import ContextWindowsNode, ShowContextWindows
 from .host.files.paths import register_folders
 from .host.page.routes import register_routes
 from .host.page.workflows import register_replacements
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
+from .noise import FreeInit, Noise, UseNoise
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .performance import Performance
 from .pia import PIAFirstFrame
@@ -34,6 +37,13 @@ NODES: list[type[io.ComfyNode]] = [
     AnimateLCMPicture,
     Performance,
     TrainMotionLoRA,
+    Noise,
+    UseNoise,
+    FreeInit,
+    DecodeToFile,
+    EncodeFromFile,
+    ContextWindowsNode,
+    ShowContextWindows,
 ]
 
 

@@ -4,6 +4,7 @@ import { app } from "../../scripts/app.js";
 import { convertWorkflow, offerConversion } from "./convert_workflow.mjs";
 import { forgetPreviews, sendPreviewChoice, showPreviews } from "./clip_preview.mjs";
 import { refreshFileInfo, showFileInfo } from "./file_info.mjs";
+import { showTrainingResults } from "./training_result.mjs";
 
 const MOTION = "UNetMotion.Preview.Motion";
 const FPS = "UNetMotion.Preview.FPS";
@@ -75,6 +76,7 @@ app.registerExtension({
   menuCommands: [{ path: ["UNetMotion"], commands: [CONVERT] }],
   async setup() {
     showPreviews(sendChoice);
+    showTrainingResults();
     await sendChoice();
   },
   nodeCreated(node) {

@@ -39,6 +39,7 @@ from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .image_encoder import ImageEncoder, image_features
 from .ip_adapter import project_images
 from .layer_factory import make_factory
+from .motion_module import MotionModule
 from .resnet import ResnetBlock, TimestepEmbedding
 
 
@@ -55,6 +56,7 @@ class MotionUNet(nn.Module):
     Attributes:
         defaults: what every call starts from.
         attention_layers: (path, layer) of each attention, in diffusers' order.
+        motion_modules_at: (path, module) of each motion module.
         text_widths: widths of the text that the cross-attentions read.
         adapter_conv_in: whether the input layer has channels that came with an adapter and are saved with it.
     """
@@ -89,6 +91,7 @@ class MotionUNet(nn.Module):
         modules = list(self.named_modules())
         # A tuple hides the layers from nn.Module, which has them under their own names already.
         self.attention_layers = tuple((path, m) for path, m in modules if isinstance(m, Attention))
+        self.motion_modules_at = tuple((path, m) for path, m in modules if isinstance(m, MotionModule))
         self.text_widths = {a.context_dim for _, a in self.attention_layers if a.is_cross_attention}
         # Not by their weights, which a host may load later.
         linear = (path for path, module in modules if hasattr(module, "in_features"))

@@ -1,7 +1,19 @@
 """Sampling: noise schedules, samplers, noise, and the pipeline from a prompt to frames."""
 
 from .context_windows import FUSES, SCHEDULES, ContextWindows
-from .noise import NOISES, clip_noise, frame_noise, free_noise, seeded_generator
+from .free_init import FILTERS, FreeInit
+from .noise import (
+    NOISES,
+    NoiseMix,
+    arranged,
+    clip_noise,
+    frame_noise,
+    free_noise,
+    free_noise_of,
+    mix_noise,
+    seed_apart,
+    seeded_generator,
+)
 from .noise_schedule import (
     BETA_SCHEDULES,
     PREDICTIONS,
@@ -16,6 +28,7 @@ from .samplers import SAMPLERS, Sampler, get_sampler
 
 __all__ = [
     "BETA_SCHEDULES",
+    "FILTERS",
     "FUSES",
     "NOISES",
     "PREDICTIONS",
@@ -23,15 +36,21 @@ __all__ = [
     "SCHEDULES",
     "SPACINGS",
     "ContextWindows",
+    "FreeInit",
     "MotionPipeline",
+    "NoiseMix",
     "NoiseSchedule",
     "Sampler",
     "Steps",
+    "arranged",
     "clip_noise",
     "frame_noise",
     "free_noise",
+    "free_noise_of",
     "get_sampler",
     "make_betas",
+    "mix_noise",
     "rescale_zero_terminal_snr",
+    "seed_apart",
     "seeded_generator",
 ]

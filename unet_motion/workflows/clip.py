@@ -37,6 +37,7 @@ def no_graph(settings: Mapping[str, Any]) -> str | None:
         "the attention is not exact": settings["attention"] == "sage",
         "it is drawn in windows": settings.get("windows") is not None,
         "it starts from other noise": settings.get("noise", "default") != "default",
+        "it is sampled several times": settings.get("free_init") is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import comfy.patcher_extension
 import torch
-from comfy.cli_args import LatentPreviewMethod, args
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 from torch import Tensor
 
+from ....unet_motion.files.errors import shorten
 from ....unet_motion.video.animations import encode_webp
 from .hooks import KEY
 from .settings import settings
@@ -30,7 +30,7 @@ from .settings import settings
 SHARE = 0.03
 """How much of the sampling time previews may take."""
 
-CLIENTS_REMEMBERED = 64
+CLIENTS_REMEMBERED, LONGEST_CLIENT = 64, 128
 MIN_FPS, MAX_FPS = 1, 60
 LOSSLESS_PIXELS = 32 * 32
 
@@ -40,32 +40,30 @@ class PreviewChoice:
     """What a page wants to see.
 
     Attributes:
-        motion: whether to send loops; None where ComfyUI sends its own previews.
+        motion: whether to send loops. Nobody gets them who has not asked: ComfyUI calls every preview a JPEG or a PNG.
         fps: frames a second of the loops.
     """
 
-    motion: bool | None = None
+    motion: bool = False
     fps: float = 8.0
-
-    @property
-    def wanted(self) -> bool:
-        # Looked up late: newer ComfyUI versions set the method for every prompt.
-        return args.preview_method != LatentPreviewMethod.NoPreviews if self.motion is None else self.motion
 
 
 _choices: OrderedDict[str, PreviewChoice] = OrderedDict()
 
 
-def choose_preview(client: str, motion: Any, fps: Any) -> PreviewChoice:
+def choose_preview(client: Any, motion: Any, fps: Any) -> PreviewChoice:
     """Remember what a page wants, under the id with which it queues prompts.
 
     Raises:
-        ValueError: `motion` is not a bool, or `fps` not a number from 1 to 60.
+        ValueError: `client` is no id, `motion` not a bool, or `fps` not a number from 1 to 60.
     """
+    if not isinstance(client, str) or not 0 < len(client) <= LONGEST_CLIENT:
+        found = f"{len(client)} characters" if isinstance(client, str) else f"a {type(client).__name__}"
+        raise ValueError(f"client is {found}, expected a text of 1 to {LONGEST_CLIENT} characters.")
     if not isinstance(motion, bool):
-        raise ValueError(f"motion is {motion!r}, expected true or false.")
+        raise ValueError(f"motion is {shorten(repr(motion))}, expected true or false.")
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not MIN_FPS <= fps <= MAX_FPS:
-        raise ValueError(f"fps is {fps!r}, expected a number from {MIN_FPS} to {MAX_FPS}.")
+        raise ValueError(f"fps is {shorten(repr(fps))}, expected a number from {MIN_FPS} to {MAX_FPS}.")
     choice = _choices[client] = PreviewChoice(motion, float(fps))
     _choices.move_to_end(client)
     while len(_choices) > CLIENTS_REMEMBERED:
@@ -78,8 +76,8 @@ def is_watching(client: Any) -> bool:
     return client in _choices
 
 
-def _current_choice() -> PreviewChoice:
-    """The choice of the page whose prompt runs; programs, and pages without the pack's script, get the default."""
+def current_choice() -> PreviewChoice:
+    """The choice of the page whose prompt runs; programs, and pages without the pack's script, have made none."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     return _choices.get(getattr(server, "client_id", None), PreviewChoice())
 
@@ -160,8 +158,8 @@ def _with_loop(callback: Callable, guider: Any) -> Callable:
     def report(step: int, x0: Tensor, x: Tensor, total: int) -> None:
         callback(step, x0, x, total)
         # Read anew at every step: people change their mind while they watch.
-        choice, node = _current_choice(), get_executing_context()
-        if node is None or not choice.wanted or not pace.due():
+        choice, node = current_choice(), get_executing_context()
+        if node is None or not choice.motion or not pace.due():
             return
         pictures = motion_frames(x0, latent_format, clip)
         if pictures is None:

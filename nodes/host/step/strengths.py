@@ -90,11 +90,12 @@ class VaryingLora:
         if self.frames is not None:
             strength = strength * curve_at(self.frames, torch.tensor(indices, dtype=torch.float32))
         rows = strength.repeat(x.shape[0] // len(indices)).view(-1, frames)
-        if x.device not in self._placed:
-            # Moved once, for the device that is in use.
+        layers = self._placed.get(x.device)
+        if layers is None:
+            # Moved once, for the device that is in use; another one may compute at the same time.
+            layers = {path: [t.to(x.device) for t in pair] for path, pair in self.layers.items()}
             self._placed.clear()
-            self._placed[x.device] = {path: [t.to(x.device) for t in pair] for path, pair in self.layers.items()}
-        layers = self._placed[x.device]
+            self._placed[x.device] = layers
         steps = None if self.steps is None else self.steps.to(x.device)
         return {"name": self.name, "layers": layers, "strength": rows.to(x.device), "steps": steps}
 
@@ -102,9 +103,16 @@ class VaryingLora:
 def _frame_indices(transformer_options: dict) -> list[int] | None:
     """Which frames of the animation are in a call, where it is a window."""
     indices = (transformer_options.get("ad_params") or {}).get("sub_idxs")
+    return frames_of_window(transformer_options.get("context_window")) if indices is None else list(indices)
+
+
+def frames_of_window(window: Any) -> list[int] | None:
+    """The frames of one of ComfyUI's context windows, with the one that it may put in front of them."""
+    indices = getattr(window, "index_list", None)
     if indices is None:
-        indices = getattr(transformer_options.get("context_window"), "index_list", None)
-    return None if indices is None else list(indices)
+        return None
+    anchor = getattr(window, "causal_anchor_index", None)
+    return [*([] if anchor is None or anchor < 0 else [anchor]), *(int(index) for index in indices)]
 
 
 def for_batch(loras: list, x: Tensor, frames: int, transformer_options: dict) -> list[dict[str, Any]]:

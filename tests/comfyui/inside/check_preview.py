@@ -50,12 +50,21 @@ def seen():
     handler = Seen()
     reset_progress_state("prompt", SimpleNamespace())
     get_progress_state().register_handler(handler)
-    preview._choices.clear()
     return handler
 
 
 @pytest.fixture
-def shown(monkeypatch):
+def client(monkeypatch):
+    """Whose prompt runs: a page that asked for loops."""
+    running = SimpleNamespace(client_id="mine")
+    monkeypatch.setitem(preview.sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=running)))
+    preview._choices.clear()
+    preview.choose_preview("mine", True, 8)
+    return running
+
+
+@pytest.fixture
+def shown(client, monkeypatch):
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
     monkeypatch.setattr(preview.Pace, "due", lambda self: True)
 
@@ -128,6 +137,7 @@ def test_the_latents_are_the_same_with_and_without_a_preview(loaded, seen, shown
     with_preview, _ = sample(loaded)
     assert seen.loops
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.NoPreviews)
+    preview.choose_preview("mine", False, 8)
     count = len(seen.sent)
     without, _ = sample(loaded)
     assert torch.equal(with_preview, without)
@@ -139,32 +149,25 @@ def test_a_sampler_that_reports_no_steps_shows_nothing(loaded, seen, shown):
     assert not seen.loops
 
 
-def test_a_page_can_turn_it_off_and_set_its_speed(loaded, seen, shown, monkeypatch):
-    client = SimpleNamespace(client_id="mine")
-    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=client))
-    monkeypatch.setitem(preview.sys.modules, "server", server)
+def test_a_page_can_turn_it_off_and_set_its_speed(loaded, seen, shown):
     preview.choose_preview("mine", False, 8)
     sample(loaded)
     assert not seen.loops
-    client.client_id = "another page"
-    sample(loaded)
-    assert len(seen.loops) == STEPS
-    client.client_id = "mine"
     preview.choose_preview("mine", True, 20)
     sample(loaded)
-    assert [pictures_of(loop)[1] for loop in seen.loops] == [125] * STEPS + [50] * STEPS
+    assert [pictures_of(loop)[1] for loop in seen.loops] == [50] * STEPS
 
 
-def test_a_page_that_asked_for_it_sees_it_where_comfyuis_own_previews_are_off(loaded, seen, shown, monkeypatch):
-    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.NoPreviews)
-    client = SimpleNamespace(client_id="a program")
-    monkeypatch.setitem(preview.sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=client)))
-    preview.choose_preview("page", True, 8)
+@pytest.mark.parametrize("method", [LatentPreviewMethod.NoPreviews, LatentPreviewMethod.Latent2RGB])
+@pytest.mark.parametrize("who", ["mine", "a program", None])
+def test_loops_go_to_those_who_asked_for_them_whatever_comfyuis_own_previews_are(
+    loaded, seen, shown, client, monkeypatch, method, who
+):
+    """ComfyUI calls each preview a JPEG or a PNG; without a client it sends them to everybody."""
+    monkeypatch.setattr(args, "preview_method", method)
+    client.client_id = who
     sample(loaded)
-    assert not seen.loops
-    client.client_id = "page"
-    sample(loaded)
-    assert len(seen.loops) == STEPS
+    assert len(seen.loops) == (STEPS if who == "mine" else 0)
 
 
 def test_a_choice_that_makes_no_sense_is_refused():
@@ -172,6 +175,12 @@ def test_a_choice_that_makes_no_sense_is_refused():
         preview.choose_preview("mine", True, 0)
     with pytest.raises(ValueError, match="motion is 'yes', expected true or false"):
         preview.choose_preview("mine", "yes", 8)
+    before = dict(preview._choices)
+    odd = {"x" * 129: "129 characters", "": "0 characters", ("a",): "a tuple", None: "a NoneType"}
+    for client, found in odd.items():
+        with pytest.raises(ValueError, match=f"client is {found}, expected a text of 1 to 128 characters"):
+            preview.choose_preview(client, True, 8)
+    assert preview._choices == before
 
 
 def test_only_the_latest_pages_are_remembered():
@@ -209,7 +218,7 @@ def test_previews_take_a_few_percent_of_the_time_however_slow_they_are():
         assert made >= 2 and (spent - cost) / now <= preview.SHARE * 1.01
 
 
-def test_a_run_is_hardly_slower_with_previews(loaded, seen, monkeypatch):
+def test_a_run_is_hardly_slower_with_previews(loaded, seen, client, monkeypatch):
     steps = 12
     sample(loaded, steps=steps)
     spent = []
@@ -222,7 +231,7 @@ def test_a_run_is_hardly_slower_with_previews(loaded, seen, monkeypatch):
         return data
 
     monkeypatch.setattr(preview, "encode_loop", timed)
-    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    seen.sent.clear()
     start = time.perf_counter()
     sample(loaded, steps=steps, frames=16)
     whole = time.perf_counter() - start
