@@ -9,6 +9,7 @@ from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
 from .options import AttentionProcessor, ForwardChunking, FreeU
+from .over_time import Guidance, MotionAmount, MotionCurve, PromptTravel
 from .performance import Performance
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
@@ -33,6 +34,10 @@ NODES: list[type[io.ComfyNode]] = [
     AnimateLCMPicture,
     Performance,
     TrainMotionLoRA,
+    MotionCurve,
+    PromptTravel,
+    MotionAmount,
+    Guidance,
 ]
 
 
