@@ -17,6 +17,7 @@ _EXPORTS = {
     "FreeU": ".forward.freeu",
     "Hooks": ".forward.hooks",
     "StepGraphs": ".runtime.cuda_graphs",
+    "MotionAmount": ".forward.motion_amount",
     "TextKeys": ".forward.text_keys",
     "Views": ".forward.views",
     "load_unet": ".formats",
@@ -30,6 +31,8 @@ _EXPORTS = {
     "FreeInit": ".sampling",
     "NoiseMix": ".sampling",
     "free_noise": ".sampling",
+    "Curve": ".schedule",
+    "PromptSchedule": ".schedule",
 }
 
 __all__ = [*_EXPORTS, "__version__"]

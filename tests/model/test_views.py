@@ -1,5 +1,6 @@
 """Windows inside motion modules against diffusers' FreeNoise, and layers that see a few frames at a time."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,10 @@ from tests.reference import (
     shared_pair,
 )
 from unet_motion import ContextWindows, ForwardOptions, FreeU, UNetMotionModel, Views
-from unet_motion.forward.lora import MotionLora
+from unet_motion.forward.call import Call
+from unet_motion.forward.lora import MotionLora, lora_terms
+from unet_motion.forward.motion_amount import MotionAmount
+from unet_motion.forward.views import view_calls
 from unet_motion.model.transformer import BasicTransformerBlock
 
 V1 = dict(resnet_norm_scope="clip")
@@ -62,8 +66,6 @@ def test_diffusers_free_noise_loses_the_last_frames_of_some_lengths():
     for module in (theirs, ours):
         for name, parameter in module.named_parameters():
             parameter.data.zero_() if "norm" not in name else parameter.data.fill_(1)
-    from unet_motion.forward.call import Call
-    from unet_motion.forward.views import view_calls
 
     for frames in range(8, 23):
         tokens = torch.rand(1, frames, 3, 8) + 1
@@ -88,8 +90,6 @@ def test_motion_modules_give_the_weighted_mean_over_the_windows(schedule):
     """One module, written out: each window alone through its attentions, then all frames through the rest."""
     ours, _ = shared_pair(TINY)
     block = ours.down_blocks[0].motion_modules[0].transformer_blocks[0]
-    from unet_motion.forward.call import Call
-    from unet_motion.forward.views import view_calls
 
     windows, tokens = ContextWindows(5, 2, schedule=schedule), torch.randn(2, 13, 6, 8)
     plan = windows.plan(13, 3)
@@ -151,9 +151,6 @@ def test_strengths_over_the_frames_follow_their_frames():
     inputs, strength = make_inputs(TINY, batch=2, frames=8), torch.rand(2, 8)
     block = ours.down_blocks[0].motion_modules[0].transformer_blocks[0]
     given = loras(ours, strength)
-    from unet_motion.forward.call import Call
-    from unet_motion.forward.lora import lora_terms
-    from unet_motion.forward.views import view_calls
 
     tokens = torch.randn(2, 8, 6, 8)
 
@@ -167,6 +164,23 @@ def test_strengths_over_the_frames_follow_their_frames():
     halves = [block(tokens[:, at : at + 4], call(strength[:, at : at + 4], 4)) for at in (0, 4)]
     torch.testing.assert_close(found, torch.cat(halves, 1))
     options = ForwardOptions(views=views_of(8), motion_loras=given)
+    without = ForwardOptions(views=views_of(8))
+    assert_differs(run_ours(ours, inputs, options=options), run_ours(ours, inputs, options=without))
+
+
+@torch.no_grad()
+def test_motion_amounts_over_the_frames_follow_their_frames():
+    ours, _ = shared_pair(TINY)
+    inputs, scale = make_inputs(TINY, batch=2, frames=8), torch.rand(2, 8) + 0.5
+    views = views_of(8, 4, 0, schedule="batched")
+    block = ours.down_blocks[0].motion_modules[0].transformer_blocks[0]
+    tokens, amounts = torch.randn(2, 8, 6, 8), scale[:, :, None, None]
+    whole = Call(2, 8, temb=torch.empty(0))
+    found = block(tokens, replace(whole, views=view_calls(whole, views, tokens.device)), amounts)
+    part = Call(2, 4, temb=torch.empty(0))
+    halves = [block(tokens[:, at : at + 4], part, amounts[:, at : at + 4]) for at in (0, 4)]
+    torch.testing.assert_close(found, torch.cat(halves, 1))
+    options = ForwardOptions(views=views_of(8), motion_amounts=[MotionAmount(scale=scale)])
     without = ForwardOptions(views=views_of(8))
     assert_differs(run_ours(ours, inputs, options=options), run_ours(ours, inputs, options=without))
 

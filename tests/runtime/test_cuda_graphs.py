@@ -6,7 +6,7 @@ output, as a graph does; with one, the last test captures real graphs.
 
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +24,7 @@ from unet_motion import (
     remove_motion_lora,
 )
 from unet_motion.forward.lora import MotionLora
+from unet_motion.forward.motion_amount import MotionAmount
 from unet_motion.runtime.cuda_graphs import RETRY_AFTER
 from unet_motion.runtime.cuda_recorder import CudaRecorder
 
@@ -102,6 +103,48 @@ def test_another_shape_setting_option_or_weight_is_captured_anew(unet):
         assert recorder.captured == count and len(graphs) <= 2
 
 
+def option_values(unet):
+    """Option of a call -> values of it that compute different things."""
+    path = next(name for name in unet._motion_paths if name.endswith("to_q"))
+    rows, columns = unet.get_submodule(path).weight.shape
+    pairs = [(torch.randn(2, columns), torch.randn(rows, 2)) for _ in range(2)]
+    return {
+        "freeu": [None, FreeU(0.9, 0.2, 1.5, 1.6), FreeU(0.9, 0.2, 1.5, 1.6, version="v2")],
+        "attn_processors": ["sdpa", "math"],
+        "forward_chunking": [None, (1, 0), (2, 0), (1, 1)],
+        "resnet_norm_scope": ["frame", "clip"],
+        "motion_norm_scope": ["frame", "clip"],
+        "hooks": [Fixed("a"), Fixed("b")],
+        "motion_amounts": [(), (MotionAmount(scale=1.5),), (MotionAmount(effect=0.5),)],
+        "motion_loras": [(), *((MotionLora("pan", {path: pair}, 1.0),) for pair in pairs)],
+    }
+
+
+def test_no_option_of_a_call_is_left_out_of_what_a_graph_is_for(unet):
+    values = option_values(unet)
+    # Not captured; not used in graphs; made of another.
+    elsewhere = {"frame_positions", "views", "frames_at_once", "text_keys", "plan"}
+    assert {field.name for field in fields(ForwardOptions)} == values.keys() | elsewhere
+    for name, choices in values.items():
+        recorder = Recorder()
+        graphs = StepGraphs(unet, most=len(choices), recorder=recorder)
+        for _ in range(2):
+            results = [check(graphs, 1, ForwardOptions(**{name: value})) for value in choices]
+        assert recorder.captured == len(choices), name
+        if name not in ("attn_processors", "forward_chunking", "hooks"):  # which compute the same, otherwise
+            assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(results) for b in results[:i]), name
+
+
+def test_inputs_of_one_form_under_other_names_are_other_inputs():
+    unet = randomise(UNetMotionModel(**TINY, time_cond_proj_dim=5))
+    recorder = Recorder()
+    graphs = StepGraphs(unet, recorder=recorder)
+    rows = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0, 1.0]])
+    for _ in range(2):
+        masked, conditioned = (check(graphs, 1, **{name: rows}) for name in ("attention_mask", "timestep_cond"))
+    assert recorder.captured == 2 and (masked - conditioned).abs().max() > 1e-3
+
+
 def test_weights_that_are_edited_in_place_act_without_a_new_capture(unet):
     recorder = Recorder()
     graphs = StepGraphs(unet, recorder=recorder)
@@ -130,10 +173,12 @@ def test_options_made_anew_in_each_step_share_a_graph_and_their_tensors_are_its_
     rows, columns = unet.get_submodule(path).weight.shape
     layers = {path: (torch.randn(2, columns), torch.randn(rows, 2))}
 
-    def options(step, b=1.5, layers=layers):
+    def options(step, b=1.5, layers=layers, effect=0.5):
         freeu = FreeU(0.9, 0.2, b, 1.6, active=torch.tensor([step > 1]))
         lora = MotionLora("pan", layers, torch.linspace(0, 1, FRAMES) * step)
-        return ForwardOptions(freeu=freeu, motion_loras=(lora,), attn_processors={"*": "sdpa"}, hooks=Fixed("a"))
+        amount = MotionAmount(torch.linspace(1, 2, FRAMES) * step, effect, ("up_blocks",))
+        more = dict(attn_processors={"*": "sdpa"}, hooks=Fixed("a"))
+        return ForwardOptions(freeu=freeu, motion_loras=(lora,), motion_amounts=(amount,), **more)
 
     results = [check(graphs, 1, options(step)) for step in range(4)]
     assert recorder.captured == 1
@@ -142,7 +187,9 @@ def test_options_made_anew_in_each_step_share_a_graph_and_their_tensors_are_its_
         check(graphs, 1, other)
     check(graphs, 1, replace(options(1), hooks=Fixed("b")))
     check(graphs, 1, replace(options(1), attn_processors={"*": "math"}))
-    assert recorder.captured == 5
+    check(graphs, 1, options(1, effect=0.25))
+    check(graphs, 1, options(1, effect=torch.tensor([0.0, 1.0, 0.5])[:FRAMES]))
+    assert recorder.captured == 7
 
 
 def test_loras_that_are_applied_are_part_of_a_graph_and_replays_follow_them(unet):

@@ -81,6 +81,10 @@ class View:
     weights: Tensor
     call: Call
 
+    def of_frames(self, values: float | Tensor | None) -> float | Tensor | None:
+        """Values of the whole clip, (1 or B, 1 or F, ...) where they are tensors, for the window's frames."""
+        return values.index_select(1, self.index) if isinstance(values, Tensor) and values.shape[1] > 1 else values
+
 
 def view_calls(call: Call, views: Views, device: torch.device) -> tuple[View, ...]:
     """A call for each window; `frame_positions` are those of a window, from its beginning."""
@@ -99,11 +103,11 @@ def view_calls(call: Call, views: Views, device: torch.device) -> tuple[View, ..
     return tuple(found)
 
 
-def averaged(views: Sequence[View], tokens: Tensor, function: Callable[[Tensor, Call], Tensor]) -> Tensor:
+def averaged(views: Sequence[View], tokens: Tensor, function: Callable[[Tensor, View], Tensor]) -> Tensor:
     """The weighted mean of what a function gives for each window of tokens (B, F, P, C), in their dtype."""
     total = torch.zeros_like(tokens, dtype=torch.promote_types(tokens.dtype, torch.float32))
     for view in views:
-        found = function(tokens.index_select(1, view.index), view.call)
+        found = function(tokens.index_select(1, view.index), view)
         total.index_add_(1, view.index, found.to(total) * view.weights.to(total)[:, None, None])
     return total.to(tokens.dtype)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import numpy as np
 import torch
 from comfy.cli_args import args
@@ -19,6 +17,7 @@ from ....unet_motion.video import FrameRange, frame_rate, read_frames, write_fra
 from ....unet_motion.video.mp4 import check_size
 from ..checks import check_latent_clip
 from .clips import BEST, graphs_of, pictures_of
+from .outputs import new_output
 
 
 def decode_to_file(
@@ -38,26 +37,24 @@ def decode_to_file(
         Core's VIDEO of the file, and what the page shows on the node.
 
     Raises:
-        ValueError: latents that are no clip, or pictures that an MP4 cannot hold.
+        ValueError: latents that are no clip, pictures that an MP4 cannot hold, a prefix outside of the output folder.
+        OSError: the file cannot be written there.
     """
     check_latent_clip("samples", samples)
     decoded = _decoded(samples, vae, at_once)
     first = next(decoded)
     height, width = first.shape[:2]
     check_size(height, width)
-    output = folder_paths.get_output_directory()
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
-    file = f"{name}_{counter:05}_.mp4"
-    path = os.path.join(folder, file)
+    file = new_output(prefix, ".mp4", width, height)
     graphs = None if args.disable_metadata else graphs_of(hidden)
 
     def frames() -> Iterator[np.ndarray]:
         yield first
         yield from decoded
 
-    write_frames(path, frames(), fps, quality=quality if quality < BEST else None, graphs=graphs)
-    shown = ui.SavedImages([ui.SavedResult(file, subfolder, io.FolderType.output)], is_animated=True)
-    return InputImpl.VideoFromFile(path), shown
+    write_frames(file.path, frames(), fps, quality=quality if quality < BEST else None, graphs=graphs)
+    shown = ui.SavedImages([ui.SavedResult(file.name, file.subfolder, io.FolderType.output)], is_animated=True)
+    return InputImpl.VideoFromFile(file.path), shown
 
 
 def encode_from_file(
