@@ -63,7 +63,7 @@ def test_a_clip_of_one_window_is_that_of_no_windows(pipeline):  # noqa: F811
 def test_windows_far_apart_are_clips_of_their_own(unet):  # noqa: F811
     """Without overlap no window sees another: each part of the clip is drawn as if alone."""
     pipe, found = MotionPipeline(unet, TextEncoder(), Tokenizer(), Autoencoder()), []
-    predict = pipe._guided("a red star", "", 20, 2.0, None)
+    predict = pipe._guided(["", "a red star"], 20, 2.0, None)
     plan = NoiseSchedule.named().steps(3, "leading")
     x = frame_noise(seeded_generator(3), 20, 4, 4, 4)
     model = windowed(predict, ContextWindows(8, schedule="batched"), 20, plan.timesteps, at_once=2)
