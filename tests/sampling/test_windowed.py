@@ -70,7 +70,7 @@ def test_windows_far_apart_are_clips_of_their_own(unet):  # noqa: F811
     with torch.inference_mode():
         whole = model(x, plan.timesteps[1])
         for window in ContextWindows(8, schedule="batched").windows(20):
-            alone = pipe._guided("a red star", "", len(window), 2.0, None)
+            alone = pipe._guided(["", "a red star"], len(window), 2.0, None)
             found.append(alone(x[window], plan.timesteps[1], [window]))
     torch.testing.assert_close(whole, torch.cat(found), rtol=1e-5, atol=1e-5)
 
