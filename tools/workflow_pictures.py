@@ -45,7 +45,6 @@ DRAWN = {
     "train_motion_lora": (0, 15),
     "long_clip": (0, 15, 31, 47),
     "closed_loop": (0, 8, 16, 23),
-    "long_video_to_video": (0, 13, 26, 39),
 }
 """Frames to show of what the bundled model draws."""
 DRAWN_WIDTH = 528
