@@ -50,7 +50,7 @@ def replace_tokenizer(folder: Path) -> None:
     letters = [chr(code) for code in range(33, 127)]
     words = ["<|startoftext|>", "!", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
-    special = {name: "<|endoftext|>" for name in ("eos_token", "unk_token", "pad_token")}
+    special = dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": words[0], **special}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\na n</w>\n")
