@@ -192,7 +192,8 @@ def test_a_clip_whose_text_is_masked_altogether_attends_as_if_it_were_not():
     inputs = make_inputs(SD15, batch=2, tokens=6)
     text = 3 * inputs["encoder_hidden_states"]
     keep = torch.tensor([[0] * 6, [1, 0, 0, 1, 0, 1]])
-    masked, plain = (run_ours(ours, inputs, encoder_hidden_states=text, **more) for more in ({"attention_mask": keep}, {}))
+    masked = run_ours(ours, inputs, encoder_hidden_states=text, attention_mask=keep)
+    plain = run_ours(ours, inputs, encoder_hidden_states=text)
     even = run_ours(ours, inputs, encoder_hidden_states=text.mean(1, keepdim=True).expand(-1, 6, -1))
     assert (masked[0] - plain[0]).abs().max() < 1e-2 * plain[0].abs().max()
     assert (even[0] - plain[0]).abs().max() > 3e-2 * plain[0].abs().max()
