@@ -17,6 +17,7 @@ _EXPORTS = {
     "FreeU": ".forward.freeu",
     "Hooks": ".forward.hooks",
     "StepGraphs": ".runtime.cuda_graphs",
+    "MotionAmount": ".forward.motion_amount",
     "TextKeys": ".forward.text_keys",
     "load_unet": ".formats",
     "load_motion_module": ".formats",
@@ -26,7 +27,11 @@ _EXPORTS = {
     "remove_motion_lora": ".lora.apply",
     "MotionPipeline": ".sampling",
     "ContextWindows": ".sampling",
+    "FreeInit": ".sampling",
+    "NoiseMix": ".sampling",
     "free_noise": ".sampling",
+    "Curve": ".schedule",
+    "PromptSchedule": ".schedule",
 }
 
 __all__ = [*_EXPORTS, "__version__"]

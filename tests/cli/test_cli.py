@@ -46,6 +46,26 @@ def test_generate_writes_a_moving_picture_with_its_settings(generate, capsys):
     assert str(path) in capsys.readouterr().out
 
 
+def test_prompts_over_the_frames_come_from_a_file(generate, tmp_path, capsys):
+    lines = tmp_path / "travel.txt"
+    lines.write_text('"0": "a red star", "3": "a blue star --neg green",\n')
+    status, path = generate(prompt=f"--prompts={lines}")
+    assert status == 0
+    settings = read_metadata(path)
+    assert [key["text"] for key in settings["prompt"]["keys"]] == ["a red star", "a blue star"]
+    assert [key["text"] for key in settings["negative_prompt"]["keys"]] == ["", "green"]
+    _, one = generate(prompt="a red star", name="one.webp")
+    assert one.read_bytes() != path.read_bytes()
+    with Image.open(path) as image:
+        assert image.n_frames == 4 and "workflow" not in str(image.getexif())
+    lines.write_text('"0": "a red star",\n"9" "a blue star"')
+    assert generate(prompt=f"--prompts={lines}")[0] == 2
+    assert f"`{lines}`: line 2: found" in capsys.readouterr().err
+    lines.write_text('"0": "a red star", "3": "a ring", "9": "a blue star"')
+    assert generate(prompt=f"--prompts={lines}")[0] == 2
+    assert "9 is never reached: the clip has 4 frames" in capsys.readouterr().err
+
+
 def test_a_clip_longer_than_the_model_knows_is_drawn_in_windows(generate):
     status, path = generate("--frames", "19", "--window", "8", "--overlap", "3", "--loop", "--free-noise")
     assert status == 0
@@ -57,6 +77,17 @@ def test_a_clip_longer_than_the_model_knows_is_drawn_in_windows(generate):
     assert windows["schedule"] == "looped_uniform" and windows["closed_loop"] is True
     _, plain = generate("--frames", "19", "--window", "8", "--overlap", "3", "--free-noise", name="plain.webp")
     assert plain.read_bytes() != path.read_bytes()
+
+
+def test_free_init_and_mixed_noise_stand_in_the_file(generate, capsys):
+    options = ["--free-init", "2", "--free-init-filter", "box", "--free-init-stop", "0.5,0.25", "--free-init-fast"]
+    status, path = generate("--noise", "default:1,constant:0.5", *options)
+    assert status == 0 and "sampling 2/2: 2 of 2" in capsys.readouterr().err
+    settings = read_metadata(path)
+    expected = {"iterations": 2, "filter": "box", "spatial_stop": 0.5, "temporal_stop": 0.25, "order": 4, "fast": True}
+    assert settings["free_init"] == expected and settings["noise"] == "default:1,constant:0.5"
+    _, plain = generate("--noise", "default:1,constant:0.5", name="plain.webp")
+    assert plain.read_bytes() != path.read_bytes() and read_metadata(plain)["free_init"] is None
 
 
 def test_same_seed_same_file_another_seed_another(generate, tmp_path):
@@ -151,6 +182,13 @@ def test_without_out_the_name_comes_from_the_prompt(model_file, tmp_path, monkey
         (["--loop", "--window", "8"], ["--loop needs at least a window of frames", "--frames 4"]),
         (["--window", "4", "--schedule", "spiral"], ["'spiral'", "standard_static"]),
         (["--noise", "pink"], ["noise is 'pink'", "free_noise"]),
+        (["--noise", "default:1,repeated:1"], ["--noise needs --window"]),
+        (["--noise", "default:a"], ["noise is 'default:a'", "KIND:WEIGHT"]),
+        (["--free-init-fast"], ["--free-init-fast needs --free-init", "number of runs"]),
+        (["--free-init-stop", "0.5"], ["--free-init-stop needs --free-init"]),
+        (["--free-init", "0"], ["`iterations` is 0"]),
+        (["--free-init", "2", "--free-init-filter", "sharp"], ["`filter` is 'sharp'", "butterworth"]),
+        (["--free-init", "2", "--free-init-stop", "0.5,2"], ["`temporal_stop` is 2.0"]),
         (["--width", "30"], ["width is 30"]),
         (["--sampler", "fast"], ["'fast'", "euler"]),
         (["--seed", "-1"], ["seed is -1"]),
@@ -175,7 +213,12 @@ def test_bad_input_is_one_sentence_and_status_2(generate, capsys, arguments, wor
     assert not path.exists() and said.out == ""
 
 
-@pytest.mark.parametrize("arguments", [[], ["paint"], ["generate"], ["generate", "x", "--freeu", "1,2"], ["inspect"]])
+WRONG = [
+    [], ["paint"], ["generate"], ["generate", "x", "--prompts", "y"], ["generate", "x", "--freeu", "1,2"], ["inspect"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WRONG)
 def test_wrong_usage_is_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -24,6 +24,7 @@ from unet_motion import (
     remove_motion_lora,
 )
 from unet_motion.forward.lora import MotionLora
+from unet_motion.forward.motion_amount import MotionAmount
 from unet_motion.runtime.cuda_graphs import RETRY_AFTER
 from unet_motion.runtime.cuda_recorder import CudaRecorder
 
@@ -170,10 +171,12 @@ def test_options_made_anew_in_each_step_share_a_graph_and_their_tensors_are_its_
     rows, columns = unet.get_submodule(path).weight.shape
     layers = {path: (torch.randn(2, columns), torch.randn(rows, 2))}
 
-    def options(step, b=1.5, layers=layers):
+    def options(step, b=1.5, layers=layers, effect=0.5):
         freeu = FreeU(0.9, 0.2, b, 1.6, active=torch.tensor([step > 1]))
         lora = MotionLora("pan", layers, torch.linspace(0, 1, FRAMES) * step)
-        return ForwardOptions(freeu=freeu, motion_loras=(lora,), attn_processors={"*": "sdpa"}, hooks=Fixed("a"))
+        amount = MotionAmount(torch.linspace(1, 2, FRAMES) * step, effect, ("up_blocks",))
+        more = dict(attn_processors={"*": "sdpa"}, hooks=Fixed("a"))
+        return ForwardOptions(freeu=freeu, motion_loras=(lora,), motion_amounts=(amount,), **more)
 
     results = [check(graphs, 1, options(step)) for step in range(4)]
     assert recorder.captured == 1
@@ -182,7 +185,9 @@ def test_options_made_anew_in_each_step_share_a_graph_and_their_tensors_are_its_
         check(graphs, 1, other)
     check(graphs, 1, replace(options(1), hooks=Fixed("b")))
     check(graphs, 1, replace(options(1), attn_processors={"*": "math"}))
-    assert recorder.captured == 5
+    check(graphs, 1, options(1, effect=0.25))
+    check(graphs, 1, options(1, effect=torch.tensor([0.0, 1.0, 0.5])[:FRAMES]))
+    assert recorder.captured == 7
 
 
 def test_loras_that_are_applied_are_part_of_a_graph_and_replays_follow_them(unet):

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops.attention.processors import DEFAULT_PROCESSOR
 from .conditioning import Conditioning, build_text
 from .entry_checks import check_frames
 from .hooks import Hooks
 from .lora import LowRank, lora_terms
+from .motion_amount import Acting, Amount, acting_amounts
 from .options import ForwardOptions
 from .settings import Settings
 from .text_keys import TextKeys
@@ -38,6 +38,7 @@ class Call:
         positions: rows of the position table, (F,), or None for 0..F-1.
         processors: attention layer -> its processor, where the call chooses one.
         lora: what motion LoRAs add in this call, or None.
+        amounts: motion module -> how strongly it acts, where the call says so.
         hooks: the host's, or None.
     """
 
@@ -55,6 +56,7 @@ class Call:
     positions: Tensor | None = None
     processors: Mapping[nn.Module, Any] = field(default_factory=dict)
     lora: LowRank | None = None
+    amounts: Mapping[nn.Module, Acting] = field(default_factory=dict)
     hooks: Hooks | None = None
 
     def processor(self, attention: nn.Module) -> Any:
@@ -62,14 +64,19 @@ class Call:
         default = getattr(attention.processor, "kernel", attention.processor)
         return self.processors.get(attention) or default or DEFAULT_PROCESSOR
 
+    def amounts_of(self, module: nn.Module, height: int, width: int) -> tuple[Amount | None, Amount | None]:
+        """A motion module's scale and effect for its pixels: numbers, (1 or B, F, 1 or H*W, 1), or None for 1."""
+        acting = self.amounts.get(module)
+        return (None, None) if acting is None else (acting.scale.over(height, width), acting.effect.over(height, width))
+
     def features_of(self, blocks: Sequence[nn.Module]) -> Sequence[Tensor | None]:
         """The image encoder's map for each down block."""
         return (None,) * len(blocks) if self.image_features is None else self.image_features
 
     def run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """Call ``function``, without keeping its activations where gradient checkpointing is on."""
-        if self.settings.checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *inputs, use_reentrant=False)
+        if self.settings.checkpointing is not None and torch.is_grad_enabled():
+            return self.settings.checkpointing(function, *inputs)
         return function(*inputs)
 
 
@@ -88,6 +95,7 @@ def begin(
     temb = unet.embed_time(sample, timestep, batch, frames, inputs, options.hooks)
     loras = options.motion_loras
     lora = lora_terms(loras, batch, frames, unet.motion_layer, temb) if loras else None
+    amounts = acting_amounts(options.motion_amounts, batch, frames, unet.motion_modules_at, temb)
     processors = {} if options.plan is None else options.plan.by_layer(unet.attention_layers)
     keeps = options.text_keys is not None and options.hooks is None and options.text_keys.start(text)
     ip_tokens, ip_masks = unet.project_images(inputs, batch, frames, temb.dtype)
@@ -106,5 +114,6 @@ def begin(
         positions=options.frame_positions,
         processors=processors,
         lora=lora,
+        amounts=amounts,
         hooks=options.hooks,
     )

@@ -13,6 +13,7 @@ from ..config.unet import check_norm_scope
 from .freeu import FreeU
 from .hooks import Hooks
 from .lora import MotionLora
+from .motion_amount import MotionAmount
 from .processor_plan import ProcessorPlan
 from .text_keys import TextKeys
 
@@ -57,6 +58,7 @@ class ForwardOptions:
         frame_positions: rows of the position table, int64 (F,), in the order of the frames; None for 0..F-1.
         hooks: the host's :class:`Hooks`, or None.
         motion_loras: see :func:`unet_motion.load_motion_lora`; they act beside those of ``apply_motion_lora``.
+        motion_amounts: how strongly motion modules act; see :class:`MotionAmount`.
         text_keys: keeps what the text gives from step to step; see :class:`TextKeys`. Not read where gradients are
             computed, in compiled code and beside ``hooks``.
     """
@@ -69,6 +71,7 @@ class ForwardOptions:
     frame_positions: Tensor | None = None
     hooks: Hooks | None = None
     motion_loras: Sequence[MotionLora] = ()
+    motion_amounts: Sequence[MotionAmount] = ()
     text_keys: TextKeys | None = None
     plan: ProcessorPlan | None = field(init=False, repr=False, default=None)
 

@@ -127,10 +127,18 @@ class Attention(nn.Module):
             out = self.finish(hidden)
         return out.reshape(rows, -1, out.shape[-1])
 
-    def temporal(self, tokens: Tensor, call: Call) -> Tensor:
-        """Attention over the frames of each pixel: tokens (B, F, P, C), read as strided views."""
+    def temporal(self, tokens: Tensor, call: Call, scale: float | Tensor | None = None) -> Tensor:
+        """Attention over the frames of each pixel: tokens (B, F, P, C), read as strided views.
+
+        ``scale`` is a factor of the keys, a number or (1 or B, F, 1 or P, 1).
+        """
         processor = call.processor(self)
         if not isinstance(processor, AttentionProcessor):
+            if scale is not None:
+                raise ValueError(
+                    f"attention processor {type(processor).__name__} knows nothing of the scale of `motion_amounts`; "
+                    "choose a named processor."
+                )
             if call.lora is not None and call.lora.of(self.to_q, self.to_k, self.to_v, self.to_out[0]):
                 raise ValueError(
                     f"attention processor {type(processor).__name__} knows nothing of motion LoRAs in `motion_loras`; "
@@ -141,6 +149,9 @@ class Attention(nn.Module):
         if call.lora is not None:
             layers = (self.to_q, self.to_k, self.to_v)
             qkv = [call.lora.add(layer, tokens, t) for layer, t in zip(layers, qkv, strict=True)]
+        if scale is not None:
+            query, key, value = qkv
+            qkv = query, (key * scale).to(key.dtype), value
         if len(tokens) == 1:
             # Not unbound: the gradient of that copies.
             hidden = self._attend_clip(processor, *(t.squeeze(0) for t in qkv))[None].flatten(-2)

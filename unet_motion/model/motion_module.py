@@ -46,13 +46,13 @@ class MotionTransformerBlock(nn.Module):
         self.norm3 = make.layer_norm(width)
         self.ff = FeedForward(make, width)
 
-    def forward(self, tokens: Tensor, call: Call) -> Tensor:
-        """tokens (B, F, P, C)."""
+    def forward(self, tokens: Tensor, call: Call, scale: float | Tensor | None = None) -> Tensor:
+        """tokens (B, F, P, C); ``scale``: see :meth:`Attention.temporal`."""
         pos_emb = self.pos_embed.rows(call.frames, call.positions, tokens)
         inplace = overwritable(self.norm2, self.norm3)
         tokens, normed = add_layer_norm(self.norm1, tokens, None, pos_emb)
-        tokens, normed = add_layer_norm(self.norm2, tokens, self.attn1.temporal(normed, call), pos_emb)
-        tokens, normed = add_layer_norm(self.norm3, tokens, self.attn2.temporal(normed, call), inplace=inplace)
+        tokens, normed = add_layer_norm(self.norm2, tokens, self.attn1.temporal(normed, call, scale), pos_emb)
+        tokens, normed = add_layer_norm(self.norm3, tokens, self.attn2.temporal(normed, call, scale), inplace=inplace)
         return add_into(tokens, self.feed_forward(normed, call), inplace)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
@@ -85,24 +85,29 @@ class MotionModule(nn.Module):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         n, c, h, w = x.shape
+        scale, effect = call.amounts_of(self, h, w)
+        if isinstance(effect, float) and effect == 0:
+            return x
         hidden = scoped_group_norm(self.norm, x, call.frames, call.settings.motion_norm_scope)
         hidden = hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c)
         inplace = overwritable(self.norm, self.proj_out)
         pixels = self._pixels_at_once(hidden, call) if inplace else h * w
         if pixels >= h * w:
-            hidden = self._transform(hidden, call)
+            hidden = self._transform(hidden, call, scale)
         else:
-            for part in hidden.split(pixels, dim=2):
-                part.copy_(self._transform(part.contiguous(), call))
+            for start, part in zip(range(0, h * w, pixels), hidden.split(pixels, dim=2), strict=True):
+                part.copy_(self._transform(part.contiguous(), call, _of_pixels(scale, start, part.shape[2])))
+        if effect is not None:
+            hidden = (hidden * effect).to(hidden.dtype)
         return add_into(hidden.reshape(n, h, w, c).permute(0, 3, 1, 2), x, inplace)
 
-    def _transform(self, hidden: Tensor, call: Call) -> Tensor:
+    def _transform(self, hidden: Tensor, call: Call, scale: float | Tensor | None) -> Tensor:
         """(B, F, P, C) -> (B, F, P, C); no pixel depends on another."""
         tokens = self.proj_in(hidden)
         if call.lora is not None:
             tokens = call.lora.add(self.proj_in, hidden, tokens)
         for block in self.transformer_blocks:
-            tokens = block(tokens, call)
+            tokens = block(tokens, call, scale)
         out = self.proj_out(tokens)
         return out if call.lora is None else call.lora.add(self.proj_out, tokens, out)
 
@@ -122,3 +127,8 @@ class MotionModule(nn.Module):
         if not self._tree or any(tuple(layer._modules.items()) != children for layer, children in self._tree):
             self._tree = tuple((layer, tuple(layer._modules.items())) for layer in self.modules())
         return self._tree
+
+
+def _of_pixels(scale: float | Tensor | None, start: int, count: int) -> float | Tensor | None:
+    """A scale for some of the pixels, where it differs between them."""
+    return scale.narrow(2, start, count) if isinstance(scale, Tensor) and scale.shape[2] > 1 else scale

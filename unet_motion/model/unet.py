@@ -16,6 +16,7 @@ frames of a pixel. Frames stay in the batch and channels last in memory from end
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..forward.conditioning import Conditioning, expand_timestep, text_time_vect
 from ..forward.entry_checks import check_dtype, check_frame_count, check_sample, check_timestep, check_types
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
-from ..forward.settings import Settings
+from ..forward.settings import Settings, recomputed
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import is_hosted
 from ..ops.linear.packed import TimeProjections
@@ -39,6 +40,7 @@ from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .image_encoder import ImageEncoder, image_features
 from .ip_adapter import project_images
 from .layer_factory import make_factory
+from .motion_module import MotionModule
 from .resnet import ResnetBlock, TimestepEmbedding
 
 
@@ -55,6 +57,7 @@ class MotionUNet(nn.Module):
     Attributes:
         defaults: what every call starts from.
         attention_layers: (path, layer) of each attention, in diffusers' order.
+        motion_modules_at: (path, module) of each motion module.
         text_widths: widths of the text that the cross-attentions read.
         adapter_conv_in: whether the input layer has channels that came with an adapter and are saved with it.
     """
@@ -82,6 +85,7 @@ class MotionUNet(nn.Module):
         self.conv_out = make.conv(width, config.out_channels, 3, padding=1)
         self.time_projections = TimeProjections([m for m in self.modules() if isinstance(m, ResnetBlock)])
         self.gradient_checkpointing = False
+        self.checkpointing_function: Callable[..., Any] = recomputed
         self._defaults = Settings()
         self._list_layers()
 
@@ -89,6 +93,7 @@ class MotionUNet(nn.Module):
         modules = list(self.named_modules())
         # A tuple hides the layers from nn.Module, which has them under their own names already.
         self.attention_layers = tuple((path, m) for path, m in modules if isinstance(m, Attention))
+        self.motion_modules_at = tuple((path, m) for path, m in modules if isinstance(m, MotionModule))
         self.text_widths = {a.context_dim for _, a in self.attention_layers if a.is_cross_attention}
         # Not by their weights, which a host may load later.
         linear = (path for path, module in modules if hasattr(module, "in_features"))
@@ -184,7 +189,7 @@ class MotionUNet(nn.Module):
             self._defaults,
             resnet_norm_scope=self.config.resnet_norm_scope,
             motion_norm_scope=self.config.motion_norm_scope,
-            checkpointing=self.gradient_checkpointing,
+            checkpointing=self.checkpointing_function if self.gradient_checkpointing else None,
         )
 
     def set_defaults(self, **changes: Any) -> None:

@@ -151,10 +151,12 @@ def _choices(options: ForwardOptions) -> tuple:
         (_number(lora.strength), *(part for path, pair in lora.layers.items() for part in (path, *pair)))
         for lora in options.motion_loras
     ]
+    amounts = [(_number(amount.scale), _number(amount.effect), *amount.blocks) for amount in options.motion_amounts]
     return (
         options.freeu,
         plan,
         tuple(loras),
+        tuple(amounts),
         options.forward_chunking,
         options.resnet_norm_scope,
         options.motion_norm_scope,
@@ -167,11 +169,13 @@ def _number(strength: float | Tensor) -> str | None:
 
 
 def _data(options: ForwardOptions | None, device: torch.device) -> list[Tensor | None]:
-    """The tensors in options, which may be others in each step: whether FreeU acts, the strengths of motion LoRAs."""
+    """The tensors in options, which may be others in each step: whether FreeU acts, strengths of LoRAs and motion."""
     if options is None:
         return []
     found = [options.freeu.active if isinstance(options.freeu, FreeU) else None]
     found += [lora.strength if isinstance(lora.strength, Tensor) else None for lora in options.motion_loras]
+    for amount in options.motion_amounts:
+        found += [value if isinstance(value, Tensor) else None for value in (amount.scale, amount.effect)]
     return [None if tensor is None else tensor.to(device) for tensor in found]
 
 
@@ -179,11 +183,17 @@ def _with_data(options: ForwardOptions | None, data: Sequence[Tensor | None]) ->
     """The same options with the tensors of :func:`_data` in their places."""
     if options is None:
         return None
-    active, *strengths = data
+    active, *rest = data
+    strengths, amounts = rest[: len(options.motion_loras)], rest[len(options.motion_loras) :]
     pairs = zip(options.motion_loras, strengths, strict=True)
     loras = tuple(lora if strength is None else lora.at(strength) for lora, strength in pairs)
     freeu = options.freeu if active is None else replace(options.freeu, active=active)
-    changed = replace(options, freeu=freeu, motion_loras=loras)
+    triples = zip(options.motion_amounts, amounts[::2], amounts[1::2], strict=True)
+    amounts = tuple(
+        replace(a, scale=a.scale if scale is None else scale, effect=a.effect if effect is None else effect)
+        for a, scale, effect in triples
+    )
+    changed = replace(options, freeu=freeu, motion_loras=loras, motion_amounts=amounts)
     object.__setattr__(changed, "plan", options.plan)
     return changed
 

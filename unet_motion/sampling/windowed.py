@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..forward.lora import MotionLora
+from ..forward.motion_amount import MotionAmount
 from ..forward.options import ForwardOptions
 from .context_windows import ContextWindows
 
@@ -34,7 +35,7 @@ def windowed(
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
         total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-        for group, weights in _groups(windows.plan(frames, step_of(timesteps, timestep)), at_once):
+        for group, weights in window_groups(windows.plan(frames, step_of(timesteps, timestep)), at_once):
             places = torch.tensor([frame for window in group for frame in window], device=x.device)
             found = predict(x[places], timestep, group).to(total)
             shares = torch.tensor(weights, dtype=total.dtype, device=x.device)
@@ -50,17 +51,19 @@ def step_of(timesteps: Tensor, timestep: Tensor) -> int:
 
 
 def options_of(options: ForwardOptions, windows: Sequence[Sequence[int]], frames: int, prompts: int) -> ForwardOptions:
-    """Options of a whole clip for some of its windows: strengths of `motion_loras` over the frames follow their frames.
+    """Options of a whole clip for some of its windows: what `motion_loras` and `motion_amounts` have over the frames
+    follows their frames.
 
     All else is the same for each window; `frame_positions` are those of a window.
 
     Args:
         prompts: clips that a call holds for each window, such as 2 with guidance; their rows come one after the other.
     """
-    if not options.motion_loras:
+    if not options.motion_loras and not options.motion_amounts:
         return options
     loras = [_of_windows(lora, windows, frames, prompts) for lora in options.motion_loras]
-    return replace(options, motion_loras=loras)
+    amounts = [_amount_of_windows(amount, windows, frames, prompts) for amount in options.motion_amounts]
+    return replace(options, motion_loras=loras, motion_amounts=amounts)
 
 
 def _of_windows(lora: MotionLora, windows: Sequence[Sequence[int]], frames: int, prompts: int) -> MotionLora:
@@ -76,7 +79,26 @@ def _of_windows(lora: MotionLora, windows: Sequence[Sequence[int]], frames: int,
     return lora.at(torch.stack([row[list(window)] for row in rows for window in windows]))
 
 
-def _groups(
+def _amount_of_windows(
+    amount: MotionAmount, windows: Sequence[Sequence[int]], frames: int, prompts: int
+) -> MotionAmount:
+    def cut(name: str) -> float | Tensor:
+        value = getattr(amount, name)
+        if not isinstance(value, Tensor) or value.numel() == 1:
+            return value
+        per_prompt = value.dim() in (2, 4)
+        if value.shape[: 1 + per_prompt] != ((prompts, frames) if per_prompt else (frames,)):
+            raise ValueError(
+                f"`{name}` of `motion_amounts` has shape {tuple(value.shape)}, expected {frames} frames, behind the "
+                f"{prompts} prompts where they differ."
+            )
+        rows = value if per_prompt else value.expand(prompts, *value.shape)
+        return torch.stack([row[list(window)] for row in rows for window in windows])
+
+    return replace(amount, scale=cut("scale"), effect=cut("effect"))
+
+
+def window_groups(
     plan: Sequence[tuple[list[int], list[float]]], at_once: int
 ) -> Iterator[tuple[list[list[int]], list[float]]]:
     """Neighbouring windows of one length, at most so many at a time, and all their weights in order."""

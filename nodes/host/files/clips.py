@@ -54,14 +54,14 @@ def save_clip(images: Tensor, prefix: str, kind: str, fps: float, quality: int, 
     height, width = pictures.shape[1:3]
     suffix, plays = KINDS[kind]
     file = new_output(prefix, suffix, width, height)
-    graphs = None if args.disable_metadata else _graphs(hidden)
+    graphs = None if args.disable_metadata else graphs_of(hidden)
     # The node has a quality whatever the kind.
     lowered = quality if quality < BEST and suffix in WITH_QUALITY else None
     write_video(file.path, pictures, fps, quality=lowered, graphs=graphs)
     return ui.SavedImages([ui.SavedResult(file.name, file.subfolder, io.FolderType.output)], is_animated=plays)
 
 
-def _graphs(hidden: Any) -> dict[str, Any]:
+def graphs_of(hidden: Any) -> dict[str, Any]:
     """`prompt` and `workflow`, as far as they were given: API users need not send a workflow."""
     info = getattr(hidden, "extra_pnginfo", None) or {}
     return {"prompt": getattr(hidden, "prompt", None), "workflow": info.get("workflow")}

@@ -21,17 +21,15 @@ import torch
 from torch import Tensor
 
 from ....unet_motion import UNetMotionConfig, UNetMotionModel
-from ....unet_motion.formats.kinds import COMFY_SCHEDULES
 from ..step.performance import free_graphs_with
 from ..step.preview import show_while_sampling
 from ..step.settings import pass_settings, publish_before_control
+from ..step.window_run import watch_windows
 from .ldm_view import LDMView
 from .saving import describe_when_saved
 from .unet_config import to_comfy
 
 UNET_PREFIX = "diffusion_model."
-
-BETA_SCHEDULES = ("auto", *COMFY_SCHEDULES.values())
 
 FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu") if hasattr(torch, name))
 POSITIONS = ".pos_embed.pe"
@@ -170,6 +168,7 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     pass_settings(patcher)
     show_while_sampling(patcher)
     free_graphs_with(patcher)
+    watch_windows(patcher)
     return patcher
 
 
@@ -266,4 +265,5 @@ def with_model(base: Any, model: torch.nn.Module) -> Any:
     pass_settings(clone)
     show_while_sampling(clone)
     free_graphs_with(clone)
+    watch_windows(clone)
     return clone

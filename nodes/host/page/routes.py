@@ -11,6 +11,7 @@ from aiohttp import web
 from ....unet_motion.files.limits import parse_object
 from ..step.preview import choose_preview
 from .file_info import describe_choices
+from .workflows import convert_for_page, register_importer
 
 PREFIX = "/unet_motion"
 MOST = 4096
@@ -56,3 +57,5 @@ def register_routes() -> None:
         return
     server.routes.post(f"{PREFIX}/preview")(_preview)
     server.routes.get(f"{PREFIX}/file_info")(_file_info)
+    server.routes.post(f"{PREFIX}/convert_workflow")(convert_for_page)
+    register_importer(server)
