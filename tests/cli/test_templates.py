@@ -81,7 +81,7 @@ def test_a_templates_picture_is_small_and_moves_where_it_needs_no_model(path):
     assert picture.stat().st_size < 300_000
     with Image.open(picture) as image:
         assert 300 <= image.width <= 700
-        assert getattr(image, "n_frames", 1) == 16 if path.stem in MOVING else image.format in ("JPEG", "WEBP")
+        assert getattr(image, "n_frames", 1) > 8 if path.stem in MOVING else image.format in ("JPEG", "WEBP")
 
 
 def test_a_template_shows_a_motion_lora_that_comes_with_the_pack():
