@@ -66,6 +66,13 @@ def test_freeu_changes_its_branch_and_another_attention_kernel_changes_nothing(s
     assert np.abs(plain[0] - plain[8]).mean() > 1
 
 
+def test_a_motion_lora_that_comes_with_the_pack_brings_the_camera_closer(server):
+    frames = frames_of(clip_of(server, graph_of(server, "bundled_motion_lora"))).astype(float)
+    red, green, blue = frames.transpose(3, 0, 1, 2)
+    size = (red - np.maximum(green, blue) > 60).sum(axis=(1, 2))
+    assert frames.shape[0] == 16 and size[-1] > 1.2 * size[0] > 600
+
+
 def test_a_picture_of_a_red_square_begins_to_move_left(server):
     frames = frames_of(clip_of(server, graph_of(server, "image_to_animation")))
     assert frames.shape[0] == 16
