@@ -12,6 +12,7 @@ from PIL import Image
 from tests.comfyui.clips import frames_of, middle_of
 from tests.comfyui.graphs import WIDGETS, from_workflow
 from tests.comfyui.installations import ROOT
+from unet_motion.video import read_frames
 
 
 def graph_of(server, name):
@@ -87,6 +88,23 @@ def test_a_video_of_a_red_star_becomes_one_of_a_blue_star_that_moves_as_it_did(s
     went = middle_of(before[0], 0) - middle_of(before[-1], 0)
     assert went > 40
     assert middle_of(after[0], 2) - middle_of(after[-1], 2) == pytest.approx(went, rel=0.5)
+
+
+def test_a_long_video_of_a_red_star_becomes_one_of_a_blue_star(server, tmp_path):
+    """Both files of it, written and read a few frames at a time."""
+    pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    run = server.run(graph_of(server, "long_video_to_video"))
+    assert run.error is None, run.error
+    entries = [image for output in run.outputs.values() for image in output.get("images", ())]
+    clips = {}
+    for entry in entries:
+        path = tmp_path / entry["filename"]
+        path.write_bytes(server.file(entry))
+        clips[path.name.split("_0")[0]] = np.stack(list(read_frames(path))).astype(np.float32)
+    before, after = clips["long_before"], clips["long_after"]
+    assert before.shape == after.shape == (40, 64, 64, 3)
+    more_red = [(clip[..., 0] - clip[..., 2]).mean() for clip in (before, after)]
+    assert more_red[0] > 3 and more_red[1] < -3
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
