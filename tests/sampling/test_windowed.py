@@ -63,14 +63,14 @@ def test_a_clip_of_one_window_is_that_of_no_windows(pipeline):  # noqa: F811
 def test_windows_far_apart_are_clips_of_their_own(unet):  # noqa: F811
     """Without overlap no window sees another: each part of the clip is drawn as if alone."""
     pipe, found = MotionPipeline(unet, TextEncoder(), Tokenizer(), Autoencoder()), []
-    predict = pipe._guided("a red star", "", 20, 2.0, None)
+    predict = pipe._guided(["", "a red star"], 20, 2.0, None)
     plan = NoiseSchedule.named().steps(3, "leading")
     x = frame_noise(seeded_generator(3), 20, 4, 4, 4)
     model = windowed(predict, ContextWindows(8, schedule="batched"), 20, plan.timesteps, at_once=2)
     with torch.inference_mode():
         whole = model(x, plan.timesteps[1])
         for window in ContextWindows(8, schedule="batched").windows(20):
-            alone = pipe._guided("a red star", "", len(window), 2.0, None)
+            alone = pipe._guided(["", "a red star"], len(window), 2.0, None)
             found.append(alone(x[window], plan.timesteps[1], [window]))
     torch.testing.assert_close(whole, torch.cat(found), rtol=1e-5, atol=1e-5)
 

@@ -11,10 +11,11 @@ from contextvars import ContextVar
 from typing import Any
 
 import folder_paths
-import nodes as core_nodes
 from aiohttp import web
 
-from ....unet_motion.workflows.importer import WorkflowError, convert_workflow
+import nodes as core_nodes
+
+from ....unet_motion.workflows.importer import WorkflowError, convert_workflow, old_types
 from ....unet_motion.workflows.importer.table import OTHER_PACKS, is_old, one_to_one
 
 SETTING = "UNetMotion.Workflows.ConvertPosted"
@@ -79,7 +80,7 @@ async def _say_converted(_request: web.Request, response: web.StreamResponse) ->
 
 
 async def convert_for_page(request: web.Request) -> web.Response:
-    """POST {workflow, replace_packs}: the converted graph and the report.
+    """POST {workflow, replace_packs}: the converted graph, the report, and which old types the graph had.
 
     replace_packs: types of other packs to replace too; by default those that are missing here.
     """
@@ -95,7 +96,8 @@ async def convert_for_page(request: web.Request) -> web.Response:
         return web.json_response({"error": "the workflow is nested too deeply"}, status=400)
     except (ValueError, LookupError) as error:
         return web.json_response({"error": str(error)}, status=400)
-    return web.json_response({"workflow": converted.graph, "report": converted.report.to_dict()})
+    old = old_types(workflow)
+    return web.json_response({"workflow": converted.graph, "report": converted.report.to_dict(), "old": old})
 
 
 def register_importer(server: Any) -> None:

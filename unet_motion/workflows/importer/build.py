@@ -9,7 +9,7 @@ from .graph import BYPASSED, Graph, Joint, Key, Node, Slot
 from .place import Places
 from .report import Report
 from .settings import Gift
-from .table import CHOICES, KNOWN, PER_MODULE, ROWS, STAGES, TARGETS, Row
+from .table import CHOICES, KEYS, KNOWN, PER_MODULE, ROWS, STAGES, TARGETS, Row, Stage, Target, stage_of
 
 ORDER = {name: place for place, name in enumerate(STAGES)}
 SCHEDULES_KEPT = (None, "keep", "auto")
@@ -37,21 +37,32 @@ def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
         for one in groups if gift.stage in PER_MODULE and group is None else [group]:
             places.setdefault((one, gift.stage, number if gift.again else -1), []).append(gift)
     for (group, name, _), given in list(places.items()):
-        stage = STAGES.get(name)
-        if stage is not None and stage.makes and stage.feeds is not None and not all(g.weak for g in given):
+        stage = stage_of(name)
+        if stage is not None and stage.makes and not all(g.weak for g in given):
             strong = next(gift for gift in given if not gift.weak)
-            fed = Gift(strong.giver, stage.feeds[0], {}, mode=strong.mode)
-            places.setdefault((group, stage.feeds[0], -1), []).append(fed)
+            fed = Gift(strong.giver, stage.feeds[0][0], {}, mode=strong.mode)
+            places.setdefault((group, stage.feeds[0][0], -1), []).append(fed)
     if any(name == "apply" and not all(gift.weak for gift in given) for (_, name, _), given in places.items()):
         places = {key: given for key, given in places.items() if key[1] != "schedule"}
-    stages = [_merge(name, group, given, report) for (group, name, _), given in places.items() if name in STAGES]
-    made = [stage for stage in stages if stage is not None and _can_be_written(stage, report)]
+    stages = [_merge(name, group, given, report) for (group, name, _), given in places.items()
+              if stage_of(name) is not None]  # fmt: skip
+    fed = {goal[0] for stage in stages if stage is not None for goal in stage_of(stage.stage).feeds
+           if stage_of(stage.stage).makes}  # fmt: skip
+    made = [stage for stage in stages if stage is not None and _can_be_written(stage, stage.stage in fed, report)]
+    made = [stage for stage in made if not stage_of(stage.stage).demand or _is_read(node, stage.stage)]
     rank = {group: place for place, group in enumerate(groups)}
     made.sort(key=lambda s: (s.stage not in ("checkpoint", "schedule"), s.stage not in PER_MODULE,
-                             rank.get(s.group, 0), ORDER[s.stage]))  # fmt: skip
+                             rank.get(s.group, 0), ORDER.get(s.stage, 0)))  # fmt: skip
     for stage in made:
         stage.mode = node.mode or stage.mode
     return made
+
+
+def _is_read(node: Node, name: str) -> bool:
+    """Whether something reads an output of the node that a stage stands for."""
+    emits = ROWS[node.kind].emits or {}
+    return any(slot.links and isinstance(emits.get(place), tuple) and emits[place][0] == name
+               for place, slot in enumerate(node.outputs))  # fmt: skip
 
 
 def _merge(name: str, group: Any, gifts: list[Gift], report: Report) -> Built | None:
@@ -62,18 +73,33 @@ def _merge(name: str, group: Any, gifts: list[Gift], report: Report) -> Built | 
     off = all(gift.mode for gift in strong)
     counted = [gift for gift in gifts if off or not gift.mode]
     built = Built(name, group, [gift.giver for gift in counted if not gift.weak], mode=BYPASSED if off else 0)
-    defaults = KNOWN[STAGES[name].kind].inputs if STAGES[name].kind in KNOWN else {}
+    stage = stage_of(name)
+    built.inputs.update(stage.fixed)
+    defaults = KNOWN[stage.kind].inputs if stage.kind in KNOWN else {}
     for gift in sorted(counted, key=lambda gift: gift.over):
         for word, value in gift.inputs.items():
             default = defaults[word].default if word in defaults else None
             before = built.inputs.get(word)
             if before is None or before == default or gift.over:
                 built.inputs[word] = value
+            elif name in KEYS and word == "text":
+                built.inputs[word] = f"{before}, {value}"
             elif _multiplies(name, word) and all(isinstance(v, (int, float)) for v in (before, value)):
                 built.inputs[word] = before * value
             elif value not in (before, default):
                 report.change(gift.giver, f"its {word} {_say(value)} is lost: {_say(before)} is set elsewhere")
+    if name in KEYS and isinstance(built.inputs.get("text"), str):
+        built.inputs["text"] = _from_the_first_step(built.inputs["text"], KEYS[name])
     return built
+
+
+def _from_the_first_step(text: str, before: str | None) -> str:
+    """The keys of a curve with one at the first step."""
+    keys = sorted(text.split(", "), key=lambda key: float(key.partition(":")[0]))
+    if float(keys[0].partition(":")[0]) > 0:
+        first = keys[0].partition(":")[2].split(" ")[0]
+        keys.insert(0, f"0:{before or first} hold")
+    return ", ".join(keys)
 
 
 def _multiplies(stage: str, name: str) -> bool:
@@ -84,11 +110,11 @@ def _say(value: Any) -> str:
     return "of a link" if isinstance(value, Joint) else repr(value)
 
 
-def _can_be_written(built: Built, report: Report) -> bool:
+def _can_be_written(built: Built, is_fed: bool, report: Report) -> bool:
     """Whether its node is there and has something to say; values that it cannot take are lost, and said so."""
-    stage = STAGES[built.stage]
+    stage = stage_of(built.stage)
     known = KNOWN.get(stage.kind)
-    if stage.skip and known is not None and all(_is_default(known.inputs, n, v) for n, v in built.inputs.items()):
+    if stage.skip and known is not None and not is_fed and _says_nothing(built, stage, known):
         return False
     giver = built.givers[0]
     if stage.kind not in TARGETS:
@@ -106,6 +132,16 @@ def _can_be_written(built: Built, report: Report) -> bool:
         if known is not None and not _is_default(known.inputs, name, value):
             report.change(giver, f"{name} {_say(value)} has no counterpart yet")
     return True
+
+
+def _says_nothing(built: Built, stage: Stage, known: Target) -> bool:
+    """Whether all its values are defaults or those that change nothing."""
+    return all(
+        not isinstance(value, Joint) and value == stage.neutral[name]
+        if name in stage.neutral
+        else _is_default(known.inputs, name, value)
+        for name, value in built.inputs.items()
+    )
 
 
 def _is_default(inputs: dict[str, Any], name: str, value: Any) -> bool:
@@ -128,6 +164,8 @@ class Builder:
         home = next((built for built in stages if built.stage == row.home), None)
         source = self.graph.link_into(node, "model") if "model" in row.inputs else None
         start = (source.source, source.output) if source is not None else None
+        through = {slot.name: (link.source, link.output) for slot in node.inputs
+                   if (link := self.graph.link_into(node, slot.name)) is not None}  # fmt: skip
         readers = [list(slot.links) for slot in node.outputs]
         self.spare = self._links_into(node)
         if home is not None:
@@ -136,18 +174,18 @@ class Builder:
             if built is not home:
                 self._write(built, self._free_giver(built, node), near=node)
             for giver in built.givers:
-                self.by.setdefault(giver.key, []).append(TARGETS[STAGES[built.stage].kind].kind)
+                self.by.setdefault(giver.key, []).append(TARGETS[stage_of(built.stage).kind].kind)
         end = self._chain(stages, start)
         self._feed(stages)
         for built in stages:
             self._fill(built)
-        self._send_on(node, row, stages, end, readers)
+        self._send_on(node, row, stages, {**through, "model": end}, readers)
         self.report.replace(node, kind, tuple(dict.fromkeys(self._kinds(stages, node))))
         if home is None:
             self.graph.remove(node)
 
     def _kinds(self, stages: list[Built], node: Node) -> list[str]:
-        return [TARGETS[STAGES[b.stage].kind].kind for b in stages if node in b.givers or b.node is node]
+        return [TARGETS[stage_of(b.stage).kind].kind for b in stages if node in b.givers or b.node is node]
 
     def _free_giver(self, built: Built, node: Node) -> Node | None:
         """The node whose place the stage takes: the first that gave to it alone and that nothing took yet."""
@@ -159,7 +197,7 @@ class Builder:
         return None
 
     def _write(self, built: Built, instead: Node | None, near: Node | None = None) -> None:
-        target = TARGETS[STAGES[built.stage].kind]
+        target = TARGETS[stage_of(built.stage).kind]
         if instead is None:
             node = Node(self.graph.counters.node(), target.kind, mode=built.mode)
             node.place = self.places.near(near, target.size()) if near is not None else None
@@ -186,7 +224,7 @@ class Builder:
         """Run the MODEL through the stages; returns where it comes out."""
         end = start
         for built in stages:
-            stage, node = STAGES[built.stage], built.node
+            stage, node = stage_of(built.stage), built.node
             assert node is not None
             if built.stage == "checkpoint":
                 end = (node.key, 0)
@@ -207,18 +245,21 @@ class Builder:
     def _join(self, source: tuple[Key, int], target: Key, name: str, type_: str) -> None:
         source = self.moved.get(source, source)
         numbers = [number for number in self.spare.get(source, ()) if number not in self.graph.links]
+        outputs = self.graph.nodes[source[0]].outputs
+        known = outputs[source[1]].type if source[1] < len(outputs) else "*"
+        type_ = type_ if known == "*" else known
         self.graph.join(*source, target, name, type_, numbers[0] if numbers else None)
 
     def _feed(self, stages: list[Built]) -> None:
         for built in stages:
-            feeds = STAGES[built.stage].feeds
-            for other in stages:
-                if feeds is not None and other.stage == feeds[0] and other.group == built.group:
-                    type_ = TARGETS[STAGES[built.stage].kind].outputs[0][1]
-                    self.graph.join(built.node.key, 0, other.node.key, feeds[1], type_)
+            type_ = TARGETS[stage_of(built.stage).kind].outputs[0][1]
+            for goal, name in stage_of(built.stage).feeds:
+                for other in stages:
+                    if other.stage == goal and other.group == built.group:
+                        self.graph.join(built.node.key, 0, other.node.key, name, type_)
 
     def _fill(self, built: Built) -> None:
-        target = TARGETS[STAGES[built.stage].kind]
+        target = TARGETS[stage_of(built.stage).kind]
         for name, value in built.inputs.items():
             spec = target.inputs[name]
             if isinstance(value, Joint):
@@ -226,24 +267,23 @@ class Builder:
             elif spec.is_widget:
                 built.node.values[name] = float(value) if spec.type == "FLOAT" else value
 
-    def _send_on(self, node: Node, row: Row, stages: list[Built], end: tuple[Key, int] | None, readers: list) -> None:
-        """Let what read the node's outputs read those of the stages."""
+    def _send_on(self, node: Node, row: Row, stages: list[Built], through: dict, readers: list) -> None:
+        """Let what read the node's outputs read those of the stages, or what goes through the node."""
         for output, numbers in enumerate(readers):
             goal = (row.emits or {}).get(output)
-            if goal == "model":
-                to = end
-            elif isinstance(goal, str):
-                link = self.graph.link_into(node, goal)
-                to = None if link is None else (link.source, link.output)
-            elif goal is not None:
-                built = next((b for b in stages if b.stage == goal[0]), None)
-                to = None if built is None else (built.node.key, goal[1])
-            else:
-                to = None
+            goals = goal if isinstance(goal, tuple) and isinstance(goal[0], tuple) else [goal]
+            to = next((found for goal in goals if (found := self._goal(goal, stages, through)) is not None), None)
             if to is not None:
                 self.moved[node.key, output] = to
             for number in numbers:
                 self._turn(number, to)
+
+    def _goal(self, goal: Any, stages: list[Built], through: dict) -> tuple[Key, int] | None:
+        if isinstance(goal, str):
+            found = through.get(goal)
+            return None if found is None else self.moved.get(found, found)
+        built = next((b for b in stages if goal is not None and b.stage == goal[0]), None)
+        return None if built is None or built.node is None else (built.node.key, goal[1])
 
     def _turn(self, number: int, to: tuple[Key, int] | None) -> None:
         """Give a link another beginning, or take it away."""

@@ -17,7 +17,7 @@ from .settings import Gatherer, Gift
 from .table import RENAMED, ROWS, SAMPLERS, is_old
 from .widgets import UnknownWidgets, Widgets
 
-__all__ = ["Converted", "WorkflowError", "convert_workflow", "has_old_nodes"]
+__all__ = ["Converted", "WorkflowError", "convert_workflow", "old_types"]
 
 ASIDE = "UNetMotion: no counterpart"
 """Property of a node of the page that was set aside: why."""
@@ -54,9 +54,15 @@ def convert_workflow(data: Any, replaceable: Collection[str] = ()) -> Converted:
     raise WorkflowError(f"Expected a graph of ComfyUI, of its page (with nodes) or its API, found {found[:200]}.")
 
 
-def has_old_nodes(data: Any) -> bool:
-    """Whether an API graph has nodes of AnimateDiff-Evolved."""
-    return is_api_graph(data) and any(is_old(node["class_type"]) for node in data.values())
+def old_types(data: Any) -> list[str]:
+    """Types of AnimateDiff-Evolved's nodes in a graph of either form."""
+    if is_api_graph(data):
+        kinds = {node["class_type"] for node in data.values()}
+    elif is_page_graph(data):
+        kinds = {node.kind for graph in read_page(data, Report()) for node in graph.nodes.values()}
+    else:
+        return []
+    return sorted(filter(is_old, kinds))
 
 
 def _convert(graph: Graph, replaceable: Collection[str], report: Report) -> bool:

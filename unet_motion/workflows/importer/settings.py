@@ -8,7 +8,7 @@ from typing import Any
 
 from .graph import BYPASSED, MUTED, Graph, Joint, Node
 from .report import Report
-from .table import ROWS, Made, Of, Row
+from .table import BATCHES, ROWS, BatchOf, Made, Of, Row
 from .widgets import Widgets
 
 # Types that only settings have: links of these end at nodes of the table.
@@ -63,16 +63,29 @@ class Gatherer:
             self.report.leave(node, row.why)
             return
         values = self.widgets.read(node, row)
-        own = [*self._read_settings(node, row, seen, bool(mode)), *self._own(node, row, values, mode)]
+        reads: dict[str, dict[str, Any]] = {}
+        own = [*self._read_settings(node, row, seen, bool(mode), reads), *self._own(node, row, values, mode)]
+        for stage, inputs, lost in row.fold(values, reads) if row.fold is not None else ():
+            if lost is not None:
+                self.report.change(node, lost)
+            else:
+                own.append(Gift(node, stage, inputs, mode=mode))
         for gift in own:
             yield replace(gift, group=group) if group is not None else gift
         if not mode:
             self._say_lost(node, row, values)
+            if row.note is not None:
+                self.report.change(node, row.note)
 
-    def _read_settings(self, node: Node, row: Row, seen: tuple[Any, ...], off: bool) -> Iterator[Gift]:
+    def _read_settings(self, node: Node, row: Row, seen: tuple[Any, ...], off: bool, reads: dict) -> Iterator[Gift]:
+        """What comes in through the inputs of settings; values that `row.fold` makes something of go to `reads`."""
         for name, spec in row.inputs.items():
-            if spec.type in SETTING_TYPES and name != row.chain:
-                for gift in self._through(node, row, name, seen, off):
+            if spec.type not in SETTING_TYPES or name == row.chain:
+                continue
+            for gift in self._through(node, row, name, seen, off):
+                if row.fold is not None and gift.stage == "value" and name not in row.reads:
+                    reads.setdefault(name, {}).update({} if gift.mode else gift.inputs)
+                else:
                     yield from self._renamed(node, gift, row.reads.get(name))
 
     def _through(self, node: Node, row: Row, name: str, seen: tuple[Any, ...], off: bool) -> Iterator[Gift]:
@@ -115,6 +128,8 @@ class Gatherer:
     def _value(self, node: Node, row: Row, expression: Any, values: dict[str, Any]) -> Any:
         if isinstance(expression, Of):
             return self._of_input(node, row, expression, values)
+        if isinstance(expression, BatchOf):
+            return self._batch_of(node, expression)
         if not isinstance(expression, Made):
             return expression
         read = [values.get(name) for name in expression.names]
@@ -124,14 +139,34 @@ class Gatherer:
             read = [row.inputs[name].default for name in expression.names]
         return expression.function(*read)
 
+    def _batch_of(self, node: Node, expression: BatchOf) -> Any:
+        """How many latents come in, as the node that makes them says."""
+        origin = self.graph.origin(node, expression.name)
+        name = None if origin is None else BATCHES.get(origin.node.kind)
+        if name is not None:
+            made = origin.node
+            if self.graph.link_into(made, name) is not None:
+                return Joint(*self.widgets.start(made, name), "INT")
+            row = ROWS.get(made.kind)
+            number = self.widgets.named(made, row).get(name) if row else self.widgets.target_value(made, name)
+            if isinstance(number, int):
+                return number
+        text = f"its number of frames is not known: {expression.unknown} is set"
+        self.report.change(node, text)
+        return expression.unknown
+
     def _of_input(self, node: Node, row: Row, expression: Of, values: dict[str, Any]) -> Any:
         value = values.get(expression.name)
         if value is None or expression.choices is None:
             return value
         default = row.inputs[expression.name].default
+        if isinstance(value, Joint) and row.inputs[expression.name].type == "INT":
+            return value
         if isinstance(value, Joint):
             self.report.change(node, f"{expression.name} is linked; {default!r} counts, which can be read")
             return expression.choices.get(default)
+        if row.inputs[expression.name].type == "INT":
+            return expression.choices.get(value, value)
         if not isinstance(value, str) or value not in expression.choices:
             self.report.change(node, f"{expression.name} {value!r} has no counterpart; {default!r} counts")
             return expression.choices.get(default)

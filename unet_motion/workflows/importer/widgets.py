@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from .graph import PRIMITIVE, Graph, Joint, Node, primitive_value
-from .table import Input, Row
+from .table import TARGETS, Input, Row
 
 CONTROLS = ("fixed", "randomize", "increment", "decrement")
 
@@ -34,13 +34,13 @@ class Widgets:
             if origin is not None:
                 primitive = primitive_value(origin.node) if origin.node.kind == PRIMITIVE else None
                 values[name] = primitive if primitive is not None and spec.type == "COMBO" else Joint(
-                    *self._start(node, name), spec.type
+                    *self.start(node, name), spec.type
                 )  # fmt: skip
             elif not spec.forced or node.raw is None or "widgets_values" not in node.raw:
                 values[name] = named.get(name, None if spec.forced else spec.default)
         return values
 
-    def _start(self, node: Node, name: str) -> tuple[Node, int]:
+    def start(self, node: Node, name: str) -> tuple[Node, int]:
         """Where the link of an input begins: a reroute on the way stays."""
         link = self.graph.link_into(node, name)
         assert link is not None
@@ -54,7 +54,21 @@ class Widgets:
         values = raw.get("widgets_values")
         if isinstance(values, dict):
             return values
-        return align(row.widgets(), values if isinstance(values, list) else [])
+        values = values if isinstance(values, list) else []
+        for order in row.orders:
+            widgets = [row.inputs[name] for name in order.split()]
+            if len(values) in (len(widgets), len(widgets) + 1) and all(map(_fits, widgets, values)):
+                return dict(zip(order.split(), values, strict=False))
+        return align(row.widgets(), values)
+
+    def target_value(self, node: Node, name: str) -> Any:
+        """A value of a node that conversions can write, as it stands on a node of the file."""
+        raw = node.raw or {}
+        values = raw.get("widgets_values")
+        if "class_type" in raw or not isinstance(values, list):
+            return node.values.get(name)
+        names = TARGETS[node.kind].page_widgets() if node.kind in TARGETS else []
+        return values[names.index(name)] if name in names and names.index(name) < len(values) else None
 
 
 def align(widgets: list[Input], values: list[Any]) -> dict[str, Any]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from .over_time import MULTIVAL, range_of
 from .rows import Give, Only, Row, made, of, row
 from .values import BETA_SCHEDULES, FORMATS, FUSES, NOISES, OTHER_NOISES, PIA_PRESETS, SCHEDULES, norm_scope
 
 PREVIEW = 'preview STRING ""'  # where old pages showed the file
 DEPRECATED = "deprecation_warning ADEWARN"
 SEED = "seed_override INT 0!"
-MULTIVAL = {"scale_multival": {"value": "amount:scale"}, "effect_multival": {"value": "amount:effect"}}
 SETTINGS = "ad_settings AD_SETTINGS"
 MODULE = Give("module", {"motion_module": of("model_name")})
 SCHEDULE = Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)})
 APPLIED = Give("apply", {"motion_module": of("motion_model")})
 ONE_STEP = Only((0, 1), "the setting lasts as long as its range holds a step")
-RANGE = {
-    "start_percent": Only((0, 0.0), "the motion module acts from the first step on"),
-    "end_percent": Only((1, 1.0), "the motion module acts up to the last step"),
-}
 
 
 def _windows(kind: str, inputs: str, schedule: str, *more: Give, stride: bool = True, **rest) -> Row:
@@ -173,7 +169,7 @@ LOADERS = (
         "M_MODELS",
         APPLIED,
         reads=MULTIVAL,
-        only=RANGE,
+        fold=range_of,
         chain="prev_m_models",
         groups=True,
     ),
@@ -187,7 +183,7 @@ LOADERS = (
         APPLIED,
         Give("i2v", {"picture": of("ref_latent"), "motion_scale": of("ref_drift")}),
         reads=MULTIVAL,
-        only=RANGE,
+        fold=range_of,
         ignored=("apply_ref_when_disabled",),
         chain="prev_m_models",
         groups=True,
@@ -202,12 +198,6 @@ MOTION = (
         "MOTION_LORA",
         Give("lora", {"lora_name": of("name"), "strength": of("strength")}, again=True),
         chain="prev_motion_lora",
-    ),
-    row(
-        "ADE_MultivalDynamic",
-        "float_val FLOAT 1.0; mask_optional MASK",
-        "MULTIVAL",
-        Give("value", {"value": of("float_val"), "mask": of("mask_optional")}),
     ),
     row(
         "ADE_AnimateDiffSettings", "pe_adjust PE_ADJUST; weight_adjust WEIGHT_ADJUST", "AD_SETTINGS",
@@ -293,7 +283,7 @@ PIA = (
         APPLIED,
         Give("encode", {"pixels": of("image"), "vae": of("vae")}),
         reads=MULTIVAL,
-        only=RANGE,
+        fold=range_of,
         chain="prev_m_models",
         groups=True,
     ),

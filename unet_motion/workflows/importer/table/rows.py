@@ -6,7 +6,7 @@ MODEL. A node that ends such a chain (a loader, a sampler's preparation) is wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,18 @@ class Made:
 
     function: Callable[..., Any]
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BatchOf:
+    """How many pictures a batch of latents has, by the node that makes it; `unknown` where that is not known."""
+
+    name: str
+    unknown: int
+
+
+Fold = tuple[str, dict[str, Any], str | None]
+"""A stage and values for it, or what is lost."""
 
 
 def of(name: str, choices: Mapping[Any, Any] | None = None) -> Of:
@@ -82,8 +94,11 @@ class Row:
         ignored: inputs without an effect on the result.
         chain: the input through which nodes of this type follow each other; the earlier ones give first.
         groups: each node of the chain is a motion module of its own, with what it reads.
-        emits: output -> "model" for the end of the chain of stages, or (stage, output of its node). None: a node that
-            only makes settings.
+        fold: makes gifts of its values and of what its inputs read, where that takes more than one of them.
+        orders: names of widgets in orders of older versions that their types do not tell.
+        emits: output -> "model" for the end of the chain of stages, the name of an input that goes through, or
+            (stage, output of its node), or several of these, of which the first that is written counts. None: a node
+            that only makes settings.
         home: the stage that takes the node's place and number.
         why: there is no counterpart, and why.
         note: said where such a node was converted.
@@ -99,6 +114,8 @@ class Row:
     ignored: tuple[str, ...] = ()
     chain: str | None = None
     groups: bool = False
+    fold: Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[Fold]] | None = None
+    orders: tuple[str, ...] = ()
     emits: Mapping[int, Any] | None = None
     home: str | None = None
     why: str | None = None
@@ -122,13 +139,18 @@ class Stage:
     Attributes:
         kind: its type.
         model: the input through which the MODEL runs, where it stands in that chain.
-        feeds: (stage, input) that its first output goes into.
+        feeds: (stage, input)s that its first output goes into; later stages of the list win.
         makes: what it feeds is written with it.
-        skip: not written where all its values are defaults.
+        skip: not written where all its values are defaults, or those of `neutral`.
+        fixed: values that the node always has.
+        demand: only written where something reads it.
     """
 
     kind: str
     model: str | None = None
-    feeds: tuple[str, str] | None = None
+    feeds: tuple[tuple[str, str], ...] = ()
     makes: bool = False
     skip: bool = False
+    neutral: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    demand: bool = False

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from .core_nodes import NODES
+
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROL = "control_after_generate"
 UPLOAD = "upload"
@@ -94,6 +96,7 @@ def _target(kind: str, inputs: str, outputs: str) -> Target:
     return Target(kind, pack, parse_inputs(inputs), pairs)  # type: ignore[arg-type]
 
 
+_CURVES = "UNET_MOTION_CURVE,CURVE,FLOATS,FLOAT"
 _SAMPLER_NAMES = 'sampler_name COMBO "euler"; scheduler COMBO "normal"'
 _ALL = (
     _target(
@@ -141,16 +144,16 @@ _ALL = (
     ),
     _target(
         "UNetMotion_MotionAmount",
-        'model MODEL; scale FLOAT 1.0; effect FLOAT 1.0; blocks STRING ""; scale_curve UNET_MOTION_CURVE;'
-        "effect_curve UNET_MOTION_CURVE; mask MASK",
+        f'model MODEL; scale FLOAT 1.0; effect FLOAT 1.0; blocks STRING ""; scale_curve {_CURVES};'
+        f"effect_curve {_CURVES}; mask MASK",
         "model:MODEL",
     ),
     _target(
         "UNetMotion_Curve",
-        'text STRING "0:1"; over COMBO "frames"; frames INT 16; times UNET_MOTION_CURVE',
+        f'text STRING "0:1"; over COMBO "frames"; frames INT 16; times {_CURVES}',
         "motion_curve:UNET_MOTION_CURVE curve:CURVE floats:FLOAT",
     ),
-    _target("UNetMotion_Guidance", "model MODEL; cfg FLOAT 7.0; cfg_curve UNET_MOTION_CURVE", "model:MODEL"),
+    _target("UNetMotion_Guidance", f"model MODEL; cfg FLOAT 7.0; cfg_curve {_CURVES}", "model:MODEL"),
     _target(
         "UNetMotion_PromptSchedule",
         'clip CLIP; text STRING; frames INT 16; before STRING ""; after STRING ""; interpolation COMBO "linear"',
@@ -204,6 +207,7 @@ _ALL = (
     _target("PerturbedAttentionGuidance", "model MODEL; scale FLOAT 3.0", "MODEL:MODEL"),
     _target("RescaleCFG", "model MODEL; multiplier FLOAT 0.7", "MODEL:MODEL"),
     _target("VAEEncode", "pixels IMAGE; vae VAE", "LATENT:LATENT"),
+    *(_target(*node) for node in NODES),
 )
 # Not there yet; a name that is taken out of here is written from then on.
 _PLANNED = {
