@@ -25,7 +25,8 @@ def clip_of(server, graph):
     """The bytes of the one animation that a graph saves."""
     run = server.run(graph)
     assert run.error is None, run.error
-    (entry,) = (image for output in run.outputs.values() for image in output.get("images", ()))
+    images = [image for output in run.outputs.values() for image in output.get("images", ())]
+    (entry,) = (image for image in images if image["type"] == "output")
     return server.file(entry)
 
 
@@ -115,3 +116,26 @@ def test_workflows_have_a_value_for_every_widget_of_the_packs_nodes(server, path
             inputs = info[node["class_type"]]["input"]
             names = {name for part in inputs.values() for name, (kind, *_) in part.items() if kind in WIDGETS}
             assert names <= set(node["inputs"]), node["class_type"]
+
+
+def in_fewer_steps(server, name, steps):
+    graph = graph_of(server, name)
+    (sampler,) = (node for node in graph.values() if node["class_type"] == "KSampler")
+    sampler["inputs"]["steps"] = steps
+    return frames_of(clip_of(server, graph))
+
+
+def test_the_long_clip_is_of_one_thing(server):
+    frames = in_fewer_steps(server, "long_clip", 4)
+    assert frames.shape == (48, 256, 256, 3)
+    green = (frames[..., 1] - np.maximum(frames[..., 0], frames[..., 2]) > 60).mean(axis=(1, 2))
+    assert green.min() > 0.02 and green.max() < 0.3
+    assert np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3)).min() > 0.05
+
+
+def test_the_loop_goes_on_from_its_last_frame_to_its_first(server):
+    frames = in_fewer_steps(server, "closed_loop", 5)
+    assert frames.shape == (24, 256, 256, 3)
+    steps = np.abs(np.roll(frames, -1, 0) - frames).mean(axis=(1, 2, 3))
+    assert steps[-1] < 1.5 * np.median(steps[:-1])
+    assert np.abs(frames[0] - frames[7]).mean() > 2
