@@ -39,6 +39,7 @@ QUALITY = 82
 
 DRAWN = {
     "first_animation": (0, 5, 10, 15),
+    "prompt_travel": (0, 5, 10, 15),
     "image_to_animation": (0, 12),
     "video_to_video": (0, 12),
     "freeu_and_attention_side_by_side": (0, 5),
