@@ -2,7 +2,7 @@
 # Without make: `python3 tools/setup_env.py demo` and `python3 tools/setup_env.py test`.
 PYTHON ?= python3
 
-.PHONY: demo check test bench card clean
+.PHONY: demo check test test-comfyui bench card clean
 
 # A moving picture from "a red star moving left", in output/.
 demo:
@@ -15,6 +15,10 @@ test:
 # Style and the fast tests of the library, in under three minutes on two cores; no ComfyUI.
 check:
 	@$(PYTHON) tools/setup_env.py check $(ARGS)
+
+# The second half of `make test` alone: the tests with ComfyUI's servers, its page and its Python.
+test-comfyui:
+	@$(PYTHON) tools/setup_env.py test-comfyui $(ARGS)
 
 # This UNet beside diffusers' on this machine; the table goes to benchmarks/results.
 bench:

@@ -3,11 +3,15 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .animatelcm import AnimateLCMPicture
+from .clip_files import DecodeToFile, EncodeFromFile
+from .context_windows import ContextWindowsNode, ShowContextWindows
 from .host.files.paths import register_folders
 from .host.page.routes import register_routes
+from .host.page.workflows import register_replacements
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
 from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
+from .noise import FreeInit, Noise, UseNoise
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .over_time import Guidance, MotionAmount, MotionCurve, PromptTravel
 from .performance import Performance
@@ -34,6 +38,13 @@ NODES: list[type[io.ComfyNode]] = [
     AnimateLCMPicture,
     Performance,
     TrainMotionLoRA,
+    Noise,
+    UseNoise,
+    FreeInit,
+    DecodeToFile,
+    EncodeFromFile,
+    ContextWindowsNode,
+    ShowContextWindows,
     MotionCurve,
     PromptTravel,
     MotionAmount,
@@ -51,4 +62,5 @@ class UNetMotionExtension(ComfyExtension):
 async def comfy_entrypoint() -> UNetMotionExtension:
     register_folders()
     register_routes()
+    await register_replacements()
     return UNetMotionExtension()

@@ -50,8 +50,8 @@ class MotionSampler(io.ComfyNode):
                 make_input(io.Conditioning, "negative", tooltip="What it should not show; not read with cfg 1."),
                 make_input(
                     io.Latent, "latent_image",
-                    tooltip="The batch is the clip: one latent per frame, 2 to 32 frames (16 is usual). Time and "
-                    "memory grow in proportion.",
+                    tooltip="The batch is the clip: one latent per frame, 2 to 32 frames (16 is usual), with context "
+                    "windows any number. Time grows in proportion, memory up to a window.",
                 ),
                 make_input(
                     io.Float, "denoise", default=1.0, min=0.0, max=1.0, step=0.01,

@@ -22,7 +22,7 @@ def _data_inputs() -> list:
         make_input(
             io.String, "folder", default="", optional=True,
             tooltip="Instead of images: videos, GIFs, WebPs and folders of pictures in a folder of ComfyUI's input "
-            "folder, or a whole path.",
+            "folder, or of one that training_clips in extra_model_paths.yaml names.",
         ),
         make_input(
             io.Int, "width", default=512, min=8, max=4096, step=8, optional=True, advanced=True,

@@ -17,13 +17,13 @@ class Beside:
     """Commands that run with one thread each, as many at a time as there are cores for them.
 
     Args:
-        cores: how many that is; by default one core is left to this process.
+        cores: how many that is; by default all, as the test that comes next only waits for them.
 
     ``folder`` is for what they write.
     """
 
     def __init__(self, cores: int | None = None):
-        self._pool = ThreadPoolExecutor(cores or max(1, (os.cpu_count() or 1) - 1))
+        self._pool = ThreadPoolExecutor(cores or os.cpu_count() or 1)
         self._jobs: dict[str, Future[subprocess.CompletedProcess]] = {}
         self._running: set[subprocess.Popen] = set()
         self._lock, self._closed = Lock(), False

@@ -31,13 +31,28 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """ComfyUI's servers last: they share the cores, the memory and the disk with nothing else.
+    """Long tests first; ComfyUI's servers last: they share the cores, the memory and the disk with nothing else.
 
-    Before them come the tests that wait for the processes beside this one.
+    Where two ComfyUIs are tested at the same time, one's page is driven while the other's long checks run: the newest
+    begins with these, all others end with them.
     """
-    items.sort(
-        key=lambda item: (COMFYUI in item.path.parents, item.path.name != "test_inside.py", item.path.name not in LONG)
-    )
+    found = [item.callspec.params["installation"] for item in items if "installation" in parameters(item)]
+    newest = found[0] if found else None
+    items.sort(key=lambda item: order(item, newest))
+
+
+def order(item, newest) -> tuple:
+    if COMFYUI not in item.path.parents:
+        return (0, item.path.name not in LONG)
+    name, installation = item.path.name, parameters(item).get("installation")
+    inside = name == "test_inside.py"
+    if installation in (None, newest):
+        return (1, not inside, name.startswith("test_browser"))
+    return (2, inside, not name.startswith("test_browser"))
+
+
+def parameters(item) -> dict:
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 def pytest_collection_finish(session):

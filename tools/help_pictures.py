@@ -24,6 +24,8 @@ from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E
 from tests.comfyui.server import Server  # noqa: E402
 from unet_motion import ForwardOptions, FreeU, MotionAdapterConfig, MotionPipeline  # noqa: E402
 from unet_motion.formats.shapes import adapter_shapes  # noqa: E402
+from unet_motion.sampling import ContextWindows  # noqa: E402
+from unet_motion.sampling.window_picture import draw_windows  # noqa: E402
 from unet_motion.video import write_video  # noqa: E402
 
 IMAGES = ROOT / "web" / "docs" / "images"
@@ -96,7 +98,23 @@ SCENES = {
         {"VAEDecode": "samples"},
         {"seed": SEED, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"},
     ),
+    "UNetMotion_ContextWindows": Scene({"model": BUNDLED}, TO_SAMPLER),
+    "UNetMotion_ShowContextWindows": Scene(
+        {"model": ("UNetMotion_ContextWindows", "model"), "latent_image": ("EmptyLatentImage", "LATENT")},
+        {"PreviewImage": "images"},
+    ),
     "UNetMotion_SaveClip": Scene({"images": ("VAEDecode", "IMAGE")}),
+    "UNetMotion_Noise": Scene(after={"SamplerCustomAdvanced": "noise"}),
+    "UNetMotion_UseNoise": Scene({"model": BUNDLED, "noise": ("UNetMotion_Noise", "noise")}, TO_SAMPLER),
+    "UNetMotion_FreeInit": Scene({"model": BUNDLED}, TO_SAMPLER),
+    "UNetMotion_DecodeToFile": Scene(
+        {"samples": ("KSampler", "LATENT"), "vae": ("UNetMotion_LoadBundled", "vae")}, values={"quality": 90}
+    ),
+    "UNetMotion_EncodeFromFile": Scene(
+        {"video": ("LoadVideo", "VIDEO"), "vae": ("UNetMotion_LoadBundled", "vae")},
+        {"KSampler": "latent_image"},
+        {"frames": 64, "width": 512, "height": 512},
+    ),
     "UNetMotion_TrainMotionLoRA": Scene(
         {
             "model": BUNDLED,
@@ -270,10 +288,16 @@ def sampler_effect(pipeline: MotionPipeline) -> np.ndarray:
     return grid([captioned(clip, name) for name, clip in clips.items()])
 
 
+def windows_effect(_: MotionPipeline) -> np.ndarray:
+    windows = ContextWindows(16, 4, 1, "looped_uniform", closed_loop=True)
+    return draw_windows([windows.plan(32, step) for step in range(12)], 32)[None]
+
+
 EFFECTS = {
     "UNetMotion_LoadBundled": bundled_effect,
     "UNetMotion_FreeU": freeu_effect,
     "UNetMotion_Sampler": sampler_effect,
+    "UNetMotion_ShowContextWindows": windows_effect,
 }
 
 

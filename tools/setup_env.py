@@ -1,4 +1,4 @@
-"""Set-up for make's demo, check, test, bench and card: find or make an environment, install what is missing, run.
+"""Set-up for make's targets: find or make an environment, install what is missing, run.
 
 Only the standard library is used, so any Python from 3.10 on can run this file. Every command is printed before it
 runs; the same commands, typed by hand, do the same.
@@ -47,15 +47,15 @@ SHOWN = (
 
 def main() -> int:
     task = sys.argv[1] if len(sys.argv) > 1 else ""
-    if task not in ("demo", "check", "test", "bench", "card"):
-        usage = "usage: python tools/setup_env.py demo|check|test|bench|card [arguments of pytest or of the bench]"
+    tasks = {"check": check, "test": test, "test-comfyui": test_comfyui, "bench": bench, "card": card}
+    if task not in ("demo", *tasks):
+        usage = f"usage: python tools/setup_env.py demo|{'|'.join(tasks)} [arguments of pytest or of the bench]"
         print(usage, file=sys.stderr)
         return 2
     if sys.version_info < (3, 10):  # noqa: UP036 - this file is run before anything is installed
         print(f"Python is {sys.version.split()[0]}, expected 3.10 or newer", file=sys.stderr)
         return 2
     try:
-        tasks = {"check": check, "test": test, "bench": bench, "card": card}
         return demo() if task == "demo" else tasks[task](sys.argv[2:])
     except subprocess.CalledProcessError as error:
         print(f"failed with status {error.returncode}: {shlex.join(map(str, error.cmd))}", file=sys.stderr)
@@ -89,20 +89,39 @@ def check(pytest_arguments: list[str]) -> int:
 
 
 def test(pytest_arguments: list[str]) -> int:
-    """The library's tests in as many processes as there are cores, then ComfyUI's, whose servers want to be alone.
+    """The library's tests in as many processes as there are cores, then ComfyUI's.
 
     With arguments, one pytest with these.
     """
     python, comfyuis = prepare_test()
-    variables = {"COMFYUI_PATH": os.pathsep.join(map(str, comfyuis))} if comfyuis else {}
-    pytest = [python, "-m", "pytest", "-q", "--durations=10"]
     say(versions(python))
     if pytest_arguments:
-        return run([*pytest, *pytest_arguments], variables, check=False)
+        return run_pytest(python, comfyuis, pytest_arguments)
     need_space(Path(tempfile.gettempdir()), TESTED_GB, "the files of full size that the tests write")
     parallel = ["-n", str(workers()), "--dist", "loadfile", "--no-loadscope-reorder"]
-    library = run([*pytest, *parallel, "--ignore", "tests/comfyui"], variables, check=False)
-    return library or run([*pytest, "tests/comfyui"], variables, check=False)
+    library = run_pytest(python, comfyuis, [*parallel, "--ignore", "tests/comfyui"])
+    return library or run_comfyui_tests(python, comfyuis)
+
+
+def test_comfyui(pytest_arguments: list[str]) -> int:
+    """Only the second half of `test`."""
+    python, comfyuis = prepare_test()
+    say(versions(python))
+    return run_comfyui_tests(python, comfyuis, pytest_arguments)
+
+
+def run_comfyui_tests(python: Path, comfyuis: list[Path], arguments: list[str] = ()) -> int:
+    """Each ComfyUI's tests in a process of their own, two at the most: a server and its page take a core."""
+    processes = max(1, min(len(comfyuis), workers(), 2))
+    if comfyuis:
+        need_space(Path(tempfile.gettempdir()), processes * TESTED_GB, "the files of full size that the tests write")
+    parallel = ["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else []
+    return run_pytest(python, comfyuis, [*parallel, "tests/comfyui", *arguments])
+
+
+def run_pytest(python: Path, comfyuis: list[Path], arguments: list[str]) -> int:
+    variables = {"COMFYUI_PATH": os.pathsep.join(map(str, comfyuis))} if comfyuis else {}
+    return run([python, "-m", "pytest", "-q", "--durations=10", *arguments], variables, check=False)
 
 
 def bench(arguments: list[str]) -> int:

@@ -27,6 +27,8 @@ _EXPORTS = {
     "remove_motion_lora": ".lora.apply",
     "MotionPipeline": ".sampling",
     "ContextWindows": ".sampling",
+    "FreeInit": ".sampling",
+    "NoiseMix": ".sampling",
     "free_noise": ".sampling",
     "Curve": ".schedule",
     "PromptSchedule": ".schedule",

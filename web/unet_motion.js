@@ -1,11 +1,17 @@
-// The pack's part of ComfyUI's page: settings, the moving preview on the classic canvas, and what a chosen file is.
+// The pack's part of ComfyUI's page: settings, the moving preview on the classic canvas, what a chosen file is, and
+// workflows of AnimateDiff-Evolved rewritten.
 import { app } from "../../scripts/app.js";
+import { convertWorkflow, offerConversion } from "./convert_workflow.mjs";
 import { forgetPreviews, sendPreviewChoice, showPreviews } from "./clip_preview.mjs";
 import { refreshFileInfo, showFileInfo } from "./file_info.mjs";
+import { showTrainingResults } from "./training_result.mjs";
 
 const MOTION = "UNetMotion.Preview.Motion";
 const FPS = "UNetMotion.Preview.FPS";
 const FILE_INFO = "UNetMotion.Loader.FileInfo";
+const OFFER = "UNetMotion.Workflows.Offer";
+const CONVERT_POSTED = "UNetMotion.Workflows.ConvertPosted";
+const CONVERT = "UNetMotion.ConvertWorkflow";
 
 const setting = (id) => app.extensionManager.setting.get(id);
 // The page calls onChange before it keeps the new value, and once before it is ready.
@@ -42,9 +48,35 @@ app.registerExtension({
       defaultValue: true,
       onChange: (value) => app.graph && refreshFileInfo(value),
     },
+    {
+      id: OFFER,
+      category: ["UNetMotion", "Workflows", "Offer"],
+      name: "Offer to rewrite workflows of AnimateDiff-Evolved",
+      tooltip: "Asks once when a workflow is opened whose nodes are missing. The command does the same at any time.",
+      type: "boolean",
+      defaultValue: true,
+    },
+    {
+      id: CONVERT_POSTED,
+      category: ["UNetMotion", "Workflows", "ConvertPosted"],
+      name: "Convert graphs of AnimateDiff-Evolved that programs post",
+      tooltip: "Where its nodes are missing, a prompt that has some is rewritten before it runs; the log says so.",
+      type: "boolean",
+      defaultValue: true,
+    },
   ],
+  commands: [
+    {
+      id: CONVERT,
+      label: "Rewrite workflow of AnimateDiff-Evolved",
+      icon: "pi pi-sync",
+      function: convertWorkflow,
+    },
+  ],
+  menuCommands: [{ path: ["UNetMotion"], commands: [CONVERT] }],
   async setup() {
     showPreviews(sendChoice);
+    showTrainingResults();
     await sendChoice();
   },
   nodeCreated(node) {
@@ -55,5 +87,9 @@ app.registerExtension({
   },
   beforeConfigureGraph() {
     forgetPreviews();
+  },
+  afterConfigureGraph(missing) {
+    // Not awaited: the page waits for its extensions, and the question waits for an answer.
+    offerConversion(missing ?? [], () => setting(OFFER) ?? true);
   },
 });

@@ -28,6 +28,16 @@ def require_motion_model(model: Any) -> LDMView:
     return unet
 
 
+def check_latent_clip(name: str, samples: Any) -> None:
+    """Raise ValueError unless latents are the frames of a clip, (frames, channels, height, width)."""
+    if getattr(samples, "is_nested", False):
+        raise ValueError(f"`{name}` holds several latents of different kinds, expected one clip.")
+    if samples.ndim != 4:
+        raise ValueError(f"`{name}` has shape {tuple(samples.shape)}, expected (frames, channels, height, width).")
+    if len(samples) < 1:
+        raise ValueError(f"`{name}` holds 0 frames, expected at least 1.")
+
+
 def check_frames(model: Any, shape: Sequence[int], frames_per_clip: int) -> None:
     """Raise ValueError unless latents (frames, C, H, W) make whole clips that the model has positions for."""
     if len(shape) != 4:
@@ -39,9 +49,10 @@ def check_frames(model: Any, shape: Sequence[int], frames_per_clip: int) -> None
     if count % frames:
         raise ValueError(f"`latent_image` holds {count} frames, expected a multiple of `frames_per_clip` {frames}.")
     rows = require_motion_model(model).core.config.motion_max_seq_length
-    if frames > rows:
+    # Windows are looked at when the run begins: there it is known which steps they are for.
+    if frames > rows and "context_handler" not in model.model_options:
         raise ValueError(
             f"a clip of {frames} frames was asked for, but the motion module knows {rows} positions; use at most "
-            f"{rows} frames, several clips with `frames_per_clip`, or `position_interpolate` {frames} in Load Motion "
-            "Module."
+            f"{rows} frames, Context Windows (motion), several clips with `frames_per_clip`, or `position_interpolate` "
+            f"{frames} in Load Motion Module."
         )

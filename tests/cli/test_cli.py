@@ -79,6 +79,17 @@ def test_a_clip_longer_than_the_model_knows_is_drawn_in_windows(generate):
     assert plain.read_bytes() != path.read_bytes()
 
 
+def test_free_init_and_mixed_noise_stand_in_the_file(generate, capsys):
+    options = ["--free-init", "2", "--free-init-filter", "box", "--free-init-stop", "0.5,0.25", "--free-init-fast"]
+    status, path = generate("--noise", "default:1,constant:0.5", *options)
+    assert status == 0 and "sampling 2/2: 2 of 2" in capsys.readouterr().err
+    settings = read_metadata(path)
+    expected = {"iterations": 2, "filter": "box", "spatial_stop": 0.5, "temporal_stop": 0.25, "order": 4, "fast": True}
+    assert settings["free_init"] == expected and settings["noise"] == "default:1,constant:0.5"
+    _, plain = generate("--noise", "default:1,constant:0.5", name="plain.webp")
+    assert plain.read_bytes() != path.read_bytes() and read_metadata(plain)["free_init"] is None
+
+
 def test_same_seed_same_file_another_seed_another(generate, tmp_path):
     _, first = generate("--seed", "7", name="1.webp")
     _, second = generate("--seed", "7", name="2.webp")
@@ -171,6 +182,13 @@ def test_without_out_the_name_comes_from_the_prompt(model_file, tmp_path, monkey
         (["--loop", "--window", "8"], ["--loop needs at least a window of frames", "--frames 4"]),
         (["--window", "4", "--schedule", "spiral"], ["'spiral'", "standard_static"]),
         (["--noise", "pink"], ["noise is 'pink'", "free_noise"]),
+        (["--noise", "default:1,repeated:1"], ["--noise needs --window"]),
+        (["--noise", "default:a"], ["noise is 'default:a'", "KIND:WEIGHT"]),
+        (["--free-init-fast"], ["--free-init-fast needs --free-init", "number of runs"]),
+        (["--free-init-stop", "0.5"], ["--free-init-stop needs --free-init"]),
+        (["--free-init", "0"], ["`iterations` is 0"]),
+        (["--free-init", "2", "--free-init-filter", "sharp"], ["`filter` is 'sharp'", "butterworth"]),
+        (["--free-init", "2", "--free-init-stop", "0.5,2"], ["`temporal_stop` is 2.0"]),
         (["--width", "30"], ["width is 30"]),
         (["--sampler", "fast"], ["'fast'", "euler"]),
         (["--seed", "-1"], ["seed is -1"]),

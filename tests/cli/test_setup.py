@@ -103,12 +103,24 @@ def test_without_comfyui_the_extras_are_installed_and_the_tests_run(setup, capsy
     assert "No ComfyUI found" in capsys.readouterr().out
 
 
-def test_the_librarys_tests_share_the_cores_and_comfyuis_follow_alone(setup, monkeypatch):
+def test_the_librarys_tests_share_the_cores_and_comfyuis_follow(setup, monkeypatch):
     monkeypatch.setattr(setup, "workers", lambda: 3)
     assert setup.test([]) == 0
     library, comfyui = (call[0] for call in setup.calls[-2:])
     assert library[library.index("-n") + 1] == "3" and library[library.index("--ignore") + 1] == "tests/comfyui"
     assert comfyui[-1] == "tests/comfyui" and "-n" not in comfyui
+
+
+@pytest.mark.parametrize(("cores", "found", "processes"), [(4, 3, 2), (4, 1, None), (1, 2, None), (2, 0, None)])
+def test_two_comfyuis_at_a_time_where_there_are_cores_for_them(setup, tmp_path, monkeypatch, cores, found, processes):
+    monkeypatch.setattr(setup, "workers", lambda: cores)
+    for number in range(found):
+        make_comfyui(tmp_path / "home" / f"ComfyUI-{number}", f"0.{number}.0")
+    assert setup.test_comfyui(["-k", "api"]) == 0
+    command = setup.calls[-1][0]
+    assert command[-3:] == ["tests/comfyui", "-k", "api"]
+    assert (command[command.index("-n") + 1] if "-n" in command else None) == (processes and str(processes))
+    assert ("loadgroup" in command) == bool(processes)
 
 
 def test_check_is_ruff_and_then_files_that_exist(setup, monkeypatch):
@@ -217,7 +229,7 @@ def test_makefile_and_ci_call_the_script_and_nothing_else():
     makefile = (ROOT / "Makefile").read_text()
     assert "tools/setup_env.py demo" in makefile and "tools/setup_env.py test" in makefile
     lines = [line for line in (ROOT / ".ci" / "run").read_text().split("\n") if line and not line.startswith("#")]
-    assert lines[-2:] == ["COMFYUI_PATH= make test", "exec make test ARGS=tests/comfyui"] and "set -eu" in lines
+    assert lines[-2:] == ["COMFYUI_PATH= make test", "exec make test-comfyui"] and "set -eu" in lines
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 

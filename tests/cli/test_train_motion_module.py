@@ -309,7 +309,7 @@ def test_what_cannot_be_is_said_in_a_sentence(more, said, unet, tmp_path, capsys
 
 
 def test_videos_for_a_unet_without_its_encoders_are_refused_and_help_says_so(clips, unet, tmp_path, capsys):
-    arguments = ["train", "motion-module", str(clips), "--base", str(unet[0]), "--out", str(tmp_path)]
+    arguments = ["train", "motion-module", str(clips), "--base", str(unet[0]), "--out", str(tmp_path), "--frames", "3"]
     assert main(arguments) == 2
     assert "videos can be read for the bundled model only" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.comfyui.installations import NOT_FOUND, find_installations
+from tests.comfyui.installations import NOT_FOUND, Installation, find_installations
 from tests.comfyui.server import Server
 
 # Run by test_inside.py in a process with ComfyUI's modules.
@@ -14,10 +14,20 @@ collect_ignore = ["inside"]
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """A page that is driven from outside can be too busy for a click: such a test gets a second try, said as `R`."""
+    """A page that is driven from outside can be too busy for a click: such a test gets a second try, said as `R`.
+
+    Shared out, all tests of one ComfyUI are one group, so that each is started by one process only.
+    """
     for item in items:
         if item.path.name.startswith("test_browser"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+        if (installation := installation_of(item)) is not None:
+            item.add_marker(pytest.mark.xdist_group(installation.version))
+
+
+def installation_of(item) -> Installation | None:
+    """The ComfyUI that a test runs against."""
+    return item.callspec.params.get("installation") if hasattr(item, "callspec") else None
 
 
 def _parameters() -> list:

@@ -118,3 +118,39 @@ def test_a_page_says_what_it_wants_to_see_and_nonsense_is_refused(server):
     assert (status, found["error"]) == (400, "fps is 0, expected a number from 1 to 60.")
     for body in ({"client": "a page"}, [], "x"):
         assert ask(server, "POST", "preview", data=json.dumps(body))[0] == 400
+
+
+ODD = {
+    "deep": "[" * 4000,
+    "deep inside": json.dumps({"client": "a page", "motion": True})[:-1] + ', "fps": ' + "[" * 3000 + "]" * 3000 + "}",
+    "many digits": '{"client": "a page", "motion": true, "fps": 1' + "0" * 4000 + "}",
+    "no UTF-8": b'{"client": "\xff", "motion": true, "fps": 8}',
+    "NaN": '{"client": "a page", "motion": true, "fps": NaN}',
+    "long": json.dumps({"client": "a page", "motion": True, "fps": 8, "more": "x" * 1_000_000}),
+    "a long client": json.dumps({"client": "x" * 1000, "motion": True, "fps": 8}),
+    "a client of another type": json.dumps({"client": ["a"], "motion": True, "fps": 8}),
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("body", ODD.values(), ids=ODD)
+def test_a_request_that_nobody_means_is_a_short_sentence(server, body):
+    status, found = ask(server, "POST", "preview", data=body)
+    assert status == 400 and 10 < len(found["error"]) < 600
+
+
+@pytest.mark.parametrize("charset", ["no-such-charset", "utf-16", "base64"])
+def test_json_is_utf_8_whatever_a_client_says(server, charset):
+    body = json.dumps({"client": "a page", "motion": True, "fps": 8}).encode()
+    kind = {"Content-Type": f"application/json; charset={charset}"}
+    assert ask(server, "POST", "preview", data=body, headers=kind) == (200, {})
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "../gone.safetensors", "/etc/gone", "a\0b", "x" * 5000, "\udcff"])
+def test_a_name_that_is_nowhere_tells_nothing_of_the_servers_folders(server, elsewhere, name):
+    nodes = ("LoadMotionModule", "motion_module"), ("LoadUNet", "unet_name"), ("LoadLoRA", "lora_name")
+    for node, field in nodes:
+        query = {"node": f"UNetMotion_{node}", field: name.encode("utf-8", "surrogatepass").decode("utf-8", "replace")}
+        found = info(server, query.pop("node"), **query)[field]
+        assert "is not in the model folders" in found["problem"] and len(found["problem"]) < 600
+        assert str(server.base) not in found["problem"] and str(elsewhere) not in str(found)

@@ -18,12 +18,17 @@ PREVIEW_WITH_METADATA = 4
 FRAMES, STEPS = 8, 12
 
 
-def loops_of(server, graph: dict, motion: bool | None) -> list[tuple[str, Image.Image]]:
-    """(node, picture) of all pictures that a page gets while a graph runs; None: a page that has said nothing."""
-    return asyncio.run(asyncio.wait_for(_loops_of(server, graph, motion), 300))
+def loops_of(server, graph: dict, motion: bool | None, method: str = "default") -> list[tuple[str, Image.Image]]:
+    """(node, picture) of all pictures that a page gets while a graph runs.
+
+    Args:
+        motion: what the page asked for; None is one that has said nothing.
+        method: of ComfyUI's own previews.
+    """
+    return asyncio.run(asyncio.wait_for(_loops_of(server, graph, motion, method), 300))
 
 
-async def _loops_of(server, graph, motion):
+async def _loops_of(server, graph, motion, method):
     client, seen = uuid.uuid4().hex, []
     url = f"http://{server.address}"
     async with (
@@ -35,13 +40,15 @@ async def _loops_of(server, graph, motion):
             choice = {"client": client, "motion": motion, "fps": 10}
             async with session.post(f"{url}/unet_motion/preview", json=choice) as answer:
                 assert answer.status == 200
-        async with session.post(f"{url}/prompt", json={"prompt": graph, "client_id": client}) as answer:
+        body = {"prompt": graph, "client_id": client, "extra_data": {"preview_method": method}}
+        async with session.post(f"{url}/prompt", json=body) as answer:
             assert answer.status == 200, await answer.text()
         async for message in socket:
             if message.type is aiohttp.WSMsgType.BINARY:
                 kind, length = struct.unpack(">II", message.data[:8])
                 assert kind == PREVIEW_WITH_METADATA
                 metadata = json.loads(message.data[8 : 8 + length])
+                assert metadata["image_type"] in ("image/png", "image/jpeg")
                 seen.append((metadata["node_id"], Image.open(io.BytesIO(message.data[8 + length :]))))
             elif message.type is aiohttp.WSMsgType.TEXT:
                 event = json.loads(message.data)
@@ -64,9 +71,11 @@ def test_a_page_gets_loops_of_all_frames_for_the_samplers_node_and_no_file_is_wr
     before = sorted(path for folder in folders for path in folder.rglob("*"))
     loops = loops_of(server, graph_of(sampler, seed=41), motion=True)
     assert loops
-    for node, picture in loops:
+    for index, (node, picture) in enumerate(loops):
         assert node == "clip sampler"
-        assert (picture.format, picture.n_frames, picture.size) == ("WEBP", FRAMES, (8, 8))
+        # The last one is decoded: it stays on the node.
+        size = (64, 64) if index == len(loops) - 1 else (8, 8)
+        assert (picture.format, picture.n_frames, picture.size) == ("WEBP", FRAMES, size)
         picture.seek(1)
         picture.load()
         assert picture.info["duration"] == 100
@@ -77,3 +86,10 @@ def test_a_page_gets_loops_of_all_frames_for_the_samplers_node_and_no_file_is_wr
 @pytest.mark.parametrize(("motion", "seed"), [(False, 42), (None, 43)])
 def test_nothing_comes_to_a_page_that_turned_it_off_or_to_a_program(server, motion, seed):
     assert loops_of(server, graph_of("KSampler", seed), motion) == []
+
+
+def test_what_a_program_gets_is_what_comfyui_calls_it(server):
+    """Previews are on, and nobody asked for loops: all that comes are core's own pictures."""
+    seen = loops_of(server, graph_of("KSampler", 44), None, "latent2rgb")
+    assert {picture.format for _, picture in seen} <= {"JPEG"}
+    assert seen or server.installation.version == "0.3.64", "this version lets a prompt choose its previews"

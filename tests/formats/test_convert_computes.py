@@ -167,6 +167,7 @@ def test_a_converted_file_computes_the_same_in_every_form(tmp_path, kind, odd):
     for form in set(FORMS) - set(forms):
         with pytest.raises(FileFormatError) as error:
             convert(start, made[form], form)
+        assert str(error.value).startswith(f"{start}: "), "the file to be converted is what an error is about"
         assert str(error.value).count(". ") == 0 and len(str(error.value)) < 600
         assert not made[form].exists()
     for form, following in zip(forms, [*forms[1:], forms[0]], strict=True):
@@ -176,6 +177,15 @@ def test_a_converted_file_computes_the_same_in_every_form(tmp_path, kind, odd):
         again = tmp_path / "again" / made[following].name
         convert(made[form], again, following)
         assert relative_error(run(loaded(tmp_path, again, kind, odd)), expected) < 1e-6, (form, following)
+
+
+@pytest.mark.parametrize("form", ["original", "diffusers"])
+def test_a_file_that_its_readers_would_not_know_is_not_written_and_the_error_names_the_source(tmp_path, form):
+    start, out = source(tmp_path / "from", "v2", False), tmp_path / "out.safetensors"
+    with pytest.raises(FileFormatError) as error:
+        convert(start, out, form, prefix="controlnet_down_blocks.")
+    said = f"{start}: cannot be written in the form {form}, whose readers would say: {out}: looks like a SparseCtrl"
+    assert str(error.value).startswith(said) and not out.exists()
 
 
 @pytest.mark.parametrize("kind", [*MODULES, *UNETS])

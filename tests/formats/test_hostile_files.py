@@ -24,9 +24,6 @@ def test_generated_files(generator, tmp_path, capsys):
     with capsys.disabled():
         counts = ", ".join(f"{count} {word}" for word, count in sorted(outcome.results.items()))
         print(f"\n{number} {generator} from seed {seed}: {counts}; {len(outcome.findings)} faults")
-    if outcome.findings:  # the same files once more: what a busy machine did is no fault of a reader
-        again = {(found.case, found.reader) for found in check(generator, number, seed, tmp_path).findings}
-        faults = [found for found in outcome.findings if (found.case, found.reader) in again]
-        assert not faults, "\n".join(map(str, faults[:20]))
+    assert not outcome.findings, "\n".join(map(str, outcome.findings[:20]))
     # Both ways are taken: files that are all refused at once would show little.
     assert min(outcome.results["read"], outcome.results["refused"]) > number / 10

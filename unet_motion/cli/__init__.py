@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": (".inspect", "tell what a model file is: kind, version, frames, dtype, odd keys"),
     "convert": (".convert", "write a UNet or motion modules under other names, bit for bit"),
     "merge": (".convert", "mix motion modules, or scale them block by block"),
+    "convert-workflow": (".convert_workflow", "rewrite a ComfyUI workflow made with AnimateDiff-Evolved"),
     "train": (".train", "train motion modules or a LoRA on your clips, or the bundled model"),
     "evaluate": (".train", "measure what the bundled model draws"),
     "bench": (".bench", "time this UNet beside diffusers' with the same weights"),

@@ -24,9 +24,10 @@ def add_arguments(subparsers) -> None:
         help="make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames",
         description="Make a clip from a prompt with the bundled model, which knows drawn shapes, colours and motions.",
         epilog="WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
-        "ComfyUI's page. None with --prompts, --model, --motion-lora, --window, --noise or --attention sage, with the "
-        "samplers euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of 2**53 or more, "
-        "a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside 0 to 10.",
+        "ComfyUI's page. None with --prompts, --model, --motion-lora, --window, --noise, --free-init or --attention "
+        "sage, with the samplers euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of "
+        "2**53 or more, a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside "
+        "0 to 10.",
     )
     add = parser.add_argument
     text = parser.add_mutually_exclusive_group(required=True)
@@ -60,6 +61,7 @@ def add_arguments(subparsers) -> None:
     add("--quality", type=int, help="0 to 100 for a smaller WebP or MP4 (default: a lossless WebP, the best MP4)")
     _add_model_arguments(add)
     _add_window_arguments(parser.add_argument_group("clips of any length, drawn in overlapping windows"))
+    _add_free_init_arguments(parser.add_argument_group("FreeInit: less flicker, for several times the time"))
     add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
     parser.set_defaults(run=run)
 
@@ -98,14 +100,31 @@ def _add_window_arguments(group) -> None:
     add("--fuse", help="weights: pyramid (default), flat, relative, overlap-linear or gaussian")
     add("--loop", action="store_true", help="the last frames lead back to the first; schedule looped_uniform")
     add("--windows-at-once", type=int, default=1, metavar="N", help="in one call of the model (default 1)")
-    add("--noise", default="default", help="default, free_noise, repeated, constant or seed_per_frame")
+    add(
+        "--noise", default="default", metavar="KIND[:WEIGHT],...",
+        help="default, free_noise, repeated, constant, seed_per_frame or empty, or several with weights, such as "
+        "default:1,constant:0.5",
+    )  # fmt: skip
     add("--free-noise", dest="noise", action="store_const", const="free_noise", help="the same as --noise free_noise")
+
+
+def _add_free_init_arguments(group) -> None:
+    add = group.add_argument
+    add("--free-init", type=int, nargs="?", const=3, metavar="RUNS", help="how often to sample (default without it 1)")
+    add("--free-init-filter", metavar="FILTER", help="butterworth (default), gaussian, ideal or box")
+    add(
+        "--free-init-stop", type=_stops, metavar="SPACE[,TIME]",
+        help="up to which frequencies, as shares of the highest one, a run keeps the last one's result (default 0.25)",
+    )  # fmt: skip
+    add("--free-init-order", type=int, metavar="N", help="of butterworth; more is steeper (default 4)")
+    add("--free-init-fast", action="store_true", help="fewer steps in the earlier runs")
 
 
 def run(args: argparse.Namespace) -> None:
     from .. import video
 
-    path, windows, (prompt, negative) = _check_output(args), _windows(args), _prompts(args)
+    path, windows, free_init = _check_output(args), _windows(args), _free_init(args)
+    prompt, negative = _prompts(args)
     start = time.perf_counter()
     pipeline, unknown = _load(args, [prompt, negative])
     frames = pipeline(
@@ -122,7 +141,8 @@ def run(args: argparse.Namespace) -> None:
         progress=not args.json,
         windows=windows,
         windows_at_once=args.windows_at_once,
-        noise=args.noise,
+        noise=_noise(args),
+        free_init=free_init,
     )
     settings = describe(args)
     enlarged = video.resize(frames, args.scale, args.filter)
@@ -185,6 +205,7 @@ def describe(args: argparse.Namespace) -> dict:
         "quality": args.quality,
         "windows": None if (windows := _windows(args)) is None else asdict(windows),
         "noise": args.noise,
+        "free_init": None if (free_init := _free_init(args)) is None else asdict(free_init),
         "version": __version__,
     }
 
@@ -270,7 +291,7 @@ def _windows(args: argparse.Namespace):
     if args.window is None:
         needing = {
             "--loop": args.loop, "--schedule": args.schedule, "--overlap": args.overlap, "--stride": args.stride,
-            "--fuse": args.fuse, "--noise": args.noise if args.noise in OF_WINDOWS else None,
+            "--fuse": args.fuse, "--noise": any(kind in args.noise for kind in OF_WINDOWS),
             "--windows-at-once": args.windows_at_once > 1,
         }  # fmt: skip
         if given := [name for name, value in needing.items() if value]:
@@ -282,6 +303,40 @@ def _windows(args: argparse.Namespace):
     chosen = {name: getattr(args, name) for name in ("overlap", "stride", "fuse") if getattr(args, name) is not None}
     looped = {"closed_loop": args.loop, "use_on_equal_length": args.loop}
     return ContextWindows(args.window, schedule=schedule, **chosen, **looped)
+
+
+def _noise(args: argparse.Namespace):
+    from ..sampling import NoiseMix
+
+    return NoiseMix.parse(args.noise)
+
+
+def _free_init(args: argparse.Namespace):
+    """The FreeInit that the options ask for, or None."""
+    from ..sampling import FreeInit
+
+    stops = args.free_init_stop
+    chosen = {
+        "filter": args.free_init_filter, "order": args.free_init_order, "fast": args.free_init_fast or None,
+        "spatial_stop": stops and stops[0], "temporal_stop": stops and stops[-1],
+    }  # fmt: skip
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if args.free_init is None:
+        if given:
+            name = "stop" if stops else next(iter(given))
+            raise ValueError(f"--free-init-{name} needs --free-init, the number of runs, such as --free-init 3")
+        return None
+    return FreeInit(args.free_init, **given)
+
+
+def _stops(text: str) -> tuple[float, ...]:
+    try:
+        stops = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        stops = ()
+    if len(stops) not in (1, 2):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected one or two numbers such as 0.25 or 0.25,0.5")
+    return stops
 
 
 def _freeu_factors(text: str) -> tuple[float, ...]:

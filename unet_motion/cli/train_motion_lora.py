@@ -12,6 +12,7 @@ from .train_run import (
     add_data_arguments,
     add_recipe_arguments,
     add_watch_arguments,
+    alone,
     prepare,
     train,
     watchers,
@@ -52,6 +53,7 @@ def add_arguments(what) -> None:
     parser.set_defaults(run=run, func=run)
 
 
+@alone
 def run(args: argparse.Namespace) -> int:
     """Train or go on; 1 where a loss was not finite."""
     from ..training.base import load_base
@@ -59,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
     from ..training.lora_trainer import LoraTrainer
 
     settings = LoraSettings(args.rank, args.alpha, _names(args.projections), _names(args.blocks), args.spatial)
+    if not 0 <= args.debias < float("inf"):
+        raise ValueError(f"`debias` is {args.debias}, expected at least 0.")
     base = load_base(args.base, args.motion)
+    settings.check(base.unet)
     ready = prepare(args, base)
     lora = TrainableLora(base.unet, settings, ready.recipe.seed)
     trainer = LoraTrainer(

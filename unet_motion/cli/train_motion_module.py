@@ -14,6 +14,7 @@ from .train_run import (
     add_data_arguments,
     add_recipe_arguments,
     add_watch_arguments,
+    alone,
     prepare,
     train,
     watchers,
@@ -52,6 +53,7 @@ def add_arguments(what) -> None:
     parser.set_defaults(run=run, func=run)
 
 
+@alone
 def run(args: argparse.Namespace) -> int:
     """Train or go on; 1 where a loss was not finite."""
     from ..training.base import load_base

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files.lock import folder_lock
 from ..training.recipe import SCHEDULES, MotionRecipe
 
 if TYPE_CHECKING:
@@ -110,6 +114,33 @@ class Prepared:
     processes: Processes
 
 
+def check_options(args: argparse.Namespace) -> None:
+    """Raise ValueError or ImportError for what can be refused before any file is read."""
+    import torch
+
+    from ..sampling.noise_schedule import make_betas
+    from ..training.data.clip_files import ClipOptions
+    from ..training.optimizers import make_optimizer
+    from ..training.watchers.tensorboard import TensorBoard
+    from .generate import check_device
+
+    recipe = recipe_of(args)
+    if args.accelerate and args.device not in (None, "cpu"):
+        raise ValueError(
+            f"--device is {args.device} beside --accelerate, expected cpu or none: each process has its own."
+        )
+    check_device(args.device or "cpu")
+    ClipOptions(args.frames, args.fps, 1 if args.stride is None else args.stride, tuple(args.size or [(64, 64)]))
+    if args.beta_end is not None:
+        make_betas(end=args.beta_end)
+    if args.validate_every < 0:
+        raise ValueError(f"--validate-every is {args.validate_every}, expected at least 0.")
+    if args.tensorboard:
+        TensorBoard(args.out)  # it writes nothing before the first step
+    some = [torch.nn.Parameter(torch.zeros(1))]
+    make_optimizer(recipe.optimizer, some, recipe.learning_rate, recipe.weight_decay, recipe.optimizer_options)
+
+
 def prepare(args: argparse.Namespace, base: Base) -> Prepared:
     """The data, the objective and the recipe of a command; warnings go to standard error."""
     import torch
@@ -117,19 +148,18 @@ def prepare(args: argparse.Namespace, base: Base) -> Prepared:
     from ..training.base import noise_schedule, read_data
     from ..training.objective import Objective
     from ..training.processes import AcceleratedProcesses, Processes
-    from .generate import check_device
+    from ..training.trainer import check_length
 
     recipe = recipe_of(args)
+    options = _clip_options(args, base.parts is not None)
+    check_length(base.unet.config, args.frames)
+    if args.validate_prompt and base.parts is None:
+        raise ValueError(f"--validate-prompt: only for the bundled form, but {args.base} is of another.")
+    schedule = noise_schedule(base, betas=args.beta_schedule, end=args.beta_end, prediction=args.prediction)
     if args.accelerate:
-        if args.device not in (None, "cpu"):
-            raise ValueError(
-                f"--device is {args.device} beside --accelerate, expected cpu or none: each process has its own."
-            )
         processes: Processes = AcceleratedProcesses(cpu=args.device == "cpu")
     else:
-        check_device(args.device or "cpu")
         processes = Processes(torch.device(args.device or "cpu"))
-    options = _clip_options(args, base.parts is not None)
     if not processes.main:  # the first process fills the cache, the others read it
         processes.wait()
     with warnings.catch_warnings(record=True) as caught:
@@ -139,7 +169,6 @@ def prepare(args: argparse.Namespace, base: Base) -> Prepared:
         processes.wait()
         for warning in caught:
             print(f"unet-motion train: {warning.message}", file=sys.stderr)
-    schedule = noise_schedule(base, betas=args.beta_schedule, end=args.beta_end, prediction=args.prediction)
     objective = Objective(schedule, recipe.min_snr, recipe.noise_offset, recipe.noise_power)
     base.unet.to(processes.device)
     return Prepared(base, clips, objective, recipe, processes)
@@ -149,7 +178,6 @@ def watchers(args: argparse.Namespace, ready: Prepared) -> list[Watcher]:
     """Who is told of the run: the loss plot, and what the command asks for.
 
     Raises:
-        ValueError: prompts for a UNet whose text encoder is not here.
         ImportError: TensorBoard is asked for and not installed.
     """
     from ..training.base import bundled_encoder
@@ -158,8 +186,6 @@ def watchers(args: argparse.Namespace, ready: Prepared) -> list[Watcher]:
     from ..training.watchers.validation import Validation
 
     base, clips = ready.base, ready.clips
-    if args.validate_prompt and base.parts is None:
-        raise ValueError(f"--validate-prompt: only for the bundled form, but {args.base} is of another.")
     if not ready.processes.main:
         return []
     found: list[Watcher] = [LossPlot()]
@@ -184,6 +210,19 @@ def recipe_of(args: argparse.Namespace) -> MotionRecipe:
     """
     values = {f.name: getattr(args, f.name) for f in dataclasses.fields(MotionRecipe)}
     return MotionRecipe(**values | {"optimizer_options": tuple(values["optimizer_options"])})
+
+
+def alone(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """A command that checks its options, and holds its folder from before it reads a file until it wrote its result."""
+
+    @functools.wraps(run)
+    def held(args: argparse.Namespace) -> int:
+        check_options(args)
+        # Of several processes of one run the first takes the folder in its trainer.
+        with contextlib.nullcontext() if args.accelerate else folder_lock(args.out):
+            return run(args)
+
+    return held
 
 
 def train(trainer: MotionTrainer) -> tuple[int, bool]:

@@ -52,8 +52,7 @@ def atomic_files(paths: Sequence[str | os.PathLike]) -> Iterator[list[Path]]:
     paths = [Path(path) for path in paths]
     for path in paths:
         check_name(path)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file to write", str(path))
+        _check_no_folder(path)
     with ExitStack() as stack:
         folders = {parent: stack.enter_context(_workplace(parent)) for parent in dict.fromkeys(p.parent for p in paths)}
         parts = [folders[path.parent] / path.name for path in paths]
@@ -95,6 +94,20 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
                 _rescue(old, path)
             raise
         _sync(path.parent)
+
+
+def check_place(path: str | os.PathLike) -> None:
+    """Raise the OSError that writing a file there would end with, as far as that shows beforehand."""
+    path = Path(path)
+    check_name(path)
+    _check_no_folder(path)
+    with _workplace(path.parent):
+        pass
+
+
+def _check_no_folder(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file to write", str(path))
 
 
 def check_name(path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ def header_for(
     description: Mapping[str, Any] | None,
     form: str,
     always: bool = False,
+    source: Path | None = None,
 ) -> dict[str, str]:
     """The header with which tensors, written to a path, compute what they should.
 
@@ -105,6 +106,7 @@ def header_for(
         description: what the header can say; None where no reader of such a file looks for one.
         form: what to call it in an error.
         always: write the description also where the file is right without it.
+        source: the file that the tensors are from, which errors name; without one they name the path.
 
     Raises:
         FileFormatError: a file of this form cannot say it.
@@ -112,20 +114,31 @@ def header_for(
     headers = [] if description is None else [{DESCRIPTION_KEY: json.dumps(description, sort_keys=True)}]
     headers = headers if always and headers else [PLAIN, *headers]
     for header in headers[:-1]:
-        if computed_by(_reopened(path, tensors, header)) == wanted:
-            return header
-    check_same(path, _reopened(path, tensors, headers[-1]), wanted, form)
+        try:
+            if computed_by(_reopened(path, tensors, header)) == wanted:
+                return header
+        except FileFormatError:  # without a description; the last header has one
+            continue
+    check_same(source or path, lambda: _reopened(path, tensors, headers[-1]), wanted, form)
     return headers[-1]
 
 
-def check_same(path: Path, opened: Opened, wanted: Mapping[str, Any], form: str) -> None:
-    """Raise FileFormatError, with the first setting that would change, unless a file computes what it should."""
-    found = computed_by(opened)
+def check_same(source: Path, reopen: Callable[[], Opened], wanted: Mapping[str, Any], form: str) -> None:
+    """Raise FileFormatError, with the first setting that would change, unless a file computes what it should.
+
+    Args:
+        source: what errors name.
+        reopen: opens the file as readers will see it.
+    """
+    try:
+        found = computed_by(reopen())
+    except FileFormatError as error:
+        raise FileFormatError(f"{source}: cannot be written in {form}, whose readers would say: {error}") from error
     changed = [name for name in wanted if found.get(name) != wanted[name]]
     if changed:
         more = f" and {len(changed) - 1} more settings" if len(changed) > 1 else ""
         raise FileFormatError(
-            f"{path}: {form} cannot say `{changed[0]}`{more} of this model, and would be read with "
+            f"{source}: {form} cannot say `{changed[0]}`{more} of this model, and would be read with "
             f"{_cut(found.get(changed[0]))}, expected {_cut(wanted[changed[0]])}: write another form."
         )
 

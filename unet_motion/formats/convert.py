@@ -64,11 +64,12 @@ def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> l
     state, wanted = _tensors(opened), computed_by(opened)
     if form == "folder":
         config = _config(opened)
-        check_same(out, opened_folder(out, state, config), wanted, f"the form {form}")
+        check_same(opened.path, lambda: opened_folder(out, state, config), wanted, f"the form {form}")
         write_folder(out, config, state)
     else:
         named = {prefix + name: tensor for name, tensor in _named(opened, state, form).items()}
-        header = header_for(out, named, wanted, _description(opened, form), f"the form {form}", _is_kept(opened, form))
+        said, kept = _description(opened, form), _is_kept(opened, form)
+        header = header_for(out, named, wanted, said, f"the form {form}", kept, opened.path)
         write_safetensors({name: tensor.contiguous() for name, tensor in named.items()}, out, header)
     used = {key for keys in opened.names.values() for key in keys}
     return [key for key in opened.source.infos if key not in used]

@@ -1,8 +1,20 @@
 """Sampling: noise schedules, samplers, noise, and the pipeline from a prompt to frames."""
 
 from .context_windows import FUSES, SCHEDULES, ContextWindows
+from .free_init import FILTERS, FreeInit
 from .named_schedules import NAMED_SCHEDULES, named_schedule, noise_ratios
-from .noise import NOISES, clip_noise, frame_noise, free_noise, seeded_generator
+from .noise import (
+    NOISES,
+    NoiseMix,
+    arranged,
+    clip_noise,
+    frame_noise,
+    free_noise,
+    free_noise_of,
+    mix_noise,
+    seed_apart,
+    seeded_generator,
+)
 from .noise_schedule import (
     BETA_SCHEDULES,
     PREDICTIONS,
@@ -17,6 +29,7 @@ from .samplers import SAMPLERS, Sampler, get_sampler
 
 __all__ = [
     "BETA_SCHEDULES",
+    "FILTERS",
     "FUSES",
     "NAMED_SCHEDULES",
     "NOISES",
@@ -25,17 +38,23 @@ __all__ = [
     "SCHEDULES",
     "SPACINGS",
     "ContextWindows",
+    "FreeInit",
     "MotionPipeline",
+    "NoiseMix",
     "NoiseSchedule",
     "Sampler",
     "Steps",
+    "arranged",
     "clip_noise",
     "frame_noise",
     "free_noise",
+    "free_noise_of",
     "get_sampler",
     "make_betas",
+    "mix_noise",
     "named_schedule",
     "noise_ratios",
     "rescale_zero_terminal_snr",
+    "seed_apart",
     "seeded_generator",
 ]

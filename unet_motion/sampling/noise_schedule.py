@@ -23,9 +23,15 @@ def make_betas(name: str = "linear", count: int = 1000, start: float = 0.00085, 
 
     "linear": straight in beta (ComfyUI's `sqrt_linear`). "scaled_linear": straight in sqrt(beta) (ComfyUI's
     `linear`). "squaredcos_cap_v2": the cosine schedule of Nichol and Dhariwal 2021, without start and end.
+
+    Raises:
+        ValueError: no such name, no timestep, or a beta that is not between 0 and 1.
     """
     if count < 1:
         raise ValueError(f"count is {count}, expected at least 1 training timestep")
+    for which, beta in (("first", start), ("last", end)):
+        if not 0 < beta < 1:
+            raise ValueError(f"the {which} beta of the noise is {beta}, expected more than 0 and less than 1")
     if name == "linear":
         return torch.linspace(start, end, count, dtype=torch.float64)
     if name == "scaled_linear":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,8 @@ from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
 from ..schedule.curve import Curve, product
 from .context_windows import ContextWindows
-from .noise import clip_noise, seeded_generator
+from .free_init import FreeInit
+from .noise import NoiseMix, clip_noise, seeded_generator
 from .noise_schedule import INFO_KEYS, NoiseSchedule
 from .samplers import get_sampler
 from .text import Prompt, RunText
@@ -106,7 +108,8 @@ class MotionPipeline:
         self, prompt: Prompt, negative_prompt: Prompt = "", frames: int = 16, steps: int = 20,
         guidance: float | Curve | Sequence[Curve] = 3.0, seed: int = 0, sampler: str = "ddim", width: int = 64,
         height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
-        windows: ContextWindows | None = None, windows_at_once: int = 1, noise: str = "default",
+        windows: ContextWindows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
+        free_init: FreeInit | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
@@ -121,26 +124,44 @@ class MotionPipeline:
             from 0 at the most noise to 1. What they hold for each frame is for the frames of the clip.
         windows: how a clip longer than the model's position table is cut; see `ContextWindows`.
         windows_at_once: windows in one model call; more take more memory.
-        noise: a name from `NOISES`; see `clip_noise`.
+        noise: a name from `NOISES`, or a mix of them; see `clip_noise`.
+        free_init: samples the clip several times; see `FreeInit`.
         Raises ValueError where an argument is out of its range.
         """
         self._check(frames, guidance, width, height, windows, windows_at_once)
         run = get_sampler(sampler)
-        plan = self.schedule.steps(steps, spacing or run.spacing)
-        generator = seeded_generator(seed)
         cut = windows or ContextWindows(length=frames, overlap=0)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
         predict = self._guided(prompts, frames, guidance, options)
-        model = windowed(predict, cut, frames, plan.timesteps, windows_at_once)
+
+        def sample(state: Tensor, steps: int, generator: torch.Generator, label: str) -> Tensor:
+            plan = self.schedule.steps(steps, spacing or run.spacing)
+            model = windowed(predict, cut, frames, plan.timesteps, windows_at_once)
+            watch = partial(track, total=len(plan), description=label, enabled=progress)
+            return run.run(model, state, self.schedule, plan, generator, watch)
+
         # The state stays in float32 even for a half-precision model: rounding would add up over the steps.
         unit = self.pixels_per_latent
         shape = (frames, self.unet.config.in_channels, height // unit, width // unit)
-        start = clip_noise(noise, generator, shape, seed, cut.length, cut.overlap).to(self.unet.device)
 
-        def watch(indices):
-            return track(indices, len(plan), "sampling", progress)
+        def draw(generator: torch.Generator, seed: int) -> Tensor:
+            return clip_noise(noise, generator, shape, seed, cut).to(self.unet.device)
 
-        return self.decode(run.run(model, start, self.schedule, plan, generator, watch))
+        return self.decode(self._runs(sample, draw, free_init or FreeInit(iterations=1), steps, seed))
+
+    def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit, steps: int, seed: int) -> Tensor:
+        """The latents of the last run: one, or as many as FreeInit makes."""
+        generator, count = seeded_generator(seed), free_init.iterations
+        state = first = draw(generator, seed)
+        last = self.schedule.alphas_cumprod[-1]
+        for i in range(count):
+            label = "sampling" if count == 1 else f"sampling {i + 1}/{count}"
+            result = sample(state, free_init.steps(i, steps), generator, label)
+            if i + 1 < count:
+                own = free_init.seed(i + 1, seed)
+                fresh = draw(seeded_generator(own), own)
+                state = free_init.renewed(result, first, fresh, float(last.sqrt()), float((1 - last).sqrt()))
+        return result
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents (F, C, h, w) as the UNet leaves them to pictures, uint8 (F, H, W, 3)."""

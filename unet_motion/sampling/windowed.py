@@ -35,7 +35,7 @@ def windowed(
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
         total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-        for group, weights in _groups(windows.plan(frames, step_of(timesteps, timestep)), at_once):
+        for group, weights in window_groups(windows.plan(frames, step_of(timesteps, timestep)), at_once):
             places = torch.tensor([frame for window in group for frame in window], device=x.device)
             found = predict(x[places], timestep, group).to(total)
             shares = torch.tensor(weights, dtype=total.dtype, device=x.device)
@@ -98,7 +98,7 @@ def _amount_of_windows(
     return replace(amount, scale=cut("scale"), effect=cut("effect"))
 
 
-def _groups(
+def window_groups(
     plan: Sequence[tuple[list[int], list[float]]], at_once: int
 ) -> Iterator[tuple[list[list[int]], list[float]]]:
     """Neighbouring windows of one length, at most so many at a time, and all their weights in order."""

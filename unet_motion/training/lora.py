@@ -75,6 +75,30 @@ class LoraSettings:
         """The settings, ready for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
+    def check(self, unet: nn.Module) -> None:
+        """Raise ValueError unless these settings suit a UNet, on any device, "meta" too.
+
+        More columns than the widest layer has inputs or outputs add nothing that a LoRA could express.
+        """
+        layers = self.layers(unet)
+        if empty := [part for part, found in layers.items() if not found]:
+            raise ValueError(
+                f"`blocks` {', '.join(self.blocks) or 'all'} and `projections` {', '.join(self.projections)} "
+                f"name no {empty[0]} layers of this UNet, expected some."
+            )
+        most = max(min(layer.weight.shape) for found in layers.values() for layer in found.values())
+        if self.rank > most:
+            raise ValueError(f"`rank` is {self.rank}, expected at most {most}, the width of this UNet's widest layer.")
+
+    def layers(self, unet: nn.Module) -> dict[str, dict[str, nn.Module]]:
+        """Part -> path -> layer, of all that get a LoRA."""
+        found: dict[str, dict[str, nn.Module]] = {TEMPORAL: {}, **({SPATIAL: {}} if self.spatial else {})}
+        for path, layer in unet.named_modules():
+            part = self.part(path)
+            if part is not None and isinstance(getattr(layer, "weight", None), Tensor) and layer.weight.dim() == 2:
+                found[part][path] = layer
+        return found
+
     def part(self, path: str) -> str | None:
         """Which LoRA the layer at a path belongs to, or None."""
         if self.blocks and not path.startswith(tuple(f"{block}." for block in self.blocks)):
@@ -104,22 +128,22 @@ class TrainableLora:
         fixed: parts that act but get no gradient.
 
     Raises:
-        ValueError: the UNet has no such layers.
+        ValueError: the UNet has no such layers, or none so wide.
     """
 
     def __init__(self, unet: nn.Module, settings: LoraSettings, seed: int = 0) -> None:
         self.settings = settings
-        self.pairs: dict[str, dict[str, tuple[nn.Parameter, nn.Parameter]]] = {TEMPORAL: {}}
-        if settings.spatial:
-            self.pairs[SPATIAL] = {}
+        settings.check(unet)
+        chosen = settings.layers(unet)
+        self.pairs: dict[str, dict[str, tuple[nn.Parameter, nn.Parameter]]] = {part: {} for part in chosen}
         self.scale = dict.fromkeys(self.pairs, 1.0)
         self.fixed: set[str] = set()
         self._handles = []
         unet.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
-        for path, layer in unet.named_modules():
-            part = settings.part(path)
-            if part is None or not isinstance(getattr(layer, "weight", None), Tensor) or layer.weight.dim() != 2:
+        parts = {path: part for part, found in chosen.items() for path in found}
+        for path, layer in unet.named_modules():  # in the UNet's order: the values are drawn one after the other
+            if (part := parts.get(path)) is None:
                 continue
             out, width = layer.weight.shape
             # Like diffusers' first LoRA layers: a change of the order of the input for any rank.
@@ -127,12 +151,6 @@ class TrainableLora:
             pair = tuple(nn.Parameter(t.to(layer.weight.device)) for t in (down, torch.zeros(out, settings.rank)))
             self.pairs[part][path] = pair
             self._handles.append(layer.register_forward_hook(self._hook(part, pair)))
-        if empty := [part for part, pairs in self.pairs.items() if not pairs]:
-            self.remove()
-            raise ValueError(
-                f"`blocks` {', '.join(settings.blocks) or 'all'} and `projections` {', '.join(settings.projections)} "
-                f"name no {empty[0]} layers of this UNet, expected some."
-            )
 
     def _hook(self, part: str, pair: tuple[nn.Parameter, nn.Parameter]):
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -55,9 +55,8 @@ def estimate_memory(
     # Norms, biases and position tables stay in float32.
     weights = sum(t.numel() * (width if t.ndim > 1 else 4) for t in unet.state_dict().values())
     lora = 0
-    for path, layer in unet.named_modules():
-        if settings.part(path) and getattr(layer, "weight", None) is not None and layer.weight.dim() == 2:
-            lora += settings.rank * sum(layer.weight.shape)
+    for layers in settings.layers(unet).values():
+        lora += settings.rank * sum(sum(layer.weight.shape) for layer in layers.values())
     kept = KEPT_CHECKPOINTED if checkpointing else KEPT
     return MemoryEstimate(weights, 4 * COPIES * lora, rows * kept * width * _positions(unet.config, *size))
 

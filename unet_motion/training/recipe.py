@@ -67,7 +67,7 @@ class MotionRecipe:
             self._check(name, 0 <= getattr(self, name) < math.inf, "at least 0")
         for name in ("ema", "drop_prompt"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
-        self._check("seed", 0 <= self.seed < 2**63, "0 to 2**63 - 1")
+        self._check("seed", 0 <= self.seed < 2**64, "0 to 2**64 - 1")
         self._check("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
 
     def _check(self, name: str, holds: bool, expected: str) -> None:

@@ -1,15 +1,20 @@
 """What every training loop shares: seeded generators, a moving average of weights, checkpoints, logs and the clock."""
 
+import errno
 import json
+import pickle
 import time
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..files.atomic import atomic_file
+from ..files.errors import shorten
 from ..files.writing import as_os_error
 
 
@@ -43,7 +48,14 @@ class Average:
     def load_state_dict(self, state: dict) -> None:
         self.count = state["count"]
         for value, stored in zip(self.values, state["values"], strict=True):
-            value.copy_(stored)
+            value.copy_(same_shape(stored, value))
+
+
+def same_shape(stored: Tensor, value: Tensor) -> Tensor:
+    """What a checkpoint has for a tensor; TypeError where its shape is another, which copying might spread."""
+    if stored.shape != value.shape:
+        raise TypeError(f"it has a tensor of shape {list(stored.shape)} for one of {list(value.shape)}")
+    return stored
 
 
 def save_whole(state: dict, path: Path) -> None:
@@ -57,8 +69,42 @@ def save_whole(state: dict, path: Path) -> None:
 
 
 def load_state(path: Path) -> dict | None:
-    """Read a checkpoint written by `save_whole`, or None where there is none. Runs no code from the file."""
-    return torch.load(path, weights_only=True, map_location="cpu") if path.exists() else None
+    """Read a checkpoint written by `save_whole`, or None where there is none. Runs no code from the file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or no such checkpoint.
+    """
+    if not path.exists():
+        return None
+    with damage_named(path):
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+    return state
+
+
+_DAMAGE = (
+    ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError,
+    zipfile.BadZipFile, OSError,
+)  # fmt: skip
+"""What reading a checkpoint and taking its values over raise where it is not as it was written."""
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Make of an error in reading or restoring a checkpoint a ValueError that names it."""
+    try:
+        yield
+    except _DAMAGE as error:
+        # Seeking to where a short file has nothing is no error of the disk.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        reason = shorten(str(error).partition("\n")[0])
+        raise ValueError(
+            f"{path}: is damaged or no checkpoint of this run ({type(error).__name__}: {reason}), expected what the "
+            "run wrote: remove it to begin anew, or write to another folder."
+        ) from error
 
 
 def rng_state(rng: np.random.Generator) -> str:

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config.unet import UNetMotionConfig
 from ..files.atomic import atomic_file
+from ..files.lock import folder_lock
 from ..model.unet_motion_model import UNetMotionModel
 from ..progress import has_bar, track
 from .batch import Draw
@@ -27,7 +29,7 @@ from .objective import Objective
 from .optimizers import make_optimizer, step_divided
 from .processes import Processes
 from .recipe import FREE, MotionRecipe
-from .runs import Average, load_state, save_whole
+from .runs import Average, damage_named, load_state, same_shape, save_whole
 from .watchers.watcher import Watcher
 
 CHECKPOINT = "checkpoint.pt"
@@ -50,7 +52,9 @@ class MotionTrainer:
         watchers: are told of every step and checkpoint; they may change nothing.
 
     Raises:
-        ValueError: the clips do not fit the UNet, or the folder has a run of another recipe, base or data.
+        ValueError: the clips do not fit the UNet, or the folder has a run of another recipe, base or data, or a
+            damaged checkpoint.
+        BlockingIOError: another run works in the folder.
     """
 
     def __init__(
@@ -84,7 +88,8 @@ class MotionTrainer:
             self._restore(state)
         self.processes.wait()  # before the first one writes
         if self.processes.main:
-            self._trim_log()
+            with folder_lock(self.folder):
+                self._trim_log()
 
     def _identity(self, base: dict[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
         """What a run must share with a checkpoint to go on from it."""
@@ -109,12 +114,8 @@ class MotionTrainer:
         return self.folder / CHECKPOINT
 
     def _check_data(self) -> None:
-        config, frames = self.unet.config, self.clips.options.frames
-        if frames > config.motion_max_seq_length:
-            raise ValueError(
-                f"clips have {frames} frames, expected at most {config.motion_max_seq_length}, "
-                "the rows of the motion modules' position table."
-            )
+        config = self.unet.config
+        check_length(config, self.clips.options.frames)
         for source, entry in zip(self.clips.sources, self.clips.latents, strict=True):
             channels = entry["latents"].shape[1]
             if channels != config.out_channels or channels != config.in_channels:
@@ -217,7 +218,12 @@ class MotionTrainer:
 
         Raises:
             FloatingPointError: see `gradients`; the weights are then those of the last checkpoint, where there is one.
+            BlockingIOError: another run works in the folder.
         """
+        with folder_lock(self.folder) if self.processes.main else contextlib.nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         log_every, first, began = self.recipe.log_every, self.step, time.perf_counter()
         bar = has_bar() and not self.quiet
         try:
@@ -273,21 +279,29 @@ class MotionTrainer:
         for watcher in self.watchers:
             watcher.saved(self)
 
-    @torch.no_grad()
     def _restore(self, state: dict[str, Any]) -> None:
+        with damage_named(self.path):
+            identity = dict(state["identity"])
         for name, value in self.identity.items():
-            found = state["identity"].get(name)
+            found = identity.get(name)
             if found != value:
                 raise ValueError(
                     f"{self.path}: is of a run with another `{name}` ({found}), expected {value}: resume it with what "
                     "it began with, or write to another folder."
                 )
+        with damage_named(self.path), torch.no_grad():
+            self._take_over(state)
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        """Set all that the next step depends on."""
         for name, parameter in self.trained.items():
-            parameter.copy_(state["trained"][name])
+            parameter.copy_(same_shape(state["trained"][name], parameter))
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
+        if not isinstance(state["step"], int) or state["step"] < 0:
+            raise TypeError(f"its step is {state['step']!r}")
         self.step = state["step"]
 
     def _trim_log(self) -> None:
@@ -336,6 +350,15 @@ def trained_parameters(unet: UNetMotionModel, cross_attention: bool = False) -> 
     for parameter in trained.values():
         parameter.data = parameter.data.clone()
     return trained
+
+
+def check_length(config: UNetMotionConfig, frames: int) -> None:
+    """Raise ValueError unless motion modules have positions for clips of so many frames."""
+    if frames > config.motion_max_seq_length:
+        raise ValueError(
+            f"clips have {frames} frames, expected at most {config.motion_max_seq_length}, the rows of the motion "
+            "modules' position table."
+        )
 
 
 def clock(seconds: float) -> str:

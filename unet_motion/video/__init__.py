@@ -1,6 +1,7 @@
 """Clips as files: what people look at, with the prompt, seed and settings inside."""
 
 from .metadata import read_graphs, read_metadata
+from .reading import FrameRange, frame_rate, read_frames
 from .writing import (
     RESIZE_FILTERS,
     SUFFIXES,
@@ -10,10 +11,12 @@ from .writing import (
     check_resize,
     contact_sheet,
     resize,
+    write_frames,
     write_video,
 )
 
 __all__ = [
+    "FrameRange",
     "RESIZE_FILTERS",
     "SUFFIXES",
     "WITH_QUALITY",
@@ -21,8 +24,11 @@ __all__ = [
     "check_playback",
     "check_resize",
     "contact_sheet",
+    "frame_rate",
+    "read_frames",
     "read_graphs",
     "read_metadata",
     "resize",
+    "write_frames",
     "write_video",
 ]

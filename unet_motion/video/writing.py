@@ -8,7 +8,7 @@ settings stand in a file, `metadata` says.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from PIL import Image
 from ..files.atomic import atomic_file, atomic_folder, check_name
 from .animations import encode_gif, encode_webp
 from .metadata import FRAME_NAME, Labels, load_av, with_findable_exif
-from .yuv import rgb_to_yuv420p, tag
+from .mp4 import write_mp4
 
 SUFFIXES = (".webp", ".gif", ".mp4", ".png")
 RESIZE_FILTERS = {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
 # A frame of a GIF lasts 655.35 s at most.
 SLOWEST, FASTEST = 0.002, 1000
 WITH_QUALITY = (".webp", ".mp4")
-BEST_RATE_FACTOR, WORST_RATE_FACTOR = 12, 51
 
 
 def check_output_path(path: str | os.PathLike) -> Path:
@@ -90,10 +89,31 @@ def write_video(
             elif suffix == ".gif":
                 _write_gif(temporary, frames, fps, labels, loop)
             elif suffix == ".mp4":
-                _write_mp4(temporary, frames, fps, labels, quality)
+                write_mp4(temporary, frames, fps, labels, quality)
             else:
                 _write_png(temporary, contact_sheet(frames), labels)
     return path
+
+
+def write_frames(
+    path: str | os.PathLike,
+    frames: Iterable[np.ndarray],
+    fps: float = 8.0,
+    metadata: Mapping[str, Any] | None = None,
+    quality: int | None = None,
+    graphs: Mapping[str, Any] | None = None,
+) -> int:
+    """:func:`write_video` for frames that come one by one, uint8 (H, W, 3) each, to an MP4; returns their number.
+
+    No more than one frame is held at a time. An error on the way, also of what makes the frames, leaves no file.
+    """
+    path = check_output_path(path)
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"{path} is no MP4, expected a name that ends in .mp4")
+    check_playback(fps, quality, path.suffix)
+    labels = Labels.of(metadata, graphs)
+    with atomic_file(path) as temporary:
+        return write_mp4(temporary, frames, fps, labels, quality)
 
 
 def check_resize(factor: int, method: str = "lanczos") -> None:
@@ -137,32 +157,6 @@ def _write_webp(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop
 def _write_gif(path: Path, frames: np.ndarray, fps: float, labels: Labels, loop: bool) -> None:
     images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
     path.write_bytes(encode_gif(images, _durations(len(frames), fps, 10), loop, labels.comment()))
-
-
-def _write_mp4(path: Path, frames: np.ndarray, fps: float, labels: Labels, quality: int | None) -> None:
-    from fractions import Fraction
-
-    height, width = frames.shape[1:3]
-    if height % 2 or width % 2:
-        raise ValueError(f"frames are {width}x{height}, expected an even width and height for MP4")
-    metadata, options = labels.container()
-    with load_av().open(str(path), "w", format="mp4", options=options) as container:
-        container.metadata.update(metadata)
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        tag(stream.codec_context)
-        # x264's macroblock tree reads memory behind small pictures with AVX-512: now and then another file.
-        stream.options = {"crf": str(_rate_factor(quality)), "threads": "1", "mbtree": "0"}
-        for frame in frames:
-            picture = load_av().VideoFrame.from_ndarray(rgb_to_yuv420p(frame), format="yuv420p")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-
-
-def _rate_factor(quality: int | None) -> float:
-    """x264's constant rate factor: 20 for a quality of 80, which is usual, and 12 without one."""
-    lost = 0 if quality is None else 1 - quality / 100
-    return BEST_RATE_FACTOR + lost * (WORST_RATE_FACTOR - BEST_RATE_FACTOR)
 
 
 def _write_png(path: Path, picture: np.ndarray, labels: Labels) -> None:

@@ -40,6 +40,7 @@ def no_graph(settings: Mapping[str, Any]) -> str | None:
             not isinstance(settings[name], str) for name in ("prompt", "negative_prompt")
         ),
         "it starts from other noise": settings.get("noise", "default") != "default",
+        "it is sampled several times": settings.get("free_init") is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-import folder_paths
 import numpy as np
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ....unet_motion.video import WITH_QUALITY, write_video
+from .outputs import new_output
 
 # What a clip can be saved as: the suffix, and whether the page plays it where a node shows it.
 KINDS = {"webp": (".webp", True), "gif": (".gif", False), "mp4": (".mp4", True), "sheet": (".png", False)}
@@ -48,22 +47,21 @@ def save_clip(images: Tensor, prefix: str, kind: str, fps: float, quality: int, 
         What the page shows on the node.
 
     Raises:
-        ValueError: images that no file of this kind can hold.
+        ValueError: images that no file of this kind can hold, or a prefix outside of the output folder.
+        OSError: the file cannot be written there.
     """
     pictures = pictures_of(images)
     height, width = pictures.shape[1:3]
     suffix, plays = KINDS[kind]
-    output = folder_paths.get_output_directory()
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
-    file = f"{name}_{counter:05}_{suffix}"
-    graphs = None if args.disable_metadata else _graphs(hidden)
+    file = new_output(prefix, suffix, width, height)
+    graphs = None if args.disable_metadata else graphs_of(hidden)
     # The node has a quality whatever the kind.
     lowered = quality if quality < BEST and suffix in WITH_QUALITY else None
-    write_video(os.path.join(folder, file), pictures, fps, quality=lowered, graphs=graphs)
-    return ui.SavedImages([ui.SavedResult(file, subfolder, io.FolderType.output)], is_animated=plays)
+    write_video(file.path, pictures, fps, quality=lowered, graphs=graphs)
+    return ui.SavedImages([ui.SavedResult(file.name, file.subfolder, io.FolderType.output)], is_animated=plays)
 
 
-def _graphs(hidden: Any) -> dict[str, Any]:
+def graphs_of(hidden: Any) -> dict[str, Any]:
     """`prompt` and `workflow`, as far as they were given: API users need not send a workflow."""
     info = getattr(hidden, "extra_pnginfo", None) or {}
     return {"prompt": getattr(hidden, "prompt", None), "workflow": info.get("workflow")}

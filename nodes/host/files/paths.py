@@ -72,6 +72,15 @@ def find_unet(name: str) -> str:
     return _find(name, UNET_FOLDERS[:2])
 
 
+def is_within(path: str, folder: str) -> bool:
+    """Whether an absolute path is a folder itself, or in it; links are followed by whoever made them."""
+    folder, path = (os.path.normcase(os.path.abspath(place)) for place in (folder, path))
+    try:
+        return os.path.commonpath([folder, path]) == folder
+    except ValueError:  # on other drives
+        return False
+
+
 def _list(folders: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(name for folder in folders for name in folder_paths.get_filename_list(folder)))
 

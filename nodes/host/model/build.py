@@ -24,6 +24,7 @@ from ....unet_motion import UNetMotionConfig, UNetMotionModel
 from ..step.performance import free_graphs_with
 from ..step.preview import show_while_sampling
 from ..step.settings import pass_settings, publish_before_control
+from ..step.window_run import watch_windows
 from .ldm_view import LDMView
 from .saving import describe_when_saved
 from .unet_config import to_comfy
@@ -167,6 +168,7 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     pass_settings(patcher)
     show_while_sampling(patcher)
     free_graphs_with(patcher)
+    watch_windows(patcher)
     return patcher
 
 
@@ -263,4 +265,5 @@ def with_model(base: Any, model: torch.nn.Module) -> Any:
     pass_settings(clone)
     show_while_sampling(clone)
     free_graphs_with(clone)
+    watch_windows(clone)
     return clone

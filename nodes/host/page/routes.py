@@ -8,20 +8,34 @@ from typing import Any
 
 from aiohttp import web
 
+from ....unet_motion.files.limits import parse_object
 from ..step.preview import choose_preview
 from .file_info import describe_choices
+from .workflows import convert_for_page, register_importer
 
 PREFIX = "/unet_motion"
+MOST = 4096
+"""Bytes of a request."""
 
 
 async def _preview(request: web.Request) -> web.Response:
     """POST {client, motion, fps}: what a page wants to see while its prompts run."""
     try:
-        body = await request.json()
-        choose_preview(body["client"], body["motion"], body["fps"])
-    except (ValueError, TypeError, KeyError) as error:
+        body = parse_object(await _read(request), "the request", MOST)
+        choose_preview(*(body.get(name) for name in ("client", "motion", "fps")))
+    except ValueError as error:
         return web.json_response({"error": str(error)}, status=400)
     return web.json_response({})
+
+
+async def _read(request: web.Request) -> bytes:
+    """The body, of a longer one only so much that it is known to be too long."""
+    data = bytearray()
+    async for part in request.content.iter_any():
+        data += part
+        if len(data) > MOST:
+            break
+    return bytes(data[: MOST + 1])
 
 
 async def _file_info(request: web.Request) -> web.Response:
@@ -43,3 +57,5 @@ def register_routes() -> None:
         return
     server.routes.post(f"{PREFIX}/preview")(_preview)
     server.routes.get(f"{PREFIX}/file_info")(_file_info)
+    server.routes.post(f"{PREFIX}/convert_workflow")(convert_for_page)
+    register_importer(server)

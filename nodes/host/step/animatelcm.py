@@ -58,6 +58,10 @@ def picture_inputs(x: Tensor, frames: int, config: UNetMotionConfig, options: di
     length = animation.get("full_length", frames) if indices is not None else frames
     if len(latents) != length:
         raise ValueError(f"`picture` holds {len(latents)} pictures, expected 1, or {length} as the clip has frames.")
-    if indices is not None:
-        latents = latents[torch.as_tensor(indices)]
-    return {"image_latents": latents.transpose(0, 1)[None], **given}
+    if indices is None:
+        return {"image_latents": latents.transpose(0, 1)[None], **given}
+    # Several windows in one batch are clips of their own, the same ones for each cond.
+    latents = latents[torch.as_tensor(indices)].unflatten(0, (-1, frames)).transpose(1, 2)
+    if len(latents) > 1:
+        latents = latents.repeat(x.shape[0] // (len(latents) * frames), 1, 1, 1, 1)
+    return {"image_latents": latents, **given}

@@ -16,7 +16,8 @@ from .amounts import amounts_for_batch, motion_amounts
 from .compiled_settings import encode_settings
 from .hooks import KEY, ComfyHooks
 from .strengths import for_batch, motion_loras
-from .varying import LAST_TIMESTEP
+from .varying import LAST_TIMESTEP, frames_of_window
+from .window_hints import RUN, Window, WindowHints
 
 
 def settings(transformer_options: dict) -> dict[str, Any]:
@@ -62,23 +63,33 @@ def for_this_call(x: Tensor, transformer_options: dict) -> dict[str, Any]:
 def publish_animation(x: Tensor, frames: int, transformer_options: dict) -> None:
     """Tell other packs which frames of the animation are in this call (the `ad_params` they already read)."""
     window = transformer_options.get("context_window")
-    indices = getattr(window, "index_list", None)
+    indices = frames_of_window(window)
     params = {"full_length": frames, "context_length": frames, "sub_idxs": None}
     if indices is not None:
-        params["sub_idxs"] = list(indices)
+        params["sub_idxs"] = indices
         params["full_length"] = getattr(window, "total_frames", None) or max(frames, max(indices) + 1)
     transformer_options["ad_params"] = {**params, **transformer_options.get("ad_params", {})}
 
 
 def publish_before_control(model: Any) -> None:
-    """Make a MODEL publish its animation before ControlNets run, which is before the UNet is called."""
+    """Make a MODEL publish its animation before ControlNets run, which is before the UNet is called.
+
+    In a window the ControlNets that know nothing of windows get the hints of its frames.
+    """
 
     def wrapper(executor, base, conds, x, timestep, model_options):
         options = dict(model_options.get("transformer_options", {}))
         # A batch that makes no whole clips is named by the UNet.
         frames = settings(options).get("frames_per_clip") or x.shape[0]
         publish_animation(x, min(frames, x.shape[0]), options)
-        return executor(base, conds, x, timestep, {**model_options, "transformer_options": options})
+        given = {**model_options, "transformer_options": options}
+        animation, window = options["ad_params"], options.get("context_window")
+        if window is None or animation["sub_idxs"] is None:
+            return executor(base, conds, x, timestep, given)
+        hints = options.get(RUN) or WindowHints(room=0)
+        place = Window(animation["sub_idxs"], animation["full_length"], getattr(window, "rows", None))
+        with hints.of_window(conds, place) as of_window:
+            return executor(base, of_window, x, timestep, given)
 
     kind = comfy.patcher_extension.WrappersMP.CALC_COND_BATCH
     model.remove_wrappers_with_key(kind, KEY)

@@ -34,12 +34,18 @@ class VaryingLora:
         indices, total = frame_indices(x, frames, transformer_options)
         strength = self.strength.over_frames(indices, total)
         rows = strength.repeat(x.shape[0] // len(indices)).view(-1, frames)
-        if x.device not in self._placed:
-            # Moved once, for the device that is in use.
+        layers = self._placed.get(x.device)
+        if layers is None:
+            # Moved once, for the device that is in use; another one may compute at the same time.
+            layers = {path: [t.to(x.device) for t in pair] for path, pair in self.layers.items()}
             self._placed.clear()
-            self._placed[x.device] = {path: [t.to(x.device) for t in pair] for path, pair in self.layers.items()}
-        layers, steps = self._placed[x.device], self.strength.step_pieces(x.device)
-        return {"name": self.name, "layers": layers, "strength": rows.to(x.device), "steps": steps}
+            self._placed[x.device] = layers
+        return {
+            "name": self.name,
+            "layers": layers,
+            "strength": rows.to(x.device),
+            "steps": self.strength.step_pieces(x.device),
+        }
 
 
 def for_batch(loras: list, x: Tensor, frames: int, transformer_options: dict) -> list[dict[str, Any]]:

@@ -82,7 +82,7 @@ def frame_indices(x: Tensor, frames: int, transformer_options: dict) -> tuple[li
     window = transformer_options.get("context_window")
     indices = animation.get("sub_idxs")
     if indices is None:
-        indices = getattr(window, "index_list", None)
+        indices = frames_of_window(window)
     if indices is None:
         return list(range(frames)), frames
     indices = list(indices)
@@ -90,3 +90,12 @@ def frame_indices(x: Tensor, frames: int, transformer_options: dict) -> tuple[li
         raise ValueError(f"a batch of {x.shape[0]} frames is not made of the {len(indices)} frames of its window.")
     total = getattr(window, "total_frames", None) or animation.get("full_length") or 0
     return indices, max(total, max(indices) + 1)
+
+
+def frames_of_window(window: Any) -> list[int] | None:
+    """The frames of one of ComfyUI's context windows, with the one that it may put in front of them."""
+    indices = getattr(window, "index_list", None)
+    if indices is None:
+        return None
+    anchor = getattr(window, "causal_anchor_index", None)
+    return [*([] if anchor is None or anchor < 0 else [anchor]), *(int(index) for index in indices)]

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from ....unet_motion.training.data.clip_files import ClipOptions, find_clips, read_clip
 from ....unet_motion.training.data.in_memory import HeldClips
+from ..files.paths import is_within
 from ..model.ldm_view import check_text
 
 LEAST_FRAMES = 2
+TRAINING_CLIPS = "training_clips"
+"""What folders of clips outside of the input folder are called in extra_model_paths.yaml."""
 FRAMES_AT_ONCE = 16
 
 
@@ -42,8 +45,12 @@ class Shown:
     fps: float
 
 
-def read_clips(shown: Shown) -> tuple[list[str], list[Callable[[], Tensor]], list[str]]:
-    """Names of the clips, functions that read each as (F, H, W, 3) in [0, 1], and captions.
+FoundClips = tuple[list[str], list[Callable[[], Tensor]], list[str]]
+"""Names of the clips, functions that read each as (F, H, W, 3) in [0, 1], and captions."""
+
+
+def read_clips(shown: Shown) -> FoundClips:
+    """What there is to learn from; no picture of a folder is read yet.
 
     Raises:
         ValueError: neither images nor a folder or both, frames or captions that do not fit.
@@ -58,7 +65,7 @@ def read_clips(shown: Shown) -> tuple[list[str], list[Callable[[], Tensor]], lis
     return names, reads, _captions(shown.captions, own)
 
 
-def _of_images(shown: Shown) -> tuple[list[str], list[Callable[[], Tensor]], list[str]]:
+def _of_images(shown: Shown) -> FoundClips:
     images, frames = shown.images, shown.frames
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"`images` has shape {tuple(images.shape)}, expected (frames, height, width, 3).")
@@ -72,11 +79,14 @@ def _of_images(shown: Shown) -> tuple[list[str], list[Callable[[], Tensor]], lis
     return [f"images, clip {i + 1}" for i in range(len(clips))], [lambda c=c: c for c in clips], [""] * len(clips)
 
 
-def _of_folder(shown: Shown) -> tuple[list[str], list[Callable[[], Tensor]], list[str]]:
+def _of_folder(shown: Shown) -> FoundClips:
     options = ClipOptions(shown.frames, shown.fps or None, buckets=(shown.size,))
     found = find_clips(folder_path(shown.folder))
     if not found:
         raise ValueError(f"`folder` {shown.folder} has no clips, expected videos, GIFs, WebPs or folders of pictures.")
+    problems = [source.problem for source in found if source.problem is not None]
+    if problems and not shown.captions.strip():
+        raise ValueError(problems[0])
 
     def read(path: Path) -> Tensor:
         return torch.from_numpy(read_clip(path, options)).float() / 255
@@ -86,19 +96,46 @@ def _of_folder(shown: Shown) -> tuple[list[str], list[Callable[[], Tensor]], lis
 
 
 def folder_path(folder: str) -> str:
-    """A folder by its path, or by its name in ComfyUI's input folder."""
-    folder = os.path.expanduser(folder.strip())
-    return folder if os.path.isabs(folder) else os.path.join(folder_paths.get_input_directory(), folder)
+    """The path of a folder in ComfyUI's input folder, or in one that the server's owner named.
+
+    Those are given by `training_clips` in extra_model_paths.yaml.
+
+    Raises:
+        ValueError: a folder elsewhere.
+    """
+    allowed = [folder_paths.get_input_directory(), *folder_paths.folder_names_and_paths.get(TRAINING_CLIPS, ((),))[0]]
+    given = os.path.expanduser(folder.strip())
+    # A whole path stays as it is when it is joined.
+    inside = [path for place in allowed if is_within(path := os.path.abspath(os.path.join(place, given)), place)]
+    if inside:
+        return next((path for path in inside if os.path.isdir(path)), inside[0])
+    raise ValueError(
+        f"`folder` is {folder[:200]!r}, expected a folder in ComfyUI's input folder, or in one that `{TRAINING_CLIPS}` "
+        "in extra_model_paths.yaml names."
+    )
 
 
 def folder_stamp(folder: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of what is in a folder: other ones mean that a clip or a caption may be another."""
-    found = []
-    for place, _, names in os.walk(folder_path(folder)):
-        for name in sorted(names):
-            state = os.stat(os.path.join(place, name))
-            found.append((os.path.join(place, name), state.st_size, state.st_mtime_ns))
+    """Names, sizes and times of what clips of a folder are read from: other ones may mean other clips or captions.
+
+    Raises:
+        ValueError: see :func:`folder_path`.
+    """
+    path, found = folder_path(folder), []
+    for place in [path, *(entry.path for entry in _entries(path) if entry.is_dir())]:
+        for entry in _entries(place):
+            if entry.is_file():
+                state = entry.stat()
+                found.append((entry.path, state.st_size, state.st_mtime_ns))
     return sorted(found)
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    """What is in a folder; nothing where it cannot be read: the node says so when it runs."""
+    try:
+        return list(os.scandir(folder))
+    except OSError:
+        return []
 
 
 def _captions(text: str, own: Sequence[str]) -> list[str]:
@@ -155,13 +192,17 @@ class ModelEncoder:
         return found if vector is None else {**found, "vector": vector[0].float().cpu()}
 
 
-def encoded_clips(shown: Shown, encoder: ModelEncoder) -> HeldClips:
+def encoded_clips(found: FoundClips, count: int, encoder: ModelEncoder) -> HeldClips:
     """All clips in latents, with their texts.
 
+    Args:
+        found: see :func:`read_clips`.
+        count: frames of a clip.
+
     Raises:
-        ValueError, OSError: see :func:`read_clips`; a file that cannot be read or is too short.
+        ValueError, OSError: a file that cannot be read or is too short.
     """
-    names, reads, captions = read_clips(shown)
+    names, reads, captions = found
     latents, texts, known = [], [], {}
     for read, caption in zip(reads, captions, strict=True):
         frames = read()
@@ -171,4 +212,4 @@ def encoded_clips(shown: Shown, encoder: ModelEncoder) -> HeldClips:
             if (line, width, height) not in known:
                 known[line, width, height] = encoder.text(line, width, height)
         texts.append(known[caption, width, height])
-    return HeldClips(names, latents, texts, known["", width, height], shown.frames)
+    return HeldClips(names, latents, texts, known["", width, height], count)

@@ -26,12 +26,14 @@ from ....unet_motion.training.provenance import made
 from ....unet_motion.training.recipe import MotionRecipe
 from ....unet_motion.training.watchers.validation import Validation
 from ..checks import check_choice, require_motion_model
+from ..files.outputs import new_output
 from ..model.build import UNET_PREFIX
-from .data import ModelEncoder, Shown, encoded_clips
+from .data import ModelEncoder, Shown, encoded_clips, read_clips
 from .frozen import bare_unet, frozen_unet, schedule_of
 from .view import TrainingView
 
 PRECISIONS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+SUFFIX = ".safetensors"
 FAR_BELOW = 0.5
 """Share of the estimate, which is right to about a half, that must be free."""
 
@@ -90,6 +92,7 @@ def train_motion_lora(model: Any, clip: Any, vae: Any, shown: Shown, choice: Cho
 
     Raises:
         ValueError: an input that does not fit, too little memory, or a loss that is not finite.
+        OSError: no such folder, or the LoRA could not be written.
         InterruptProcessingException: the page stopped it; what was trained is saved.
     """
     device = mm.get_torch_device()
@@ -106,8 +109,11 @@ def train_motion_lora(model: Any, clip: Any, vae: Any, shown: Shown, choice: Cho
         raise ValueError(
             f"`frames_per_clip` is {shown.frames}, expected at most {rows}, the motion module's positions."
         )
+    settings.check(bare_unet(config))
+    found = read_clips(shown)
+    new_output(choice.prefix, SUFFIX)  # hours before it is written
     encoder = ModelEncoder(model, clip, vae)
-    clips = encoded_clips(shown, encoder)
+    clips = encoded_clips(found, shown.frames, encoder)
     # Nodes run where nothing can be differentiated.
     with torch.inference_mode(False), torch.enable_grad(), _temporary_folder() as folder:
         objective = Objective(schedule_of(model), noise_power=recipe.noise_power)
@@ -143,10 +149,9 @@ def _run(trainer: LoraTrainer, prefix: str) -> None:
 
 def _save(trainer: LoraTrainer, prefix: str) -> str:
     """Write a new file in ComfyUI's output folder, with AnimateDiff's names."""
-    folder, name, counter, *_ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    path = Path(folder) / f"{name}_{counter:05}_.safetensors"
+    path = new_output(prefix, SUFFIX).path
     save_lora(trainer.lora.tensors(), path, "original", made(trainer, "a motion LoRA trained in ComfyUI"))
-    return str(path)
+    return path
 
 
 def _for_core(lora: TrainableLora) -> dict[str, Tensor]:

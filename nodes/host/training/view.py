@@ -12,17 +12,19 @@ import comfy.utils
 import folder_paths
 import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 from torch import Tensor
 
 from ....unet_motion.training.watchers.loss_plot import loss_plot
 from ....unet_motion.training.watchers.watcher import Watcher
 from ....unet_motion.video import write_video
-from ..step.preview import Loop, Pace, encode_loop
+from ..step.preview import Loop, Pace, current_choice, encode_loop
 
 HEIGHT, WIDTH = 240, 480
 FPS = 8.0
+RESULT = "unet_motion_training"
+"""What the name of the last picture is sent under; web/training_result.mjs looks for it."""
 
 
 class TrainingView(Watcher):
@@ -52,10 +54,10 @@ class TrainingView(Watcher):
             # What ComfyUI loads for it is not to be differentiated.
             with torch.inference_mode():
                 self.clip = (self.sample(trainer).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        preview = None
-        if last or self.pace.due():
+        preview, moving = None, current_choice().motion
+        if (moving or _previews_are_on()) and (last or self.pace.due()):
             with self.pace.counted():
-                preview = self._preview()
+                preview = self._preview(moving)
         self.bar.update_absolute(trainer.step, self.steps, preview)
 
     def frames(self) -> np.ndarray:
@@ -68,14 +70,23 @@ class TrainingView(Watcher):
         clip = np.stack([np.asarray(frame) for frame in sizes])
         return np.concatenate([plot.repeat(len(clip), 0), clip], axis=2)
 
-    def _preview(self) -> tuple[str, Any, None]:
+    def _preview(self, moving: bool) -> tuple[str, Any, None]:
+        """What is sent now: a loop to a page that asked for loops, to others its first frame."""
         frames = self.frames()
-        if len(frames) == 1:
+        if len(frames) == 1 or not moving:
             return "PNG", Image.fromarray(frames[0]), None
         return "WEBP", Loop(encode_loop(torch.from_numpy(frames), FPS)), None
 
-    def result(self) -> ui.SavedImages:
-        """The clip for the page to keep on the node once the run is over, as a temporary file."""
+    def result(self) -> dict[str, list[str]]:
+        """The name of a temporary file, which the pack's page keeps on the node once the run is over.
+
+        Not among the node's images: a program takes the first of these for what the graph saved.
+        """
         name = f"UNetMotion_training_{uuid.uuid4().hex}.webp"
         write_video(os.path.join(folder_paths.get_temp_directory(), name), self.frames(), FPS)
-        return ui.SavedImages([ui.SavedResult(name, "", io.FolderType.temp)], is_animated=True)
+        return {RESULT: [name]}
+
+
+def _previews_are_on() -> bool:
+    """Whether this prompt has ComfyUI's own previews. Newer versions set that for every prompt."""
+    return args.preview_method != LatentPreviewMethod.NoPreviews

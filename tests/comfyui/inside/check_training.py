@@ -12,8 +12,11 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from pack.nodes.host.lora import load_motion_lora
 from pack.nodes.host.model.bundled import load_bundled_models
+from pack.nodes.host.step.preview import PreviewChoice
+from pack.nodes.host.training import data, view
 from pack.nodes.host.training import run as training
 from pack.nodes.host.training.view import TrainingView
 from pack.nodes.training import TrainMotionLoRA
@@ -54,6 +57,12 @@ def folders(tmp_path_factory, monkeypatch):
     for name, path in vars(places).items():
         monkeypatch.setattr(folder_paths, f"get_{name}_directory", lambda path=path: str(path))
     return places
+
+
+@pytest.fixture(autouse=True)
+def watching(monkeypatch):
+    """Previews go to a page that asked for loops."""
+    monkeypatch.setattr(view, "current_choice", lambda: PreviewChoice(True))
 
 
 def train(loaded, **changes):
@@ -126,7 +135,7 @@ def test_the_lora_and_its_losses_are_those_of_the_library_and_the_loss_falls(loa
     assert trained < 0.9 * untrained
     assert unchanged(loaded[0], before) and torch.equal(output(loaded[0]), plain)
     _same_in_the_graph_and_in_the_file(loaded[0], lora, folders, plain)
-    _shown(seen, found.ui.as_dict(), folders)
+    _shown(seen, found.ui, folders)
 
 
 def _same_in_the_graph_and_in_the_file(model, lora, folders, plain):
@@ -149,8 +158,8 @@ def _shown(seen, ui, folders):
     assert seen[-1][:2] == (STEPS, STEPS) and {total for _, total, _ in seen} == {STEPS}
     kinds = [preview[0] for _, _, preview in seen if preview]
     assert kinds[0] == "PNG" and kinds[-1] == "WEBP"
-    (entry,) = ui["images"]
-    with Image.open(folders.temp / entry["filename"]) as picture:
+    assert set(ui) == {"unet_motion_training"}, "a program would take a picture for what the graph saved"
+    with Image.open(folders.temp / ui["unet_motion_training"][0]) as picture:
         assert picture.size == (480 + 240, 240) and picture.n_frames == FRAMES
         frames = []
         for number in range(FRAMES):
@@ -189,7 +198,7 @@ def test_an_interruption_before_the_first_step_leaves_no_file(loaded, folders):
     mm.interrupt_current_processing(True)
     with pytest.raises(mm.InterruptProcessingException):
         train(loaded)
-    assert list(folders.output.iterdir()) == []
+    assert [path for path in folders.output.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(("bad", "end"), [(12, "the LoRA of step 10 is in"), (2, "nothing was saved")])
@@ -226,6 +235,100 @@ def test_a_folder_gives_what_its_frames_give_as_images(loaded, folders):
     stamp = TrainMotionLoRA.fingerprint_inputs(folder="clips")
     (clips / "a.txt").write_text("another caption")
     assert TrainMotionLoRA.fingerprint_inputs(folder="clips") != stamp
+
+
+@pytest.mark.parametrize(("motion", "method", "kinds"), [
+    (True, LatentPreviewMethod.NoPreviews, ["PNG", "WEBP"]),
+    (False, LatentPreviewMethod.Latent2RGB, ["PNG", "PNG"]),
+    (False, LatentPreviewMethod.NoPreviews, []),
+])  # fmt: skip
+def test_previews_are_as_the_page_and_comfyui_are_set(loaded, monkeypatch, motion, method, kinds):
+    seen = []
+    monkeypatch.setattr(view, "current_choice", lambda: PreviewChoice(motion))
+    monkeypatch.setattr(args, "preview_method", method)
+    monkeypatch.setattr(view.Pace, "due", lambda self: True)
+    comfy.utils.set_progress_bar_global_hook(lambda *given, node_id=None: seen.append(given))
+    try:
+        train(loaded, steps=2)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert [preview[0] for _, _, preview in seen if preview] == kinds
+    assert [value for value, *_ in seen][-1] == 2
+
+
+def test_a_folder_lies_in_the_input_folder_or_where_the_owner_allowed(folders, tmp_path, monkeypatch):
+    allowed, outside = tmp_path / "allowed", tmp_path / "outside"
+    for place in (folders.input / "mine", allowed / "theirs", outside, tmp_path / "allowed too"):
+        place.mkdir(parents=True)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, data.TRAINING_CLIPS, ([str(allowed)], set()))
+    inside = {
+        "mine": folders.input / "mine", str(folders.input / "mine"): folders.input / "mine", ".": folders.input,
+        "mine/../mine": folders.input / "mine", "theirs": allowed / "theirs", str(allowed): allowed,
+        str(allowed / "theirs"): allowed / "theirs", "nowhere": folders.input / "nowhere",
+    }  # fmt: skip
+    assert {given: data.folder_path(given) for given in inside} == {given: str(path) for given, path in inside.items()}
+    link = folders.input / "link"
+    link.symlink_to(outside, target_is_directory=True)
+    assert data.folder_path("link") == str(link), "a link in the input folder was made by the owner"
+    for given in ("..", "mine/../..", "/", str(outside), str(tmp_path / "allowed too"), f"{allowed}/../outside", "~"):
+        for ask in (data.folder_path, data.folder_stamp):
+            with pytest.raises(ValueError) as error:
+                ask(given)
+            said = str(error.value)
+            assert said.startswith("`folder` is ") and "extra_model_paths.yaml" in said
+            assert str(folders.input) not in said
+
+
+def test_a_stamp_reads_what_clips_are_made_of_and_no_more(folders):
+    deep = folders.input / "clips" / "walk" / "deeper"
+    deep.mkdir(parents=True)
+    for place in (deep, deep.parent, deep.parent.parent):
+        (place / "0.png").write_bytes(b"1")
+    stamp = data.folder_stamp("clips")
+    assert [path for path, *_ in stamp] == [str(deep.parent.parent / "0.png"), str(deep.parent / "0.png")]
+    (deep / "0.png").write_bytes(b"22")
+    assert data.folder_stamp("clips") == stamp
+    (deep.parent / "0.png").write_bytes(b"22")
+    assert data.folder_stamp("clips") != stamp
+    assert data.folder_stamp("nowhere") == []
+
+
+def test_a_caption_that_cannot_be_read_is_named_where_it_is_needed(loaded, folders):
+    write_video(folders.input / "clips" / "a.webp", (pan() * 255).to(torch.uint8).numpy(), 8.0)
+    (folders.input / "clips" / "a.txt").write_bytes(b"\xff\xfea")
+    given = {"images": None, "folder": "clips", "width": 64, "height": 64, "steps": 1}
+    with pytest.raises(ValueError, match="a.txt: is not UTF-8 at byte 0, expected a caption in UTF-8"):
+        train(loaded, **given, captions="")
+    assert list(folders.output.iterdir()) == []
+    train(loaded, **given, captions="a ring")
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """Fails where clips are encoded."""
+    monkeypatch.setattr(training, "encoded_clips", lambda *_: pytest.fail("clips were encoded"))
+
+
+@pytest.mark.parametrize("prefix", ["../out", "/elsewhere/name", "a/../../b", ".", "", "a\0b", "b" * 237])
+def test_a_prefix_that_cannot_be_written_is_refused_before_any_work(loaded, folders, untouched, prefix):
+    with pytest.raises((ValueError, OSError)) as error:
+        train(loaded, filename_prefix=prefix)
+    said = str(error.value)
+    assert "too long" in said if prefix[0:1] == "b" else said.startswith("`filename_prefix` is ")
+    assert len(said) < 600 and list(folders.output.iterdir()) == []
+
+
+def test_what_suits_no_layer_is_refused_before_any_work(loaded, folders, untouched):
+    with pytest.raises(ValueError, match="`rank` is 1024, expected at most "):
+        train(loaded, rank=1024)
+    assert list(folders.output.iterdir()) == []
+
+
+def test_the_longest_prefix_and_the_largest_seed_train(loaded, folders):
+    lora, _ = train(loaded, steps=1, filename_prefix="c" * 236, seed=2**64 - 1).result
+    assert [file.name for file in folders.output.iterdir()] == [f"{'c' * 236}_00001_.safetensors"]
+    other, _ = train(loaded, steps=1, filename_prefix="d", seed=0).result
+    assert any(not torch.equal(value, lora[name]) for name, value in other.items())
 
 
 WRONG = {

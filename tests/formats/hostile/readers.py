@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from unet_motion.model.motion_adapter import MotionAdapter
 from .models import UNET, save
 
 torch.set_num_threads(1)
+_PLACE = re.compile(r"(headers|pickles|configs)-\d+")
 
 
 @lru_cache(1)
@@ -50,7 +52,9 @@ def describe(path: Path) -> None:
 
 
 def convert_file(path: Path) -> None:
-    form = FORMS[sum(map(ord, str(path))) % len(FORMS)]
+    # By the number of the file, whose folder has it: the same seed converts the same file to the same form anywhere.
+    number = next(int(part.rpartition("-")[2]) for part in reversed(path.parts) if _PLACE.fullmatch(part))
+    form = FORMS[number % len(FORMS)]
     out = path.parent / ("converted" if form == "folder" else "converted.safetensors")
     convert(path, out, form)
 

@@ -20,6 +20,8 @@ FINE = 5
 NEAREST = 3
 SIZES = (0.94, 1.0, 1.06)
 """Factors of the size that the area gives: a soft edge makes it inexact."""
+REACH = 1.15
+"""How far any outline goes from its centre of mass, over the root of its area, at the largest of SIZES."""
 SEEN = 0.35
 """Share of the strongest contrast to the background from which a pixel belongs to the shape."""
 
@@ -60,38 +62,46 @@ def _shapes_of(covered: Tensor) -> Tensor:
     place = torch.stack([(covered.sum(1) * axis).sum(-1), (covered.sum(2) * axis).sum(-1)], dim=-1)
     place = place / area.clamp_min(1)[:, None]
     step = 2 * math.pi / ANGLES
+    angles, between = torch.arange(ANGLES) * step, torch.linspace(-0.5, 0.5, FINE) * step
     found = []
     for frame, size, centre in zip(covered, area, place, strict=True):
         if size < 4:
             found.append(-1)
             continue
-        every = torch.arange(len(SHAPES)).repeat_interleave(ANGLES)
-        angles = (torch.arange(ANGLES) * step).repeat(len(SHAPES))
-        errors = _errors(frame, size, centre, every, angles)
-        best = errors.view(len(SHAPES), ANGLES).min(1)
+        frame, centre = _around(frame, centre, REACH * size.sqrt().item() + 2)
+        every = torch.arange(len(SHAPES))
+        best = _errors(frame, size, centre, every, angles.expand(len(SHAPES), -1)).min(1)
         near = best.values.argsort()[:NEAREST]
-        shape = near.repeat_interleave(FINE)
-        start = best.indices[near].repeat_interleave(FINE) * step
-        errors = _errors(frame, size, centre, shape, start + torch.linspace(-0.5, 0.5, FINE).repeat(NEAREST) * step)
-        found.append(int(shape[errors.argmin()]))
+        errors = _errors(frame, size, centre, near, angles[best.indices[near]][:, None] + between)
+        found.append(int(near[errors.argmin() // FINE]))
     return torch.tensor(found)
 
 
-def _errors(frame: Tensor, area: Tensor, place: Tensor, shape: Tensor, angle: Tensor) -> Tensor:
-    """Least squared difference (n,) over SIZES between a frame (S, S) and outlines (n,) at angles (n,)."""
+def _around(frame: Tensor, centre: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """The square part of a frame (S, S) up to ``reach`` pixels from a place x, y, and that place within it."""
+    side = min(len(frame), math.ceil(2 * reach))
+    first = (centre - side / 2).round().clamp(0, len(frame) - side).long()
+    left, top = first.tolist()
+    return frame[top : top + side, left : left + side], centre - first
+
+
+def _errors(frame: Tensor, area: Tensor, place: Tensor, shapes: Tensor, angles: Tensor) -> Tensor:
+    """Least squared difference (k, m) over SIZES between a frame (S, S) and outlines (k,), each at m angles (k, m)."""
     areas, centres = _moments()
-    cos, sin = angle.cos(), angle.sin()
+    cos, sin = angles.cos(), angles.sin()
     found = []
     for factor in SIZES:
-        radius = (area / areas[shape]).sqrt() * factor
-        x, y = (centres[shape] * radius[:, None]).unbind(-1)
+        radius = (area / areas[shapes]).sqrt() * factor
+        x, y = (centres[shapes] * radius[:, None]).T[..., None]
         middle = place - torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
-        found.append((_drawn(len(frame), shape, middle, radius, angle) - frame).square().sum((1, 2)))
+        drawn = _drawn(len(frame), shapes, middle, radius[:, None].expand_as(angles), angles)
+        found.append((drawn - frame).square().sum((2, 3)))
     return torch.stack(found).amin(0)
 
 
-def _drawn(size: int, shape: Tensor, middle: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
-    """Coverage (n, size, size) of outlines."""
-    grid = torch.stack(local_coordinates(middle, radius, angle, size), dim=-1) / EXTENT
-    distance = F.grid_sample(distance_textures()[shape], grid, align_corners=True, padding_mode="border")[:, 0]
-    return (0.5 - distance * radius[:, None, None]).clamp(0, 1)
+def _drawn(size: int, shapes: Tensor, middle: Tensor, radius: Tensor, angles: Tensor) -> Tensor:
+    """Coverage (k, m, size, size) of outlines (k,) at places (k, m, 2) and angles (k, m); a texture is read once."""
+    places = local_coordinates(middle.flatten(0, 1), radius.flatten(), angles.flatten(), size)
+    grid = torch.stack(places, dim=-1).view(len(shapes), -1, size, 2).div_(EXTENT)
+    distance = F.grid_sample(distance_textures()[shapes], grid, align_corners=True, padding_mode="border")
+    return (0.5 - distance.view(*angles.shape, size, size) * radius[..., None, None]).clamp(0, 1)

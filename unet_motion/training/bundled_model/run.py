@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ...bundled.autoencoder import Autoencoder
 from ...bundled.parts import BundledParts, build_parts
+from ...files.lock import folder_lock
 from ...files.writing import write_safetensors
 from ..runs import RunLog
 from .evaluate import TARGETS, SampleSettings, evaluate, evaluation_triples, missed_targets, sample_clips, write_sheet
@@ -137,8 +138,8 @@ class BundledRecipe:
             images=StageRecipe("images", steps=4, frames=4, seed=31, pool=4),
             least_shape=0.0,
             least_direction=0.0,
-            check_images=8,
-            check_clips=8,
+            check_images=4,
+            check_clips=2,
             placed=StageRecipe("placed", steps=4, frames=16, seed=36, pool=4, alone=0.5),
             motion=StageRecipe("motion", steps=4, frames=16, seed=41, pool=4),
             steady=StageRecipe("steady", steps=4, frames=16, seed=51, pool=4, flicker=0.5, favoured={"still": 3.0}),
@@ -241,7 +242,16 @@ class BundledRun:
         return parts
 
     def run(self) -> Path:
-        """All stages; gives the written model file. Raises GateError where a stage misses its gate."""
+        """All stages; gives the written model file.
+
+        Raises:
+            GateError: a stage misses its gate.
+            BlockingIOError: another run works in the folder.
+        """
+        with folder_lock(self.folder):
+            return self._run()
+
+    def _run(self) -> Path:
         autoencoder = self.autoencoder()
         judge = self.judge(autoencoder)
         parts = self.parts(autoencoder)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ...bundled.autoencoder import Autoencoder
-from ..runs import Average, RunLog, decayed, load_state, rng_state, save_whole, set_rng_state
+from ..runs import Average, RunLog, damage_named, decayed, load_state, rng_state, save_whole, set_rng_state
 from .drawn_clips import CELL, MOTIONS, ClipBatch, draw, sample_clips, triples
 from .outline_judge import frame_shapes
 from .precision import autocast
@@ -179,7 +179,9 @@ def _train(
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99), fused=True)
     average = Average(weights, 0.995)
     parts = {"model": model, "optimizer": optimizer, "average": average}
-    first = _restore(load_state(path), parts, rng)
+    state = load_state(path)
+    with damage_named(path):
+        first = _restore(state, parts, rng)
     for step in range(first, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * decayed(step, recipe.steps)

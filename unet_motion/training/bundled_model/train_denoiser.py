@@ -20,7 +20,7 @@ from ...bundled.parts import BundledParts, added_cond
 from ...forward.options import ForwardOptions
 from ...ops.attention.processors import AttentionProcessor
 from ...sampling.noise_schedule import NoiseSchedule
-from ..runs import Average, RunLog, decayed, load_state, rng_state, save_whole, set_rng_state
+from ..runs import Average, RunLog, damage_named, decayed, load_state, rng_state, save_whole, set_rng_state
 from .drawn_clips import DIRECTIONS, FRAMES, MOTIONS
 from .latent_pool import LatentPool
 from .precision import autocast
@@ -165,7 +165,8 @@ class StageTrainer:
         self.pool = LatentPool(parts.autoencoder, recipe.pool, self.rng, fill=state is None)
         self.step = 0
         if state is not None:
-            self._restore(state)
+            with damage_named(self.path):
+                self._restore(state)
 
     def _restore(self, state: dict) -> None:
         for name, module in self.modules.items():

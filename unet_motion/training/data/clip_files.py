@@ -6,6 +6,7 @@ size. A flipped clip moves the other way: leave flips off where captions name di
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from ...files.errors import shorten
 
 VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 ANIMATIONS = (".gif", ".webp")
@@ -58,28 +61,40 @@ class ClipOptions:
 
 @dataclass(frozen=True)
 class ClipSource:
-    """A file, or a folder of pictures, and what its caption says ("" where it has none)."""
+    """A file, or a folder of pictures.
+
+    Attributes:
+        path: of it.
+        caption: "" where it has none.
+        problem: a sentence that names the file whose caption cannot be read; None where it can.
+    """
 
     path: Path
     caption: str
+    problem: str | None = None
 
 
 def find_clips(folder: str | os.PathLike) -> list[ClipSource]:
     """Every clip directly in `folder`, by name.
 
     `metadata.jsonl` has an object a line with `file_name` and `text`; else the caption of `walk.mp4`, or of the folder
-    `walk`, is the text of `walk.txt`.
+    `walk`, is the text of `walk.txt`. Both are UTF-8. A clip whose caption is not has a `problem`, and where it cannot
+    be read which clip a line names, so has every clip without another caption: none is taken for one without any.
 
     Raises:
         OSError: no such folder.
-        ValueError: a line of `metadata.jsonl` that is no such object or names a clip that is not there.
+        ValueError: a line of `metadata.jsonl` that is UTF-8 and no such object, or names a clip that is not there.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder, expected one with videos, GIFs, WebPs or folders of frames.")
     paths = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and _is_clip(p))
-    captions = _captions(folder / "metadata.jsonl", {p.name for p in paths})
-    return [ClipSource(path, captions[path.name] if path.name in captions else _beside(path)) for path in paths]
+    captions, unread = _captions(folder / "metadata.jsonl", {p.name for p in paths})
+    found = []
+    for path in paths:
+        text, problem = captions[path.name] if path.name in captions else _beside(path)
+        found.append(ClipSource(path, text or "", problem or (unread if text is None else None)))
+    return found
 
 
 def read_clip(path: str | os.PathLike, options: ClipOptions) -> np.ndarray:
@@ -127,28 +142,52 @@ def _is_clip(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS + ANIMATIONS
 
 
-def _beside(path: Path) -> str:
-    text = path.with_name((path.name if path.is_dir() else path.stem) + ".txt")
-    return text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+def _beside(path: Path) -> tuple[str | None, str | None]:
+    """The text of the file beside a clip, or what is wrong with it; None and None where there is no such file."""
+    file = path.with_name((path.name if path.is_dir() else path.stem) + ".txt")
+    if not file.is_file():
+        return None, None
+    try:
+        return file.read_text(encoding="utf-8-sig").strip(), None
+    except UnicodeDecodeError as error:
+        return "", f"{file}: is not UTF-8 at byte {error.start}, expected a caption in UTF-8."
 
 
-def _captions(path: Path, names: set[str]) -> dict[str, str]:
-    captions = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, 1):
+def _captions(path: Path, names: set[str]) -> tuple[dict[str, tuple[str, str | None]], str | None]:
+    """Clip -> its caption and what is wrong with that, and what is wrong with a line whose clip is not known."""
+    captions, unread = {}, None
+    data = path.read_bytes() if path.is_file() else b""
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            name, text = row["file_name"], row["text"]
-        except (ValueError, KeyError, TypeError):
-            name = text = None
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise ValueError(f"{path}: line {number} is {line[:80]!r}, expected an object with `file_name` and `text`.")
+            name, text = _row(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            problem = f"{path}: line {number} is not UTF-8, expected an object with `file_name` and `text` in UTF-8."
+            # What is not UTF-8 may be the caption alone.
+            name, _ = _row(line.decode("utf-8", "surrogateescape"))
+            if name in names:
+                captions[name] = "", problem
+            else:
+                unread = unread or problem
+            continue
+        if name is None:
+            line = shorten(line.decode("utf-8"), 80)
+            raise ValueError(f"{path}: line {number} is {line!r}, expected an object with `file_name` and `text`.")
         if name not in names:
             raise ValueError(f"{path}: line {number} names {name!r}, expected a clip in the same folder.")
-        captions[name] = text.strip()
-    return captions
+        captions[name] = text.strip(), None
+    return captions, unread
+
+
+def _row(line: str) -> tuple[str | None, str | None]:
+    """`file_name` and `text` of a line of JSON; None and None where it has no such texts."""
+    try:
+        row = json.loads(line)
+        name, text = row["file_name"], row["text"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None, None
+    return (name, text) if isinstance(name, str) and isinstance(text, str) else (None, None)
 
 
 def _shown(path: Path) -> Iterator[tuple[float | None, float | None, Image.Image]]:

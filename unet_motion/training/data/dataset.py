@@ -67,9 +67,12 @@ class ClipDataset:
         self.texts: list[dict[str, Tensor]] = []
         for source in find_clips(folder):
             try:
+                if source.problem is not None:
+                    raise ValueError(source.problem)
                 latents = self._latents(source.path)
             except _UNREADABLE as error:
-                sentence = str(error) if str(source.path) in str(error) else f"{source.path}: {error}"
+                names = str(source.path) in str(error) and source.problem is None
+                sentence = str(error) if names else f"{source.path}: {error}"
                 self.skipped.append(sentence)
                 warnings.warn(f"skipped {sentence}", stacklevel=2)
                 continue

@@ -1,0 +1,76 @@
+"""A workflow of AnimateDiff-Evolved on the page: offered once, rewritten, undone in one step, run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.comfyui.browser import visit, why_not
+from tests.workflows.old_graphs import OUTPUTS, Description
+from unet_motion.workflows.importer.table import is_old
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+OUTPUTS["UNetMotion_LoadBundled"] = "MODEL CLIP VAE"
+TYPES = "window.app.graph._nodes.map(node => node.type)"
+NO_DIALOG = "!document.querySelector('[role=dialog]')"
+
+
+def old_workflow() -> dict:
+    """A clip of the bundled model, with nodes of AnimateDiff-Evolved before and behind the sampler."""
+    graph = Description()
+    loader = graph.add("UNetMotion_LoadBundled")
+    texts = [graph.add("CLIPTextEncode", {"clip": (loader, 1)}, text=text) for text in ("a red star moving left", "")]
+    latents = graph.add("ADE_EmptyLatentImageLarge", width=64, height=64, batch_size=4)
+    links = {"model": (loader, 0), "positive": (texts[0], 0), "negative": (texts[1], 0), "latent_image": (latents, 0)}
+    sampler = graph.add(
+        "KSampler", links, seed=7, steps=2, cfg=3.0, sampler_name="euler", scheduler="normal", denoise=1.0
+    )
+    pictures = graph.add("VAEDecode", {"samples": (sampler, 0), "vae": (loader, 2)})
+    graph.add("ADE_AnimateDiffCombine", {"images": (pictures, 0)}, frame_rate=12, loop_count=0,
+              filename_prefix="old", format="image/webp", pingpong=False, save_image=True)  # fmt: skip
+    page = graph.page()
+    for node in page["nodes"]:
+        node["pos"] = [60 + (node["id"] - 1) % 4 * 330, 100 + (node["id"] - 1) // 4 * 350]
+    return page
+
+
+def answer(page, word: str) -> None:
+    """Press a button of the dialog that asks."""
+    page.page.get_by_role("dialog").get_by_role("button", name=word).click()
+
+
+def test_opening_offers_once_and_one_step_undoes(server, tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old_workflow()))
+    with visit(server) as page:
+        types = page.open_workflow(path)
+        assert "ADE_AnimateDiffCombine" in types
+        page.page.get_by_text("Workflow of AnimateDiff-Evolved").wait_for()
+        page.picture("importer-offer")
+        answer(page, "Confirm")
+        page.page.wait_for_function(f"{TYPES}.includes('UNetMotion_SaveClip')")
+        after = page.page.evaluate(TYPES)
+        assert not any(is_old(kind) for kind in after) and len(after) == len(types)
+        page.page.get_by_text("2 nodes replaced").first.wait_for()
+        page.close_dialogs()
+        page.picture("importer-done")
+        state = page.page.evaluate("window.app.extensionManager.workflow.activeWorkflow.isModified")
+        assert state is True
+        steps = page.page.evaluate("window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length")
+        assert steps == 1
+        page.page.mouse.click(1200, 600)
+        page.picture("importer-before-undo")
+        page.page.keyboard.press("Control+z")
+        page.page.wait_for_function(f"{TYPES}.includes('ADE_AnimateDiffCombine')")
+        assert sorted(page.page.evaluate(TYPES)) == sorted(types)
+        page.page.wait_for_timeout(1500)
+        assert page.page.get_by_text("Workflow of AnimateDiff-Evolved").count() == 0
+        page.close_dialogs()
+        page.page.evaluate("window.app.extensionManager.command.execute('UNetMotion.ConvertWorkflow')")
+        page.page.wait_for_function(f"{TYPES}.includes('UNetMotion_SaveClip')")
+        page.close_dialogs()
+        page.press_run()
+        assert page.finished_clip()["filename"].startswith("old")
+        assert page.problems == []

@@ -1,0 +1,307 @@
+"""Writes the nodes of the stages that a node's gifts make, and joins them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .graph import BYPASSED, Graph, Joint, Key, Node, Slot
+from .place import Places
+from .report import Report
+from .settings import Gift
+from .table import CHOICES, KEYS, KNOWN, PER_MODULE, ROWS, STAGES, TARGETS, Row, Stage, Target, stage_of
+
+ORDER = {name: place for place, name in enumerate(STAGES)}
+SCHEDULES_KEPT = (None, "keep", "auto")
+OLD_WORDS = "\N{PERFORMING ARTS}"  # in the names that the other pack shows
+
+
+@dataclass
+class Built:
+    """A stage of one node's chain: what it gets, from which nodes, and the node that was written for it."""
+
+    stage: str
+    group: Any
+    givers: list[Node]
+    inputs: dict[str, Any] = field(default_factory=dict)
+    mode: int = 0
+    node: Node | None = None
+
+
+def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
+    """The stages of a node's chain in their order, with the values that gifts agree on."""
+    groups = list(dict.fromkeys(gift.group for gift in gifts if gift.group is not None)) or [None]
+    places: dict[tuple[Any, str, int], list[Gift]] = {}
+    for number, gift in enumerate(gifts):
+        group = gift.group if gift.stage in PER_MODULE else None
+        for one in groups if gift.stage in PER_MODULE and group is None else [group]:
+            places.setdefault((one, gift.stage, number if gift.again else -1), []).append(gift)
+    for (group, name, _), given in list(places.items()):
+        stage = stage_of(name)
+        if stage is not None and stage.makes and not all(g.weak for g in given):
+            strong = next(gift for gift in given if not gift.weak)
+            fed = Gift(strong.giver, stage.feeds[0][0], {}, mode=strong.mode)
+            places.setdefault((group, stage.feeds[0][0], -1), []).append(fed)
+    if any(name == "apply" and not all(gift.weak for gift in given) for (_, name, _), given in places.items()):
+        places = {key: given for key, given in places.items() if key[1] != "schedule"}
+    stages = [_merge(name, group, given, report) for (group, name, _), given in places.items()
+              if stage_of(name) is not None]  # fmt: skip
+    fed = {goal[0] for stage in stages if stage is not None for goal in stage_of(stage.stage).feeds
+           if stage_of(stage.stage).makes}  # fmt: skip
+    made = [stage for stage in stages if stage is not None and _can_be_written(stage, stage.stage in fed, report)]
+    made = [stage for stage in made if not stage_of(stage.stage).demand or _is_read(node, stage.stage)]
+    rank = {group: place for place, group in enumerate(groups)}
+    made.sort(key=lambda s: (s.stage not in ("checkpoint", "schedule"), s.stage not in PER_MODULE,
+                             rank.get(s.group, 0), ORDER.get(s.stage, 0)))  # fmt: skip
+    for stage in made:
+        stage.mode = node.mode or stage.mode
+    return made
+
+
+def _is_read(node: Node, name: str) -> bool:
+    """Whether something reads an output of the node that a stage stands for."""
+    emits = ROWS[node.kind].emits or {}
+    return any(slot.links and isinstance(emits.get(place), tuple) and emits[place][0] == name
+               for place, slot in enumerate(node.outputs))  # fmt: skip
+
+
+def _merge(name: str, group: Any, gifts: list[Gift], report: Report) -> Built | None:
+    """One stage of the gifts to it; those of nodes that are off count only where all are off."""
+    if all(gift.weak for gift in gifts):
+        return None
+    strong = [gift for gift in gifts if not gift.weak]
+    off = all(gift.mode for gift in strong)
+    counted = [gift for gift in gifts if off or not gift.mode]
+    built = Built(name, group, [gift.giver for gift in counted if not gift.weak], mode=BYPASSED if off else 0)
+    stage = stage_of(name)
+    built.inputs.update(stage.fixed)
+    defaults = KNOWN[stage.kind].inputs if stage.kind in KNOWN else {}
+    for gift in sorted(counted, key=lambda gift: gift.over):
+        for word, value in gift.inputs.items():
+            default = defaults[word].default if word in defaults else None
+            before = built.inputs.get(word)
+            if before is None or before == default or gift.over:
+                built.inputs[word] = value
+            elif name in KEYS and word == "text":
+                built.inputs[word] = f"{before}, {value}"
+            elif _multiplies(name, word) and all(isinstance(v, (int, float)) for v in (before, value)):
+                built.inputs[word] = before * value
+            elif value not in (before, default):
+                report.change(gift.giver, f"its {word} {_say(value)} is lost: {_say(before)} is set elsewhere")
+    if name in KEYS and isinstance(built.inputs.get("text"), str):
+        built.inputs["text"] = _from_the_first_step(built.inputs["text"], KEYS[name])
+    return built
+
+
+def _from_the_first_step(text: str, before: str | None) -> str:
+    """The keys of a curve with one at the first step."""
+    keys = sorted(text.split(", "), key=lambda key: float(key.partition(":")[0]))
+    if float(keys[0].partition(":")[0]) > 0:
+        first = keys[0].partition(":")[2].split(" ")[0]
+        keys.insert(0, f"0:{before or first} hold")
+    return ", ".join(keys)
+
+
+def _multiplies(stage: str, name: str) -> bool:
+    return stage == "amount" and name in ("scale", "effect")
+
+
+def _say(value: Any) -> str:
+    return "of a link" if isinstance(value, Joint) else repr(value)
+
+
+def _can_be_written(built: Built, is_fed: bool, report: Report) -> bool:
+    """Whether its node is there and has something to say; values that it cannot take are lost, and said so."""
+    stage = stage_of(built.stage)
+    known = KNOWN.get(stage.kind)
+    if stage.skip and known is not None and not is_fed and _says_nothing(built, stage, known):
+        return False
+    giver = built.givers[0]
+    if stage.kind not in TARGETS:
+        if not built.mode and not (built.stage == "schedule" and built.inputs.get("beta_schedule") in SCHEDULES_KEPT):
+            said = ", ".join(f"{name} {_say(value)}" for name, value in built.inputs.items())
+            lost = f"has no counterpart yet ({said})" if said else "has no counterpart yet"
+            (report.change if ROWS[giver.kind].emits is not None else report.leave)(giver, lost)
+        return False
+    for name, value in list(built.inputs.items()):
+        spec = TARGETS[stage.kind].inputs.get(name)
+        allowed = CHOICES.get((stage.kind, name))
+        if spec is not None and (allowed is None or isinstance(value, Joint) or value in allowed):
+            continue
+        del built.inputs[name]
+        if known is not None and not _is_default(known.inputs, name, value):
+            report.change(giver, f"{name} {_say(value)} has no counterpart yet")
+    return True
+
+
+def _says_nothing(built: Built, stage: Stage, known: Target) -> bool:
+    """Whether all its values are defaults or those that change nothing."""
+    return all(
+        not isinstance(value, Joint) and value == stage.neutral[name]
+        if name in stage.neutral
+        else _is_default(known.inputs, name, value)
+        for name, value in built.inputs.items()
+    )
+
+
+def _is_default(inputs: dict[str, Any], name: str, value: Any) -> bool:
+    return name in inputs and not isinstance(value, Joint) and value == inputs[name].default
+
+
+class Builder:
+    """Writes planned stages into a graph. `moved`: outputs that stand elsewhere now."""
+
+    def __init__(self, graph: Graph, places: Places, report: Report) -> None:
+        self.graph, self.places, self.report = graph, places, report
+        self.taken: dict[Key, str] = {}
+        self.moved: dict[tuple[Key, int], tuple[Key, int]] = {}
+        self.by: dict[Key, list[str]] = {}
+        self.spare: dict[tuple[Key, int], list[int]] = {}
+
+    def build(self, node: Node, row: Row, stages: list[Built]) -> None:
+        """Write the stages of a node in the place of the node itself and of those that gave the values."""
+        kind = node.kind
+        home = next((built for built in stages if built.stage == row.home), None)
+        source = self.graph.link_into(node, "model") if "model" in row.inputs else None
+        start = (source.source, source.output) if source is not None else None
+        through = {slot.name: (link.source, link.output) for slot in node.inputs
+                   if (link := self.graph.link_into(node, slot.name)) is not None}  # fmt: skip
+        readers = [list(slot.links) for slot in node.outputs]
+        self.spare = self._links_into(node)
+        if home is not None:
+            self._write(home, node)
+        for built in stages:
+            if built is not home:
+                self._write(built, self._free_giver(built, node), near=node)
+            for giver in built.givers:
+                self.by.setdefault(giver.key, []).append(TARGETS[stage_of(built.stage).kind].kind)
+        end = self._chain(stages, start)
+        self._feed(stages)
+        for built in stages:
+            self._fill(built)
+        self._send_on(node, row, stages, {**through, "model": end}, readers)
+        self.report.replace(node, kind, tuple(dict.fromkeys(self._kinds(stages, node))))
+        if home is None:
+            self.graph.remove(node)
+
+    def _kinds(self, stages: list[Built], node: Node) -> list[str]:
+        return [TARGETS[stage_of(b.stage).kind].kind for b in stages if node in b.givers or b.node is node]
+
+    def _free_giver(self, built: Built, node: Node) -> Node | None:
+        """The node whose place the stage takes: the first that gave to it alone and that nothing took yet."""
+        for giver in built.givers:
+            row = ROWS.get(giver.kind)
+            stays = row is None or row.emits is not None or giver is node
+            if not stays and giver.key not in self.taken and row.gives and row.gives[0].stage == built.stage:
+                return giver
+        return None
+
+    def _write(self, built: Built, instead: Node | None, near: Node | None = None) -> None:
+        target = TARGETS[stage_of(built.stage).kind]
+        if instead is None:
+            node = Node(self.graph.counters.node(), target.kind, mode=built.mode)
+            node.place = self.places.near(near, target.size()) if near is not None else None
+            self.graph.add(node)
+        else:
+            node = instead
+            self.taken[node.key] = node.kind
+            for slot in (*node.inputs, *(node.outputs if near is not None else ())):
+                self.graph.cut(slot)
+            node.kind, node.mode = target.kind, built.mode
+            if node.title is not None and OLD_WORDS in node.title:
+                node.title = None
+            if node.raw is not None and "class_type" in node.raw:
+                node.raw = None
+            if node.place is not None:
+                self.places.grow(node, target.size())
+        node.values = {spec.name: spec.default for spec in target.inputs.values()
+                       if spec.is_widget and spec.default is not None}  # fmt: skip
+        node.inputs = [Slot(name, target.inputs[name].type) for name in target.sockets]
+        node.outputs = [Slot(name, type_) for name, type_ in target.outputs]
+        built.node = node
+
+    def _chain(self, stages: list[Built], start: tuple[Key, int] | None) -> tuple[Key, int] | None:
+        """Run the MODEL through the stages; returns where it comes out."""
+        end = start
+        for built in stages:
+            stage, node = stage_of(built.stage), built.node
+            assert node is not None
+            if built.stage == "checkpoint":
+                end = (node.key, 0)
+            if stage.model is None:
+                continue
+            if end is not None:
+                self._join(end, node.key, stage.model, "MODEL")
+            end = (node.key, 0)
+        return end
+
+    def _links_into(self, node: Node) -> dict[tuple[Key, int], list[int]]:
+        """Numbers of the links into a node, which its successors' links get where they begin at the same output."""
+        found: dict[tuple[Key, int], list[int]] = {}
+        for link in (self.graph.links[number] for slot in node.inputs for number in slot.links):
+            found.setdefault((link.source, link.output), []).append(link.number)
+        return found
+
+    def _join(self, source: tuple[Key, int], target: Key, name: str, type_: str) -> None:
+        source = self.moved.get(source, source)
+        numbers = [number for number in self.spare.get(source, ()) if number not in self.graph.links]
+        outputs = self.graph.nodes[source[0]].outputs
+        known = outputs[source[1]].type if source[1] < len(outputs) else "*"
+        type_ = type_ if known == "*" else known
+        self.graph.join(*source, target, name, type_, numbers[0] if numbers else None)
+
+    def _feed(self, stages: list[Built]) -> None:
+        for built in stages:
+            type_ = TARGETS[stage_of(built.stage).kind].outputs[0][1]
+            for goal, name in stage_of(built.stage).feeds:
+                for other in stages:
+                    if other.stage == goal and other.group == built.group:
+                        self.graph.join(built.node.key, 0, other.node.key, name, type_)
+
+    def _fill(self, built: Built) -> None:
+        target = TARGETS[stage_of(built.stage).kind]
+        for name, value in built.inputs.items():
+            spec = target.inputs[name]
+            if isinstance(value, Joint):
+                self._join((value.source.key, value.output), built.node.key, name, spec.type)
+            elif spec.is_widget:
+                built.node.values[name] = float(value) if spec.type == "FLOAT" else value
+
+    def _send_on(self, node: Node, row: Row, stages: list[Built], through: dict, readers: list) -> None:
+        """Let what read the node's outputs read those of the stages, or what goes through the node."""
+        for output, numbers in enumerate(readers):
+            goal = (row.emits or {}).get(output)
+            goals = goal if isinstance(goal, tuple) and isinstance(goal[0], tuple) else [goal]
+            to = next((found for goal in goals if (found := self._goal(goal, stages, through)) is not None), None)
+            if to is not None:
+                self.moved[node.key, output] = to
+            for number in numbers:
+                self._turn(number, to)
+
+    def _goal(self, goal: Any, stages: list[Built], through: dict) -> tuple[Key, int] | None:
+        if isinstance(goal, str):
+            found = through.get(goal)
+            return None if found is None else self.moved.get(found, found)
+        built = next((b for b in stages if goal is not None and b.stage == goal[0]), None)
+        return None if built is None or built.node is None else (built.node.key, goal[1])
+
+    def _turn(self, number: int, to: tuple[Key, int] | None) -> None:
+        """Give a link another beginning, or take it away."""
+        link = self.graph.links.get(number)
+        if link is None:
+            return
+        old = self.graph.nodes.get(link.source)
+        if old is not None:
+            for slot in old.outputs:
+                if number in slot.links:
+                    slot.links.remove(number)
+        if to is None:
+            target = self.graph.nodes[link.target]
+            self.graph.cut(target.inputs[link.input])
+            return
+        link.source, link.output = to
+        outputs = self.graph.nodes[to[0]].outputs
+        while len(outputs) <= to[1]:
+            outputs.append(Slot("", link.type))
+        outputs[to[1]].links.append(number)
+        link.type = outputs[to[1]].type if outputs[to[1]].type != "*" else link.type

@@ -1,0 +1,254 @@
+"""AnimateDiff-Evolved's graphs to graphs of this pack's and core's nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from .api import is_api_graph, read_api, write_api
+from .build import Builder, plan
+from .graph import GET, MUTED, SET, VIRTUAL_PASSES, Graph, Joint, Node, WorkflowError
+from .page import is_page_graph, read_page, write_page
+from .place import Places
+from .report import Report
+from .settings import Gatherer, Gift
+from .table import RENAMED, ROWS, SAMPLERS, is_old
+from .widgets import UnknownWidgets, Widgets
+
+__all__ = ["Converted", "WorkflowError", "convert_workflow", "old_types"]
+
+ASIDE = "UNetMotion: no counterpart"
+"""Property of a node of the page that was set aside: why."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted graph, in the form that came in, and what was done."""
+
+    graph: dict[str, Any]
+    report: Report
+
+
+def convert_workflow(data: Any, replaceable: Collection[str] = ()) -> Converted:
+    """Convert a graph in ComfyUI's page format or API format; the one that is given stays as it is.
+
+    Args:
+        data: the graph, as JSON is read.
+        replaceable: types of nodes of packs other than AnimateDiff-Evolved that are replaced too, where the table has
+            them; those whose pack is missing.
+
+    Raises:
+        WorkflowError: it is no graph.
+    """
+    report = Report()
+    if is_page_graph(data):
+        graphs = read_page(data, report)
+        changed = [_convert(graph, replaceable, report) for graph in graphs]
+        return Converted(write_page(copy.deepcopy(data), graphs) if any(changed) else data, report)
+    if is_api_graph(data):
+        graph = read_api(data, report)
+        return Converted(write_api(graph) if _convert(graph, replaceable, report) else data, report)
+    found = f"an object with {', '.join(map(repr, list(data)[:3]))}" if isinstance(data, dict) else type(data).__name__
+    raise WorkflowError(f"Expected a graph of ComfyUI, of its page (with nodes) or its API, found {found[:200]}.")
+
+
+def old_types(data: Any) -> list[str]:
+    """Types of AnimateDiff-Evolved's nodes in a graph of either form."""
+    if is_api_graph(data):
+        kinds = {node["class_type"] for node in data.values()}
+    elif is_page_graph(data):
+        kinds = {node.kind for graph in read_page(data, Report()) for node in graph.nodes.values()}
+    else:
+        return []
+    return sorted(filter(is_old, kinds))
+
+
+def _convert(graph: Graph, replaceable: Collection[str], report: Report) -> bool:
+    """Convert one canvas; returns whether it changed."""
+    wanted = [node for node in graph.nodes.values() if is_old(node.kind) or _is_wanted(node, replaceable, report)]
+    if not wanted:
+        return False
+    return _Conversion(graph, report).run(wanted)
+
+
+def _is_wanted(node: Node, replaceable: Collection[str], report: Report) -> bool:
+    if node.kind not in ROWS:
+        return False
+    if node.kind not in replaceable:
+        report.keep(node, f"is a node of {ROWS[node.kind].pack}")
+    return node.kind in replaceable
+
+
+def _why_aside(node: Node) -> str | None:
+    """Why an earlier conversion set a node aside."""
+    properties = (node.raw or {}).get("properties")
+    why = properties.get(ASIDE) if isinstance(properties, dict) else None
+    return str(why) if node.mode == MUTED and why is not None else None
+
+
+class _Conversion:
+    """Of one canvas."""
+
+    def __init__(self, graph: Graph, report: Report) -> None:
+        self.graph, self.report = graph, report
+        self.gatherer = Gatherer(graph, Widgets(graph), report)
+        self.builder = Builder(graph, Places(graph.nodes.values()), report)
+        self.changed = False
+
+    def run(self, wanted: list[Node]) -> bool:
+        plans = []
+        for node in wanted:
+            row = ROWS.get(node.kind)
+            if row is None:
+                self.report.leave(node, "is not known here")
+            elif row.why is not None or _why_aside(node) is not None:
+                self.report.leave(node, row.why or _why_aside(node))
+            elif row.emits is not None:
+                gifts = self._gather(node)
+                if gifts is not None:
+                    plans.append((node, row, plan(node, self._to_samplers(node, gifts), self.report)))
+        for node, row, stages in plans:
+            self.builder.build(node, row, stages)
+            self.changed = True
+        self._clear_settings(wanted)
+        self._rename_links()
+        return self.changed
+
+    def _gather(self, node: Node) -> list[Gift] | None:
+        try:
+            return self.gatherer.gather(node)
+        except UnknownWidgets as error:
+            self.report.leave(node, str(error))
+            return None
+
+    def _to_samplers(self, node: Node, gifts: list[Gift]) -> list[Gift]:
+        """Guidance goes to the samplers behind a node; where one is not known, the MODEL carries it."""
+        rest = [gift for gift in gifts if gift.stage != "sampler"]
+        for gift in gifts:
+            if gift.stage != "sampler" or gift.mode or "cfg" not in gift.inputs:
+                continue
+            samplers = self._samplers_behind(node)
+            if samplers and all(sampler.kind in SAMPLERS for sampler in samplers):
+                for sampler in samplers:
+                    self._set(sampler, SAMPLERS[sampler.kind], gift.inputs["cfg"])
+                self.builder.by.setdefault(gift.giver.key, []).extend(sampler.kind for sampler in samplers)
+            else:
+                rest.append(Gift(gift.giver, "guidance", gift.inputs))
+        return rest
+
+    def _samplers_behind(self, node: Node) -> list[Node]:
+        """The nodes that the MODEL of a node ends at."""
+        found: dict[Any, Node] = {}
+        rest, seen = [node], {node.key}
+        while rest:
+            here = rest.pop()
+            for reader, _ in self._model_readers(here):
+                if reader.key in seen:
+                    continue
+                seen.add(reader.key)
+                if self._passes_model(reader):
+                    rest.append(reader)
+                else:
+                    found[reader.key] = reader
+        return list(found.values())
+
+    def _model_readers(self, node: Node):
+        for number, slot in enumerate(node.outputs):
+            is_model = slot.type == "MODEL" or (slot.type == "*" and self._gives_model(node, number))
+            if is_model or node.kind in VIRTUAL_PASSES or node.kind == GET:
+                yield from self.graph.readers(node, number)
+
+    def _gives_model(self, node: Node, output: int) -> bool:
+        """In an API graph, where outputs have no types: what is read as `model` is one."""
+        row = ROWS.get(node.kind)
+        if row is not None:
+            return output < len(row.outputs) and row.outputs[output] == "MODEL"
+        return any(slot.name == "model" for _, slot in self.graph.readers(node, output))
+
+    def _passes_model(self, node: Node) -> bool:
+        if node.kind in VIRTUAL_PASSES or node.kind == GET:
+            return True
+        if node.kind in SAMPLERS:
+            return False
+        return any(slot.type == "MODEL" or (slot.type == "*" and self._gives_model(node, number))
+                   for number, slot in enumerate(node.outputs))  # fmt: skip
+
+    def _set(self, node: Node, name: str, value: Any) -> None:
+        slot = node.input(name)
+        if slot is not None:
+            self.graph.cut(slot)
+        if isinstance(value, Joint):
+            self.graph.join(value.source.key, value.output, node.key, name, value.type)
+        else:
+            node.values[name] = value
+
+    def _clear_settings(self, wanted: list[Node]) -> None:
+        """Take away the nodes whose values stand elsewhere now, and the ways to them."""
+        left = {said.node for said in self.report.left}
+        for node in wanted:
+            row = ROWS.get(self.builder.taken.get(node.key, node.kind))
+            is_left = str(node.key) in left and node.key not in self.builder.taken
+            if node.key in self.graph.nodes and not is_left and row is not None and row.emits is None:
+                self._clear(node, row)
+        while sum(self._clear_way(key) for key in self.gatherer.way):
+            pass
+        rest = [node for node in wanted if str(node.key) in left and node.key not in self.builder.taken]
+        while sum(self._set_aside(node) for node in rest if node.key in self.graph.nodes):
+            pass
+
+    def _clear(self, node: Node, row: Any) -> None:
+        by = tuple(dict.fromkeys(self.builder.by.get(node.key, ())))
+        if node.key in self.builder.taken:
+            self.report.replace(node, row.kind, by)
+            return
+        if node.key in self.gatherer.read:
+            self.report.replace(node, node.kind, by)
+        elif any(reader.kind not in ROWS for reader, _ in self.graph.readers(node)):
+            self.report.leave(node, "a node that is not known here reads it")
+            return
+        else:
+            self.report.note(node, "nothing reads its settings; taken away")
+        self.graph.remove(node)
+        self.changed = True
+
+    def _set_aside(self, node: Node) -> bool:
+        """A node without counterpart stays on the page, muted where nothing reads it; the API runs without it.
+
+        Returns whether that changed anything.
+        """
+        readers = [reader for reader, _ in self.graph.readers(node)]
+        if any(ASIDE not in reader.properties and _why_aside(reader) is None for reader in readers):
+            return False
+        if node.raw is not None and "class_type" in node.raw:
+            self.graph.remove(node)
+        elif node.properties or _why_aside(node) is not None:
+            return False
+        else:
+            why = next(said.text for said in self.report.left if said.node == str(node.key))
+            node.mode, node.properties = MUTED, {ASIDE: why}
+        self.changed = True
+        return True
+
+    def _clear_way(self, key: Any) -> bool:
+        """Take a reroute, set or get node of settings away that nothing runs through any more."""
+        node = self.graph.nodes.get(key)
+        if node is None or any(slot.links for slot in node.outputs):
+            return False
+        if node.kind == SET and any(self.graph.getters(node)):
+            return False
+        self.graph.remove(node)
+        return True
+
+    def _rename_links(self) -> None:
+        """Motion models are called motion modules here, on reroutes too."""
+        for link in self.graph.links.values():
+            if link.type in RENAMED:
+                link.type = RENAMED[link.type]
+        for node in self.graph.nodes.values():
+            if node.kind in VIRTUAL_PASSES or node.kind == GET:
+                for slot in (*node.inputs, *node.outputs):
+                    if slot.type in RENAMED:
+                        slot.type = RENAMED[slot.type]
+                        slot.raw = {**(slot.raw or {}), "type": slot.type}

@@ -1,0 +1,180 @@
+"""Gathers what the nodes that make settings give to the node that they end at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .graph import BYPASSED, MUTED, Graph, Joint, Node
+from .report import Report
+from .table import BATCHES, ROWS, BatchOf, Made, Of, Row
+from .widgets import Widgets
+
+# Types that only settings have: links of these end at nodes of the table.
+SETTING_TYPES = frozenset(
+    output for row in ROWS.values() if row.emits is None for output in row.outputs if output != "MODEL"
+)
+
+
+@dataclass
+class Gift:
+    """Values that a node gives to a stage.
+
+    Attributes:
+        giver: the node.
+        group: of the motion module that they are for; None for all.
+        mode: of the page: 4 where the giver is bypassed, or something before the reader is muted.
+    """
+
+    giver: Node
+    stage: str
+    inputs: dict[str, Any]
+    weak: bool = False
+    over: bool = False
+    again: bool = False
+    group: Any = None
+    mode: int = 0
+
+
+class Gatherer:
+    """Reads the settings of a graph. `readers` are the settings nodes that something read."""
+
+    def __init__(self, graph: Graph, widgets: Widgets, report: Report) -> None:
+        self.graph, self.widgets, self.report = graph, widgets, report
+        self.read: set[Any] = set()
+        self.way: set[Any] = set()
+
+    def gather(self, node: Node) -> list[Gift]:
+        """Everything that ends at a node, its own gifts last."""
+        return list(self._of(node, ROWS[node.kind], ()))
+
+    def _of(self, node: Node, row: Row, seen: tuple[Any, ...], off: bool = False) -> Iterator[Gift]:
+        if node.key in seen:
+            self.report.leave(node, "its settings lead back to itself")
+            return
+        self.read.add(node.key)
+        seen = (*seen, node.key)
+        group = node.key if row.groups else None
+        mode = BYPASSED if off or node.mode in (BYPASSED, MUTED) else 0
+        if row.chain is not None:
+            yield from self._through(node, row, row.chain, seen, off or node.mode == MUTED)
+        if row.why is not None:
+            self.report.leave(node, row.why)
+            return
+        values = self.widgets.read(node, row)
+        reads: dict[str, dict[str, Any]] = {}
+        own = [*self._read_settings(node, row, seen, bool(mode), reads), *self._own(node, row, values, mode)]
+        for stage, inputs, lost in row.fold(values, reads) if row.fold is not None else ():
+            if lost is not None:
+                self.report.change(node, lost)
+            else:
+                own.append(Gift(node, stage, inputs, mode=mode))
+        for gift in own:
+            yield replace(gift, group=group) if group is not None else gift
+        if not mode:
+            self._say_lost(node, row, values)
+            if row.note is not None:
+                self.report.change(node, row.note)
+
+    def _read_settings(self, node: Node, row: Row, seen: tuple[Any, ...], off: bool, reads: dict) -> Iterator[Gift]:
+        """What comes in through the inputs of settings; values that `row.fold` makes something of go to `reads`."""
+        for name, spec in row.inputs.items():
+            if spec.type not in SETTING_TYPES or name == row.chain:
+                continue
+            for gift in self._through(node, row, name, seen, off):
+                if row.fold is not None and gift.stage == "value" and name not in row.reads:
+                    reads.setdefault(name, {}).update({} if gift.mode else gift.inputs)
+                else:
+                    yield from self._renamed(node, gift, row.reads.get(name))
+
+    def _through(self, node: Node, row: Row, name: str, seen: tuple[Any, ...], off: bool) -> Iterator[Gift]:
+        """The gifts that come in through an input."""
+        origin = self.graph.origin(node, name, muted=True)
+        if origin is None:
+            return
+        source = origin.node
+        self.way.update(step.key for step in origin.way)
+        known = ROWS.get(source.kind)
+        if known is not None and known.emits is None:
+            yield from self._of(source, known, seen, off)
+        elif not off:
+            text = f"its {name} comes from node {source.key} ({source.kind}), which is not known here"
+            self.report.change(node, text)
+
+    def _renamed(self, node: Node, gift: Gift, names: Mapping[str, str] | None) -> Iterator[Gift]:
+        """A gift whose values are called by what its reader uses them for."""
+        if names is None or gift.stage != "value":
+            yield gift
+            return
+        for name, value in gift.inputs.items():
+            if name in names:
+                stage, _, used = names[name].partition(":")
+                yield replace(gift, stage=stage, inputs={used: value})
+            elif isinstance(value, Joint):
+                self.report.change(gift.giver, f"its {name} has no counterpart where node {node.key} uses it")
+
+    def _own(self, node: Node, row: Row, values: dict[str, Any], mode: int) -> Iterator[Gift]:
+        for give in row.gives:
+            if give.when is not None and values.get(give.when[0]) not in give.when[1]:
+                continue
+            inputs = {}
+            for name, expression in give.inputs.items():
+                value = self._value(node, row, expression, values)
+                if value is not None:
+                    inputs[name] = value
+            yield Gift(node, give.stage, inputs, give.weak, give.over, give.again, mode=mode)
+
+    def _value(self, node: Node, row: Row, expression: Any, values: dict[str, Any]) -> Any:
+        if isinstance(expression, Of):
+            return self._of_input(node, row, expression, values)
+        if isinstance(expression, BatchOf):
+            return self._batch_of(node, expression)
+        if not isinstance(expression, Made):
+            return expression
+        read = [values.get(name) for name in expression.names]
+        if any(isinstance(value, Joint) for value in read):
+            names = ", ".join(expression.names)
+            self.report.change(node, f"{names}: linked, so that they cannot be read; the defaults count")
+            read = [row.inputs[name].default for name in expression.names]
+        return expression.function(*read)
+
+    def _batch_of(self, node: Node, expression: BatchOf) -> Any:
+        """How many latents come in, as the node that makes them says."""
+        origin = self.graph.origin(node, expression.name)
+        name = None if origin is None else BATCHES.get(origin.node.kind)
+        if name is not None:
+            made = origin.node
+            if self.graph.link_into(made, name) is not None:
+                return Joint(*self.widgets.start(made, name), "INT")
+            row = ROWS.get(made.kind)
+            number = self.widgets.named(made, row).get(name) if row else self.widgets.target_value(made, name)
+            if isinstance(number, int):
+                return number
+        text = f"its number of frames is not known: {expression.unknown} is set"
+        self.report.change(node, text)
+        return expression.unknown
+
+    def _of_input(self, node: Node, row: Row, expression: Of, values: dict[str, Any]) -> Any:
+        value = values.get(expression.name)
+        if value is None or expression.choices is None:
+            return value
+        default = row.inputs[expression.name].default
+        if isinstance(value, Joint) and row.inputs[expression.name].type == "INT":
+            return value
+        if isinstance(value, Joint):
+            self.report.change(node, f"{expression.name} is linked; {default!r} counts, which can be read")
+            return expression.choices.get(default)
+        if row.inputs[expression.name].type == "INT":
+            return expression.choices.get(value, value)
+        if not isinstance(value, str) or value not in expression.choices:
+            self.report.change(node, f"{expression.name} {value!r} has no counterpart; {default!r} counts")
+            return expression.choices.get(default)
+        return expression.choices[value]
+
+    def _say_lost(self, node: Node, row: Row, values: dict[str, Any]) -> None:
+        for name, only in row.only.items():
+            value = values.get(name)
+            if value is not None and value not in only.values:
+                what = "a link" if isinstance(value, Joint) else repr(value)
+                self.report.change(node, f"{name} {what} has no counterpart: {only.lost}")

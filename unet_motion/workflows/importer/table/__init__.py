@@ -1,0 +1,64 @@
+"""How the nodes of other packs read here: the one place that knows their names, inputs and values."""
+
+from . import animatediff, conditioning, other_packs, over_time
+from .rows import BatchOf, Give, Made, Of, Row, Stage
+from .stages import BATCHES, KEYS, PER_MODULE, RENAMED, SAMPLERS, STAGES, stage_of
+from .targets import CHOICES, KNOWN, TARGETS, Input, Target
+
+ROWS: dict[str, Row] = {
+    row.kind: row for part in (animatediff, over_time, conditioning, other_packs) for row in part.ROWS
+}
+
+OWNED_PREFIX = "ADE_"
+OTHER_PACKS = frozenset(kind for kind, row in ROWS.items() if row.pack)
+"""Types of packs other than AnimateDiff-Evolved that the table has."""
+
+
+def is_old(kind: str) -> bool:
+    """Whether nodes of a type are AnimateDiff-Evolved's, known here or not."""
+    return kind.startswith(OWNED_PREFIX) or (kind in ROWS and not ROWS[kind].pack)
+
+
+def one_to_one() -> dict[str, tuple[str, dict[str, str], list[str]]]:
+    """Old types for which one node stands, with the same values: its type, our inputs -> theirs, their widgets."""
+    found = {}
+    for kind, row in ROWS.items():
+        stage = stage_of(row.gives[0].stage) if len(row.gives) == 1 else None
+        values = list(row.gives[0].inputs.items()) if row.gives else []
+        same = all(isinstance(value, Of) and value.choices is None for _, value in values)
+        outputs = row.emits is not None and all(goal == (row.home, place) for place, goal in row.emits.items())
+        taken = {value.name for _, value in values if isinstance(value, Of)}
+        rest = {name for name, spec in row.inputs.items() if name not in taken and spec.type != "ADEWARN"}
+        if stage is not None and stage.kind in TARGETS and same and outputs and not rest:
+            # Core raises an error where an input that it copies is not there.
+            always = all(row.inputs[name].type != "HOOKS" and not name.startswith(("opt_", "prev_")) for name in taken)
+            if always:
+                names = [spec.name for spec in row.widgets()]
+                found[kind] = (stage.kind, {ours: value.name for ours, value in values}, names)
+    return found
+
+
+__all__ = [
+    "BATCHES",
+    "CHOICES",
+    "KEYS",
+    "KNOWN",
+    "OTHER_PACKS",
+    "PER_MODULE",
+    "RENAMED",
+    "ROWS",
+    "SAMPLERS",
+    "STAGES",
+    "TARGETS",
+    "BatchOf",
+    "Give",
+    "Input",
+    "Made",
+    "Of",
+    "Row",
+    "Stage",
+    "Target",
+    "is_old",
+    "one_to_one",
+    "stage_of",
+]

@@ -1,0 +1,77 @@
+"""The nodes that conversions write, in the order in which the MODEL runs through them."""
+
+from __future__ import annotations
+
+from .rows import Stage
+
+CURVE = "UNetMotion_Curve"
+STAGES = {
+    "checkpoint": Stage("CheckpointLoaderSimple"),
+    "latents": Stage("EmptyLatentImage"),
+    "clip": Stage("UNetMotion_SaveClip"),
+    "prompts": Stage("UNetMotion_PromptSchedule"),
+    "curve": Stage(CURVE),
+    "video": Stage("LoadVideo", feeds=(("frames", "video"),)),
+    "frames": Stage("GetVideoComponents", feeds=(("part", "image"), ("count", "image"))),
+    "part": Stage(
+        "ImageFromBatch", feeds=(("count", "image"),), skip=True, neutral={"batch_index": 0, "length": 4096}
+    ),
+    "count": Stage("GetImageSize", demand=True),
+    "control_loader": Stage("ControlNetLoader"),
+    "control": Stage("ControlNetApplyAdvanced"),
+    "interpolator": Stage("FrameInterpolationModelLoader", feeds=(("interpolate", "interp_model"),)),
+    "interpolate": Stage("FrameInterpolate"),
+    "schedule": Stage("UNetMotion_BetaSchedule", model="model", skip=True),
+    "module": Stage("UNetMotion_LoadMotionModule", feeds=(("apply", "motion_module"),)),
+    "apply": Stage("UNetMotion_ApplyMotionModule", model="model"),
+    "lora": Stage("UNetMotion_LoadMotionLoRA", model="model"),
+    "scale_curve": Stage(CURVE, feeds=(("amount", "scale_curve"),), makes=True),
+    "effect_curve": Stage(CURVE, feeds=(("amount", "effect_curve"),), makes=True),
+    "amount": Stage("UNetMotion_MotionAmount", model="model", skip=True),
+    "black_scale": Stage("InvertMask", feeds=(("dark_scale", "mask"),), makes=True),
+    "dark_scale": Stage("UNetMotion_MotionAmount", model="model", fixed={"scale": 0.0}),
+    "black_effect": Stage("InvertMask", feeds=(("dark_effect", "mask"),), makes=True),
+    "dark_effect": Stage("UNetMotion_MotionAmount", model="model", fixed={"effect": 0.0}),
+    "white": Stage("UNetMotion_MotionAmount", model="model"),
+    "encode": Stage("VAEEncode", feeds=(("pia", "first_frame"),), makes=True),
+    "pia": Stage("UNetMotion_PIA", model="model"),
+    "i2v": Stage("UNetMotion_AnimateLCMI2V", model="model"),
+    "windows": Stage("UNetMotion_ContextWindows", model="model"),
+    "noise": Stage("UNetMotion_Noise", feeds=(("use_noise", "noise"),), makes=True),
+    "use_noise": Stage("UNetMotion_UseNoise", model="model"),
+    "free_init": Stage("UNetMotion_FreeInit", model="model"),
+    "guidance_curve": Stage(CURVE, feeds=(("guidance", "cfg_curve"),), makes=True),
+    "guidance": Stage("UNetMotion_Guidance", model="model"),
+    "pag": Stage("PerturbedAttentionGuidance", model="model"),
+    "rescale": Stage("RescaleCFG", model="model"),
+}
+"""Each stage's node. Those without `model` stand beside the chain."""
+
+PER_MODULE = frozenset(
+    "module apply lora scale_curve effect_curve amount black_scale dark_scale black_effect dark_effect white encode "
+    "pia i2v".split()
+)
+"""Stages of which each motion module has its own."""
+
+KEYS = {"scale_curve": "1", "effect_curve": "1", "guidance_curve": None}
+"""Stages whose texts are keys of one curve, and the value before the first key; None: that of the first."""
+
+SAMPLERS = {
+    "KSampler": "cfg",
+    "KSamplerAdvanced": "cfg",
+    "SamplerCustom": "cfg",
+    "CFGGuider": "cfg",
+    "UNetMotion_Sampler": "cfg",
+}
+"""Nodes that guidance is set on: the inputs that say how much."""
+
+BATCHES = {"EmptyLatentImage": "batch_size", "ADE_EmptyLatentImageLarge": "batch_size", "RepeatLatentBatch": "amount"}
+"""Nodes that make batches of latents: the inputs that say how many."""
+
+RENAMED = {"MOTION_MODEL_ADE": "MOTION_MODULE"}
+"""Types of links that are called otherwise here."""
+
+
+def stage_of(name: str) -> Stage | None:
+    """The stage of a name; `@` before a type is a node of that type that stands by itself."""
+    return Stage(name[1:]) if name.startswith("@") else STAGES.get(name)

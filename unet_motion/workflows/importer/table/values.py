@@ -1,0 +1,44 @@
+"""How values of AnimateDiff-Evolved read here."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+BETA_SCHEDULES = {
+    "autoselect": "auto",
+    "use existing": "keep",
+    "sqrt_linear (AnimateDiff)": "sqrt_linear",
+    "linear (AnimateDiff-SDXL)": "linear to 0.02",
+    "linear (HotshotXL/default)": "linear",
+    "avg(sqrt_linear,linear)": "average",
+    "lcm avg(sqrt_linear,linear)": "lcm average",
+    "lcm": "lcm",
+    "lcm[100_ots]": "lcm 100",
+    "lcm >> sqrt_linear": "lcm sqrt_linear",
+    "squaredcos_cap_v2": "squaredcos_cap_v2",
+}
+SCHEDULES = {"uniform": "looped_uniform"}
+FUSES = {"pyramid": "pyramid", "flat": "flat", "relative": "relative", "overlap-linear": "overlap-linear"}
+NOISES = {"constant": "constant", "empty": "empty", "repeated_context": "repeated"}
+OTHER_NOISES = tuple(NOISES)
+PIA_PRESETS = {
+    f"{theirs} ({size} Motion)": ours.format(size.lower())
+    for theirs, ours in {
+        "Animation": "{} motion",
+        "Loop": "{} loop",
+        "Style Transfer": "{} motion, new style",
+    }.items()
+    for size in ("Small", "Medium", "Large")
+}
+FORMATS = {"image/gif": "gif", "image/webp": "webp"}
+# Motion modules that the switch for v2 does not concern, by the names of their files.
+NOT_V2 = re.compile(r"v3|sdxl|xl_|hsxl|hotshot", re.IGNORECASE)
+LCM = re.compile(r"lcm", re.IGNORECASE)
+
+
+def norm_scope(properly: Any, model_name: Any) -> str | None:
+    """Norms over all frames where the switch for v2 is off, which files from before the switch mean too."""
+    if properly or NOT_V2.search(str(model_name)):
+        return None
+    return "v1"

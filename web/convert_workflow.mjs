@@ -1,0 +1,106 @@
+// Workflows made with AnimateDiff-Evolved: the server rewrites them, the page shows the result as one step to undo.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const SHOWN = 8; // sentences of a report that the page shows
+const SHORT = 6000; // milliseconds
+const LONG = 30000;
+const WORDS = {
+  en: {
+    title: "Workflow of AnimateDiff-Evolved",
+    offer:
+      "This workflow is made with nodes of AnimateDiff-Evolved that are not installed here. Rewrite it with this " +
+      "pack's and ComfyUI's own nodes? One step back (Ctrl+Z) undoes it.",
+    done: (count) => `${count} nodes replaced`,
+    left: (count) => `${count} left`,
+    more: (count) => `and ${count} more in the browser's console`,
+    node: "Node",
+    none: "This workflow has no nodes of AnimateDiff-Evolved.",
+    failed: "The workflow was not rewritten",
+  },
+  zh: {
+    title: "AnimateDiff-Evolved 的工作流",
+    offer:
+      "此工作流使用了这里没有安装的 AnimateDiff-Evolved 节点。要改写为本节点包和 ComfyUI 自带的节点吗？" +
+      "按一次 Ctrl+Z 即可撤销。",
+    done: (count) => `已替换 ${count} 个节点`,
+    left: (count) => `${count} 个未替换`,
+    more: (count) => `其余 ${count} 条见浏览器控制台`,
+    node: "节点",
+    none: "此工作流没有 AnimateDiff-Evolved 的节点。",
+    failed: "工作流未能改写",
+  },
+};
+const words = () => WORDS[app.extensionManager.setting.get("Comfy.Locale")] ?? WORDS.en;
+const say = (severity, summary, detail, life) =>
+  app.extensionManager.toast.add({ severity, summary, detail, life });
+
+/** Workflows that were offered to be rewritten: each is asked about once. */
+const offered = new WeakSet();
+
+/** Rewrite the workflow of the page and say what was done. */
+export async function convertWorkflow() {
+  const answer = await ask(app.graph.rootGraph ?? app.graph);
+  if (!answer) return;
+  const { workflow, report } = answer;
+  if (!report.replaced.length) {
+    say("info", words().title, words().none, SHORT);
+    return;
+  }
+  await show(workflow);
+  tell(report);
+}
+
+/** Offer it, once for each workflow, where types of AnimateDiff-Evolved are missing. */
+export async function offerConversion(missing, wanted) {
+  const types = new Set(missing.map((entry) => entry.type ?? entry));
+  if (!types.size || !wanted()) return;
+  // The page says which workflow it shows only after it has loaded it.
+  await new Promise((done) => setTimeout(done));
+  const graph = app.graph.rootGraph ?? app.graph;
+  const answer = await ask(graph, { quiet: true });
+  const current = app.extensionManager.workflow?.activeWorkflow;
+  if (!answer?.old.some((type) => types.has(type)) || !current || offered.has(current)) return;
+  offered.add(current);
+  const { title, offer } = words();
+  if (await app.extensionManager.dialog.confirm({ title, message: offer, itemList: answer.old })) {
+    await convertWorkflow();
+  }
+}
+
+async function ask(graph, { quiet = false } = {}) {
+  const answer = await api.fetchApi("/unet_motion/convert_workflow", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ workflow: graph.serialize() }),
+  });
+  const body = await answer.json().catch(() => ({ error: answer.statusText }));
+  if (answer.ok) return body;
+  if (!quiet) say("error", words().failed, body.error, LONG);
+  return null;
+}
+
+/** Put a workflow in the place of the one that is shown, as a step that the page can undo. */
+async function show(workflow) {
+  const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
+  if (!tracker?.redoQueue) {
+    await app.loadGraphData(workflow, false, false);
+    return;
+  }
+  (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
+  tracker.redoQueue.length = 0;
+  tracker.redoQueue.push(workflow);
+  await tracker.redo();
+}
+
+function tell(report) {
+  const { done, left, node, more } = words();
+  const sentences = [...report.left, ...report.changed].map(
+    (entry) => `${node} ${entry.node} (${entry.type}): ${entry.text}`,
+  );
+  console.info("UNetMotion: workflow rewritten", report);
+  const rest = sentences.length - SHOWN;
+  const lines = [...sentences.slice(0, SHOWN), ...(rest > 0 ? [more(rest)] : [])];
+  const summary = [done(report.replaced.length), ...(report.left.length ? [left(report.left.length)] : [])].join(", ");
+  say(sentences.length ? "warn" : "success", summary, lines.join("\n"), sentences.length ? LONG : SHORT);
+}
