@@ -59,6 +59,14 @@ def test_first_animation_draws_a_red_star_that_moves_left(first_animation):
     assert middles[0] - middles[1] > 40
 
 
+def test_a_star_travels_from_red_to_blue_while_it_moves_left(server):
+    frames = frames_of(clip_of(server, graph_of(server, "prompt_travel")))
+    assert frames.shape[0] == 16
+    red, blue = (frames[:, :, :, channel].mean((1, 2)) for channel in (0, 2))
+    assert (red - blue)[:6].min() > 0 > (red - blue)[10:].max()
+    assert middle_of(frames[0], 0) - middle_of(frames[-1], 2) > 40
+
+
 def test_freeu_changes_its_branch_and_another_attention_kernel_changes_nothing(server):
     frames = frames_of(clip_of(server, graph_of(server, "freeu_and_attention_side_by_side")))
     assert frames.shape == (16, 256, 800, 3)
