@@ -8,7 +8,7 @@ import pytest
 
 from tests.workflows.old_graphs import Description, Spec, prompt_of
 from unet_motion.workflows.importer import WorkflowError, convert_workflow
-from unet_motion.workflows.importer.table import ROWS, TARGETS, is_old
+from unet_motion.workflows.importer.table import OTHER_PACKS, ROWS, TARGETS, is_old
 
 CORE_WIDGETS = {
     "CheckpointLoaderSimple": ["ckpt_name"],
@@ -206,6 +206,180 @@ def test_constant_guidance_goes_to_the_sampler_and_a_sigma_schedule_to_the_modul
     assert prompt[str(sampler)]["inputs"]["cfg"] == 1.5
     assert find(prompt, "UNetMotion_ApplyMotionModule")[1]["beta_schedule"] == "sqrt_linear"
     assert report.is_whole and not report.changed
+
+
+def windows_of(prompt, sampler):
+    """The windows before a sampler, the last first."""
+    found, key = [], str(sampler)
+    while "model" in prompt[key]["inputs"]:
+        key = up(prompt, key, "model")
+        if prompt[key]["class_type"] == "UNetMotion_ContextWindows":
+            found.append(prompt[key]["inputs"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "widgets", "expected"),
+    [
+        ("ADE_AnimateDiffUniformContextOptions", {"context_length": 12, "context_stride": 3, "context_overlap": 3,
+         "context_schedule": "uniform", "closed_loop": True},
+         {"length": 12, "stride": 3, "overlap": 3, "schedule": "looped_uniform", "closed_loop": True, "fuse": "flat"}),
+        ("ADE_LoopedUniformContextOptions", {"context_length": 16, "context_stride": 1, "context_overlap": 6,
+         "closed_loop": True, "fuse_method": "pyramid", "use_on_equal_length": True, "start_percent": 0.0,
+         "guarantee_steps": 1}, {"length": 16, "overlap": 6, "schedule": "looped_uniform", "closed_loop": True,
+         "fuse": "pyramid", "use_on_equal_length": True}),
+        ("ADE_StandardUniformContextOptions", {"context_length": 8, "context_stride": 2, "context_overlap": 2},
+         {"length": 8, "stride": 2, "overlap": 2, "schedule": "standard_uniform", "fuse": "pyramid"}),
+        ("ADE_StandardStaticContextOptions", {"context_length": 24, "context_overlap": 5, "fuse_method": "relative"},
+         {"length": 24, "overlap": 5, "schedule": "standard_static", "fuse": "relative", "stride": 1}),
+    ],
+)  # fmt: skip
+def test_context_options_become_windows_of_the_model(kind, widgets, expected):
+    graph, loader, sampler = legacy(frames=48)
+    options = graph.add(kind, **widgets)
+    graph.nodes[loader].links["context_options"] = (options, 0)
+    prompt, report = both(graph)
+    (inputs,) = windows_of(prompt, sampler)
+    plain_windows = {"free_noise": False, "use_on_equal_length": False, "closed_loop": False, "stride": 1,
+                     "start_percent": 0.0, "end_percent": 1.0, "windows_at_once": 1, "loop_frames": 0}  # fmt: skip
+    assert {name: value for name, value in inputs.items() if name != "model"} == {**plain_windows, **expected}
+    assert report.is_whole and not report.changed
+
+
+def test_windows_for_parts_of_the_run_follow_each_other():
+    graph, loader, sampler = legacy(frames=48)
+    uniform = {"context_length": 16, "context_stride": 1, "context_overlap": 4, "fuse_method": "pyramid"}
+    late = graph.add("ADE_StandardUniformContextOptions", **uniform, use_on_equal_length=False, start_percent=0.5)
+    early = graph.add("ADE_StandardStaticContextOptions", {"prev_context": (late, 0)}, context_length=12,
+                      context_overlap=2, fuse_method="flat", use_on_equal_length=False, start_percent=0.0,
+                      guarantee_steps=3)  # fmt: skip
+    graph.nodes[loader].links["context_options"] = (early, 0)
+    prompt, report = both(graph)
+    last, first = windows_of(prompt, sampler)
+    assert (last["start_percent"], last["length"]) == (0.5, 16)
+    assert (first["start_percent"], first["length"]) == (0.0, 12)
+    assert [said.text.split(" has")[0] for said in report.changed] == ["guarantee_steps 3"]
+
+
+def test_free_noise_is_the_windows_and_other_noise_the_models():
+    for kind, expected in (("FreeNoise", None), ("empty", "empty"), ("repeated_context", "repeated"),
+                           ("constant", "constant"), ("default", None)):  # fmt: skip
+        graph, *_, use, sampler = gen2()
+        settings = graph.add("ADE_AnimateDiffSamplingSettings", batch_offset=0, noise_type=kind, seed_gen="comfy",
+                             seed_offset=0, adapt_denoise_steps=False)  # fmt: skip
+        options = graph.add("ADE_StandardUniformContextOptions", context_length=4, context_stride=1, context_overlap=1)
+        graph.nodes[use].links.update(sample_settings=(settings, 0), context_options=(options, 0))
+        prompt, report = both(graph)
+        assert report.is_whole and not report.changed
+        (windows,) = windows_of(prompt, sampler)
+        assert windows["free_noise"] is (kind == "FreeNoise")
+        if expected is None:
+            assert "UNetMotion_Noise" not in kinds(prompt)
+            continue
+        _, noise = find(prompt, "UNetMotion_Noise")
+        assert (noise["kind"], noise["window_length"], noise["overlap"]) == (expected, 4, 1)
+        used, inputs = find(prompt, "UNetMotion_UseNoise")
+        assert inputs["follow_seed"] is True and up(prompt, str(sampler), "model") == used
+
+
+def test_free_init_keeps_its_filter():
+    graph, *_, use, sampler = gen2()
+    filtered = graph.add("ADE_IterationOptsFreeInit", iterations=4, filter="ideal", d_s=0.3, d_t=0.2, n_butterworth=6,
+                         sigma_step=999, apply_to_1st_iter=False, init_type="FreeInit [sampler sigma]",
+                         iter_batch_offset=0, iter_seed_offset=1)  # fmt: skip
+    settings = graph.add("ADE_AnimateDiffSamplingSettings", {"iteration_opts": (filtered, 0)}, batch_offset=0,
+                         noise_type="default", seed_gen="comfy", seed_offset=0, adapt_denoise_steps=True)  # fmt: skip
+    graph.nodes[use].links["sample_settings"] = (settings, 0)
+    prompt, report = both(graph)
+    inputs = find(prompt, "UNetMotion_FreeInit")[1]
+    assert [inputs[name] for name in ("iterations", "filter", "spatial_stop", "temporal_stop", "order")] == [
+        4, "ideal", 0.3, 0.2, 6,
+    ]  # fmt: skip
+    assert report.is_whole and not report.changed
+
+
+def test_one_set_of_options_for_two_models_gives_each_its_windows():
+    graph, loader, sampler = legacy(frames=32)
+    options = graph.add("ADE_StandardUniformContextOptions", context_length=8, context_stride=1, context_overlap=2)
+    graph.nodes[loader].links["context_options"] = (options, 0)
+    spec = graph.nodes[loader]
+    second = graph.add(spec.kind, dict(spec.links), **{**spec.widgets, "model_name": "other.ckpt"})
+    last = graph.nodes[sampler]
+    other = graph.add("KSampler", {**last.links, "model": (second, 0)}, **{**last.widgets, "seed": 8})
+    prompt, report = both(graph)
+    assert [len(windows_of(prompt, one)) for one in (sampler, other)] == [1, 1] and report.is_whole
+    page = convert_workflow(graph.page()).graph
+    check_page(page)
+    assert {node["id"]: node["type"] for node in page["nodes"]}[options] == "UNetMotion_ContextWindows"
+
+
+OTHER_PACKS_OUTPUTS = {
+    "VHS_LoadVideo": "IMAGE INT AUDIO VHS_VIDEOINFO",
+    "VHS_VideoCombine": "VHS_FILENAMES",
+    "BatchPromptSchedule": "CONDITIONING CONDITIONING",
+    "ControlNetLoaderAdvanced": "CONTROL_NET",
+    "ACN_AdvancedControlNetApply": "CONDITIONING CONDITIONING MODEL",
+    "RIFE VFI": "IMAGE",
+}
+
+
+def test_nodes_of_other_packs_stay_unless_they_are_missing(monkeypatch):
+    from tests.workflows import old_graphs
+
+    for kind, outputs in OTHER_PACKS_OUTPUTS.items():
+        monkeypatch.setitem(old_graphs.OUTPUTS, kind, outputs)
+    graph = Description()
+    video = graph.add("VHS_LoadVideo", video="in.mp4", force_rate=0, force_size="Disabled", custom_width=512,
+                      custom_height=512, frame_load_cap=20, skip_first_frames=5, select_every_nth=1)  # fmt: skip
+    latents = graph.add("EmptyLatentImage", {"batch_size": (video, 1)}, width=64, height=64, batch_size=1)
+    more = graph.add("RIFE VFI", {"frames": (video, 0)}, ckpt_name="rife47.pth", clear_cache_after_n_frames=10,
+                     multiplier=3, fast_mode=True, ensemble=True, scale_factor=1)  # fmt: skip
+    graph.add("VHS_VideoCombine", {"images": (more, 0)}, frame_rate=24, loop_count=0, filename_prefix="out",
+              format="video/h264-mp4", pingpong=False, save_output=True)  # fmt: skip
+    kept = convert_workflow(graph.api())
+    assert kept.graph == graph.api() and {said.kind for said in kept.report.kept} == {
+        "VHS_LoadVideo", "RIFE VFI", "VHS_VideoCombine",
+    }  # fmt: skip
+    converted = convert_workflow(graph.api(), OTHER_PACKS)
+    prompt = plain(converted.graph)
+    part, cut = find(prompt, "ImageFromBatch")
+    assert (cut["batch_index"], cut["length"]) == (5, 20)
+    frames = up(prompt, part, "image")
+    assert prompt[frames]["class_type"] == "GetVideoComponents"
+    assert prompt[up(prompt, frames, "video")]["inputs"] == {"file": "in.mp4"}
+    count = up(prompt, str(latents), "batch_size")
+    assert prompt[count]["class_type"] == "GetImageSize" and prompt[str(latents)]["inputs"]["batch_size"][1] == 2
+    assert up(prompt, count, "image") == part
+    clip = find(prompt, "UNetMotion_SaveClip")[1]
+    assert (clip["fps"], clip["format"], clip["filename_prefix"]) == (24.0, "mp4", "out")
+    made = clip["images"][0]
+    assert prompt[made]["inputs"]["multiplier"] == 3 and up(prompt, made, "images") == part
+    assert prompt[up(prompt, made, "interp_model")]["inputs"]["model_name"] == "rife47.pth"
+
+
+def test_control_of_another_pack_becomes_cores(monkeypatch):
+    from tests.workflows import old_graphs
+
+    for kind, outputs in OTHER_PACKS_OUTPUTS.items():
+        monkeypatch.setitem(old_graphs.OUTPUTS, kind, outputs)
+    graph, _, sampler = legacy()
+    net = graph.add("ControlNetLoaderAdvanced", control_net_name="depth.pth")
+    picture = graph.add("VHS_LoadVideo", video="in.mp4", force_rate=0, force_size="Disabled", custom_width=0,
+                        custom_height=0, frame_load_cap=0, skip_first_frames=0, select_every_nth=2)  # fmt: skip
+    links = {**{name: graph.nodes[sampler].links[name] for name in ("positive", "negative")},
+             "control_net": (net, 0), "image": (picture, 0), "model_optional": graph.nodes[sampler].links["model"]}
+    apply = graph.add("ACN_AdvancedControlNetApply", links, strength=0.6, start_percent=0.1, end_percent=0.8)
+    graph.nodes[sampler].links.update(positive=(apply, 0), negative=(apply, 1), model=(apply, 2))
+    converted = convert_workflow(graph.api(), OTHER_PACKS)
+    prompt = plain(converted.graph)
+    control, inputs = find(prompt, "ControlNetApplyAdvanced")
+    assert [inputs[name] for name in ("strength", "start_percent", "end_percent")] == [0.6, 0.1, 0.8]
+    assert prompt[str(sampler)]["inputs"]["positive"] == [control, 0]
+    assert prompt[str(sampler)]["inputs"]["negative"] == [control, 1]
+    assert prompt[up(prompt, str(sampler), "model")]["class_type"] == "UNetMotion_ApplyMotionModule"
+    assert prompt[up(prompt, control, "control_net")]["inputs"] == {"control_net_name": "depth.pth"}
+    assert prompt[up(prompt, control, "image")]["class_type"] == "GetVideoComponents"
+    assert [said.text.split(" has")[0] for said in converted.report.changed] == ["select_every_nth 2"]
 
 
 def test_what_unloads_gives_its_model_on():

@@ -11,8 +11,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import folder_paths
-import nodes as core_nodes
 from aiohttp import web
+
+import nodes as core_nodes
 
 from ....unet_motion.workflows.importer import WorkflowError, convert_workflow, old_types
 from ....unet_motion.workflows.importer.table import OTHER_PACKS, is_old, one_to_one

@@ -18,12 +18,18 @@ OLD_WORDS = "\N{PERFORMING ARTS}"  # in the names that the other pack shows
 
 @dataclass
 class Built:
-    """A stage of one node's chain: what it gets, from which nodes, and the node that was written for it."""
+    """A stage of one node's chain: what it gets, from which nodes, and the node that was written for it.
+
+    Attributes:
+        givers: nodes without which it would not be there.
+        sources: of each input.
+    """
 
     stage: str
     group: Any
     givers: list[Node]
     inputs: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, Node] = field(default_factory=dict)
     mode: int = 0
     node: Node | None = None
 
@@ -36,6 +42,9 @@ def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
         group = gift.group if gift.stage in PER_MODULE else None
         for one in groups if gift.stage in PER_MODULE and group is None else [group]:
             places.setdefault((one, gift.stage, number if gift.again else -1), []).append(gift)
+    for (group, name, number), given in places.items():
+        if number >= 0:  # one of several stages: what holds for all of them holds for it
+            given.extend(gift for gift in places.get((group, name, -1), ()) if gift.weak)
     for (group, name, _), given in list(places.items()):
         stage = stage_of(name)
         if stage is not None and stage.makes and not all(g.weak for g in given):
@@ -50,12 +59,19 @@ def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
            if stage_of(stage.stage).makes}  # fmt: skip
     made = [stage for stage in stages if stage is not None and _can_be_written(stage, stage.stage in fed, report)]
     made = [stage for stage in made if not stage_of(stage.stage).demand or _is_read(node, stage.stage)]
+    made.sort(key=_first_step)
     rank = {group: place for place, group in enumerate(groups)}
     made.sort(key=lambda s: (s.stage not in ("checkpoint", "schedule"), s.stage not in PER_MODULE,
                              rank.get(s.group, 0), ORDER.get(s.stage, 0)))  # fmt: skip
     for stage in made:
         stage.mode = node.mode or stage.mode
     return made
+
+
+def _first_step(built: Built) -> float:
+    """Windows for parts of the run follow each other in the order of these parts."""
+    start = built.inputs.get("start_percent")
+    return start if built.stage == "windows" and isinstance(start, (int, float)) else 0
 
 
 def _is_read(node: Node, name: str) -> bool:
@@ -81,7 +97,7 @@ def _merge(name: str, group: Any, gifts: list[Gift], report: Report) -> Built | 
             default = defaults[word].default if word in defaults else None
             before = built.inputs.get(word)
             if before is None or before == default or gift.over:
-                built.inputs[word] = value
+                built.inputs[word], built.sources[word] = value, gift.giver
             elif name in KEYS and word == "text":
                 built.inputs[word] = f"{before}, {value}"
             elif _multiplies(name, word) and all(isinstance(v, (int, float)) for v in (before, value)):
@@ -130,7 +146,7 @@ def _can_be_written(built: Built, is_fed: bool, report: Report) -> bool:
             continue
         del built.inputs[name]
         if known is not None and not _is_default(known.inputs, name, value):
-            report.change(giver, f"{name} {_say(value)} has no counterpart yet")
+            report.change(built.sources.get(name, giver), f"{name} {_say(value)} has no counterpart yet")
     return True
 
 

@@ -88,6 +88,15 @@ def _why_aside(node: Node) -> str | None:
     return str(why) if node.mode == MUTED and why is not None else None
 
 
+def _rename_inputs(node: Node) -> None:
+    """Call inputs of older versions as they are called now."""
+    formerly = ROWS[node.kind].formerly if node.kind in ROWS else {}
+    for slot in node.inputs:
+        now = formerly.get(slot.name, slot.name)
+        if slot.links and node.input(now) is None:
+            slot.name = now
+
+
 class _Conversion:
     """Of one canvas."""
 
@@ -99,6 +108,8 @@ class _Conversion:
 
     def run(self, wanted: list[Node]) -> bool:
         plans = []
+        for node in wanted:
+            _rename_inputs(node)
         for node in wanted:
             row = ROWS.get(node.kind)
             if row is None:

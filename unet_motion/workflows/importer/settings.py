@@ -13,8 +13,8 @@ from .widgets import Widgets
 
 # Types that only settings have: links of these end at nodes of the table.
 SETTING_TYPES = frozenset(
-    output for row in ROWS.values() if row.emits is None for output in row.outputs if output != "MODEL"
-)
+    output for row in ROWS.values() if row.emits is None for output in row.outputs
+) - frozenset(output for row in ROWS.values() if row.emits is not None for output in row.outputs)
 
 
 @dataclass
@@ -140,9 +140,9 @@ class Gatherer:
         return expression.function(*read)
 
     def _batch_of(self, node: Node, expression: BatchOf) -> Any:
-        """How many latents come in, as the node that makes them says."""
+        """How many latents come in, or their size, as the node that makes them says."""
         origin = self.graph.origin(node, expression.name)
-        name = None if origin is None else BATCHES.get(origin.node.kind)
+        name = None if origin is None else BATCHES.get(origin.node.kind, {}).get(expression.part)
         if name is not None:
             made = origin.node
             if self.graph.link_into(made, name) is not None:
@@ -151,7 +151,7 @@ class Gatherer:
             number = self.widgets.named(made, row).get(name) if row else self.widgets.target_value(made, name)
             if isinstance(number, int):
                 return number
-        text = f"its number of frames is not known: {expression.unknown} is set"
+        text = f"the {expression.part} of its {expression.name} is not known: {expression.unknown} is set"
         self.report.change(node, text)
         return expression.unknown
 

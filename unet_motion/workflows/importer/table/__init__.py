@@ -1,13 +1,12 @@
 """How the nodes of other packs read here: the one place that knows their names, inputs and values."""
 
-from . import animatediff, conditioning, other_packs, over_time
+from . import animatediff, conditioning, other_packs, over_time, sampling, without
 from .rows import BatchOf, Give, Made, Of, Row, Stage
 from .stages import BATCHES, KEYS, PER_MODULE, RENAMED, SAMPLERS, STAGES, stage_of
 from .targets import CHOICES, KNOWN, TARGETS, Input, Target
 
-ROWS: dict[str, Row] = {
-    row.kind: row for part in (animatediff, over_time, conditioning, other_packs) for row in part.ROWS
-}
+_PARTS = (animatediff, sampling, over_time, conditioning, other_packs, without)
+ROWS: dict[str, Row] = {row.kind: row for part in _PARTS for row in part.ROWS}
 
 OWNED_PREFIX = "ADE_"
 OTHER_PACKS = frozenset(kind for kind, row in ROWS.items() if row.pack)

@@ -120,6 +120,7 @@ MULTIVAL = {
 
 _KEY = "start_percent FLOAT 0.0; prev_ad_keyframes AD_KEYFRAMES; scale_multival MULTIVAL; effect_multival MULTIVAL"
 _KEPT = {"inherit_missing": Only((True,), "what a keyframe does not set stays"), "guarantee_steps": ONE_STEP}
+_NO_MASK = {"mask_optional": Only((), "the numbers hold for the whole picture")}
 _CFG = "prev_custom_cfg CUSTOM_CFG; cfg_extras CFG_EXTRAS"
 
 VALUES = (
@@ -129,12 +130,14 @@ VALUES = (
         "float_val FLOAT 1.0!; mask_optional MASK",
         "MULTIVAL",
         Give("value", {"floats": of("float_val")}),
+        only=_NO_MASK,
     ),
     row(
         "ADE_MultivalDynamicFloats",
         "floats FLOATS 1.0; mask_optional MASK",
         "MULTIVAL",
         Give("value", {"floats": of("floats")}),
+        only=_NO_MASK,
     ),
     row(
         "ADE_MultivalScaledMask",

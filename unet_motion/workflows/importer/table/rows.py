@@ -31,10 +31,11 @@ class Made:
 
 @dataclass(frozen=True)
 class BatchOf:
-    """How many pictures a batch of latents has, by the node that makes it; `unknown` where that is not known."""
+    """The batch_size, width or height of latents, by the node that makes them; `unknown` where that is not known."""
 
     name: str
     unknown: int
+    part: str = "batch_size"
 
 
 Fold = tuple[str, dict[str, Any], str | None]
@@ -92,6 +93,7 @@ class Row:
         reads: setting input -> how the stages of its gifts are called here, where not by their own names.
         only: inputs of which only some values have a counterpart.
         ignored: inputs without an effect on the result.
+        formerly: inputs as older versions called them -> as they are called now.
         chain: the input through which nodes of this type follow each other; the earlier ones give first.
         groups: each node of the chain is a motion module of its own, with what it reads.
         fold: makes gifts of its values and of what its inputs read, where that takes more than one of them.
@@ -112,6 +114,7 @@ class Row:
     reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     only: Mapping[str, Only] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    formerly: Mapping[str, str] = field(default_factory=dict)
     chain: str | None = None
     groups: bool = False
     fold: Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[Fold]] | None = None

@@ -37,6 +37,10 @@ STAGES = {
     "pia": Stage("UNetMotion_PIA", model="model"),
     "i2v": Stage("UNetMotion_AnimateLCMI2V", model="model"),
     "windows": Stage("UNetMotion_ContextWindows", model="model"),
+    "resize": Stage("ImageScale", feeds=(("encode_resized", "pixels"),)),
+    "encode_resized": Stage("VAEEncode"),
+    "picture_latents": Stage("EmptyLatentImage", feeds=(("picture", "latent_image"),)),
+    "picture": Stage("UNetMotion_ShowContextWindows"),
     "noise": Stage("UNetMotion_Noise", feeds=(("use_noise", "noise"),), makes=True),
     "use_noise": Stage("UNetMotion_UseNoise", model="model"),
     "free_init": Stage("UNetMotion_FreeInit", model="model"),
@@ -65,8 +69,13 @@ SAMPLERS = {
 }
 """Nodes that guidance is set on: the inputs that say how much."""
 
-BATCHES = {"EmptyLatentImage": "batch_size", "ADE_EmptyLatentImageLarge": "batch_size", "RepeatLatentBatch": "amount"}
-"""Nodes that make batches of latents: the inputs that say how many."""
+_SIZES = {name: name for name in ("width", "height", "batch_size")}
+BATCHES = {
+    "EmptyLatentImage": _SIZES,
+    "ADE_EmptyLatentImageLarge": _SIZES,
+    "RepeatLatentBatch": {"batch_size": "amount"},
+}
+"""Nodes that make batches of latents: the inputs that say how many, and how large."""
 
 RENAMED = {"MOTION_MODEL_ADE": "MOTION_MODULE"}
 """Types of links that are called otherwise here."""

@@ -131,7 +131,7 @@ _ALL = (
     ),
     _target(
         "UNetMotion_Noise",
-        'noise_seed INT 0+; kind COMBO "free_noise"; window_length INT 16; overlap INT 4; weight FLOAT 1.0;'
+        'noise_seed INT 0+; kind COMBO "free_noise"; window_length INT 16; overlap INT 4; weight FLOAT 0.5;'
         "mix_with NOISE",
         "noise:NOISE",
     ),
@@ -207,15 +207,15 @@ _ALL = (
     _target("PerturbedAttentionGuidance", "model MODEL; scale FLOAT 3.0", "MODEL:MODEL"),
     _target("RescaleCFG", "model MODEL; multiplier FLOAT 0.7", "MODEL:MODEL"),
     _target("VAEEncode", "pixels IMAGE; vae VAE", "LATENT:LATENT"),
+    _target(
+        "ImageScale",
+        'image IMAGE; upscale_method COMBO "nearest-exact"; width INT 512; height INT 512; crop COMBO "disabled"',
+        "IMAGE:IMAGE",
+    ),
     *(_target(*node) for node in NODES),
 )
 # Not there yet; a name that is taken out of here is written from then on.
 _PLANNED = {
-    "UNetMotion_ContextWindows",
-    "UNetMotion_ShowContextWindows",
-    "UNetMotion_Noise",
-    "UNetMotion_UseNoise",
-    "UNetMotion_FreeInit",
     "UNetMotion_MotionAmount",
     "UNetMotion_Curve",
     "UNetMotion_Guidance",
@@ -235,6 +235,10 @@ TARGETS = {
 CHOICES = {
     ("UNetMotion_ApplyMotionModule", "beta_schedule"): ("auto", "sqrt_linear", "linear"),
     ("UNetMotion_ApplyMotionModule", "norm_scope"): ("auto", "diffusers", "v1", "v2", "v3", "sdxl"),
+    ("UNetMotion_ContextWindows", "fuse"): ("flat", "pyramid", "relative", "overlap-linear", "gaussian"),
+    ("UNetMotion_ContextWindows", "schedule"): ("standard_static", "standard_uniform", "looped_uniform", "batched"),
+    ("UNetMotion_Noise", "kind"): ("default", "free_noise", "repeated", "constant", "seed_per_frame", "empty"),
+    ("UNetMotion_FreeInit", "filter"): ("gaussian", "butterworth", "ideal", "box"),
     ("UNetMotion_SaveClip", "format"): ("webp", "gif", "mp4", "sheet"),
 }
 """Values of choosers that the table picks from."""

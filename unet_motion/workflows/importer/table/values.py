@@ -19,6 +19,9 @@ BETA_SCHEDULES = {
     "squaredcos_cap_v2": "squaredcos_cap_v2",
 }
 SCHEDULES = {"uniform": "looped_uniform"}
+_SCHEDULERS = "simple sgm_uniform karras exponential ddim_uniform beta normal linear_quadratic kl_optimal"
+SCHEDULERS = {name: name for name in _SCHEDULERS.split()}
+RESIZES = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 FUSES = {"pyramid": "pyramid", "flat": "flat", "relative": "relative", "overlap-linear": "overlap-linear"}
 NOISES = {"constant": "constant", "empty": "empty", "repeated_context": "repeated"}
 OTHER_NOISES = tuple(NOISES)
