@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .graph import BYPASSED, Graph, Joint, Key, Node, Slot
+from .graph import BYPASSED, Graph, Joint, Key, Node, Slot, constant_of
 from .place import Places
 from .report import Report
 from .settings import Gift
@@ -278,10 +278,22 @@ class Builder:
         target = TARGETS[stage_of(built.stage).kind]
         for name, value in built.inputs.items():
             spec = target.inputs[name]
+            if isinstance(value, Joint) and spec.type == "FLOAT" and self._type_of(value) == "INT":
+                # Links do not turn whole numbers into others.
+                value = constant_of(value.source)
+                if value is None:
+                    text = f"its {name} is a link of whole numbers, which it takes none of; {spec.default} counts"
+                    self.report.change(built.sources[name], text)
+                    continue
             if isinstance(value, Joint):
                 self._join((value.source.key, value.output), built.node.key, name, spec.type)
             elif spec.is_widget:
                 built.node.values[name] = float(value) if spec.type == "FLOAT" else value
+
+    def _type_of(self, value: Joint) -> str:
+        outputs = value.source.outputs
+        known = outputs[value.output].type if value.output < len(outputs) else "*"
+        return value.type if known == "*" else known
 
     def _send_on(self, node: Node, row: Row, stages: list[Built], through: dict, readers: list) -> None:
         """Let what read the node's outputs read those of the stages, or what goes through the node."""

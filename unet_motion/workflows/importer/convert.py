@@ -120,6 +120,9 @@ class _Conversion:
                 gifts = self._gather(node)
                 if gifts is not None:
                     plans.append((node, row, plan(node, self._to_samplers(node, gifts), self.report)))
+                    if row.home is not None and all(built.stage != row.home for built in plans[-1][2]):
+                        self.report.leave(node, "has no counterpart yet")
+                        plans.pop()
         for node, row, stages in plans:
             self.builder.build(node, row, stages)
             self.changed = True

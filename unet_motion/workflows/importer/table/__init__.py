@@ -18,6 +18,12 @@ def is_old(kind: str) -> bool:
     return kind.startswith(OWNED_PREFIX) or (kind in ROWS and not ROWS[kind].pack)
 
 
+def written_for(kind: str) -> frozenset[str]:
+    """Types of the nodes that stand for one of a type, by its own values."""
+    stages = (stage_of(give.stage) for give in ROWS[kind].gives)
+    return frozenset(stage.kind for stage in stages if stage is not None)
+
+
 def one_to_one() -> dict[str, tuple[str, dict[str, str], list[str]]]:
     """Old types for which one node stands, with the same values: its type, our inputs -> theirs, their widgets."""
     found = {}
@@ -60,4 +66,5 @@ __all__ = [
     "is_old",
     "one_to_one",
     "stage_of",
+    "written_for",
 ]

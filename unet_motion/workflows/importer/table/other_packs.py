@@ -10,6 +10,7 @@ from .targets import parse_inputs
 VIDEO, PROMPTS, CONTROL, FRAMES = (
     "ComfyUI-VideoHelperSuite", "ComfyUI_FizzNodes", "ComfyUI-Advanced-ControlNet", "ComfyUI-Frame-Interpolation",
 )  # fmt: skip
+PREVIEW = 'preview STRING ""; more STRING ""'  # what old pages showed of the file, and how it is written
 _FORMATS = {
     "image/gif": "gif", "image/webp": "webp", "video/h264-mp4": "mp4", "video/h265-mp4": "mp4", "video/av1-webm": "mp4",
     "video/webm": "mp4", "video/nvenc_h264-mp4": "mp4", "video/nvenc_hevc-mp4": "mp4", "video/ProRes": "mp4",
@@ -109,7 +110,7 @@ ROWS: tuple[Row, ...] = (
         "VHS_VideoCombine",
         'images IMAGE; frame_rate FLOAT 8; loop_count INT 0; filename_prefix STRING "AnimateDiff";'
         'format COMBO "image/gif"; pingpong BOOLEAN false; save_output BOOLEAN true; audio AUDIO;'
-        "meta_batch VHS_BatchManager; vae VAE",
+        f"meta_batch VHS_BatchManager; vae VAE; {PREVIEW}",
         "VHS_FILENAMES",
         Give(
             "clip",
@@ -126,7 +127,7 @@ ROWS: tuple[Row, ...] = (
             "meta_batch": Only((), "all frames are saved at once"),
             "vae": Only((), "pictures are saved"),
         },
-        ignored=("save_output",),
+        ignored=("save_output", "preview", "more"),
         emits={},
         home="clip",
         pack=VIDEO,
