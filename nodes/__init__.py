@@ -13,6 +13,7 @@ from .lora import LoadLoRA, LoadMotionLoRA
 from .merging import MergeMotionModules, ScaleMotionBlocks
 from .noise import FreeInit, Noise, UseNoise
 from .options import AttentionProcessor, ForwardChunking, FreeU
+from .over_time import Guidance, MotionAmount, MotionCurve, PromptTravel
 from .performance import Performance
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
@@ -44,6 +45,10 @@ NODES: list[type[io.ComfyNode]] = [
     EncodeFromFile,
     ContextWindowsNode,
     ShowContextWindows,
+    MotionCurve,
+    PromptTravel,
+    MotionAmount,
+    Guidance,
 ]
 
 

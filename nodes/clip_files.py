@@ -29,7 +29,7 @@ class DecodeToFile(io.ComfyNode):
             search_aliases=["vae decode", "save video", "video combine", "long video", "mp4"],
             inputs=[
                 make_input(io.Latent, "samples", tooltip="The clip, one latent per frame."),
-                make_input(io.Vae, "vae", tooltip="The model's VAE."),
+                make_input(io.Vae, "vae", tooltip="The VAE of the model that the latents belong to."),
                 make_input(
                     io.String, "filename_prefix", default="UNetMotion",
                     tooltip="Start of the file's name in ComfyUI's output folder; a number follows. A / makes folders.",
@@ -72,7 +72,7 @@ class EncodeFromFile(io.ComfyNode):
             search_aliases=["vae encode", "load video", "video to video", "long video", "frame load cap"],
             inputs=[
                 make_input(io.Video, "video", tooltip="As Load Video gives it, also trimmed."),
-                make_input(io.Vae, "vae", tooltip="The model's VAE."),
+                make_input(io.Vae, "vae", tooltip="The VAE of the model that the latents belong to."),
                 make_input(
                     io.Int, "frames", default=0, min=0, max=1000000,
                     tooltip="How many frames to take; 0: all to the end. A video with fewer is an error.",

@@ -6,12 +6,13 @@ from comfy_api.latest import io
 
 from ..unet_motion.config.unet import NORM_SCOPES
 from ..unet_motion.formats import PositionOptions
+from ..unet_motion.formats.merging import adjust_weights
 from .host.checks import check_choice
 from .host.files import paths
 from .host.files.loading import file_stamp, load_motion_file, load_unet_model
 from .host.model.apply import apply_motion_module
-from .host.model.build import BETA_SCHEDULES
 from .host.model.bundled import load_bundled_models
+from .host.model.noise_schedules import BETA_SCHEDULES
 from .schema import MotionModuleType, make_input, make_schema, model_input, model_output
 
 NONE = "none"
@@ -21,9 +22,10 @@ NORM_SCOPE_TIP = (
     "diffusers (motion modules over all frames). Costs nothing."
 )
 BETA_TIP = (
-    "Noise schedule, by ComfyUI's names. auto: that of the motion module (sqrt_linear for SD1.5, which diffusers "
-    "calls linear), unless a ModelSampling node has set one on the model. linear is Stable Diffusion's own, "
-    "which motion modules were not trained with. Costs nothing."
+    "Noise schedule. auto: that of the motion module (sqrt_linear for SD1.5, which diffusers calls linear), unless a "
+    "ModelSampling node has set one on the model. keep: the model's. linear: Stable Diffusion's and HotshotXL's. "
+    "linear to 0.02: AnimateDiff's for SDXL. average: of sqrt_linear and linear. lcm: of a consistency model, "
+    "distilled on 50 timesteps of linear, or of the one named behind it; lcm 100: on 100. Costs nothing."
 )
 
 
@@ -44,6 +46,25 @@ POSITIONS = {
 def _position_input(name: str, text: str):
     tooltip = f"{text} 0 changes nothing. Costs nothing."
     return make_input(io.Int, name, default=0, min=0, max=512, optional=True, advanced=True, tooltip=tooltip)
+
+
+def _weight_inputs() -> list:
+    more = {"optional": True, "advanced": True}
+    return [
+        make_input(
+            io.Float, "weights_times", default=1.0, min=-10.0, max=10.0, step=0.001, **more,
+            tooltip="Every weight times this, after the position table was changed. 1 changes nothing. Costs nothing.",
+        ),
+        make_input(
+            io.Float, "weights_plus", default=0.0, min=-10.0, max=10.0, step=0.001, **more,
+            tooltip="Then this is added to every weight. 0 changes nothing. Costs nothing.",
+        ),
+        make_input(
+            io.String, "weights_of", default="", **more,
+            tooltip="Of which weights, between commas: attention, positions, or parts of names such as to_q. Empty: "
+            "all.",
+        ),
+    ]  # fmt: skip
 
 
 def _norm_scope_input():
@@ -147,6 +168,7 @@ class LoadMotionModule(io.ComfyNode):
                     "0.8 to 0.9 GB of memory in fp16.",
                 ),
                 *(_position_input(name, text) for name, text in POSITIONS.items()),
+                *_weight_inputs(),
             ],
             outputs=[MotionModuleType.Output(display_name="motion_module", tooltip="For Apply Motion Module.")],
         )  # fmt: skip
@@ -156,9 +178,13 @@ class LoadMotionModule(io.ComfyNode):
         return file_stamp(paths.find_motion_module(motion_module))
 
     @classmethod
-    def execute(cls, motion_module, **positions) -> io.NodeOutput:
+    def execute(
+        cls, motion_module, weights_times=1.0, weights_plus=0.0, weights_of="", **positions
+    ) -> io.NodeOutput:  # fmt: skip
         options = PositionOptions(**{name.removeprefix("position_"): count for name, count in positions.items()})
-        return io.NodeOutput(load_motion_file(paths.find_motion_module(motion_module), options))
+        loaded = load_motion_file(paths.find_motion_module(motion_module), options)
+        names = [name.strip() for name in weights_of.split(",") if name.strip()]
+        return io.NodeOutput(adjust_weights(loaded, weights_times, weights_plus, names))
 
 
 class ApplyMotionModule(io.ComfyNode):

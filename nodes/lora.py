@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .host.curves import ACCEPTED, read_amount, read_curves
 from .host.files import paths
 from .host.files.loading import file_stamp
 from .host.lora import load_lora, load_motion_lora
@@ -83,17 +84,24 @@ class LoadMotionLoRA(io.ComfyNode):
                 make_input(
                     io.String, "strength_over_steps", default="", optional=True,
                     tooltip="Share of the sampling : strength, such as 0:1, 0.5:0.3; 0 is the first step and 1 the "
-                    "last, straight lines between. Empty is 1 throughout. Costs a little time in every step.",
+                    "last, straight lines between, or behind a strength hold, smooth or monotone. Empty is 1 "
+                    "throughout. Costs a little time in every step.",
                 ),
                 make_input(
                     io.String, "strength_over_frames", default="", optional=True,
-                    tooltip="Frame : strength, such as 0:0, 15:1; 0 is the first frame, straight lines between. Empty "
-                    "is 1 for every frame. Costs a little time in every step.",
+                    tooltip="Frame : strength, such as 0:0, 15:1; 0 is the first frame and -1 the last, or a share "
+                    "such as 50%; straight lines between, or hold, smooth or monotone. Empty is 1 for every frame. "
+                    "Costs a little time in every step.",
                 ),
                 make_input(
                     io.Boolean, "allow_partial", default=False, optional=True, advanced=True,
                     tooltip="Use what fits of a file of which some layers do not fit the model; the log names those. "
                     "Off: such a file is refused.",
+                ),
+                make_input(
+                    io.MultiType, "strength_curve", types=ACCEPTED, optional=True,
+                    tooltip="Multiplied with strength. A curve over frames or steps, core's CURVE, or a list of "
+                    "numbers, one for each frame.",
                 ),
             ],
             outputs=[model_output()],
@@ -105,9 +113,11 @@ class LoadMotionLoRA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, lora_name, strength, strength_over_steps="", strength_over_frames="", allow_partial=False
-    ) -> io.NodeOutput:
-        curves = strength_over_steps, strength_over_frames
-        return io.NodeOutput(
-            load_motion_lora(model, paths.find_motion_lora(lora_name), strength, *curves, allow_partial)
-        )
+        cls, model, lora_name, strength, strength_over_steps="", strength_over_frames="", allow_partial=False,
+        strength_curve=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        number, own = read_amount("strength", strength)
+        texts = strength_over_steps, strength_over_frames
+        curves = [*own, *read_curves("strength_curve", strength_curve)]
+        path = paths.find_motion_lora(lora_name)
+        return io.NodeOutput(load_motion_lora(model, path, number, *texts, allow_partial, curves))

@@ -5,18 +5,23 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..unet_motion import FreeU as FreeUFactors
+from ..unet_motion.bundled.parts import UNET_CONFIG
+from ..unet_motion.config.unet import UNetMotionConfig
 from ..unet_motion.ops.attention.processors import PROCESSORS, available_processors
 from .host.checks import check_choice, require_motion_model
 from .host.step.settings import with_settings
 from .schema import make_input, make_schema, model_input, model_output
 
-CUSTOM = "custom"
+AUTO, CUSTOM = "auto", "custom"
 PRESETS = {
+    "bundled": {"b1": 1.05, "b2": 1.1, "s1": 0.95, "s2": 0.9},
     "sd1.4": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
     "sd1.5": {"b1": 1.5, "b2": 1.6, "s1": 0.9, "s2": 0.2},
     "sd2.1": {"b1": 1.4, "b2": 1.6, "s1": 0.9, "s2": 0.2},
     "sdxl": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
 }
+PRESET_OF_TEXT_WIDTH = {UNET_CONFIG["cross_attention_dim"]: "bundled", 768: "sd1.5", 1024: "sd2.1", 2048: "sdxl"}
+"""Width of the text that a UNet attends to -> the preset for it. SD1.4 is SD1.5 with other values."""
 PROCESSOR_NAMES = ["auto", "sdpa", "flash", "mem_efficient", "math", "sliced", "xformers", "sage", "triton"]
 PROCESSOR_TIP = (
     "sdpa: torch's choice of kernel. flash, mem_efficient: that kernel only (NVIDIA; flash also on the CPU). math: "
@@ -34,6 +39,17 @@ def _factor(name: str, default: float, what: str) -> object:
         tooltip=f"Factor for {what}; 1 changes nothing, 0.2 to 1.6 is usual. Only read with the preset custom. Costs "
         "nothing.",
     )  # fmt: skip
+
+
+def _preset_for(config: UNetMotionConfig) -> str:
+    """The preset of a model that its UNet tells; ValueError where none is for it."""
+    width = config.last("cross_attention_dim")
+    if width not in PRESET_OF_TEXT_WIDTH:
+        raise ValueError(
+            f"`preset` is {AUTO!r}, but no preset is for a UNet with text of width {width}: expected {CUSTOM!r} with "
+            "numbers of your own, or a preset by name."
+        )
+    return PRESET_OF_TEXT_WIDTH[width]
 
 
 class FreeU(io.ComfyNode):
@@ -55,9 +71,10 @@ class FreeU(io.ComfyNode):
                     tooltip="Off takes away a FreeU that an earlier node set. On costs next to no time.",
                 ),
                 make_input(
-                    io.Combo, "preset", options=[CUSTOM, *PRESETS], default=CUSTOM,
-                    tooltip="custom reads b1, b2, s1 and s2 below; the others use the values that FreeU's authors "
-                    "give for that model and ignore them. Costs nothing.",
+                    io.Combo, "preset", options=[AUTO, CUSTOM, *PRESETS], default=AUTO,
+                    tooltip="auto follows the loaded model. custom reads b1, b2, s1 and s2 below; the others ignore "
+                    "them and use the values that FreeU's authors give for that model, bundled gentle ones of this "
+                    "pack. Costs nothing.",
                 ),
                 make_input(
                     io.Combo, "version", options=["v1", "v2"], default="v1",
@@ -76,10 +93,11 @@ class FreeU(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, enabled, preset, version, b1, b2, s1, s2, start_percent, end_percent) -> io.NodeOutput:
-        require_motion_model(model)
+        unet = require_motion_model(model)
         if not enabled:
             return io.NodeOutput(with_settings(model, freeu=None))
-        check_choice("preset", preset, [CUSTOM, *PRESETS])
+        check_choice("preset", preset, [AUTO, CUSTOM, *PRESETS])
+        preset = _preset_for(unet.core.config) if preset == AUTO else preset
         factors = PRESETS.get(preset, {"b1": b1, "b2": b2, "s1": s1, "s2": s2})
         FreeUFactors(**factors, version=version)
         when = {"start_percent": start_percent, "end_percent": end_percent}

@@ -81,6 +81,12 @@ SCENES = {
         TO_SAMPLER,
         {"lora_name": "pan_left.safetensors", "strength": 0.8, "strength_over_frames": "0:0, 15:1"},
     ),
+    "UNetMotion_Curve": Scene(
+        after={"UNetMotion_MotionAmount": "effect_curve"}, values={"text": "0:0, 8:1 smooth, -1:0"}
+    ),
+    "UNetMotion_PromptSchedule": Scene({"clip": ("UNetMotion_LoadBundled", "clip")}, {"KSampler": "positive"}),
+    "UNetMotion_MotionAmount": Scene({"model": BUNDLED}, TO_SAMPLER, {"scale": 1.1}),
+    "UNetMotion_Guidance": Scene({"model": BUNDLED}, TO_SAMPLER, {"cfg": 4.0}),
     "UNetMotion_FreeU": Scene({"model": BUNDLED}, TO_SAMPLER),
     "UNetMotion_AttentionProcessor": Scene({"model": APPLIED}, TO_SAMPLER),
     "UNetMotion_ForwardChunking": Scene({"model": APPLIED}, TO_SAMPLER, {"chunk_size": 4}),

@@ -43,6 +43,8 @@ DRAWN = {
     "video_to_video": (0, 12),
     "freeu_and_attention_side_by_side": (0, 5),
     "train_motion_lora": (0, 15),
+    "long_clip": (0, 15, 31, 47),
+    "closed_loop": (0, 8, 16, 23),
 }
 """Frames to show of what the bundled model draws."""
 DRAWN_WIDTH = 528

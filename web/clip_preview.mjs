@@ -1,12 +1,13 @@
 // The clip so far, as a loop on the sampler's node. The server sends it as a preview picture like core's own; the Vue
 // renderer shows that in an <img>, which plays it. The classic canvas draws the first frame, so there an <img> is laid
-// over the node instead.
+// over the node instead. Once the clip is saved, it takes the loop's place.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const WIDGET = "unet_motion_preview";
 const CANVAS_PREVIEW = "$$canvas-image-preview"; // core's still picture
 const shown = new Map(); // node -> { image, url, widget }
+const running = new Map(); // execution id -> what the last loop came with
 
 /** Tell the server what this page wants to see while its prompts run. */
 export async function sendPreviewChoice(motion, fps) {
@@ -20,9 +21,11 @@ export async function sendPreviewChoice(motion, fps) {
 export function showPreviews(sendChoice) {
   api.addEventListener("execution_start", () => {
     forgetPreviews();
+    running.clear();
     sendChoice();
   });
   api.addEventListener("b_preview_with_metadata", ({ detail }) => onPreview(detail));
+  api.addEventListener("executed", ({ detail }) => onExecuted(detail));
 }
 
 /** Take the loops off all nodes. */
@@ -30,13 +33,47 @@ export function forgetPreviews() {
   for (const node of [...shown.keys()]) remove(node);
 }
 
-async function onPreview({ blob, displayNodeId }) {
-  if (globalThis.LiteGraph?.vueNodesMode) return;
-  const nodes = nodesOf(String(displayNodeId));
+async function onPreview(detail) {
+  const { blob, displayNodeId, isFinished } = detail;
+  const classic = !globalThis.LiteGraph?.vueNodesMode;
+  const nodes = classic ? nodesOf(String(displayNodeId)) : [];
   // A still picture of core on a node that shows a loop.
   for (const node of nodes) if (shown.has(node)) claim(node);
   if (!(await isAnimatedWebp(blob))) return;
+  if (!isFinished) running.set(String(displayNodeId), detail);
   for (const node of nodes) show(node, blob);
+}
+
+/** Put a clip that a node saved in place of the loops of the nodes that it was made by. */
+async function onExecuted({ node, output }) {
+  const [file] = output?.images ?? [];
+  if (!output?.animated?.[0] || !file?.filename.endsWith(".webp")) return;
+  const makers = [...running].filter(([id]) => leadsTo(id, String(node)));
+  if (!makers.length) return;
+  for (const [id] of makers) running.delete(id);
+  const answer = await api.fetchApi(`/view?${new URLSearchParams(file)}`);
+  if (!answer.ok) return;
+  const blob = await answer.blob();
+  for (const [, detail] of makers) {
+    api.dispatchCustomEvent("b_preview_with_metadata", { ...detail, blob, isFinished: true });
+  }
+}
+
+/** Whether what comes out of one node goes into another, also over others; of nodes in a subgraph, that one. */
+function leadsTo(from, to) {
+  const [start, end] = [from, to].map((id) => nodesOf(id)[0]);
+  const seen = new Set(), left = end && end !== start ? [end] : [];
+  while (left.length) {
+    const node = left.pop();
+    if (node === start) return true;
+    if (seen.has(node)) continue;
+    seen.add(node);
+    for (let slot = 0; slot < (node.inputs?.length ?? 0); slot++) {
+      const before = node.getInputNode(slot);
+      if (before) left.push(before);
+    }
+  }
+  return false;
 }
 
 /** The node of an execution id such as "5:3", and the subgraph nodes around it. */

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from ...unet_motion.files.errors import FileFormatError, name_some
 from ...unet_motion.files.reading import open_tensors
 from ...unet_motion.lora.apply import check_matched, motion_only, scaled
 from ...unet_motion.lora.names import LayerNames, layer_of, read_lora
+from ...unet_motion.schedule import Curve
 from .model.build import UNET_PREFIX
 from .step.settings import settings, with_settings
-from .step.strengths import VaryingLora, parse_curve
+from .step.strengths import VaryingLora
+from .step.varying import Varying
 
 MOTION = "motion."
 
@@ -125,32 +127,30 @@ def load_lora(model: Any, path: str, strength: float, allow_partial: bool = Fals
 
 
 def load_motion_lora(
-    model: Any, path: str, strength: float, over_steps: str = "", over_frames: str = "", allow_partial: bool = False
-) -> Any:
+    model: Any, path: str, strength: float, over_steps: str = "", over_frames: str = "", allow_partial: bool = False,
+    curves: Sequence[Curve] = (),
+) -> Any:  # fmt: skip
     """A clone of a MODEL with a LoRA whose strength may change over the steps and the frames.
 
     Where it does not, the LoRA is ComfyUI's patches of the weights; where it does, a setting of the MODEL.
 
     Args:
-        over_steps, over_frames: what the strength is multiplied with, see :func:`parse_curve`.
+        over_steps, over_frames: what the strength is multiplied with, see :meth:`Curve.parse`; empty is 1.
+        curves: more of them.
 
     Raises:
         KeyMismatchError, FileFormatError: see :func:`matched_lora`.
         ValueError: no curve, or one for a file with image layers or other layers than plain LoRAs.
     """
-    steps = parse_curve("strength_over_steps", over_steps, 1.0)
-    frames = parse_curve("strength_over_frames", over_frames)
-    match, curves = matched_lora(model, path, allow_partial), []
-    for points in (steps, frames):
-        if len({value for _, value in points}) == 1:
-            strength *= points[0][1]
-            points = []
-        curves.append(torch.tensor(points) if points else None)
-    if all(curve is None for curve in curves):
-        return _patched(model, match, strength)
+    given = {"steps": over_steps, "frames": over_frames}
+    texts = [Curve.parse(f"strength_over_{over}", text, over) for over, text in given.items() if text.strip(", \n")]
+    varying = Varying.of(strength, [*texts, *curves])
+    match = matched_lora(model, path, allow_partial)
+    if varying.is_constant:
+        return _patched(model, match, varying.number)
     lora = motion_only(os.path.basename(path), {_core_path(key): _pair(key, p) for key, p in match.patches.items()})
     before = settings(model.model_options["transformer_options"]).get("motion_loras", [])
-    return with_settings(model, motion_loras=[*before, VaryingLora(lora.name, lora.layers, strength, *curves)])
+    return with_settings(model, motion_loras=[*before, VaryingLora(lora.name, lora.layers, varying)])
 
 
 def _patched(model: Any, match: Match, strength: float) -> Any:

@@ -46,6 +46,26 @@ def test_generate_writes_a_moving_picture_with_its_settings(generate, capsys):
     assert str(path) in capsys.readouterr().out
 
 
+def test_prompts_over_the_frames_come_from_a_file(generate, tmp_path, capsys):
+    lines = tmp_path / "travel.txt"
+    lines.write_text('"0": "a red star", "3": "a blue star --neg green",\n')
+    status, path = generate(prompt=f"--prompts={lines}")
+    assert status == 0
+    settings = read_metadata(path)
+    assert [key["text"] for key in settings["prompt"]["keys"]] == ["a red star", "a blue star"]
+    assert [key["text"] for key in settings["negative_prompt"]["keys"]] == ["", "green"]
+    _, one = generate(prompt="a red star", name="one.webp")
+    assert one.read_bytes() != path.read_bytes()
+    with Image.open(path) as image:
+        assert image.n_frames == 4 and "workflow" not in str(image.getexif())
+    lines.write_text('"0": "a red star",\n"9" "a blue star"')
+    assert generate(prompt=f"--prompts={lines}")[0] == 2
+    assert f"`{lines}`: line 2: found" in capsys.readouterr().err
+    lines.write_text('"0": "a red star", "3": "a ring", "9": "a blue star"')
+    assert generate(prompt=f"--prompts={lines}")[0] == 2
+    assert "9 is never reached: the clip has 4 frames" in capsys.readouterr().err
+
+
 def test_a_clip_longer_than_the_model_knows_is_drawn_in_windows(generate):
     status, path = generate("--frames", "19", "--window", "8", "--overlap", "3", "--loop", "--free-noise")
     assert status == 0
@@ -193,7 +213,12 @@ def test_bad_input_is_one_sentence_and_status_2(generate, capsys, arguments, wor
     assert not path.exists() and said.out == ""
 
 
-@pytest.mark.parametrize("arguments", [[], ["paint"], ["generate"], ["generate", "x", "--freeu", "1,2"], ["inspect"]])
+WRONG = [
+    [], ["paint"], ["generate"], ["generate", "x", "--prompts", "y"], ["generate", "x", "--freeu", "1,2"], ["inspect"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WRONG)
 def test_wrong_usage_is_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

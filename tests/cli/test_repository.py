@@ -88,6 +88,15 @@ def test_core_imports_itself_relatively_and_only_what_it_declares(path):
             assert allowed, f"{name}:{node.lineno} imports {module}"
 
 
+def test_type_checkers_see_every_export():
+    stub = ast.parse((ROOT / "unet_motion" / "__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    typed = {alias.asname: "." * node.level + node.module for node in imports for alias in node.names}
+    assert typed == unet_motion._EXPORTS and set(unet_motion.__all__) == {*typed, "__version__"}
+    assert all(getattr(unet_motion, name) is not None for name in dir(unet_motion))
+    assert (ROOT / "unet_motion" / "py.typed").is_file()
+
+
 def test_core_works_with_neither_comfyui_nor_diffusers_nor_any_extra():
     blocked = ["comfy", "nodes", "folder_paths", "diffusers", "transformers", "tqdm", "av", "xformers", "triton"]
     code = f"""

@@ -53,7 +53,7 @@ def test_two_in_a_row_act_together_and_each_alone_and_leave_nothing(server, file
     pan = load(needs["model"], files[0])
     both = load(pan, files[1])
     frames = load(pan, files[1], strength_over_frames="0:0, 7:1")
-    level = load(pan, files[1], strength_over_frames="0:1, 50:1, 51:0")
+    level = load(pan, files[1], strength_over_frames="0:0, 0:1")
     steps = load(pan, files[1], strength_over_steps="0:1, 0.3:1, 0.3:0")
     found = {"plain": needs["model"], "pan": pan, "both": both, "frames": frames, "level": level, "steps": steps}
     for name, model in found.items():

@@ -360,3 +360,13 @@ def test_an_ip_adapter_of_another_kind_is_refused(tmp_path):
     for load in (UNetMotionModel.from_pretrained, load_unet):
         with pytest.raises(FileFormatError, match=f"{tmp_path}: .*encoder_hid_proj.latents.* not supported"):
             load(tmp_path)
+
+
+def test_diffusers_keyword_names_are_taken_and_a_hub_is_refused_before_anything_is_written(tmp_path):
+    unet = model()
+    unet.save_pretrained(save_directory=tmp_path / "unet", push_to_hub=False)
+    again = UNetMotionModel.from_pretrained(pretrained_model_name_or_path=tmp_path / "unet")
+    assert all(torch.equal(value, unet.state_dict()[name]) for name, value in again.state_dict().items())
+    with pytest.raises(ValueError, match="`push_to_hub` is True, expected False"):
+        unet.save_pretrained(tmp_path / "other", push_to_hub=True)
+    assert not (tmp_path / "other").exists()

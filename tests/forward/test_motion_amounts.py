@@ -204,7 +204,7 @@ def test_windows_take_their_own_frames():
         (dict(effect=torch.ones(2, 4, 4)), r"`effect` has shape \(2, 4, 4\)"),
         (
             dict(blocks=("up_block",)),
-            "`blocks` has 'up_block', where this UNet has no motion modules, .* down_blocks.0",
+            "`blocks` has 'up_block', where this UNet has no motion, .* down_blocks.0",
         ),
     ],
 )

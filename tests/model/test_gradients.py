@@ -95,6 +95,27 @@ def test_checkpointing_keeps_gradients_in_every_norm_scope(resnet, motion):
     assert_gradients_close(gradients(ours, run_ours, inputs), expected)
 
 
+def test_checkpointing_runs_a_function_of_the_callers_and_then_the_usual_one_again():
+    ours, _ = pair(TINY)
+    inputs = make_inputs(TINY, batch=2, frames=3)
+    expected = gradients(ours, run_ours, inputs)
+    called = []
+
+    def own(function, *arguments):
+        called.append(function)
+        return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
+
+    ours.enable_gradient_checkpointing(own)
+    assert_gradients_close(gradients(ours, run_ours, inputs), expected)
+    # Each resnet, transformer and motion module, once in the forward pass.
+    lists = ("resnets", "attentions", "motion_modules")
+    assert len(called) == sum(name.rpartition(".")[0].endswith(lists) for name, _ in ours.named_modules())
+    called.clear()
+    ours.enable_gradient_checkpointing()
+    assert_gradients_close(gradients(ours, run_ours, inputs), expected)
+    assert not called
+
+
 def test_checkpointing_follows_the_options_of_the_call():
     """What is computed again in the backward pass must use the options of its own call."""
     ours, _ = pair(TINY)

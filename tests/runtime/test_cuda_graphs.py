@@ -6,7 +6,7 @@ output, as a graph does; with one, the last test captures real graphs.
 
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -101,6 +101,46 @@ def test_another_shape_setting_option_or_weight_is_captured_anew(unet):
     for count, change in enumerate(changes, 1):
         change()
         assert recorder.captured == count and len(graphs) <= 2
+
+
+def option_values(unet):
+    """Option of a call -> values of it that compute different things."""
+    path = next(name for name in unet._motion_paths if name.endswith("to_q"))
+    rows, columns = unet.get_submodule(path).weight.shape
+    pairs = [(torch.randn(2, columns), torch.randn(rows, 2)) for _ in range(2)]
+    return {
+        "freeu": [None, FreeU(0.9, 0.2, 1.5, 1.6), FreeU(0.9, 0.2, 1.5, 1.6, version="v2")],
+        "attn_processors": ["sdpa", "math"],
+        "forward_chunking": [None, (1, 0), (2, 0), (1, 1)],
+        "resnet_norm_scope": ["frame", "clip"],
+        "motion_norm_scope": ["frame", "clip"],
+        "hooks": [Fixed("a"), Fixed("b")],
+        "motion_loras": [(), *((MotionLora("pan", {path: pair}, 1.0),) for pair in pairs)],
+    }
+
+
+def test_no_option_of_a_call_is_left_out_of_what_a_graph_is_for(unet):
+    values = option_values(unet)
+    elsewhere = {"frame_positions", "text_keys", "plan"}  # not captured; not used in graphs; made of another
+    assert {field.name for field in fields(ForwardOptions)} == values.keys() | elsewhere
+    for name, choices in values.items():
+        recorder = Recorder()
+        graphs = StepGraphs(unet, most=len(choices), recorder=recorder)
+        for _ in range(2):
+            results = [check(graphs, 1, ForwardOptions(**{name: value})) for value in choices]
+        assert recorder.captured == len(choices), name
+        if name not in ("attn_processors", "forward_chunking", "hooks"):  # which compute the same, otherwise
+            assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(results) for b in results[:i]), name
+
+
+def test_inputs_of_one_form_under_other_names_are_other_inputs():
+    unet = randomise(UNetMotionModel(**TINY, time_cond_proj_dim=5))
+    recorder = Recorder()
+    graphs = StepGraphs(unet, recorder=recorder)
+    rows = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0, 1.0]])
+    for _ in range(2):
+        masked, conditioned = (check(graphs, 1, **{name: rows}) for name in ("attention_mask", "timestep_cond"))
+    assert recorder.captured == 2 and (masked - conditioned).abs().max() > 1e-3
 
 
 def test_weights_that_are_edited_in_place_act_without_a_new_capture(unet):

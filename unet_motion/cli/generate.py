@@ -24,12 +24,21 @@ def add_arguments(subparsers) -> None:
         help="make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames",
         description="Make a clip from a prompt with the bundled model, which knows drawn shapes, colours and motions.",
         epilog="WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
-        "ComfyUI's page. None with --model, --motion-lora, --window, --noise, --free-init or --attention sage, with "
-        "the samplers euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of 2**53 or "
-        "more, a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside 0 to 10.",
+        "ComfyUI's page. None with --prompts, --model, --motion-lora, --window, --noise, --free-init or --attention "
+        "sage, with the samplers euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of "
+        "2**53 or more, a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside "
+        "0 to 10.",
     )
     add = parser.add_argument
-    add("prompt", help='what to draw, such as "a red star moving left"')
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("prompt", nargs="?", help='what to draw, such as "a red star moving left"')
+    text.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help='prompts over the frames in place of one: lines such as "0": "a red star", "15": "a blue star", or JSON; '
+        "--neg in them for the negative ones",
+    )
     add(
         "--out",
         type=Path,
@@ -115,11 +124,12 @@ def run(args: argparse.Namespace) -> None:
     from .. import video
 
     path, windows, free_init = _check_output(args), _windows(args), _free_init(args)
+    prompt, negative = _prompts(args)
     start = time.perf_counter()
-    pipeline, unknown = _load(args)
+    pipeline, unknown = _load(args, [prompt, negative])
     frames = pipeline(
-        args.prompt,
-        negative_prompt=args.negative,
+        prompt,
+        negative_prompt=negative,
         frames=args.frames,
         steps=args.steps,
         guidance=args.guidance,
@@ -148,11 +158,23 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: {len(frames)} frames of {enlarged.shape[2]}x{enlarged.shape[1]}, in {seconds:.1f} s")
 
 
+def _prompts(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The prompt and the negative prompt: text, or schedules of a file."""
+    from ..schedule import PromptSchedule
+
+    if args.prompts is None:
+        return args.prompt, args.negative
+    text = args.prompts.read_text(encoding="utf-8-sig")
+    prompt, negative = PromptSchedule.parse(str(args.prompts), text).split_negative()
+    prompt.shares(args.frames)
+    return prompt, args.negative if negative.texts == ("",) else negative
+
+
 def _check_output(args: argparse.Namespace) -> Path:
     """The file to write, after checking all that concerns files: better before a long run than after it."""
     from .. import video
 
-    path = args.out or default_path(args.prompt, args.seed)
+    path = args.out or default_path(args.prompt or args.prompts.stem, args.seed)
     video.check_playback(args.fps, args.quality, path.suffix)
     video.check_resize(args.scale, args.filter)
     if args.sheet is not None and args.sheet.suffix.lower() != ".png":
@@ -171,6 +193,10 @@ def describe(args: argparse.Namespace) -> dict:
     names = ("prompt", "negative", "seed", "steps", "guidance", "frames", "width", "height", "sampler")
     settings = {name: getattr(args, name) for name in (*names, "fps", "scale", "filter", "freeu", "attention")}
     settings["negative_prompt"] = settings.pop("negative")
+    if args.prompts is not None:
+        settings["prompt"], settings["negative_prompt"] = (
+            text if isinstance(text, str) else text.to_json() for text in _prompts(args)
+        )
     return {
         **settings,
         "model": args.model.name if args.model else "bundled",
@@ -194,7 +220,7 @@ def _graphs(settings: dict, path: Path, quality: int | None = None) -> dict:
     return {} if graph is None else {"workflow": graph.workflow(), "prompt": graph.prompt()}
 
 
-def _load(args: argparse.Namespace):
+def _load(args: argparse.Namespace, prompts: list):
     """The bundled pipeline, and the words of the prompts that it does not know (said on standard error)."""
     from ..lora.apply import apply_motion_lora
     from ..sampling import MotionPipeline
@@ -206,7 +232,8 @@ def _load(args: argparse.Namespace):
         if applied.unmatched:
             left = f"{len(applied.unmatched)} layers do not fit the model and are left out"
             print(f"unet-motion generate: {applied.name}: {left}: {', '.join(applied.unmatched)}", file=sys.stderr)
-    unknown = pipeline.unknown_words(f"{args.prompt} {args.negative}")
+    texts = [text for p in prompts for text in ([p] if isinstance(p, str) else p.texts)]
+    unknown = pipeline.unknown_words(" ".join(texts))
     if unknown:
         print(
             f"unet-motion generate: the model does not know {', '.join(unknown)}; "

@@ -50,6 +50,7 @@ def save_pretrained(
     safe_serialization: bool = True,
     is_main_process: bool = True,
     extra_config: Mapping[str, Any] | None = None,
+    push_to_hub: bool = False,
 ) -> None:
     """Write a model's ``config.json`` and weights; diffusers reads the folder too.
 
@@ -60,10 +61,14 @@ def save_pretrained(
         safe_serialization: safetensors rather than a pickle (``.bin``).
         is_main_process: false writes nothing (training on several processes).
         extra_config: more entries for ``config.json``.
+        push_to_hub: only False, as in calls that are written for diffusers.
 
     Raises:
         OSError: the folder cannot be written; what was in it is as it was.
+        ValueError: asked to push to a hub.
     """
+    if push_to_hub:
+        raise ValueError("`push_to_hub` is True, expected False: this class writes to folders only.")
     if not is_main_process:
         return
     config = {**model.config.to_dict(), "_class_name": model.config_class.class_name, **(extra_config or {})}

@@ -82,6 +82,41 @@ def scale_blocks(module: MotionModule, factors: Mapping[str, float]) -> MotionMo
     return dataclasses.replace(module, state_dict=state, is_as_in_file=False)
 
 
+NAMED_WEIGHTS = {"attention": ".attn", "positions": ".pos_embed.pe"}
+"""What :func:`adjust_weights` calls by a word of its own -> part of their names."""
+
+
+def adjust_weights(
+    module: MotionModule, times: float = 1.0, plus: float = 0.0, names: Sequence[str] = ()
+) -> MotionModule:
+    """Motion modules whose weights are multiplied and then added to, in float32, position tables too.
+
+    Args:
+        names: which ones: ``attention``, ``positions``, or parts of their names, such as ``to_q``; none is all.
+
+    Raises:
+        ValueError: a number that is not finite or too large for the dtype, or a name of no weight.
+    """
+    for name, number in (("times", times), ("plus", plus)):
+        if not _is_factor(number):
+            raise ValueError(f"`{name}` is {number}, expected a number of at most {MAX_FACTOR:g}.")
+    parts = [NAMED_WEIGHTS.get(name, name) for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if not any(part in key for key in module.state_dict):
+            raise ValueError(
+                f"{name!r} is part of no weight's name in {module.path}, expected attention, positions or such as to_q."
+            )
+    if times == 1 and plus == 0:
+        return module
+    state = {
+        key: _finite((tensor.float() * times + plus).to(tensor.dtype), key, module)
+        if not parts or any(part in key for part in parts)
+        else tensor
+        for key, tensor in module.state_dict.items()
+    }
+    return dataclasses.replace(module, state_dict=state, is_as_in_file=False)
+
+
 def parse_blocks(texts: Iterable[str]) -> dict[str, list[float]]:
     """Numbers by block from texts such as ``up_blocks.1=0.2,0.8``; empty ones are left out.
 

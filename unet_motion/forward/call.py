@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops.attention.processors import DEFAULT_PROCESSOR
 from .conditioning import Conditioning, build_text
@@ -76,8 +75,8 @@ class Call:
 
     def run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """Call ``function``, without keeping its activations where gradient checkpointing is on."""
-        if self.settings.checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *inputs, use_reentrant=False)
+        if self.settings.checkpointing is not None and torch.is_grad_enabled():
+            return self.settings.checkpointing(function, *inputs)
         return function(*inputs)
 
 

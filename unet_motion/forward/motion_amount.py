@@ -19,8 +19,8 @@ class MotionAmount:
     """What motion modules do in a call, beside what they were trained to do; several multiply.
 
     Args:
-        scale: factor of the keys of attention over the frames: above 1 each frame looks more at the frames that are
-            like it, and movement grows; below 1 frames come nearer to their mean. As AnimateDiff-Evolved's motion scale.
+        scale: factor of the keys of attention over the frames, as AnimateDiff-Evolved's motion scale: above 1 each
+            frame looks more at those that are like it, and movement grows; below 1 frames come nearer to their mean.
         effect: share of what a module adds to its input: 0 is none, and 1 what it was trained to add.
         blocks: for whose modules, such as ``up_blocks``, ``down_blocks.0`` or
             ``up_blocks.1.motion_modules.0``; none: for all.
@@ -100,17 +100,20 @@ def acting_amounts(
     found: dict[nn.Module, Acting] = {}
     for amount in amounts:
         for block in amount.blocks:
-            if not any(path == block or path.startswith(f"{block}.") for path, _ in modules):
-                raise ValueError(
-                    f"`blocks` has {block!r}, where this UNet has no motion modules, expected names such as "
-                    f"{modules[0][0].partition('.motion_modules')[0] if modules else 'none'}."
-                )
+            check_block(block, modules)
         scale, effect = (_placed(name, getattr(amount, name), batch, frames, like) for name in ("scale", "effect"))
         for path, module in modules:
             if amount.acts_on(path):
                 before = found.get(module) or Acting()
                 found[module] = Acting(before.scale.times(scale), before.effect.times(effect))
     return found
+
+
+def check_block(block: str, modules: Sequence[tuple[str, nn.Module]]) -> None:
+    """Raise ValueError for the name of a block without motion modules, which are given with their paths."""
+    if not any(path == block or path.startswith(f"{block}.") for path, _ in modules):
+        known = modules[0][0].partition(".motion_modules")[0] if modules else "none"
+        raise ValueError(f"`blocks` has {block!r}, where this UNet has no motion, expected names such as {known}.")
 
 
 def _placed(name: str, amount: Amount, batch: int, frames: int, like: Tensor) -> Amount:

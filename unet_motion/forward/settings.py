@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .freeu import FreeU
 from .options import INHERIT, ForwardOptions
 
 OPTIONS = ("freeu", "forward_chunking", "resnet_norm_scope", "motion_norm_scope")
 """Settings that :class:`ForwardOptions` may choose for a call."""
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Call a function, keeping its inputs alone for the backward pass."""
+    return checkpoint(function, *inputs, use_reentrant=False)
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,8 @@ class Settings:
         forward_chunking: (chunk_size, dim) of the feed-forward layers, or None.
         resnet_norm_scope, motion_norm_scope: ``frame`` or ``clip``.
         fused_projections: queries, keys and values are one product.
-        checkpointing: activations are computed again in the backward pass.
+        checkpointing: how activations are computed again in the backward pass (a function that is called with a layer's
+            function and its inputs), or None: they are kept.
     """
 
     freeu: FreeU | None = None
@@ -28,7 +39,7 @@ class Settings:
     resnet_norm_scope: str = "frame"
     motion_norm_scope: str = "clip"
     fused_projections: bool = False
-    checkpointing: bool = False
+    checkpointing: Callable[..., Any] | None = None
 
     def under(self, options: ForwardOptions) -> Settings:
         """These settings with what the options of a call choose in their place."""

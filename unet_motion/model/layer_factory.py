@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,6 +32,12 @@ class LayerFactory:
     def __deepcopy__(self, memo) -> LayerFactory:
         # Nothing here changes, and a namespace such as torch.nn cannot be copied: a copied model shares it.
         return self
+
+    def __reduce__(self):
+        # A module such as torch.nn cannot be pickled; it is found again by its name.
+        operations = self.operations
+        found = _Module(operations.__name__) if isinstance(operations, ModuleType) else operations
+        return _unpickled, (found, self.weights, self.dtype, self.device)
 
     @property
     def _where(self) -> dict[str, Any]:
@@ -58,6 +66,17 @@ class LayerFactory:
 
     def layer_norm(self, width: int) -> nn.Module:
         return self._owned(self.operations.LayerNorm(width, eps=1e-5, elementwise_affine=True, **self._where))
+
+
+@dataclass(frozen=True)
+class _Module:
+    name: str
+
+
+def _unpickled(operations: Any, *others: Any) -> LayerFactory:
+    if isinstance(operations, _Module):
+        operations = importlib.import_module(operations.name)
+    return LayerFactory(operations, *others)
 
 
 def make_factory(operations=None, weights=None, dtype=None, device=None) -> LayerFactory:

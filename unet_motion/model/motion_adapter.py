@@ -74,10 +74,10 @@ class MotionAdapter(nn.Module):
         return cls(**{name: config[name] for name in config.field_names()}, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **kwargs: Any) -> MotionAdapter:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> MotionAdapter:
         """Read a folder written by :meth:`save_pretrained` or by diffusers."""
-        return from_pretrained(cls, path, **kwargs)
+        return from_pretrained(cls, pretrained_model_name_or_path, **kwargs)
 
-    def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write ``config.json`` and safetensors weights that diffusers reads too."""
-        save_pretrained(self, path, **kwargs)
+        save_pretrained(self, save_directory, **kwargs)

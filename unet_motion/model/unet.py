@@ -16,6 +16,7 @@ frames of a pixel. Frames stay in the batch and channels last in memory from end
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..forward.conditioning import Conditioning, expand_timestep, text_time_vect
 from ..forward.entry_checks import check_dtype, check_frame_count, check_sample, check_timestep, check_types
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
-from ..forward.settings import Settings
+from ..forward.settings import Settings, recomputed
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import is_hosted
 from ..ops.linear.packed import TimeProjections
@@ -84,6 +85,7 @@ class MotionUNet(nn.Module):
         self.conv_out = make.conv(width, config.out_channels, 3, padding=1)
         self.time_projections = TimeProjections([m for m in self.modules() if isinstance(m, ResnetBlock)])
         self.gradient_checkpointing = False
+        self.checkpointing_function: Callable[..., Any] = recomputed
         self._defaults = Settings()
         self._list_layers()
 
@@ -187,7 +189,7 @@ class MotionUNet(nn.Module):
             self._defaults,
             resnet_norm_scope=self.config.resnet_norm_scope,
             motion_norm_scope=self.config.motion_norm_scope,
-            checkpointing=self.gradient_checkpointing,
+            checkpointing=self.checkpointing_function if self.gradient_checkpointing else None,
         )
 
     def set_defaults(self, **changes: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..forward.entry_checks import check_sample
 from ..forward.freeu import FreeU
 from ..forward.options import ForwardOptions, check_chunking
 from ..forward.processor_plan import choose_processors
+from ..forward.settings import recomputed
 from ..ops.attention.processors import DEFAULT_PROCESSOR
 from . import inflate, ip_adapter
 from .motion_adapter import MotionAdapter
@@ -153,8 +154,14 @@ class UNetMotionModel(MotionUNet):
         """Undo :meth:`fuse_qkv_projections`."""
         self.set_defaults(fused_projections=False)
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute resnets, transformers and motion modules in the backward pass instead of keeping activations."""
+    def enable_gradient_checkpointing(self, gradient_checkpointing_func: Callable[..., Any] | None = None) -> None:
+        """Recompute resnets, transformers and motion modules in the backward pass instead of keeping activations.
+
+        Args:
+            gradient_checkpointing_func: called with a layer's function and its inputs in place of that function; the
+                default is ``torch.utils.checkpoint.checkpoint`` without reentrance.
+        """
+        self.checkpointing_function = gradient_checkpointing_func or recomputed
         self.gradient_checkpointing = True
 
     def disable_gradient_checkpointing(self) -> None:
@@ -230,13 +237,13 @@ class UNetMotionModel(MotionUNet):
         self.motion_adapter().save_pretrained(path, **{"extra_config": scopes, **kwargs})
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any):
         """Read a folder written by :meth:`save_pretrained` or by diffusers."""
-        return from_pretrained(cls, path, **kwargs)
+        return from_pretrained(cls, pretrained_model_name_or_path, **kwargs)
 
-    def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write ``config.json`` and safetensors weights that diffusers reads too."""
-        save_pretrained(self, path, **kwargs)
+        save_pretrained(self, save_directory, **kwargs)
 
     def load_ip_adapter(self, state_dicts: Sequence[Mapping[str, Any]] | Mapping[str, Any], scale: float = 1.0) -> None:
         """Set image layers from IP-Adapter files, replacing those that were loaded before.

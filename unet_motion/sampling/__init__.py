@@ -2,6 +2,7 @@
 
 from .context_windows import FUSES, SCHEDULES, ContextWindows
 from .free_init import FILTERS, FreeInit
+from .named_schedules import NAMED_SCHEDULES, named_schedule, noise_ratios
 from .noise import (
     NOISES,
     NoiseMix,
@@ -30,6 +31,7 @@ __all__ = [
     "BETA_SCHEDULES",
     "FILTERS",
     "FUSES",
+    "NAMED_SCHEDULES",
     "NOISES",
     "PREDICTIONS",
     "SAMPLERS",
@@ -50,6 +52,8 @@ __all__ = [
     "get_sampler",
     "make_betas",
     "mix_noise",
+    "named_schedule",
+    "noise_ratios",
     "rescale_zero_terminal_snr",
     "seed_apart",
     "seeded_generator",

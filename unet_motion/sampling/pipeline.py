@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +16,16 @@ from ..forward.options import ForwardOptions
 from ..forward.text_keys import TextKeys
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
+from ..schedule.curve import Curve, product
 from .context_windows import ContextWindows
 from .free_init import FreeInit
 from .noise import NoiseMix, clip_noise, seeded_generator
 from .noise_schedule import INFO_KEYS, NoiseSchedule
 from .samplers import get_sampler
+from .text import Prompt, RunText
 from .windowed import options_of, windowed
+
+Options = ForwardOptions | Callable[[float], ForwardOptions]
 
 
 class Tokenizer(Protocol):
@@ -101,19 +105,23 @@ class MotionPipeline:
 
     @torch.inference_mode()
     def __call__(
-        self, prompt: str, negative_prompt: str = "", frames: int = 16, steps: int = 20, guidance: float = 3.0,
-        seed: int = 0, sampler: str = "ddim", width: int = 64, height: int = 64, spacing: str | None = None,
-        options: ForwardOptions | None = None, progress: bool = True, windows: ContextWindows | None = None,
-        windows_at_once: int = 1, noise: str | NoiseMix = "default", free_init: FreeInit | None = None,
+        self, prompt: Prompt, negative_prompt: Prompt = "", frames: int = 16, steps: int = 20,
+        guidance: float | Curve | Sequence[Curve] = 3.0, seed: int = 0, sampler: str = "ddim", width: int = 64,
+        height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
+        windows: ContextWindows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
+        free_init: FreeInit | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
+        prompt, negative_prompt: for all frames, or a `PromptSchedule` over them.
         steps: model evaluations; the time is proportional to it.
-        guidance: classifier-free guidance scale (Ho and Salimans 2022); 1 means none, in half the time.
+        guidance: classifier-free guidance scale (Ho and Salimans 2022); 1 means none, in half the time. Curves over
+            frames or steps are multiplied.
         seed: 0 to 2**64 - 1.
         sampler, spacing: names from `SAMPLERS` and `SPACINGS`; spacing None is the sampler's own.
         width, height: pixels, multiples of `pixels_per_latent`.
-        options: `ForwardOptions` for every model call.
+        options: `ForwardOptions` for every model call, or a function that gives them for a share of the sampling,
+            from 0 at the most noise to 1. What they hold for each frame is for the frames of the clip.
         windows: how a clip longer than the model's position table is cut; see `ContextWindows`.
         windows_at_once: windows in one model call; more take more memory.
         noise: a name from `NOISES`, or a mix of them; see `clip_noise`.
@@ -123,7 +131,8 @@ class MotionPipeline:
         self._check(frames, guidance, width, height, windows, windows_at_once)
         run = get_sampler(sampler)
         cut = windows or ContextWindows(length=frames, overlap=0)
-        predict = self._guided(prompt, negative_prompt, frames, guidance, options)
+        prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
+        predict = self._guided(prompts, frames, guidance, options)
 
         def sample(state: Tensor, steps: int, generator: torch.Generator, label: str) -> Tensor:
             plan = self.schedule.steps(steps, spacing or run.spacing)
@@ -165,40 +174,35 @@ class MotionPipeline:
         find = getattr(self.tokenizer, "unknown_words", None)
         return find(prompt) if find else []
 
-    def _guided(self, prompt: str, negative_prompt: str, frames: int, guidance: float, options) -> Callable:
+    def _guided(self, prompts: Sequence[Prompt], frames: int, guidance: Any, options: Options | None) -> Callable:
         """The prediction for windows: both conditions as one batch, mixed by the guidance scale."""
-        prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
-        hidden, pooled = self.text_encoder(self.tokenizer.encode_all(prompts).to(self.unet.device))
+        text = RunText(prompts, lambda texts: self.text_encoder(self._ids(texts)), frames, self.added_cond)
         graphs = self.unet.device.type == "cuda" if self.cuda_graphs is None else self.cuda_graphs
         step = self._graphs if graphs else self.unet.forward_frames
-        options = options or ForwardOptions()
-        if options.text_keys is None and not graphs:
-            options = replace(options, text_keys=TextKeys())
-
-        @lru_cache(maxsize=4)
-        def conditions(count: int) -> tuple[Tensor, dict[str, Any]]:
-            """Text and what else the model takes for so many windows; kept, since `TextKeys` looks at objects."""
-            text = hidden.repeat_interleave(count, 0)
-            if self.added_cond is None:
-                return text, {}
-            pooled_rows = None if pooled is None else pooled.repeat_interleave(count, 0)
-            return text, {"added_cond_kwargs": self.added_cond(pooled_rows, len(text))}
+        chosen = options if callable(options) else lambda share: options or ForwardOptions()
+        keys = None if graphs else TextKeys()
+        last = len(self.schedule.alphas_cumprod) - 1
 
         def predict(x: Tensor, timestep: Tensor, windows: Sequence[Sequence[int]]) -> Tensor:
+            share = 1 - float(timestep.reshape(-1)[0]) / last
             rows = torch.cat([x] * len(prompts)).to(self.unet.dtype)
             t = timestep.to(x.device, torch.float32)
-            text, extra = conditions(len(windows))
-            given = options_of(options, windows, frames, len(prompts))
-            out = step(rows, t, text, num_frames=len(windows[0]), options=given, **extra).float()
+            hidden, extra = text.rows(windows)
+            given = options_of(chosen(share), windows, frames, len(prompts))
+            given = replace(given, text_keys=keys) if given.text_keys is None and keys is not None else given
+            out = step(rows, t, hidden, num_frames=len(windows[0]), options=given, **extra).float()
             if len(prompts) == 1:
                 return out
             without, with_prompt = out.chunk(2)
-            return without + guidance * (with_prompt - without)
+            return without + _scale(guidance, frames, share, windows, x) * (with_prompt - without)
 
         return predict
 
+    def _ids(self, texts: list[str]) -> Tensor:
+        return self.tokenizer.encode_all(texts).to(self.unet.device)
+
     def _check(
-        self, frames: int, guidance: float, width: int, height: int, windows: ContextWindows | None, at_once: int
+        self, frames: int, guidance: Any, width: int, height: int, windows: ContextWindows | None, at_once: int
     ) -> None:
         most = self.unet.config.motion_max_seq_length
         if windows is not None and windows.length > most:
@@ -211,9 +215,31 @@ class MotionPipeline:
             )
         if at_once < 1:
             raise ValueError(f"windows_at_once is {at_once}, expected at least 1")
-        if not 0 <= guidance <= 100:
-            raise ValueError(f"guidance is {guidance}, expected 0 to 100")
+        _check_guidance(guidance, frames)
         unit = self.pixels_per_latent
         for name, size in (("width", width), ("height", height)):
             if size < unit or size % unit:
                 raise ValueError(f"{name} is {size}, expected a multiple of {unit} pixels, at least {unit}")
+
+
+def _check_guidance(guidance: Any, frames: int) -> None:
+    if isinstance(guidance, (int, float)):
+        if not 0 <= guidance <= 100:
+            raise ValueError(f"guidance is {guidance}, expected 0 to 100")
+        return
+    curves = [guidance] if isinstance(guidance, Curve) else list(guidance)
+    if not curves or not all(isinstance(curve, Curve) for curve in curves):
+        raise ValueError(f"guidance is {guidance!r}, expected a number or curves")
+    try:
+        product(curves, frames, 0.0)
+    except ValueError as error:
+        raise ValueError(f"guidance: {error}") from None
+
+
+def _scale(guidance: Any, frames: int, share: float, windows: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:
+    """The guidance scale for the frames of windows: a number, or (rows, 1, 1, 1)."""
+    if isinstance(guidance, (int, float)):
+        return guidance
+    values = product([guidance] if isinstance(guidance, Curve) else guidance, frames, share)
+    rows = values[[frame for window in windows for frame in window]]
+    return rows.to(like.device, torch.float32).view(-1, 1, 1, 1)

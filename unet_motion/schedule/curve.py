@@ -196,6 +196,14 @@ class Curve:
         return float(self.pieces().at(torch.tensor(share, dtype=torch.float64)))
 
 
+def product(curves: Sequence[Curve], frames: int, share: float) -> Tensor:
+    """The product of curves at each frame of a clip at a share of the sampling, float64 (frames,)."""
+    values = torch.ones(frames, dtype=torch.float64)
+    for curve in curves:
+        values = values * (curve.values(frames) if curve.over == "frames" else curve.value_at(share))
+    return values
+
+
 def _factors(keys: Sequence[Key], places: Sequence[float]) -> Tensor:
     """(K, 4), see :class:`Pieces`."""
     slopes, rows = _slopes(keys, places), []

@@ -63,6 +63,11 @@ class PromptSchedule:
         check_order([key.at for key in self.keys])
 
     @classmethod
+    def constant(cls, text: str) -> PromptSchedule:
+        """One prompt for all frames."""
+        return cls((PromptKey(Place(0.0), text),))
+
+    @classmethod
     def parse(
         cls, name: str, text: str, before: str = "", after: str = "", interpolation: str = "linear"
     ) -> PromptSchedule:

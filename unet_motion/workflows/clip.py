@@ -36,6 +36,9 @@ def no_graph(settings: Mapping[str, Any]) -> str | None:
         "a FreeU factor is out of range": any(not 0 <= f <= LARGEST_FACTOR for f in settings["freeu"] or ()),
         "the attention is not exact": settings["attention"] == "sage",
         "it is drawn in windows": settings.get("windows") is not None,
+        "the prompt changes over the frames": any(
+            not isinstance(settings[name], str) for name in ("prompt", "negative_prompt")
+        ),
         "it starts from other noise": settings.get("noise", "default") != "default",
         "it is sampled several times": settings.get("free_init") is not None,
     }

@@ -10,8 +10,9 @@ from typing import Any
 from ....unet_motion.formats import MotionModule, PositionOptions, load_motion_module, load_unet
 from ....unet_motion.formats.motion_weights import with_positions
 from ....unet_motion.formats.positions import UNCHANGED
-from ..model.apply import AUTO, trained_sampling
-from ..model.build import Source, build_model
+from ..model.apply import trained_sampling
+from ..model.build import Source, build_model, sampling_settings
+from ..model.noise_schedules import AUTO, set_schedule
 from ..model.saving import saved_settings
 
 
@@ -54,7 +55,7 @@ def load_unet_model(
 
     Args:
         norm_scope: `auto` or a preset of the core.
-        beta_schedule: `auto` or ComfyUI's name.
+        beta_schedule: one of `BETA_SCHEDULES`; `keep` is what the file says, or Stable Diffusion's.
         disable_dynamic: use ComfyUI's plain model patcher.
 
     Raises:
@@ -69,7 +70,9 @@ def load_unet_model(
             "Module behind it, which bring SDXL's own text and latents."
         )
     if beta_schedule != AUTO or module is not None or not settings:
-        settings["sampling"] = {**settings.get("sampling", {}), **trained_sampling(module, beta_schedule)}
+        base = settings.get("sampling") or sampling_settings("linear")
+        settings["sampling"] = {**base, **trained_sampling(module, beta_schedule)}
     model = build_model(Source(core.config, core.state_dict(), **settings), disable_dynamic)
+    set_schedule(model, beta_schedule)
     model.cached_patcher_init = (load_unet_model, (path, motion, norm_scope, beta_schedule))
     return model

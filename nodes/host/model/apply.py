@@ -14,12 +14,11 @@ from ....unet_motion.formats.motion_weights import with_positions
 from ....unet_motion.model.inflate import widen_conv_in
 from .build import FP8, POSITIONS, motion_base_model, original_weights, sampling_settings, with_model
 from .ldm_view import LDMView
+from .noise_schedules import AUTO, BY_SETTINGS, KEEP, MODEL_SAMPLING, set_schedule
 from .unet_config import check_fits, from_comfy
 
-AUTO = "auto"
 # The schedule of every published SD1.5 motion module; diffusers calls it "linear".
 MOTION_SCHEDULE = "sqrt_linear"
-MODEL_SAMPLING = "model_sampling"
 INPUT = "input_blocks.0.0.weight"
 
 
@@ -30,10 +29,17 @@ def norm_scopes(norm_scope: str, motion: MotionModule) -> dict[str, str]:
 
 
 def trained_sampling(motion: MotionModule | None, beta_schedule: str) -> dict[str, Any]:
-    """ComfyUI's sampling settings for a node's choice; `auto` is what the motion module was trained with."""
+    """ComfyUI's sampling settings for a node's choice; `auto` is what the motion module was trained with.
+
+    Schedules that no settings describe are set by :func:`set_schedule`.
+    """
+    if beta_schedule in BY_SETTINGS:
+        return sampling_settings(*BY_SETTINGS[beta_schedule])
+    if beta_schedule == KEEP:
+        return {}
     known = None if motion is None else motion.published
     if beta_schedule != AUTO or known is None:
-        return sampling_settings(MOTION_SCHEDULE if beta_schedule == AUTO else beta_schedule)
+        return sampling_settings(MOTION_SCHEDULE)
     return sampling_settings(known.comfy_schedule, known.beta_start, known.beta_end)
 
 
@@ -70,8 +76,8 @@ def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO
     Args:
         model: ComfyUI's ModelPatcher of an SD1.5 or SDXL UNet.
         norm_scope: `auto` or a key of NORM_SCOPES.
-        beta_schedule: `auto`, or ComfyUI's name; `auto` keeps a schedule that a node set on the MODEL, any other choice
-            replaces it.
+        beta_schedule: one of `BETA_SCHEDULES`; `auto` and `keep` keep a schedule that a node set on the MODEL, any
+            other choice replaces it.
 
     Raises:
         ValueError: neither an SD1.5 nor an SDXL model, or a motion module of another shape.
@@ -88,8 +94,9 @@ def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO
     new = motion_base_model(base, config, trained_sampling(motion, beta_schedule))
     _fill(new.diffusion_model, {**spatial, **_motion_weights(motion, base.get_dtype())}, name)
     clone = with_model(model, new)
-    if beta_schedule != AUTO:
+    if beta_schedule not in (AUTO, KEEP):
         clone.object_patches.pop(MODEL_SAMPLING, None)
+    set_schedule(clone, beta_schedule)
     clone.cached_patcher_init = None
     if getattr(model, "cached_patcher_init", None) is not None and motion.is_as_in_file:
         clone.cached_patcher_init = (

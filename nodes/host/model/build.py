@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ....unet_motion import UNetMotionConfig, UNetMotionModel
-from ....unet_motion.formats.kinds import COMFY_SCHEDULES
 from ..step.performance import free_graphs_with
 from ..step.preview import show_while_sampling
 from ..step.settings import pass_settings, publish_before_control
@@ -31,8 +30,6 @@ from .saving import describe_when_saved
 from .unet_config import to_comfy
 
 UNET_PREFIX = "diffusion_model."
-
-BETA_SCHEDULES = ("auto", *COMFY_SCHEDULES.values())
 
 FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu") if hasattr(torch, name))
 POSITIONS = ".pos_embed.pe"

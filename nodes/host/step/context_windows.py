@@ -77,7 +77,7 @@ class ClipWindows(comfy.context_windows.ContextHandlerABC):
     """
 
     dim = 0
-    freenoise = False  # what ComfyUI's own node would do to the noise; done by `shuffle_noise`
+    freenoise = False  # what ComfyUI's own node would do to the noise; done by `noise_for_windows`
 
     def __init__(self, parts: Sequence[WindowPart]):
         super().__init__()
@@ -196,8 +196,12 @@ def set_windows(model: Any, part: WindowPart) -> Any:
     return clone
 
 
-def shuffle_noise(noise: Tensor, handler: ClipWindows, frames: int, sigmas: Tensor, sampling: Any, seed: int) -> Tensor:
-    """FreeNoise over each clip of a batch, where the windows of the run's first step ask for it."""
+def noise_for_windows(noise: Tensor, model_options: dict, sigmas: Tensor, sampling: Any, seed: int) -> Tensor:
+    """FreeNoise over each clip of a batch, where the windows of the run's first step ask for it; else the noise."""
+    handler = model_options.get(HANDLER)
+    if not isinstance(handler, ClipWindows) or noise.ndim != 4:
+        return noise
+    frames = frames_per_clip(model_options.get("transformer_options", {}), len(noise))
     part = handler.part_at(float(sigmas[0]), sampling)
     if part is None or not part.free_noise or not part.windows.apply_to(frames):
         return noise

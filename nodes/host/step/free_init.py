@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....unet_motion.sampling import FreeInit
 from ..checks import check_latent_clip
+from .context_windows import noise_for_windows
 from .noise import chosen_noise
 from .settings import settings, with_settings
 
@@ -55,7 +56,9 @@ def _runs(free_init: FreeInit) -> Callable:
             result = executor(guider, run, given, report, state, latent_image, denoise_mask, disable_pbar)
             done += len(run) - 1
             if i + 1 < count:
-                fresh = _fresh(transformer_options, noise, latent, free_init.seed(i + 1, extra_args.get("seed") or 0))
+                seed = free_init.seed(i + 1, extra_args.get("seed") or 0)
+                fresh = _fresh(transformer_options, noise, latent, seed)
+                fresh = noise_for_windows(fresh, options, runs[i + 1], guider.inner_model.model_sampling, seed)
                 most = executor.class_obj.max_denoise(guider, runs[i + 1])
                 level = _Level(guider.inner_model.model_sampling, runs[i + 1][0], most, latent)
                 low = level.noise_of(noise, result)

@@ -1,8 +1,9 @@
 """While a clip is sampled, its node shows all frames so far as a loop.
 
 Core's preview shows the first latent of the batch. The loop is made of the same latents with the same factors, a
-picture of the latents' size for every frame, and travels the same way: ComfyUI sends what it gets by calling `save`
-on its event loop, so that the loop is encoded before and only handed over there.
+picture of the latents' size for every frame; the last one is decoded, where there is a small decoder. It
+travels the same way: ComfyUI sends what it gets by calling `save` on its event loop, so that the loop is encoded before
+and only handed over there.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from ....unet_motion.files.errors import shorten
 from ....unet_motion.video.animations import encode_webp
 from .hooks import KEY
 from .settings import settings
+from .small_decoder import Decode, small_decoder
 
 SHARE = 0.03
-"""How much of the sampling time previews may take."""
+"""How much of the sampling time previews may take, but for the last one, which is always made."""
 
 CLIENTS_REMEMBERED, LONGEST_CLIENT = 64, 128
 MIN_FPS, MAX_FPS = 1, 60
@@ -116,13 +118,16 @@ class Pace:
         self.next = end + (end - start) * (1 - self.share) / self.share
 
 
-def motion_frames(x0: Tensor, latent_format: Any, frames: int | None = None) -> Tensor | None:
-    """Latents of a batch as small pictures.
+def motion_frames(
+    x0: Tensor, latent_format: Any, frames: int | None = None, decode: Decode | None = None
+) -> Tensor | None:
+    """Latents of a batch as pictures, of the latents' size where nothing decodes them.
 
     Args:
         x0: (clips * frames, C, h, w), scaled as the model sees them.
         latent_format: ComfyUI's, whose RGB factors are used.
         frames: of a clip; by default the batch is one clip. Several clips stand side by side.
+        decode: see :func:`small_decoder`.
 
     Returns:
         uint8 (frames, h, clips * w, 3) on the CPU; None where the latents are no clip, or have no factors.
@@ -133,12 +138,17 @@ def motion_frames(x0: Tensor, latent_format: Any, frames: int | None = None) -> 
     frames = frames or len(x0)
     if frames < 2 or len(x0) % frames:
         return None
+    pictures = _by_factors(x0, latent_format, factors) if decode is None else decode(x0).movedim(1, -1)
+    pictures = pictures.unflatten(0, (-1, frames)).permute(1, 2, 0, 3, 4).flatten(2, 3)
+    return ((pictures + 1) * 127.5).nan_to_num(0).clamp(0, 255).to(torch.uint8).cpu()
+
+
+def _by_factors(x0: Tensor, latent_format: Any, factors: Any) -> Tensor:
+    """One pixel for each place of latents (N, C, h, w), about [-1, 1], (N, h, w, 3)."""
     bias = getattr(latent_format, "latent_rgb_factors_bias", None)
     weight = torch.tensor(factors, device=x0.device, dtype=torch.float32).T
     bias = None if bias is None else torch.tensor(bias, device=x0.device, dtype=torch.float32)
-    pictures = torch.nn.functional.linear(x0.float().movedim(1, -1), weight, bias)
-    pictures = pictures.unflatten(0, (-1, frames)).permute(1, 2, 0, 3, 4).flatten(2, 3)
-    return ((pictures + 1) * 127.5).nan_to_num(0).clamp(0, 255).to(torch.uint8).cpu()
+    return torch.nn.functional.linear(x0.float().movedim(1, -1), weight, bias)
 
 
 def encode_loop(pictures: Tensor, fps: float) -> bytes:
@@ -159,12 +169,14 @@ def _with_loop(callback: Callable, guider: Any) -> Callable:
         callback(step, x0, x, total)
         # Read anew at every step: people change their mind while they watch.
         choice, node = current_choice(), get_executing_context()
-        if node is None or not choice.motion or not pace.due():
-            return
-        pictures = motion_frames(x0, latent_format, clip)
-        if pictures is None:
+        if node is None or not choice.motion or not (pace.due() or step + 1 == total):
             return
         with pace.counted():
+            # What stays on the node is to look like the clip that is made of these latents.
+            decode = small_decoder(latent_format, x0.device) if step + 1 == total else None
+            pictures = motion_frames(x0, latent_format, clip, decode)
+            if pictures is None:
+                return
             loop = Loop(encode_loop(pictures, choice.fps))
             get_progress_state().update_progress(node.node_id, step + 1, total, ("WEBP", loop, None))
 

@@ -12,9 +12,11 @@ import comfy.patcher_extension
 from torch import Tensor
 
 from ....unet_motion import ForwardOptions, FreeU
+from .amounts import amounts_for_batch, motion_amounts
 from .compiled_settings import encode_settings
 from .hooks import KEY, ComfyHooks
-from .strengths import LAST_TIMESTEP, for_batch, frames_of_window, motion_loras
+from .strengths import for_batch, motion_loras
+from .varying import LAST_TIMESTEP, frames_of_window
 from .window_hints import RUN, Window, WindowHints
 
 
@@ -52,6 +54,9 @@ def for_this_call(x: Tensor, transformer_options: dict) -> dict[str, Any]:
     chosen, frames = settings(transformer_options), clip_frames(x, transformer_options)
     if "motion_loras" in chosen:
         chosen = {**chosen, "motion_loras": for_batch(chosen["motion_loras"], x, frames, transformer_options)}
+    if "motion_amounts" in chosen:
+        amounts = amounts_for_batch(chosen["motion_amounts"], x, frames, transformer_options)
+        chosen = {**chosen, "motion_amounts": amounts}
     return {**chosen, "frames_per_clip": frames}
 
 
@@ -140,4 +145,6 @@ def forward_options(x: Tensor, transformer_options: dict, timesteps: Tensor, hoo
         overrides["forward_chunking"] = None if chunking is None else (chunking["size"], chunking["dim"])
     if "motion_loras" in chosen:
         overrides["motion_loras"] = motion_loras(chosen["motion_loras"], timesteps)
+    if "motion_amounts" in chosen:
+        overrides["motion_amounts"] = motion_amounts(chosen["motion_amounts"], timesteps)
     return ForwardOptions(**overrides)

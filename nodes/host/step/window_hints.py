@@ -78,8 +78,8 @@ class WindowHints:
         return {**cond, "control": self._control(cond["control"], window, relinked)}
 
     def _control(self, control: Any, window: Window, relinked: list) -> Any:
-        if control is None:
-            return None
+        if control is None or any(control is linked for linked, _ in relinked):
+            return control
         key = (id(control), window.key)
         if not follows_frames(control) and key in self._kept:
             self._kept.move_to_end(key)

@@ -15,7 +15,7 @@ from comfy.context_windows import IndexListContextHandler
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .context_windows import HANDLER, ClipWindows, frames_per_clip, shuffle_noise
+from .context_windows import HANDLER, ClipWindows, frames_per_clip, noise_for_windows
 from .window_hints import RUN, WindowHints, check_hints
 
 WINDOWS_KEY = "unet_motion_windows"
@@ -62,12 +62,8 @@ def _prepare(executor, model, noise_shape, conds, *rest, **named):
 
 
 def _sample(executor, guider, sigmas, extra_args, callback, noise, *rest, **named):
-    options = extra_args.get("model_options", {})
-    handler = options.get(HANDLER)
-    if isinstance(handler, ClipWindows) and noise.ndim == 4:
-        frames = frames_per_clip(options["transformer_options"], len(noise))
-        seed = extra_args.get("seed") or 0
-        noise = shuffle_noise(noise, handler, frames, sigmas, guider.inner_model.model_sampling, seed)
+    options, sampling = extra_args.get("model_options", {}), guider.inner_model.model_sampling
+    noise = noise_for_windows(noise, options, sigmas, sampling, extra_args.get("seed") or 0)
     return executor(guider, sigmas, extra_args, callback, noise, *rest, **named)
 
 

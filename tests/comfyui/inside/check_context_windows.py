@@ -6,6 +6,8 @@ import comfy.sample
 import pytest
 import torch
 from pack.nodes.context_windows import ContextWindowsNode, ShowContextWindows
+from pack.nodes.noise import FreeInit as FreeInitNode
+from pack.nodes.noise import Noise, UseNoise
 from pack.unet_motion.sampling import ContextWindows, free_noise
 from pack.unet_motion.sampling.window_picture import draw_windows
 from sampled import models, noise, sample, text
@@ -161,3 +163,13 @@ def test_the_picture_shows_the_windows_that_the_sampler_draws(moving):
     assert torch.equal(whole[0], torch.from_numpy(draw_windows([[([0, 1, 2], [1, 1, 1])]], 3) / 255).float())
     with pytest.raises(ValueError, match="has no windows of this pack"):
         ShowContextWindows.execute(moving, latent, steps, "normal")
+
+
+def test_free_noise_of_the_windows_is_that_of_the_noise_node_in_each_run_of_free_init(moving, start):
+    def run(model):
+        return sample(FreeInitNode.execute(model, 2, "butterworth", 0.25, 0.25, 4, False)[0], start=start)
+
+    given = Noise.execute(0, "free_noise", LENGTH, OVERLAP, 1.0)[0]
+    by_node = run(UseNoise.execute(windowed(moving), given, True)[0])
+    assert relative(run(windowed(moving, free_noise=True)), by_node) < TOLERANCE
+    assert relative(run(windowed(moving)), by_node) > 1e-2

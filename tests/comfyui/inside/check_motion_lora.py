@@ -16,7 +16,7 @@ from check_lora import sampled
 from pack.nodes.host.lora import load_motion_lora
 from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.host.step.settings import with_settings
-from pack.nodes.host.step.strengths import VaryingLora, curve_at, parse_curve
+from pack.nodes.host.step.strengths import VaryingLora
 from pack.unet_motion import apply_motion_lora, remove_motion_lora
 from pack.unet_motion.files.errors import KeyMismatchError
 from safetensors.torch import save_file
@@ -227,10 +227,10 @@ def test_a_sampling_turns_at_the_place_of_a_jump(moving, file):
 
 
 def test_a_curve_that_is_level_in_the_clip_gives_what_patches_give(moving, file):
-    level = load_motion_lora(moving, file, 0.6, "", "0:1, 100:1, 101:0")
+    level = load_motion_lora(moving, file, 0.6, "", "0:0, 0:1")
     assert not level.patches
     assert relative(sampled(level), sampled(load_motion_lora(moving, file, 0.6))) < 1e-5
-    nothing = load_motion_lora(moving, file, 0.6, "", "0:0, 100:0, 101:1")
+    nothing = load_motion_lora(moving, file, 0.6, "", "0:1, 0:0")
     assert torch.equal(sampled(nothing), sampled(moving))
 
 
@@ -279,20 +279,12 @@ def test_what_a_curve_cannot_do_is_said(moving, tmp_path, file):
     path = written(tmp_path, {**dora, f"{q}.dora_scale": torch.ones(32, 1)})
     with pytest.raises(ValueError, match=f"needs plain LoRA layers, but {BLOCK}.attn1.to_q is of another kind"):
         load_motion_lora(moving, path, 1.0, "0:0, 1:1")
-    for text in ("1", "a:1", "0:nan", "0.5:1", "-1:1", "0:1:2", "inf:1"):
-        with pytest.raises(ValueError, match="`f` has .*, expected numbers of frames, from 0,"):
-            parse_curve("f", text)
-    with pytest.raises(ValueError, match="`s` has '2:1', expected shares of the sampling from 0 to 1"):
-        parse_curve("s", "0:1, 2:1", 1.0)
-    for text in ("1:0, 0:1", "1:0, 1:1, 1:2"):
-        with pytest.raises(ValueError, match="expected places that rise"):
-            parse_curve("f", text)
-    assert parse_curve("f", " , \n") == []
-
-
-def test_a_curve_meets_its_points_exactly():
-    points = torch.tensor([[0.0, 0.7], [0.25, 0.3], [0.25, -1.0], [1.0, 0.0]])
-    places = torch.tensor([-1.0, 0.0, 0.125, 0.25, 0.625, 1.0, 2.0])
-    found = curve_at(points, places)
-    assert torch.equal(found[[0, 1, 3, 5, 6]], torch.tensor([0.7, 0.7, -1.0, 0.0, 0.0]))
-    assert torch.allclose(found[[2, 4]], torch.tensor([0.5, -0.5]))
+    file = written(tmp_path, tensors(), "plain.safetensors")
+    with pytest.raises(ValueError, match="`strength_over_frames`: found 'a', expected a frame such as 0, 12 or -1"):
+        load_motion_lora(moving, file, 1.0, "", "a:1")
+    with pytest.raises(ValueError, match="`strength_over_steps`: found '2', expected a share of the sampling"):
+        load_motion_lora(moving, file, 1.0, "0:1, 2:0")
+    late = load_motion_lora(moving, file, 1.0, "", "0:1, 3:0.5, 4:0")
+    with pytest.raises(ValueError, match="4 is never reached: the clip has 4 frames, expected at most 3"):
+        call(late)
+    assert load_motion_lora(moving, file, 1.0, " , \n", "").patches

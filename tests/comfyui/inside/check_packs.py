@@ -10,7 +10,8 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
-from check_control import controlnet, hints
+from check_context_windows import mean_of_windows, windowed
+from check_control import controlled, controlnet, hints
 from pack.nodes.host.model.apply import apply_motion_module
 from pack.unet_motion.formats import load_motion_module
 from safetensors.torch import save_file
@@ -113,6 +114,28 @@ def test_advanced_controlnet_weighs_each_frame(pair, before, imported):
     assert full[0] < TOLERANCE < 1e-3 < min(full[1], full[2])
     moving = models(active=True)[1]
     assert relative(sample(moving, **controlled(weights)), before[2]) > 1e-2
+
+
+def test_advanced_controlnet_and_one_of_comfyui_before_it_follow_the_frames_of_windows(before, imported):
+    imported("ComfyUI-Advanced-ControlNet")
+    nodes = sys.modules["ComfyUI_Advanced_ControlNet.adv_control.nodes"]
+    frames, sizes = 7, {"length": 4, "overlap": 1}
+    moving, start, images = models(active=True)[1], noise(7), hints(7)
+
+    def run(model, rows):
+        given = controlled(controlnet(24), images=images[rows])
+        weights = None
+        for place, row in enumerate(rows):
+            weights = nodes.LatentKeyframeNode.execute(place, row / frames, weights)[0]
+        apply = nodes.AdvancedControlNetApply.execute
+        out = apply(
+            given["positive"], given["negative"], controlnet(), images[rows], 1.0, 0.0, 1.0, latent_kf_override=weights
+        )
+        return sample(model, start=start[rows], positive=out[0], negative=out[1])
+
+    found = [run(windowed(moving, **sizes, windows_at_once=n), list(range(frames))) for n in (1, 2)]
+    assert relative(found[0], mean_of_windows(lambda rows: run(moving, rows), frames, **sizes)) < TOLERANCE
+    assert relative(found[1], found[0]) < TOLERANCE
 
 
 NAMES = {

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import comfy.latent_formats
 import comfy.sample
+import folder_paths
 import latent_preview
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from comfy_execution.utils import CurrentNodeContext
 from pack.nodes.host.model.bundled import load_bundled_models
 from pack.nodes.host.step import preview
 from pack.nodes.host.step.settings import with_settings
+from pack.nodes.host.step.small_decoder import small_decoder
 from pack.unet_motion.bundled import load_bundled
 from pack.unet_motion.training.bundled_model.drawn_clips import draw, sample_clips
 from PIL import Image
+from safetensors.torch import save_file
 
 FRAMES, STEPS = 6, 3
 
@@ -111,7 +114,7 @@ def test_every_step_shows_all_frames_of_its_denoised_latents(loaded, seen, shown
     assert len(seen.loops) == len(x0s) == STEPS
     places = [entry[:3] for entry in seen.sent if entry[3] and entry[3][0] == "WEBP"]
     assert places == [("7", step + 1, STEPS) for step in range(STEPS)]
-    for loop, x0 in zip(seen.loops, x0s, strict=True):
+    for loop, x0 in zip(seen.loops[:-1], x0s[:-1], strict=True):
         frames, duration, repeats = pictures_of(loop)
         assert frames.shape == (FRAMES, 8, 8, 3) and (duration, repeats) == (125, 0) and loop[2] is None
         # Core's own preview of each latent is the reference; it rounds otherwise.
@@ -192,8 +195,8 @@ def test_only_the_latest_pages_are_remembered():
 
 def test_clips_of_one_batch_stand_side_by_side(loaded, seen, shown):
     _, x0s = sample(loaded, with_settings(loaded[0], frames_per_clip=3))
-    frames = pictures_of(seen.loops[-1])[0]
-    assert frames.shape == (3, 8, 16, 3)
+    assert pictures_of(seen.loops[0])[0].shape == (3, 8, 16, 3)
+    assert pictures_of(seen.loops[-1])[0].shape == (3, 64, 128, 3)
     both = preview.motion_frames(x0s[-1], loaded[0].model.latent_format, 3)
     each = [preview.motion_frames(clip, loaded[0].model.latent_format) for clip in x0s[-1].split(3)]
     assert torch.equal(both, torch.cat(each, dim=2))
@@ -239,3 +242,45 @@ def test_a_run_is_hardly_slower_with_previews(loaded, seen, client, monkeypatch)
     # One preview more than the share, because the first is always made.
     assert sum(spent) - max(spent) <= 2 * preview.SHARE * whole
     print(f"{len(spent)} previews took {1e3 * sum(spent):.1f} ms of {1e3 * whole:.0f} ms")
+
+
+def test_the_last_loop_is_what_the_bundled_decoder_makes_of_the_latents(loaded, seen, shown):
+    out, x0s = sample(loaded)
+    frames = pictures_of(seen.loops[-1])[0]
+    assert frames.shape == (FRAMES, 64, 64, 3)
+    assert [pictures_of(loop)[0].shape[1] for loop in seen.loops[:-1]] == [8] * (STEPS - 1)
+    decoded = (load_bundled().autoencoder.decode(x0s[-1]).clamp(0, 1) * 255).round().movedim(1, -1)
+    # The loop is a lossy WebP.
+    assert np.abs(frames - decoded.numpy()).mean() < 4
+    assert correlation(frames, decoded) > 0.95
+    by_factors = preview.motion_frames(x0s[-1], loaded[0].model.latent_format)
+    blown_up = by_factors.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    assert np.abs(blown_up.numpy().astype(int) - decoded.numpy()).mean() > 8
+
+
+def test_the_last_loop_comes_whatever_the_pace(loaded, seen, client, monkeypatch):
+    monkeypatch.setattr(preview.Pace, "due", lambda self: False)
+    sample(loaded)
+    assert [pictures_of(loop)[0].shape[1] for loop in seen.loops] == [64]
+
+
+def test_a_taesd_decoder_is_used_where_its_file_is(tmp_path, monkeypatch):
+    """With the bundled weights under TAESD's file name: the reference is the bundled decoder itself."""
+    autoencoder = load_bundled().autoencoder
+    state = {k.removeprefix("taesd_decoder."): v for k, v in autoencoder.state_dict().items() if "decoder" in k}
+    (tmp_path / "vae_approx").mkdir()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path / "vae_approx")], set()))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    latent_format, cpu = comfy.latent_formats.SD15(), torch.device("cpu")
+    assert small_decoder(latent_format, cpu) is None
+    save_file(state, tmp_path / "vae_approx" / "taesd_decoder.safetensors")
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    latents = torch.randn(6, 4, 5, 7, generator=torch.Generator().manual_seed(2))
+    decode = small_decoder(latent_format, cpu)
+    torch.testing.assert_close(decode(latents), autoencoder.decode(latents) * 2 - 1, rtol=1e-4, atol=1e-4)
+    pictures = preview.motion_frames(latents, latent_format, 3, decode)
+    assert pictures.shape == (3, 40, 2 * 56, 3)
+    large = decode(torch.randn(1, 4, 60, 30, generator=torch.Generator().manual_seed(3)))
+    assert large.shape == (1, 3, 384, 192)
+    (tmp_path / "vae_approx" / "taesd_decoder.safetensors").write_bytes(b"damaged")
+    assert small_decoder(latent_format, cpu) is None

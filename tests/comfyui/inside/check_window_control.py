@@ -26,7 +26,7 @@ def start():
     return noise(FRAMES)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["ControlNet", "all in a chain"])
 def test_a_hint_per_frame_stays_with_its_frame(moving, start, kind):
     images = hints(FRAMES)
     out = sample(windowed(moving, **SIZES), start=start, **controlled(*KINDS[kind](), images=images))
@@ -99,3 +99,33 @@ def test_controls_are_as_before_after_a_run_and_hints_are_kept_in_bounds(moving,
     assert made[4] is made[2] and made[3] is not made[0]
     kept.clear()
     assert not kept._kept
+
+
+class Foreign(comfy.controlnet.ControlNet):
+    """Takes the hints of a window's frames itself, as those of Advanced-ControlNet."""
+
+    sub_idxs = None
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        own, frames = self.cond_hint_original, transformer_options["ad_params"]["sub_idxs"]
+        assert frames is None or len(frames) == len(set(frames))
+        self.cond_hint, self.cond_hint_original = None, own if frames is None else own[frames]
+        try:
+            return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        finally:
+            self.cond_hint_original = own
+
+
+def test_a_control_that_knows_windows_takes_its_hints_itself_and_those_before_it_get_theirs(moving, start):
+    images = hints(FRAMES)
+
+    def run(model, rows):
+        foreign = Foreign(control_unet(24), load_device=CPU)
+        foreign.copy = lambda: foreign
+        out = sample(model, start=start[rows], **controlled(controlnet(), foreign, images=images[rows]))
+        assert type(foreign.previous_controlnet) is comfy.controlnet.ControlNet
+        assert len(foreign.previous_controlnet.cond_hint_original) == len(rows)
+        return out
+
+    found = run(windowed(moving, **SIZES, windows_at_once=2), list(range(FRAMES)))
+    assert relative(found, mean_of_windows(lambda rows: run(moving, rows), FRAMES, **SIZES)) < TOLERANCE
