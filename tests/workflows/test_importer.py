@@ -5,8 +5,11 @@ import json
 import time
 
 import pytest
+import torch
 
+from tests.workflows import old_graphs
 from tests.workflows.old_graphs import Description, Spec, prompt_of
+from unet_motion.schedule import Curve, PromptSchedule
 from unet_motion.workflows.importer import WorkflowError, convert_workflow
 from unet_motion.workflows.importer.table import OTHER_PACKS, ROWS, TARGETS, is_old
 
@@ -313,6 +316,244 @@ def test_one_set_of_options_for_two_models_gives_each_its_windows():
     assert {node["id"]: node["type"] for node in page["nodes"]}[options] == "UNetMotion_ContextWindows"
 
 
+def changed(report):
+    """What is said to be lost: the first words."""
+    return [said.text.split(" has ")[0] for said in report.changed]
+
+
+@pytest.mark.parametrize(
+    ("beta", "module", "expected"),
+    [
+        ("autoselect", "v3_sd15_mm.ckpt", "auto"),
+        ("autoselect", "AnimateLCM_sd15_t2v.ckpt", "lcm"),
+        ("use existing", "AnimateLCM_sd15_t2v.ckpt", "keep"),
+        ("lcm[100_ots]", "AnimateLCM_sd15_t2v.ckpt", "lcm 100"),
+        ("lcm >> sqrt_linear", "v3_sd15_mm.ckpt", "lcm sqrt_linear"),
+        ("lcm avg(sqrt_linear,linear)", "v3_sd15_mm.ckpt", "lcm average"),
+        ("avg(sqrt_linear,linear)", "v3_sd15_mm.ckpt", "average"),
+        ("linear (AnimateDiff-SDXL)", "mm_sdxl_v10_beta.ckpt", "linear to 0.02"),
+        ("squaredcos_cap_v2", "v3_sd15_mm.ckpt", "squaredcos_cap_v2"),
+    ],
+)
+def test_noise_schedules_by_either_generation(beta, module, expected):
+    """By itself, AnimateDiff-Evolved takes `lcm` for AnimateLCM."""
+    for graph in (legacy(module, beta)[0], gen2(module, beta)[0]):
+        prompt, report = both(graph)
+        assert find(prompt, "UNetMotion_ApplyMotionModule")[1]["beta_schedule"] == expected
+        assert report.is_whole and not report.changed
+
+
+def test_a_checkpoints_schedule_is_lost_only_where_nothing_sets_another():
+    graph, loader, _ = legacy()
+    graph.nodes[1] = Spec("CheckpointLoaderSimpleWithNoiseSelect", {"ckpt_name": "a.ckpt", "beta_schedule": "lcm"})
+    prompt, report = both(graph)
+    assert prompt["1"]["class_type"] == "CheckpointLoaderSimple" and not report.changed
+    graph.nodes[loader].widgets["beta_schedule"] = "use existing"
+    _, report = both(graph)
+    assert changed(report) == ["beta_schedule 'lcm'"]
+
+
+def test_positions_of_animate_lcm_stay_as_they_stayed():
+    graph, loader, _ = legacy("AnimateLCM_sd15_t2v.ckpt")
+    adjust = graph.add("ADE_AdjustPESweetspotStretch", sweetspot=16, new_sweetspot=18, print_adjustment=False)
+    settings = graph.add("ADE_AnimateDiffSettings", {"pe_adjust": (adjust, 0)})
+    graph.nodes[loader].links["ad_settings"] = (settings, 0)
+    prompt, report = both(graph)
+    assert find(prompt, "UNetMotion_LoadMotionModule")[1]["position_cap"] == 0
+    assert len(report.notes) == 2 and report.is_whole
+
+
+def test_weights_of_all_layers_are_multiplied_and_of_some_not():
+    graph, loader, _ = legacy()
+    old_graphs.OUTPUTS.update(ADE_AdjustWeightAllMult="WEIGHT_ADJUST", ADE_AdjustWeightIndivAdd="WEIGHT_ADJUST")
+    first = graph.add("ADE_AdjustWeightAllMult", all_MULT=1.01, print_adjustment=False)
+    second = graph.add("ADE_AdjustWeightIndivAdd", {"prev_weight_adjust": (first, 0)}, pe_ADD=0.0, attn_ADD=0.1,
+                       other_ADD=0.0, print_adjustment=False)  # fmt: skip
+    settings = graph.add("ADE_AnimateDiffSettings", {"weight_adjust": (second, 0)})
+    graph.nodes[loader].links["ad_settings"] = (settings, 0)
+    prompt, report = both(graph)
+    assert find(prompt, "UNetMotion_LoadMotionModule")[1]["weights_times"] == 1.01
+    assert changed(report) == ["attn_ADD 0.1"]
+
+
+def amounts(prompt, sampler):
+    """Scale, effect and curves of the nodes before a sampler, in the order of the MODEL."""
+    found, key = [], str(sampler)
+    while "model" in prompt[key]["inputs"]:
+        key = up(prompt, key, "model")
+        node = prompt[key]
+        if node["class_type"] == "UNetMotion_MotionAmount":
+            found.append(node["inputs"])
+    return found[::-1]
+
+
+def curve_of(prompt, inputs, name):
+    node = prompt[inputs[name][0]]
+    assert node["class_type"] == "UNetMotion_Curve" and inputs[name][1] == 0
+    return Curve.parse("text", node["inputs"]["text"], node["inputs"]["over"])
+
+
+def test_scales_and_effects_of_the_motion():
+    graph, loader, sampler = legacy(motion_scale=1.2, apply_v2_models_properly=True)
+    (inputs,) = amounts(both(graph)[0], sampler)
+    assert (inputs["scale"], inputs["effect"]) == (1.2, 1.0)
+    graph, _, apply, _, sampler = gen2()
+    scale, effect = graph.add("ADE_MultivalDynamic", float_val=1.14), graph.add("ADE_MultivalDynamic", float_val=1.1)
+    graph.nodes[apply].links.update(scale_multival=(scale, 0), effect_multival=(effect, 0))
+    prompt, report = both(graph)
+    (inputs,) = amounts(prompt, sampler)
+    assert (inputs["scale"], inputs["effect"]) == (1.14, 1.1) and report.is_whole and not report.changed
+    number = graph.add("INTConstant", value=2)
+    graph.nodes[scale].links["float_val"] = (number, 0)
+    (inputs,) = amounts(both(graph)[0], sampler)
+    assert inputs["scale"] == 2.0
+
+
+def test_a_mask_leaves_the_motion_where_it_is_white():
+    graph, _, apply, _, sampler = gen2()
+    old_graphs.OUTPUTS.update(LoadImageMask="MASK", ADE_MultivalScaledMask="MULTIVAL")
+    mask = graph.add("LoadImageMask", image="m.png", channel="red")
+    scale = graph.add("ADE_MultivalDynamic", {"mask_optional": (mask, 0)}, float_val=1.3)
+    effect = graph.add("ADE_MultivalScaledMask", {"mask": (mask, 0)}, min_float_val=0.5, max_float_val=2.0,
+                       scaling="absolute")  # fmt: skip
+    graph.nodes[apply].links.update(scale_multival=(scale, 0), effect_multival=(effect, 0))
+    converted = convert_workflow(graph.api())
+    prompt = plain(converted.graph)
+    assert converted.report.is_whole and not converted.report.changed
+    for white in (0.0, 0.25, 1.0):
+        factor = {"scale": 1.0, "effect": 1.0}
+        for inputs in amounts(prompt, sampler):
+            share = 1.0
+            if "mask" in inputs:
+                inverted = prompt[inputs["mask"][0]]["class_type"] == "InvertMask"
+                share = 1 - white if inverted else white
+            for name in factor:
+                factor[name] *= 1 + share * (inputs[name] - 1)
+        assert factor["scale"] == pytest.approx(1.3 * white) and factor["effect"] == pytest.approx(0.5 + 1.5 * white)
+
+
+def test_ranges_and_keyframes_over_the_steps():
+    graph = gen2()[0]
+    graph.nodes[3] = Spec("ADE_ApplyAnimateDiffModel", {"start_percent": 0.25, "end_percent": 0.95},
+                          graph.nodes[3].links)  # fmt: skip
+    prompt, report = both(graph)
+    (inputs,) = amounts(prompt, 8)
+    at = curve_of(prompt, inputs, "effect_curve").pieces().at
+    assert [float(at(torch.tensor(x))) for x in (0.0, 0.24, 0.26, 0.94, 0.96)] == [0, 0, 1, 1, 0]
+    assert report.is_whole and not report.changed
+    graph, _, apply, _, sampler = gen2()
+    early, late = graph.add("ADE_MultivalDynamic", float_val=1.5), graph.add("ADE_MultivalDynamic", float_val=0.5)
+    first = graph.add("ADE_AnimateDiffKeyframe", {"scale_multival": (early, 0)}, start_percent=0.2,
+                      inherit_missing=True, guarantee_steps=1)  # fmt: skip
+    second = graph.add("ADE_AnimateDiffKeyframe", {"prev_ad_keyframes": (first, 0), "scale_multival": (late, 0)},
+                       start_percent=0.7, inherit_missing=True, guarantee_steps=1)  # fmt: skip
+    graph.nodes[apply].links["ad_keyframes"] = (second, 0)
+    prompt, report = both(graph)
+    (inputs,) = amounts(prompt, sampler)
+    at = curve_of(prompt, inputs, "scale_curve").pieces().at
+    assert [float(at(torch.tensor(x))) for x in (0.0, 0.19, 0.21, 0.69, 0.71, 1.0)] == [1, 1, 1.5, 1.5, 0.5, 0.5]
+    assert report.is_whole and not report.changed
+
+
+def test_guidance_over_the_steps():
+    graph, *_, use, sampler = gen2()
+    old_graphs.OUTPUTS["ADE_CustomCFGKeyframeInterpolation"] = "CUSTOM_CFG"
+    guidance = graph.add("ADE_CustomCFGKeyframeInterpolation", start_percent=0.0, end_percent=1.0, cfg_start=8.0,
+                         cfg_end=2.0, interpolation="linear", intervals=50, print_keyframes=False)  # fmt: skip
+    settings = graph.add("ADE_AnimateDiffSamplingSettings", {"custom_cfg": (guidance, 0)}, batch_offset=0,
+                         noise_type="default", seed_gen="comfy", seed_offset=0, adapt_denoise_steps=False)  # fmt: skip
+    graph.nodes[use].links["sample_settings"] = (settings, 0)
+    prompt, report = both(graph)
+    guided, inputs = find(prompt, "UNetMotion_Guidance")
+    assert up(prompt, str(sampler), "model") == guided and inputs["cfg"] == 1.0
+    at = curve_of(prompt, inputs, "cfg_curve").pieces().at
+    assert [float(at(torch.tensor(x))) for x in (0.0, 0.5, 1.0)] == [8, 5, 2] and not report.changed
+
+
+def test_constant_guidance_of_samplers_that_are_not_known_goes_with_the_model():
+    graph, *_, use, sampler = gen2()
+    graph.nodes[sampler].kind = "KSampler (Efficient)"
+    old_graphs.OUTPUTS["KSampler (Efficient)"] = "LATENT"
+    guidance = graph.add("ADE_CustomCFGSimple", cfg=1.5)
+    settings = graph.add("ADE_AnimateDiffSamplingSettings", {"custom_cfg": (guidance, 0)}, batch_offset=0,
+                         noise_type="default", seed_gen="comfy", seed_offset=0, adapt_denoise_steps=False)  # fmt: skip
+    graph.nodes[use].links["sample_settings"] = (settings, 0)
+    prompt = plain(convert_workflow(graph.api()).graph)
+    assert find(prompt, "UNetMotion_Guidance")[1]["cfg"] == 1.5 and prompt[str(sampler)]["inputs"]["cfg"] == 2.0
+
+
+def test_prompts_over_frames_are_read_by_the_node_that_gets_them():
+    graph, _, sampler = legacy(frames=24)
+    old_graphs.OUTPUTS["ADE_PromptScheduling"] = "CONDITIONING"
+    text = '0 = "a red star",\n12 = "a blue star"'
+    prompts = graph.add("ADE_PromptScheduling", {"clip": (1, 1)}, prompts=text, prepend_text="best, ",
+                        append_text="", print_schedule=False, max_length=24, tensor_interp="slerp")  # fmt: skip
+    graph.nodes[sampler].links["positive"] = (prompts, 0)
+    prompt, report = both(graph)
+    scheduled, inputs = find(prompt, "UNetMotion_PromptSchedule")
+    assert prompt[str(sampler)]["inputs"]["positive"] == [scheduled, 0] and not report.changed
+    assert (inputs["frames"], inputs["before"], inputs["interpolation"]) == (24, "best, ", "slerp")
+    parsed = PromptSchedule.parse("text", inputs["text"])
+    assert [(float(str(key.at)), key.text) for key in parsed.keys] == [(0, "a red star"), (12, "a blue star")]
+
+
+def test_fizz_prompts_take_the_number_of_the_latents(monkeypatch):
+    monkeypatch.setitem(old_graphs.OUTPUTS, "BatchPromptScheduleLatentInput", "CONDITIONING CONDITIONING LATENT")
+    graph, _, sampler = legacy(frames=40)
+    latents = graph.nodes[sampler].links["latent_image"]
+    prompts = graph.add("BatchPromptScheduleLatentInput", {"clip": (1, 1), "num_latents": latents},
+                        text='"0" :"a",\n"20" :"b",', print_output=False, pre_text="x, ", app_text="", start_frame=0,
+                        end_frame=0, pw_a=0, pw_b=0, pw_c=0, pw_d=0)  # fmt: skip
+    graph.nodes[sampler].links.update(positive=(prompts, 0), latent_image=(prompts, 2))
+    converted = convert_workflow(graph.api(), OTHER_PACKS)
+    prompt = plain(converted.graph)
+    inputs = find(prompt, "UNetMotion_PromptSchedule")[1]
+    assert inputs["frames"] == 40 and inputs["text"] == '"0" :"a",\n"20" :"b",' and not converted.report.changed
+    assert prompt[up(prompt, str(sampler), "latent_image")]["class_type"] == "EmptyLatentImage"
+
+
+def test_pia_and_animate_lcm_i2v_get_their_picture():
+    graph, *_, sampler = gen2("pia.ckpt")
+    old_graphs.OUTPUTS.update(LoadImage="IMAGE MASK", ADE_InputPIA_PaperPresets="PIA_INPUT",
+                              ADE_ApplyAnimateDiffModelWithPIA="M_MODELS", ADE_ApplyAnimateLCMI2VModel="M_MODELS",
+                              VAEEncode="LATENT")  # fmt: skip
+    picture = graph.add("LoadImage", image="first.png")
+    preset = graph.add("ADE_InputPIA_PaperPresets", preset="Loop (Large Motion)", batch_index=2, print_values=False)
+    links = {"motion_model": (2, 0), "image": (picture, 0), "vae": (1, 2), "pia_input": (preset, 0)}
+    graph.nodes[3] = Spec("ADE_ApplyAnimateDiffModelWithPIA", {"start_percent": 0.0, "end_percent": 1.0}, links)
+    prompt = plain(convert_workflow(graph.api()).graph)
+    pia, inputs = find(prompt, "UNetMotion_PIA")
+    assert (inputs["preset"], inputs["frame"]) == ("large loop", 2) and up(prompt, str(sampler), "model") == pia
+    assert prompt[inputs["first_frame"][0]]["inputs"] == {"pixels": [str(picture), 0], "vae": ["1", 2]}
+    graph, *_, sampler = gen2("AnimateLCM-I2V.safetensors")
+    picture = graph.add("LoadImage", image="first.png")
+    latent = graph.add("VAEEncode", {"pixels": (picture, 0), "vae": (1, 2)})
+    links = {"motion_model": (2, 0), "ref_latent": (latent, 0)}
+    widgets = {"ref_drift": 0.4, "apply_ref_when_disabled": False, "start_percent": 0.0, "end_percent": 1.0}
+    graph.nodes[3] = Spec("ADE_ApplyAnimateLCMI2VModel", widgets, links)
+    prompt = plain(convert_workflow(graph.api()).graph)
+    inputs = find(prompt, "UNetMotion_AnimateLCMI2V")[1]
+    assert inputs["picture"] == [str(latent), 0] and inputs["motion_scale"] == 0.4
+
+
+def test_hooks_are_cores():
+    graph, _, sampler = legacy()
+    old_graphs.OUTPUTS.update(ADE_RegisterLoraHook="MODEL CLIP HOOKS", ADE_AttachLoraHookToConditioning="CONDITIONING")
+    hook = graph.add("ADE_RegisterLoraHook", {"model": graph.nodes[sampler].links["model"], "clip": (1, 1)},
+                     lora_name="a.safetensors", strength_model=0.7, strength_clip=0.3)  # fmt: skip
+    positive = graph.nodes[sampler].links["positive"]
+    attach = graph.add("ADE_AttachLoraHookToConditioning", {"conditioning": positive, "lora_hook": (hook, 2)})
+    graph.nodes[sampler].links.update(model=(hook, 0), positive=(attach, 0))
+    prompt, report = both(graph)
+    made, inputs = find(prompt, "CreateHookLora")
+    assert inputs == {"lora_name": "a.safetensors", "strength_model": 0.7, "strength_clip": 0.3}
+    given, inputs = find(prompt, "ConditioningSetProperties")
+    assert inputs["hooks"] == [made, 0] and inputs["cond_NEW"] == [str(positive[0]), 0]
+    assert prompt[str(sampler)]["inputs"]["positive"] == [given, 0]
+    assert prompt[up(prompt, str(sampler), "model")]["class_type"] == "UNetMotion_ApplyMotionModule"
+    assert report.is_whole and not report.changed
+
+
 OTHER_PACKS_OUTPUTS = {
     "VHS_LoadVideo": "IMAGE INT AUDIO VHS_VIDEOINFO",
     "VHS_VideoCombine": "VHS_FILENAMES",
@@ -324,8 +565,6 @@ OTHER_PACKS_OUTPUTS = {
 
 
 def test_nodes_of_other_packs_stay_unless_they_are_missing(monkeypatch):
-    from tests.workflows import old_graphs
-
     for kind, outputs in OTHER_PACKS_OUTPUTS.items():
         monkeypatch.setitem(old_graphs.OUTPUTS, kind, outputs)
     graph = Description()
@@ -358,8 +597,6 @@ def test_nodes_of_other_packs_stay_unless_they_are_missing(monkeypatch):
 
 
 def test_control_of_another_pack_becomes_cores(monkeypatch):
-    from tests.workflows import old_graphs
-
     for kind, outputs in OTHER_PACKS_OUTPUTS.items():
         monkeypatch.setitem(old_graphs.OUTPUTS, kind, outputs)
     graph, _, sampler = legacy()
@@ -513,8 +750,6 @@ def test_a_node_without_counterpart_is_named_and_the_rest_converts():
     graph.nodes[loader].links["context_options"] = (only, 0)
     unknown = graph.add("ADE_AnimateDiffSettings")
     graph.nodes[unknown].kind = "ADE_OfAnotherYear"
-    from tests.workflows import old_graphs
-
     old_graphs.OUTPUTS["ADE_OfAnotherYear"] = "AD_SETTINGS"
     prompt, report = both(graph)
     assert not report.is_whole

@@ -3,7 +3,18 @@
 import pytest
 
 from unet_motion.workflows.importer.settings import SETTING_TYPES
-from unet_motion.workflows.importer.table import KNOWN, ROWS, STAGES, TARGETS, BatchOf, Made, Of, one_to_one, stage_of
+from unet_motion.workflows.importer.table import (
+    NO_NODE,
+    ROWS,
+    STAGES,
+    TARGETS,
+    BatchOf,
+    Made,
+    Named,
+    Of,
+    one_to_one,
+    stage_of,
+)
 
 CONVERTING = {kind: row for kind, row in ROWS.items() if row.why is None}
 
@@ -14,7 +25,7 @@ def read_by(row):
     for give in row.gives:
         names |= {give.when[0]} if give.when else set()
         for value in give.inputs.values():
-            if isinstance(value, (Of, BatchOf)):
+            if isinstance(value, (Of, BatchOf, Named)):
                 names.add(value.name)
             elif isinstance(value, Made):
                 names |= set(value.names)
@@ -39,16 +50,17 @@ def test_every_gift_goes_to_an_input_that_its_node_has(kind):
             continue
         stage = stage_of(give.stage)
         assert stage is not None, give.stage
-        if stage.kind in KNOWN:
-            assert set(give.inputs) <= set(KNOWN[stage.kind].inputs), give.stage
+        if stage.kind != NO_NODE:
+            assert set(give.inputs) <= set(TARGETS[stage.kind].inputs), give.stage
 
 
 def test_stages_feed_inputs_that_are_there():
     for stage in STAGES.values():
         for goal, name in stage.feeds:
-            assert name in KNOWN[STAGES[goal].kind].inputs
-        assert stage.model is None or stage.kind not in KNOWN or stage.model in KNOWN[stage.kind].inputs
-        assert set(stage.fixed) | set(stage.neutral) <= set(KNOWN[stage.kind].inputs if stage.kind in KNOWN else ())
+            assert name in TARGETS[STAGES[goal].kind].inputs
+        if stage.kind != NO_NODE:
+            assert stage.model is None or stage.model in TARGETS[stage.kind].inputs
+            assert set(stage.fixed) | set(stage.neutral) <= set(TARGETS[stage.kind].inputs)
 
 
 def test_outputs_of_rows_come_from_outputs_that_are_there():
@@ -56,7 +68,7 @@ def test_outputs_of_rows_come_from_outputs_that_are_there():
         for place, goal in (row.emits or {}).items():
             assert place < len(row.outputs), row.kind
             for name, output in (goal if isinstance(goal[0], tuple) else (goal,)) if isinstance(goal, tuple) else ():
-                assert output < len(KNOWN[stage_of(name).kind].outputs), row.kind
+                assert output < len(TARGETS[stage_of(name).kind].outputs), row.kind
 
 
 def test_chains_are_of_the_type_that_the_node_gives():

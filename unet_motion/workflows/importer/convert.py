@@ -14,7 +14,7 @@ from .page import is_page_graph, read_page, write_page
 from .place import Places
 from .report import Report
 from .settings import Gatherer, Gift
-from .table import RENAMED, ROWS, SAMPLERS, is_old
+from .table import KEEPS, RENAMED, ROWS, SAMPLERS, is_old
 from .widgets import UnknownWidgets, Widgets
 
 __all__ = ["Converted", "WorkflowError", "convert_workflow", "old_types"]
@@ -121,7 +121,7 @@ class _Conversion:
                 if gifts is not None:
                     plans.append((node, row, plan(node, self._to_samplers(node, gifts), self.report)))
                     if row.home is not None and all(built.stage != row.home for built in plans[-1][2]):
-                        self.report.leave(node, "has no counterpart yet")
+                        self.report.leave(node, "has no counterpart")
                         plans.pop()
         for node, row, stages in plans:
             self.builder.build(node, row, stages)
@@ -139,7 +139,9 @@ class _Conversion:
 
     def _to_samplers(self, node: Node, gifts: list[Gift]) -> list[Gift]:
         """Guidance goes to the samplers behind a node; where one is not known, the MODEL carries it."""
-        rest = [gift for gift in gifts if gift.stage != "sampler"]
+        own = [gift for gift in gifts if gift.stage == "schedule" and gift.giver is node]
+        dropped = own if own and self._is_overruled(node) else []
+        rest = [gift for gift in gifts if gift.stage != "sampler" and gift not in dropped]
         for gift in gifts:
             if gift.stage != "sampler" or gift.mode or "cfg" not in gift.inputs:
                 continue
@@ -167,6 +169,28 @@ class _Conversion:
                 else:
                     found[reader.key] = reader
         return list(found.values())
+
+    def _is_overruled(self, node: Node) -> bool:
+        """Whether another noise schedule is set behind a node, on every way from its MODEL to a sampler."""
+        rest, seen = [node], {node.key}
+        while rest:
+            for reader, _ in self._model_readers(rest.pop()):
+                if reader.key in seen or self._sets_schedule(reader):
+                    continue
+                if not self._passes_model(reader):
+                    return False
+                seen.add(reader.key)
+                rest.append(reader)
+        return True
+
+    def _sets_schedule(self, node: Node) -> bool:
+        row = ROWS.get(node.kind)
+        if row is None or row.emits is None or "model" not in row.inputs or "beta_schedule" not in row.inputs:
+            return False
+        try:
+            return node.mode == 0 and self.gatherer.widgets.read(node, row)["beta_schedule"] not in KEEPS
+        except UnknownWidgets:
+            return False
 
     def _model_readers(self, node: Node):
         for number, slot in enumerate(node.outputs):

@@ -217,7 +217,7 @@ def primitive_value(node: Node) -> Any:
     return _word(node)
 
 
-def constant_of(node: Node) -> float | None:
+def constant_of(node: Node) -> int | float | None:
     """The number that a node gives on and that nothing changes: the only one that stands on it."""
     if any(slot.links for slot in node.inputs):
         return None
@@ -225,7 +225,7 @@ def constant_of(node: Node) -> float | None:
     values = raw.get("widgets_values") if "class_type" not in raw else list(node.values.values())
     values = list(values.values()) if isinstance(values, dict) else values if isinstance(values, list) else []
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    return float(numbers[0]) if len(numbers) == 1 else None
+    return numbers[0] if len(numbers) == 1 else None
 
 
 class Counters:

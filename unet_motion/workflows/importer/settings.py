@@ -8,7 +8,7 @@ from typing import Any
 
 from .graph import BYPASSED, MUTED, Graph, Joint, Node
 from .report import Report
-from .table import BATCHES, ROWS, BatchOf, Made, Of, Row
+from .table import BATCHES, ROWS, BatchOf, Made, Named, Of, Row
 from .widgets import Widgets
 
 # Types that only settings have: links of these end at nodes of the table.
@@ -31,7 +31,7 @@ class Gift:
     stage: str
     inputs: dict[str, Any]
     weak: bool = False
-    over: bool = False
+    over: int = 0
     again: bool = False
     group: Any = None
     mode: int = 0
@@ -130,6 +130,11 @@ class Gatherer:
             return self._of_input(node, row, expression, values)
         if isinstance(expression, BatchOf):
             return self._batch_of(node, expression)
+        if isinstance(expression, Named):
+            origin = self.graph.origin(node, expression.name)
+            known = None if origin is None else ROWS.get(origin.node.kind)
+            value = self.widgets.named(origin.node, known).get(expression.wanted) if known is not None else None
+            return None if value is None else expression.function(value)
         if not isinstance(expression, Made):
             return expression
         read = [values.get(name) for name in expression.names]
@@ -137,7 +142,13 @@ class Gatherer:
             names = ", ".join(expression.names)
             self.report.change(node, f"{names}: linked, so that they cannot be read; the defaults count")
             read = [row.inputs[name].default for name in expression.names]
-        return expression.function(*read)
+        try:
+            return expression.function(*read)
+        except LookupError:
+            name = expression.names[0]
+            default = row.inputs[name].default
+            self.report.change(node, f"{name} {read[0]!r} has no counterpart; {default!r} counts")
+            return expression.function(default, *read[1:])
 
     def _batch_of(self, node: Node, expression: BatchOf) -> Any:
         """How many latents come in, or their size, as the node that makes them says."""

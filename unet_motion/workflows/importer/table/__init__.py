@@ -1,9 +1,10 @@
 """How the nodes of other packs read here: the one place that knows their names, inputs and values."""
 
 from . import animatediff, conditioning, other_packs, over_time, sampling, without
-from .rows import BatchOf, Give, Made, Of, Row, Stage
-from .stages import BATCHES, KEYS, PER_MODULE, RENAMED, SAMPLERS, STAGES, stage_of
-from .targets import CHOICES, KNOWN, TARGETS, Input, Target
+from .rows import BatchOf, Give, Made, Named, Of, Row, Stage
+from .stages import BATCHES, KEYS, NO_NODE, PER_MODULE, RENAMED, SAMPLERS, STAGES, stage_of
+from .targets import CHOICES, TARGETS, Input, Target
+from .values import BETA_SCHEDULES
 
 _PARTS = (animatediff, sampling, over_time, conditioning, other_packs, without)
 ROWS: dict[str, Row] = {row.kind: row for part in _PARTS for row in part.ROWS}
@@ -11,6 +12,9 @@ ROWS: dict[str, Row] = {row.kind: row for part in _PARTS for row in part.ROWS}
 OWNED_PREFIX = "ADE_"
 OTHER_PACKS = frozenset(kind for kind, row in ROWS.items() if row.pack)
 """Types of packs other than AnimateDiff-Evolved that the table has."""
+
+KEEPS = frozenset(theirs for theirs, ours in BETA_SCHEDULES.items() if ours == "keep")
+"""Noise schedules that leave a MODEL's own."""
 
 
 def is_old(kind: str) -> bool:
@@ -46,8 +50,9 @@ def one_to_one() -> dict[str, tuple[str, dict[str, str], list[str]]]:
 __all__ = [
     "BATCHES",
     "CHOICES",
+    "KEEPS",
     "KEYS",
-    "KNOWN",
+    "NO_NODE",
     "OTHER_PACKS",
     "PER_MODULE",
     "RENAMED",
@@ -59,6 +64,7 @@ __all__ = [
     "Give",
     "Input",
     "Made",
+    "Named",
     "Of",
     "Row",
     "Stage",

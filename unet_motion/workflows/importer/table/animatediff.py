@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from .over_time import MULTIVAL, range_of
-from .rows import Give, Only, Row, made, of, row
+from .rows import Give, Named, Only, Row, made, of, row
 from .values import (
     BETA_SCHEDULES,
     FUSES,
     PIA_PRESETS,
     SCHEDULES,
     norm_scope,
+    schedule_by_name,
+    schedule_of,
 )
 
 DEPRECATED = "deprecation_warning ADEWARN"
@@ -21,8 +23,11 @@ POSITIONS = {
     "position_skip_after": of("final_pe_idx_offset"),
 }
 MODULE = Give("module", {"motion_module": of("model_name")})
-SCHEDULE = Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)})
-APPLIED = Give("apply", {"motion_module": of("motion_model")})
+SCHEDULE = Give("apply", {"beta_schedule": made(schedule_of, "beta_schedule", "model_name")})
+APPLIED = Give(
+    "apply",
+    {"motion_module": of("motion_model"), "beta_schedule": Named(schedule_by_name, "motion_model", "model_name")},
+)
 ONE_STEP = Only((0, 1), "the setting lasts as long as its range holds a step")
 
 
@@ -159,7 +164,7 @@ LOADERS = (
         'model MODEL; beta_schedule COMBO "autoselect"; m_models M_MODELS; context_options CONTEXT_OPTIONS;'
         "sample_settings SAMPLE_SETTINGS",
         "MODEL",
-        Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, weak=True),
+        Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, weak=True, over=1),
         Give("schedule", {"beta_schedule": of("beta_schedule", {**BETA_SCHEDULES, "autoselect": "keep"})}),
         emits={0: "model"},
     ),

@@ -23,7 +23,10 @@ class Of:
 
 @dataclass(frozen=True)
 class Made:
-    """A value that a function makes of those of several inputs, none of which may be linked."""
+    """A value that a function makes of those of several inputs, none of which may be linked.
+
+    It raises LookupError where the first has no counterpart.
+    """
 
     function: Callable[..., Any]
     names: tuple[str, ...]
@@ -36,6 +39,15 @@ class BatchOf:
     name: str
     unknown: int
     part: str = "batch_size"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a function makes of the value `wanted` of the node that an input comes from."""
+
+    function: Callable[..., Any]
+    name: str
+    wanted: str
 
 
 Fold = tuple[str, dict[str, Any], str | None]
@@ -61,7 +73,7 @@ class Give:
         inputs: input of the stage's node -> value, `Of` or `Made`.
         weak: only where another gift makes the stage.
         when: (input, values): only where the node's input has one of these.
-        over: wins over what others give.
+        over: wins over what others give with a smaller number, unless it is the default.
         again: a stage of its own, behind those that others give.
     """
 
@@ -69,7 +81,7 @@ class Give:
     inputs: Mapping[str, Any]
     weak: bool = False
     when: tuple[str, tuple[Any, ...]] | None = None
-    over: bool = False
+    over: int = 0
     again: bool = False
 
 
@@ -143,8 +155,10 @@ class Stage:
         kind: its type.
         model: the input through which the MODEL runs, where it stands in that chain.
         feeds: (stage, input)s that its first output goes into; later stages of the list win.
-        makes: what it feeds is written with it.
+        makes: the first that it feeds is written with it.
+        sets: values of that one where nothing else gives them.
         skip: not written where all its values are defaults, or those of `neutral`.
+        without: function of its values that says which of them are left out, and why.
         fixed: values that the node always has.
         demand: only written where something reads it.
     """
@@ -153,7 +167,9 @@ class Stage:
     model: str | None = None
     feeds: tuple[tuple[str, str], ...] = ()
     makes: bool = False
+    sets: Mapping[str, Any] = field(default_factory=dict)
     skip: bool = False
     neutral: Mapping[str, Any] = field(default_factory=dict)
+    without: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     demand: bool = False

@@ -104,8 +104,8 @@ SAMPLING = (
         "ADE_SigmaSchedule",
         'beta_schedule COMBO "sqrt_linear (AnimateDiff)"',
         "SIGMA_SCHEDULE",
-        Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, weak=True, over=True),
-        Give("schedule", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, over=True),
+        Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, weak=True, over=2),
+        Give("schedule", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, over=2),
     ),
     row(
         "ADE_PerturbedAttentionGuidanceMultival",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .rows import Stage
+from .values import positions_of_lcm
 
+NO_NODE = ""
 CURVE = "UNetMotion_Curve"
 STAGES = {
     "checkpoint": Stage("CheckpointLoaderSimple"),
@@ -21,8 +23,10 @@ STAGES = {
     "control": Stage("ControlNetApplyAdvanced"),
     "interpolator": Stage("FrameInterpolationModelLoader", feeds=(("interpolate", "interp_model"),)),
     "interpolate": Stage("FrameInterpolate"),
-    "schedule": Stage("UNetMotion_BetaSchedule", model="model", skip=True),
-    "module": Stage("UNetMotion_LoadMotionModule", feeds=(("apply", "motion_module"),)),
+    "schedule": Stage(NO_NODE, model="model"),
+    "module": Stage(
+        "UNetMotion_LoadMotionModule", feeds=(("apply", "motion_module"),), without=positions_of_lcm
+    ),
     "apply": Stage("UNetMotion_ApplyMotionModule", model="model"),
     "lora": Stage("UNetMotion_LoadMotionLoRA", model="model"),
     "scale_curve": Stage(CURVE, feeds=(("amount", "scale_curve"),), makes=True),
@@ -44,7 +48,7 @@ STAGES = {
     "noise": Stage("UNetMotion_Noise", feeds=(("use_noise", "noise"),), makes=True),
     "use_noise": Stage("UNetMotion_UseNoise", model="model"),
     "free_init": Stage("UNetMotion_FreeInit", model="model"),
-    "guidance_curve": Stage(CURVE, feeds=(("guidance", "cfg_curve"),), makes=True),
+    "guidance_curve": Stage(CURVE, feeds=(("guidance", "cfg_curve"),), makes=True, sets={"cfg": 1.0}),
     "guidance": Stage("UNetMotion_Guidance", model="model"),
     "pag": Stage("PerturbedAttentionGuidance", model="model"),
     "rescale": Stage("RescaleCFG", model="model"),

@@ -6,11 +6,12 @@ A test compares them with what running servers say. A node that is not in this l
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from .core_nodes import NODES
+from .values import BETA_SCHEDULES
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROL = "control_after_generate"
@@ -150,7 +151,7 @@ _ALL = (
     ),
     _target(
         "UNetMotion_Curve",
-        f'text STRING "0:1"; over COMBO "frames"; frames INT 16; times {_CURVES}',
+        f'text STRING "0:1, -1:1"; over COMBO "frames"; frames INT 16; times {_CURVES}',
         "motion_curve:UNET_MOTION_CURVE curve:CURVE floats:FLOAT",
     ),
     _target("UNetMotion_Guidance", f"model MODEL; cfg FLOAT 7.0; cfg_curve {_CURVES}", "model:MODEL"),
@@ -214,29 +215,14 @@ _ALL = (
     ),
     *(_target(*node) for node in NODES),
 )
-# Not there yet; a name that is taken out of here is written from then on.
-_PLANNED = {
-    "UNetMotion_MotionAmount",
-    "UNetMotion_Curve",
-    "UNetMotion_Guidance",
-    "UNetMotion_PromptSchedule",
-    "UNetMotion_LoadMotionModule.weights_times",
-    "UNetMotion_LoadMotionModule.weights_plus",
-    "UNetMotion_LoadMotionModule.weights_of",
-}
-KNOWN = {target.kind: target for target in _ALL}
-TARGETS = {
-    target.kind: replace(
-        target, inputs={n: spec for n, spec in target.inputs.items() if f"{target.kind}.{n}" not in _PLANNED}
-    )
-    for target in _ALL
-    if target.kind not in _PLANNED
-}
+TARGETS = {target.kind: target for target in _ALL}
 CHOICES = {
-    ("UNetMotion_ApplyMotionModule", "beta_schedule"): ("auto", "sqrt_linear", "linear"),
+    ("UNetMotion_ApplyMotionModule", "beta_schedule"): tuple(dict.fromkeys(BETA_SCHEDULES.values())),
     ("UNetMotion_ApplyMotionModule", "norm_scope"): ("auto", "diffusers", "v1", "v2", "v3", "sdxl"),
     ("UNetMotion_ContextWindows", "fuse"): ("flat", "pyramid", "relative", "overlap-linear", "gaussian"),
     ("UNetMotion_ContextWindows", "schedule"): ("standard_static", "standard_uniform", "looped_uniform", "batched"),
+    ("UNetMotion_Curve", "over"): ("frames", "steps"),
+    ("UNetMotion_PromptSchedule", "interpolation"): ("linear", "slerp"),
     ("UNetMotion_Noise", "kind"): ("default", "free_noise", "repeated", "constant", "seed_per_frame", "empty"),
     ("UNetMotion_FreeInit", "filter"): ("gaussian", "butterworth", "ideal", "box"),
     ("UNetMotion_SaveClip", "format"): ("webp", "gif", "mp4", "sheet"),
