@@ -124,7 +124,7 @@ _NO_MASK = {"mask_optional": Only((), "the numbers hold for the whole picture")}
 _CFG = "prev_custom_cfg CUSTOM_CFG; cfg_extras CFG_EXTRAS"
 
 VALUES = (
-    row("ADE_MultivalDynamic", "float_val FLOAT 1.0; mask_optional MASK", "MULTIVAL", fold=masked),
+    row("ADE_MultivalDynamic", "float_val FLOAT 1.0; mask_optional MASK", "MULTIVAL", fold=masked, folds=("amount",)),
     row(
         "ADE_MultivalDynamicFloatInput",
         "float_val FLOAT 1.0!; mask_optional MASK",
@@ -144,12 +144,14 @@ VALUES = (
         'min_float_val FLOAT 0.0; max_float_val FLOAT 1.0; mask MASK; scaling COMBO "absolute"',
         "MULTIVAL",
         fold=scaled,
+        folds=("amount",),
     ),
     row(
         "ADE_AnimateDiffKeyframe",
         f"{_KEY}; per_block_replace PER_BLOCK; inherit_missing BOOLEAN true; guarantee_steps INT 1",
         "AD_KEYFRAMES",
         fold=keyframe,
+        folds=("scale_curve", "effect_curve"),
         only=_KEPT,
         chain="prev_ad_keyframes",
     ),
@@ -158,6 +160,7 @@ VALUES = (
         f"cfg FLOAT 8.0; start_percent FLOAT 0.0; guarantee_steps INT 1; {_CFG}",
         "CUSTOM_CFG",
         fold=guidance_key,
+        folds=("guidance_curve",),
         only={"guarantee_steps": ONE_STEP},
         chain="prev_custom_cfg",
     ),
@@ -166,6 +169,7 @@ VALUES = (
         f"cfg_multival MULTIVAL; start_percent FLOAT 0.0; guarantee_steps INT 1; {_CFG}",
         "CUSTOM_CFG",
         fold=guidance_key,
+        folds=("guidance_curve",),
         only={"guarantee_steps": ONE_STEP},
         chain="prev_custom_cfg",
     ),
@@ -175,6 +179,7 @@ VALUES = (
         f'interpolation COMBO "linear"; intervals INT 50; print_keyframes BOOLEAN false; {_CFG}',
         "CUSTOM_CFG",
         fold=guidance_between,
+        folds=("guidance_curve",),
         ignored=("intervals", "print_keyframes"),
         chain="prev_custom_cfg",
     ),

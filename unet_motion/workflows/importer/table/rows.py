@@ -109,6 +109,7 @@ class Row:
         chain: the input through which nodes of this type follow each other; the earlier ones give first.
         groups: each node of the chain is a motion module of its own, with what it reads.
         fold: makes gifts of its values and of what its inputs read, where that takes more than one of them.
+        folds: the stages that these gifts may go to.
         orders: names of widgets in orders of older versions that their types do not tell.
         emits: output -> "model" for the end of the chain of stages, the name of an input that goes through, or
             (stage, output of its node), or several of these, of which the first that is written counts. None: a node
@@ -130,6 +131,7 @@ class Row:
     chain: str | None = None
     groups: bool = False
     fold: Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[Fold]] | None = None
+    folds: tuple[str, ...] = ()
     orders: tuple[str, ...] = ()
     emits: Mapping[int, Any] | None = None
     home: str | None = None
