@@ -66,15 +66,17 @@ def test_what_conversions_write_is_what_the_servers_have(server):
             type_, *options = inputs[name]
             options = options[0] if options else {}
             is_list = isinstance(type_, list)
-            assert ("COMBO" if is_list else type_).split(",")[0] == spec.type, (kind, name)
+            assert ("COMBO" if is_list else type_) == spec.type, (kind, name)
             if spec.is_widget and "default" in options and target.pack != "comfy-core":
                 assert options["default"] == spec.default, (kind, name)
             control = spec.extra is not None and spec.extra[0] == "control_after_generate"
             assert bool(options.get("control_after_generate")) == control, (kind, name)
             if (kind, name) in CHOICES:
-                assert list(CHOICES[kind, name]) == list(type_ if is_list else options["options"]), (kind, name)
+                assert set(CHOICES[kind, name]) == set(type_ if is_list else options["options"]), (kind, name)
+        # Older cores have fewer.
+        outputs = target.outputs[: len(info["output"])] if target.pack == "comfy-core" else target.outputs
         assert [type_ if isinstance(type_, str) else "COMBO" for type_ in info["output"]] == [
-            type_ for _, type_ in target.outputs
+            type_ for _, type_ in outputs
         ], kind
 
 
@@ -114,7 +116,7 @@ def test_the_setting_switches_it_off(server):
         path.write_text(json.dumps({CONVERT_POSTED: False}))
         status, headers, answer = ask(server, "/prompt", {"prompt": old_graph()})
         assert status == 400 and "UNetMotion-Converted" not in headers
-        assert "ADE_AnimateDiffCombine" in json.dumps(answer)
+        assert "ADE_" in answer["error"]["message"]
     finally:
         path.unlink() if before is None else path.write_bytes(before)
 

@@ -98,6 +98,7 @@ def _target(kind: str, inputs: str, outputs: str) -> Target:
 
 
 _CURVES = "UNET_MOTION_CURVE,CURVE,FLOATS,FLOAT"
+_PROMPTS = '"0": "a red star moving left", "15": "a blue star moving left"'
 _SAMPLER_NAMES = 'sampler_name COMBO "euler"; scheduler COMBO "normal"'
 _ALL = (
     _target(
@@ -115,7 +116,7 @@ _ALL = (
     _target(
         "UNetMotion_LoadMotionLoRA",
         'model MODEL; lora_name COMBO; strength FLOAT 1.0; strength_over_steps STRING "";'
-        'strength_over_frames STRING ""; allow_partial BOOLEAN false',
+        f'strength_over_frames STRING ""; allow_partial BOOLEAN false; strength_curve {_CURVES}',
         "model:MODEL",
     ),
     _target(
@@ -157,7 +158,8 @@ _ALL = (
     _target("UNetMotion_Guidance", f"model MODEL; cfg FLOAT 7.0; cfg_curve {_CURVES}", "model:MODEL"),
     _target(
         "UNetMotion_PromptSchedule",
-        'clip CLIP; text STRING; frames INT 16; before STRING ""; after STRING ""; interpolation COMBO "linear"',
+        f"clip CLIP; text STRING {json.dumps(_PROMPTS)}; frames INT 16;"
+        'before STRING ""; after STRING ""; interpolation COMBO "linear"',
         "positive:CONDITIONING negative:CONDITIONING",
     ),
     _target(
