@@ -10,7 +10,7 @@ from typing import Any
 from .api import is_api_graph, read_api, write_api
 from .build import Builder, plan
 from .graph import GET, MUTED, SET, VIRTUAL_PASSES, Graph, Joint, Node, WorkflowError
-from .page import is_page_graph, read_page, write_page
+from .page import in_group_nodes, is_page_graph, read_page, write_page
 from .place import Places
 from .report import Report
 from .settings import Gatherer, Gift
@@ -46,6 +46,8 @@ def convert_workflow(data: Any, replaceable: Collection[str] = ()) -> Converted:
     if is_page_graph(data):
         graphs = read_page(data, report)
         changed = [_convert(graph, replaceable, report) for graph in graphs]
+        for node in filter(lambda node: is_old(node.kind), in_group_nodes(data)):
+            report.leave(node, "is in a group node: turn that into nodes, or a subgraph, and rewrite again")
         return Converted(write_page(copy.deepcopy(data), graphs) if any(changed) else data, report)
     if is_api_graph(data):
         graph = read_api(data, report)
@@ -60,6 +62,7 @@ def old_types(data: Any) -> list[str]:
         kinds = {node["class_type"] for node in data.values()}
     elif is_page_graph(data):
         kinds = {node.kind for graph in read_page(data, Report()) for node in graph.nodes.values()}
+        kinds |= {node.kind for node in in_group_nodes(data)}
     else:
         return []
     return sorted(filter(is_old, kinds))

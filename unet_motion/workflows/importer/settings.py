@@ -99,7 +99,8 @@ class Gatherer:
         if known is not None and known.emits is None:
             yield from self._of(source, known, seen, off)
         elif not off:
-            text = f"its {name} comes from node {source.key} ({source.kind}), which is not known here"
+            where = "outside of its subgraph" if source.border else f"node {source.key} ({source.kind})"
+            text = f"its {name} comes from {where}, which is not known here"
             self.report.change(node, text)
 
     def _renamed(self, node: Node, gift: Gift, names: Mapping[str, str] | None) -> Iterator[Gift]:
