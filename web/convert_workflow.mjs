@@ -91,6 +91,9 @@ async function show(workflow) {
   tracker.redoQueue.length = 0;
   tracker.redoQueue.push(workflow);
   await tracker.redo();
+  // The page completes what it opens, which is no step of its own.
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  tracker.activeState = JSON.parse(JSON.stringify((app.graph.rootGraph ?? app.graph).serialize()));
 }
 
 function tell(report) {

@@ -61,7 +61,6 @@ def test_opening_offers_once_and_one_step_undoes(server, tmp_path):
         steps = page.page.evaluate("window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length")
         assert steps == 1
         page.page.mouse.click(1200, 600)
-        page.picture("importer-before-undo")
         page.page.keyboard.press("Control+z")
         page.page.wait_for_function(f"{TYPES}.includes('ADE_AnimateDiffCombine')")
         assert sorted(page.page.evaluate(TYPES)) == sorted(types)

@@ -8,7 +8,7 @@ import json
 import aiohttp
 import pytest
 
-from unet_motion.workflows.importer.table import CHOICES, ROWS, TARGETS, is_old, one_to_one
+from unet_motion.workflows.importer.table import CHOICES, OTHER_PACKS, ROWS, TARGETS, is_old, one_to_one, written_for
 
 SETTINGS = "user/default/comfy.settings.json"
 CONVERT_POSTED = "UNetMotion.Workflows.ConvertPosted"
@@ -49,7 +49,11 @@ def ask(server, path, body):
 def test_what_conversions_write_is_what_the_servers_have(server):
     """Ids, order of widgets, types, defaults, outputs and choices of every node that the table writes."""
     found = server.get("/object_info")
+    needed = {stage for kind in ROWS if kind not in OTHER_PACKS for stage in written_for(kind)}
     for kind, target in TARGETS.items():
+        # Nodes of a newer core that stand for other packs' are not written where they are missing.
+        if kind not in found and kind not in needed:
+            continue
         info = found[kind]
         order = [name for part in ("required", "optional") for name in info["input_order"].get(part, [])]
         inputs = {**info["input"]["required"], **info["input"].get("optional", {})}
@@ -62,14 +66,17 @@ def test_what_conversions_write_is_what_the_servers_have(server):
             type_, *options = inputs[name]
             options = options[0] if options else {}
             is_list = isinstance(type_, list)
-            assert ("COMBO" if is_list else type_).split(",")[0] == spec.type, (kind, name)
+            assert ("COMBO" if is_list else type_) == spec.type, (kind, name)
             if spec.is_widget and "default" in options and target.pack != "comfy-core":
                 assert options["default"] == spec.default, (kind, name)
-            assert bool(options.get("control_after_generate")) == (spec.extra is not None), (kind, name)
+            control = spec.extra is not None and spec.extra[0] == "control_after_generate"
+            assert bool(options.get("control_after_generate")) == control, (kind, name)
             if (kind, name) in CHOICES:
-                assert list(CHOICES[kind, name]) == list(type_ if is_list else options["options"]), (kind, name)
+                assert set(CHOICES[kind, name]) == set(type_ if is_list else options["options"]), (kind, name)
+        # Older cores have fewer.
+        outputs = target.outputs[: len(info["output"])] if target.pack == "comfy-core" else target.outputs
         assert [type_ if isinstance(type_, str) else "COMBO" for type_ in info["output"]] == [
-            type_ for _, type_ in target.outputs
+            type_ for _, type_ in outputs
         ], kind
 
 
@@ -109,7 +116,7 @@ def test_the_setting_switches_it_off(server):
         path.write_text(json.dumps({CONVERT_POSTED: False}))
         status, headers, answer = ask(server, "/prompt", {"prompt": old_graph()})
         assert status == 400 and "UNetMotion-Converted" not in headers
-        assert "ADE_AnimateDiffCombine" in json.dumps(answer)
+        assert "ADE_" in answer["error"]["message"]
     finally:
         path.unlink() if before is None else path.write_bytes(before)
 

@@ -16,7 +16,7 @@ from aiohttp import web
 import nodes as core_nodes
 
 from ....unet_motion.workflows.importer import WorkflowError, convert_workflow, old_types
-from ....unet_motion.workflows.importer.table import OTHER_PACKS, is_old, one_to_one
+from ....unet_motion.workflows.importer.table import OTHER_PACKS, is_old, one_to_one, written_for
 
 SETTING = "UNetMotion.Workflows.ConvertPosted"
 HEADER = "UNetMotion-Converted"
@@ -24,8 +24,9 @@ _converted: ContextVar[str | None] = ContextVar("unet_motion_converted", default
 
 
 def missing_packs() -> frozenset[str]:
-    """Types of other packs that the table has and this server lacks."""
-    return OTHER_PACKS - core_nodes.NODE_CLASS_MAPPINGS.keys()
+    """Types of other packs that this server lacks, and whose counterparts it has."""
+    there = core_nodes.NODE_CLASS_MAPPINGS.keys()
+    return frozenset(kind for kind in OTHER_PACKS - there if written_for(kind) <= there)
 
 
 def is_wanted() -> bool:

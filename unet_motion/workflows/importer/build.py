@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .graph import BYPASSED, Graph, Joint, Key, Node, Slot
+from .graph import BYPASSED, Graph, Joint, Key, Node, Slot, constant_of
 from .place import Places
 from .report import Report
 from .settings import Gift
-from .table import CHOICES, KEYS, KNOWN, PER_MODULE, ROWS, STAGES, TARGETS, Row, Stage, Target, stage_of
+from .table import CHOICES, KEYS, NO_NODE, PER_MODULE, ROWS, STAGES, TARGETS, Row, Stage, Target, stage_of
 
 ORDER = {name: place for place, name in enumerate(STAGES)}
 SCHEDULES_KEPT = (None, "keep", "auto")
@@ -18,12 +18,18 @@ OLD_WORDS = "\N{PERFORMING ARTS}"  # in the names that the other pack shows
 
 @dataclass
 class Built:
-    """A stage of one node's chain: what it gets, from which nodes, and the node that was written for it."""
+    """A stage of one node's chain: what it gets, from which nodes, and the node that was written for it.
+
+    Attributes:
+        givers: nodes without which it would not be there.
+        sources: of each input.
+    """
 
     stage: str
     group: Any
     givers: list[Node]
     inputs: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, Node] = field(default_factory=dict)
     mode: int = 0
     node: Node | None = None
 
@@ -36,11 +42,14 @@ def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
         group = gift.group if gift.stage in PER_MODULE else None
         for one in groups if gift.stage in PER_MODULE and group is None else [group]:
             places.setdefault((one, gift.stage, number if gift.again else -1), []).append(gift)
+    for (group, name, number), given in places.items():
+        if number >= 0:  # one of several stages: what holds for all of them holds for it
+            given.extend(gift for gift in places.get((group, name, -1), ()) if gift.weak)
     for (group, name, _), given in list(places.items()):
         stage = stage_of(name)
         if stage is not None and stage.makes and not all(g.weak for g in given):
             strong = next(gift for gift in given if not gift.weak)
-            fed = Gift(strong.giver, stage.feeds[0][0], {}, mode=strong.mode)
+            fed = Gift(strong.giver, stage.feeds[0][0], dict(stage.sets), mode=strong.mode)
             places.setdefault((group, stage.feeds[0][0], -1), []).append(fed)
     if any(name == "apply" and not all(gift.weak for gift in given) for (_, name, _), given in places.items()):
         places = {key: given for key, given in places.items() if key[1] != "schedule"}
@@ -50,12 +59,19 @@ def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
            if stage_of(stage.stage).makes}  # fmt: skip
     made = [stage for stage in stages if stage is not None and _can_be_written(stage, stage.stage in fed, report)]
     made = [stage for stage in made if not stage_of(stage.stage).demand or _is_read(node, stage.stage)]
+    made.sort(key=_first_step)
     rank = {group: place for place, group in enumerate(groups)}
     made.sort(key=lambda s: (s.stage not in ("checkpoint", "schedule"), s.stage not in PER_MODULE,
                              rank.get(s.group, 0), ORDER.get(s.stage, 0)))  # fmt: skip
     for stage in made:
         stage.mode = node.mode or stage.mode
     return made
+
+
+def _first_step(built: Built) -> float:
+    """Windows for parts of the run follow each other in the order of these parts."""
+    start = built.inputs.get("start_percent")
+    return start if built.stage == "windows" and isinstance(start, (int, float)) else 0
 
 
 def _is_read(node: Node, name: str) -> bool:
@@ -75,13 +91,13 @@ def _merge(name: str, group: Any, gifts: list[Gift], report: Report) -> Built | 
     built = Built(name, group, [gift.giver for gift in counted if not gift.weak], mode=BYPASSED if off else 0)
     stage = stage_of(name)
     built.inputs.update(stage.fixed)
-    defaults = KNOWN[stage.kind].inputs if stage.kind in KNOWN else {}
+    defaults = TARGETS[stage.kind].inputs if stage.kind in TARGETS else {}
     for gift in sorted(counted, key=lambda gift: gift.over):
         for word, value in gift.inputs.items():
             default = defaults[word].default if word in defaults else None
             before = built.inputs.get(word)
-            if before is None or before == default or gift.over:
-                built.inputs[word] = value
+            if before is None or before == default or (gift.over and value != default):
+                built.inputs[word], built.sources[word] = value, gift.giver
             elif name in KEYS and word == "text":
                 built.inputs[word] = f"{before}, {value}"
             elif _multiplies(name, word) and all(isinstance(v, (int, float)) for v in (before, value)):
@@ -113,16 +129,18 @@ def _say(value: Any) -> str:
 def _can_be_written(built: Built, is_fed: bool, report: Report) -> bool:
     """Whether its node is there and has something to say; values that it cannot take are lost, and said so."""
     stage = stage_of(built.stage)
-    known = KNOWN.get(stage.kind)
+    known = TARGETS.get(stage.kind)
     if stage.skip and known is not None and not is_fed and _says_nothing(built, stage, known):
         return False
     giver = built.givers[0]
-    if stage.kind not in TARGETS:
-        if not built.mode and not (built.stage == "schedule" and built.inputs.get("beta_schedule") in SCHEDULES_KEPT):
-            said = ", ".join(f"{name} {_say(value)}" for name, value in built.inputs.items())
-            lost = f"has no counterpart yet ({said})" if said else "has no counterpart yet"
-            (report.change if ROWS[giver.kind].emits is not None else report.leave)(giver, lost)
+    if stage.kind == NO_NODE:
+        for name, value in built.inputs.items():
+            if not built.mode and value not in SCHEDULES_KEPT:
+                report.change(built.sources.get(name, giver), f"{name} {_say(value)} has no node here without a module")
         return False
+    for name, why in (stage.without(built.inputs) if stage.without is not None else {}).items():
+        if not _is_default(TARGETS[stage.kind].inputs, name, built.inputs.pop(name)):
+            report.note(built.sources.get(name, giver), f"{name} {why}")
     for name, value in list(built.inputs.items()):
         spec = TARGETS[stage.kind].inputs.get(name)
         allowed = CHOICES.get((stage.kind, name))
@@ -130,7 +148,7 @@ def _can_be_written(built: Built, is_fed: bool, report: Report) -> bool:
             continue
         del built.inputs[name]
         if known is not None and not _is_default(known.inputs, name, value):
-            report.change(giver, f"{name} {_say(value)} has no counterpart yet")
+            report.change(built.sources.get(name, giver), f"{name} {_say(value)} has no counterpart")
     return True
 
 
@@ -262,10 +280,25 @@ class Builder:
         target = TARGETS[stage_of(built.stage).kind]
         for name, value in built.inputs.items():
             spec = target.inputs[name]
+            if isinstance(value, Joint) and spec.type == "FLOAT" and self._is_whole(value):
+                # Links do not turn whole numbers into others.
+                number = constant_of(value.source)
+                value = None if number is None else float(number)
+                if value is None:
+                    text = f"its {name} is a link of whole numbers, which it takes none of; {spec.default} counts"
+                    self.report.change(built.sources[name], text)
+                    continue
             if isinstance(value, Joint):
                 self._join((value.source.key, value.output), built.node.key, name, spec.type)
             elif spec.is_widget:
-                built.node.values[name] = float(value) if spec.type == "FLOAT" else value
+                kinds = {"FLOAT": float, "STRING": str}
+                built.node.values[name] = kinds.get(spec.type, lambda same: same)(value)
+
+    def _is_whole(self, value: Joint) -> bool:
+        """Whether whole numbers come over a link; in an API graph, whether such a one stands at its beginning."""
+        outputs = value.source.outputs
+        known = outputs[value.output].type if value.output < len(outputs) else "*"
+        return known == "INT" or (known == "*" and isinstance(constant_of(value.source), int))
 
     def _send_on(self, node: Node, row: Row, stages: list[Built], through: dict, readers: list) -> None:
         """Let what read the node's outputs read those of the stages, or what goes through the node."""

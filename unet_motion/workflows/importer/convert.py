@@ -10,11 +10,11 @@ from typing import Any
 from .api import is_api_graph, read_api, write_api
 from .build import Builder, plan
 from .graph import GET, MUTED, SET, VIRTUAL_PASSES, Graph, Joint, Node, WorkflowError
-from .page import is_page_graph, read_page, write_page
+from .page import in_group_nodes, is_page_graph, read_page, write_page
 from .place import Places
 from .report import Report
 from .settings import Gatherer, Gift
-from .table import RENAMED, ROWS, SAMPLERS, is_old
+from .table import KEEPS, RENAMED, ROWS, SAMPLERS, is_old
 from .widgets import UnknownWidgets, Widgets
 
 __all__ = ["Converted", "WorkflowError", "convert_workflow", "old_types"]
@@ -46,6 +46,8 @@ def convert_workflow(data: Any, replaceable: Collection[str] = ()) -> Converted:
     if is_page_graph(data):
         graphs = read_page(data, report)
         changed = [_convert(graph, replaceable, report) for graph in graphs]
+        for node in filter(lambda node: is_old(node.kind), in_group_nodes(data)):
+            report.leave(node, "is in a group node: turn that into nodes, or a subgraph, and rewrite again")
         return Converted(write_page(copy.deepcopy(data), graphs) if any(changed) else data, report)
     if is_api_graph(data):
         graph = read_api(data, report)
@@ -60,6 +62,7 @@ def old_types(data: Any) -> list[str]:
         kinds = {node["class_type"] for node in data.values()}
     elif is_page_graph(data):
         kinds = {node.kind for graph in read_page(data, Report()) for node in graph.nodes.values()}
+        kinds |= {node.kind for node in in_group_nodes(data)}
     else:
         return []
     return sorted(filter(is_old, kinds))
@@ -88,6 +91,15 @@ def _why_aside(node: Node) -> str | None:
     return str(why) if node.mode == MUTED and why is not None else None
 
 
+def _rename_inputs(node: Node) -> None:
+    """Call inputs of older versions as they are called now."""
+    formerly = ROWS[node.kind].formerly if node.kind in ROWS else {}
+    for slot in node.inputs:
+        now = formerly.get(slot.name, slot.name)
+        if slot.links and node.input(now) is None:
+            slot.name = now
+
+
 class _Conversion:
     """Of one canvas."""
 
@@ -100,6 +112,8 @@ class _Conversion:
     def run(self, wanted: list[Node]) -> bool:
         plans = []
         for node in wanted:
+            _rename_inputs(node)
+        for node in wanted:
             row = ROWS.get(node.kind)
             if row is None:
                 self.report.leave(node, "is not known here")
@@ -109,6 +123,9 @@ class _Conversion:
                 gifts = self._gather(node)
                 if gifts is not None:
                     plans.append((node, row, plan(node, self._to_samplers(node, gifts), self.report)))
+                    if row.home is not None and all(built.stage != row.home for built in plans[-1][2]):
+                        self.report.leave(node, "has no counterpart")
+                        plans.pop()
         for node, row, stages in plans:
             self.builder.build(node, row, stages)
             self.changed = True
@@ -125,7 +142,9 @@ class _Conversion:
 
     def _to_samplers(self, node: Node, gifts: list[Gift]) -> list[Gift]:
         """Guidance goes to the samplers behind a node; where one is not known, the MODEL carries it."""
-        rest = [gift for gift in gifts if gift.stage != "sampler"]
+        own = [gift for gift in gifts if gift.stage == "schedule" and gift.giver is node]
+        dropped = own if own and self._is_overruled(node) else []
+        rest = [gift for gift in gifts if gift.stage != "sampler" and gift not in dropped]
         for gift in gifts:
             if gift.stage != "sampler" or gift.mode or "cfg" not in gift.inputs:
                 continue
@@ -153,6 +172,28 @@ class _Conversion:
                 else:
                     found[reader.key] = reader
         return list(found.values())
+
+    def _is_overruled(self, node: Node) -> bool:
+        """Whether another noise schedule is set behind a node, on every way from its MODEL to a sampler."""
+        rest, seen = [node], {node.key}
+        while rest:
+            for reader, _ in self._model_readers(rest.pop()):
+                if reader.key in seen or self._sets_schedule(reader):
+                    continue
+                if not self._passes_model(reader):
+                    return False
+                seen.add(reader.key)
+                rest.append(reader)
+        return True
+
+    def _sets_schedule(self, node: Node) -> bool:
+        row = ROWS.get(node.kind)
+        if row is None or row.emits is None or "model" not in row.inputs or "beta_schedule" not in row.inputs:
+            return False
+        try:
+            return node.mode == 0 and self.gatherer.widgets.read(node, row)["beta_schedule"] not in KEEPS
+        except UnknownWidgets:
+            return False
 
     def _model_readers(self, node: Node):
         for number, slot in enumerate(node.outputs):

@@ -217,6 +217,17 @@ def primitive_value(node: Node) -> Any:
     return _word(node)
 
 
+def constant_of(node: Node) -> int | float | None:
+    """The number that a node gives on and that nothing changes: the only one that stands on it."""
+    if any(slot.links for slot in node.inputs):
+        return None
+    raw = node.raw or {}
+    values = raw.get("widgets_values") if "class_type" not in raw else list(node.values.values())
+    values = list(values.values()) if isinstance(values, dict) else values if isinstance(values, list) else []
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    return numbers[0] if len(numbers) == 1 else None
+
+
 class Counters:
     """Fresh keys of nodes and numbers of links, past all that a file holds."""
 

@@ -6,7 +6,7 @@ Widget values stand by position there (for some packs by name), links in a list 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .graph import Counters, Graph, Link, Node, Slot, WorkflowError
@@ -77,6 +77,17 @@ def _read_scope(scope: dict[str, Any], where: str, counters: Counters, report: R
         where = f" of subgraph {where}" if where else ""
         report.note(Node("links", "links"), f"{lost}{where} lead from or to nothing; left as they are")
     return graph
+
+
+def in_group_nodes(data: dict[str, Any]) -> Iterator[Node]:
+    """The nodes in a page's group nodes, which have no numbers of their own."""
+    extra = data.get("extra")
+    groups = extra.get("groupNodes") if isinstance(extra, dict) else None
+    for name, group in (groups if isinstance(groups, dict) else {}).items():
+        nodes = group.get("nodes") if isinstance(group, dict) else None
+        for place, raw in enumerate(nodes if isinstance(nodes, list) else []):
+            if isinstance(raw, dict) and isinstance(raw.get("type"), str):
+                yield Node(f"{name}:{place}", raw["type"])
 
 
 def _border(scope: dict[str, Any], side: str, key: int) -> Node:
@@ -310,11 +321,11 @@ def _drawn(node: Node, order: int) -> dict[str, Any]:
     for place, (name, type_) in enumerate(target.outputs):
         links = node.outputs[place].links if place < len(node.outputs) else []
         outputs.append({"name": name, "type": type_, "links": links, "slot_index": place})
-    x, y, width, height = node.place or (0, 0, *target.size())
+    width, height = node.place[2:] if node.place else target.size()
     drawn = {
         "id": node.key,
         "type": node.kind,
-        "pos": [x, y],
+        **({"pos": list(node.place[:2])} if node.place else {}),
         "size": [max(width, target.size()[0]), max(height, target.size()[1])],
         "flags": old.get("flags", {}),
         "order": old.get("order", order),

@@ -8,13 +8,13 @@ from typing import Any
 
 from .graph import BYPASSED, MUTED, Graph, Joint, Node
 from .report import Report
-from .table import BATCHES, ROWS, BatchOf, Made, Of, Row
+from .table import BATCHES, ROWS, BatchOf, Made, Named, Of, Row
 from .widgets import Widgets
 
 # Types that only settings have: links of these end at nodes of the table.
 SETTING_TYPES = frozenset(
-    output for row in ROWS.values() if row.emits is None for output in row.outputs if output != "MODEL"
-)
+    output for row in ROWS.values() if row.emits is None for output in row.outputs
+) - frozenset(output for row in ROWS.values() if row.emits is not None for output in row.outputs)
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Gift:
     stage: str
     inputs: dict[str, Any]
     weak: bool = False
-    over: bool = False
+    over: int = 0
     again: bool = False
     group: Any = None
     mode: int = 0
@@ -99,7 +99,8 @@ class Gatherer:
         if known is not None and known.emits is None:
             yield from self._of(source, known, seen, off)
         elif not off:
-            text = f"its {name} comes from node {source.key} ({source.kind}), which is not known here"
+            where = "outside of its subgraph" if source.border else f"node {source.key} ({source.kind})"
+            text = f"its {name} comes from {where}, which is not known here"
             self.report.change(node, text)
 
     def _renamed(self, node: Node, gift: Gift, names: Mapping[str, str] | None) -> Iterator[Gift]:
@@ -130,6 +131,11 @@ class Gatherer:
             return self._of_input(node, row, expression, values)
         if isinstance(expression, BatchOf):
             return self._batch_of(node, expression)
+        if isinstance(expression, Named):
+            origin = self.graph.origin(node, expression.name)
+            known = None if origin is None else ROWS.get(origin.node.kind)
+            value = self.widgets.named(origin.node, known).get(expression.wanted) if known is not None else None
+            return None if value is None else expression.function(value)
         if not isinstance(expression, Made):
             return expression
         read = [values.get(name) for name in expression.names]
@@ -137,12 +143,18 @@ class Gatherer:
             names = ", ".join(expression.names)
             self.report.change(node, f"{names}: linked, so that they cannot be read; the defaults count")
             read = [row.inputs[name].default for name in expression.names]
-        return expression.function(*read)
+        try:
+            return expression.function(*read)
+        except LookupError:
+            name = expression.names[0]
+            default = row.inputs[name].default
+            self.report.change(node, f"{name} {read[0]!r} has no counterpart; {default!r} counts")
+            return expression.function(default, *read[1:])
 
     def _batch_of(self, node: Node, expression: BatchOf) -> Any:
-        """How many latents come in, as the node that makes them says."""
+        """How many latents come in, or their size, as the node that makes them says."""
         origin = self.graph.origin(node, expression.name)
-        name = None if origin is None else BATCHES.get(origin.node.kind)
+        name = None if origin is None else BATCHES.get(origin.node.kind, {}).get(expression.part)
         if name is not None:
             made = origin.node
             if self.graph.link_into(made, name) is not None:
@@ -151,7 +163,7 @@ class Gatherer:
             number = self.widgets.named(made, row).get(name) if row else self.widgets.target_value(made, name)
             if isinstance(number, int):
                 return number
-        text = f"its number of frames is not known: {expression.unknown} is set"
+        text = f"the {expression.part} of its {expression.name} is not known: {expression.unknown} is set"
         self.report.change(node, text)
         return expression.unknown
 

@@ -1,22 +1,31 @@
 """How the nodes of other packs read here: the one place that knows their names, inputs and values."""
 
-from . import animatediff, conditioning, other_packs, over_time
-from .rows import BatchOf, Give, Made, Of, Row, Stage
-from .stages import BATCHES, KEYS, PER_MODULE, RENAMED, SAMPLERS, STAGES, stage_of
-from .targets import CHOICES, KNOWN, TARGETS, Input, Target
+from . import animatediff, conditioning, other_packs, over_time, sampling, without
+from .rows import BatchOf, Give, Made, Named, Of, Row, Stage
+from .stages import BATCHES, KEYS, NO_NODE, PER_MODULE, RENAMED, SAMPLERS, STAGES, stage_of
+from .targets import CHOICES, TARGETS, Input, Target
+from .values import BETA_SCHEDULES
 
-ROWS: dict[str, Row] = {
-    row.kind: row for part in (animatediff, over_time, conditioning, other_packs) for row in part.ROWS
-}
+_PARTS = (animatediff, sampling, over_time, conditioning, other_packs, without)
+ROWS: dict[str, Row] = {row.kind: row for part in _PARTS for row in part.ROWS}
 
 OWNED_PREFIX = "ADE_"
 OTHER_PACKS = frozenset(kind for kind, row in ROWS.items() if row.pack)
 """Types of packs other than AnimateDiff-Evolved that the table has."""
 
+KEEPS = frozenset(theirs for theirs, ours in BETA_SCHEDULES.items() if ours == "keep")
+"""Noise schedules that leave a MODEL's own."""
+
 
 def is_old(kind: str) -> bool:
     """Whether nodes of a type are AnimateDiff-Evolved's, known here or not."""
     return kind.startswith(OWNED_PREFIX) or (kind in ROWS and not ROWS[kind].pack)
+
+
+def written_for(kind: str) -> frozenset[str]:
+    """Types of the nodes that stand for one of a type, by its own values."""
+    stages = (stage_of(give.stage) for give in ROWS[kind].gives)
+    return frozenset(stage.kind for stage in stages if stage is not None)
 
 
 def one_to_one() -> dict[str, tuple[str, dict[str, str], list[str]]]:
@@ -41,8 +50,9 @@ def one_to_one() -> dict[str, tuple[str, dict[str, str], list[str]]]:
 __all__ = [
     "BATCHES",
     "CHOICES",
+    "KEEPS",
     "KEYS",
-    "KNOWN",
+    "NO_NODE",
     "OTHER_PACKS",
     "PER_MODULE",
     "RENAMED",
@@ -54,6 +64,7 @@ __all__ = [
     "Give",
     "Input",
     "Made",
+    "Named",
     "Of",
     "Row",
     "Stage",
@@ -61,4 +72,5 @@ __all__ = [
     "is_old",
     "one_to_one",
     "stage_of",
+    "written_for",
 ]

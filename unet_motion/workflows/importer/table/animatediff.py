@@ -1,18 +1,33 @@
-"""AnimateDiff-Evolved's nodes that have a counterpart, and those of its forerunners under the same names."""
+"""AnimateDiff-Evolved's motion models, LoRAs, context windows and settings of motion models."""
 
 from __future__ import annotations
 
 from .over_time import MULTIVAL, range_of
-from .rows import Give, Only, Row, made, of, row
-from .values import BETA_SCHEDULES, FORMATS, FUSES, NOISES, OTHER_NOISES, PIA_PRESETS, SCHEDULES, norm_scope
+from .rows import Give, Named, Only, Row, made, of, row
+from .values import (
+    BETA_SCHEDULES,
+    FUSES,
+    PIA_PRESETS,
+    SCHEDULES,
+    norm_scope,
+    schedule_by_name,
+    schedule_of,
+)
 
-PREVIEW = 'preview STRING ""'  # where old pages showed the file
 DEPRECATED = "deprecation_warning ADEWARN"
-SEED = "seed_override INT 0!"
 SETTINGS = "ad_settings AD_SETTINGS"
+POSITIONS = {
+    "position_cap": of("cap_initial_pe_length"),
+    "position_interpolate": of("interpolate_pe_to_length"),
+    "position_skip": of("initial_pe_idx_offset"),
+    "position_skip_after": of("final_pe_idx_offset"),
+}
 MODULE = Give("module", {"motion_module": of("model_name")})
-SCHEDULE = Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)})
-APPLIED = Give("apply", {"motion_module": of("motion_model")})
+SCHEDULE = Give("apply", {"beta_schedule": made(schedule_of, "beta_schedule", "model_name")})
+APPLIED = Give(
+    "apply",
+    {"motion_module": of("motion_model"), "beta_schedule": Named(schedule_by_name, "motion_model", "model_name")},
+)
 ONE_STEP = Only((0, 1), "the setting lasts as long as its range holds a step")
 
 
@@ -88,6 +103,7 @@ LOADERS = (
         SCHEDULE,
         Give("apply", {"norm_scope": made(norm_scope, "apply_v2_models_properly", "model_name")}),
         Give("amount", {"scale": of("motion_scale")}),
+        formerly={"motion_model_settings": "ad_settings"},
         emits={0: "model"},
         home="apply",
     ),
@@ -148,7 +164,7 @@ LOADERS = (
         'model MODEL; beta_schedule COMBO "autoselect"; m_models M_MODELS; context_options CONTEXT_OPTIONS;'
         "sample_settings SAMPLE_SETTINGS",
         "MODEL",
-        Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, weak=True),
+        Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, weak=True, over=1),
         Give("schedule", {"beta_schedule": of("beta_schedule", {**BETA_SCHEDULES, "autoselect": "keep"})}),
         emits={0: "model"},
     ),
@@ -170,6 +186,7 @@ LOADERS = (
         APPLIED,
         reads=MULTIVAL,
         fold=range_of,
+        folds=("effect_curve",),
         chain="prev_m_models",
         groups=True,
     ),
@@ -184,6 +201,7 @@ LOADERS = (
         Give("i2v", {"picture": of("ref_latent"), "motion_scale": of("ref_drift")}),
         reads=MULTIVAL,
         fold=range_of,
+        folds=("effect_curve",),
         ignored=("apply_ref_when_disabled",),
         chain="prev_m_models",
         groups=True,
@@ -223,15 +241,7 @@ MOTION = (
         "cap_initial_pe_length INT 0; interpolate_pe_to_length INT 0; initial_pe_idx_offset INT 0;"
         "final_pe_idx_offset INT 0; print_adjustment BOOLEAN false; prev_pe_adjust PE_ADJUST",
         "PE_ADJUST",
-        Give(
-            "module",
-            {
-                "position_cap": of("cap_initial_pe_length"),
-                "position_interpolate": of("interpolate_pe_to_length"),
-                "position_skip": of("initial_pe_idx_offset"),
-                "position_skip_after": of("final_pe_idx_offset"),
-            },
-        ),
+        Give("module", POSITIONS),
         ignored=("print_adjustment",),
         chain="prev_pe_adjust",
     ),
@@ -259,6 +269,43 @@ def _weights(kind: str, parts: str, operation: str) -> Row:
     )
 
 
+_SCALED = "mask_motion_scale MASK; min_motion_scale FLOAT 1.0; max_motion_scale FLOAT 1.0"
+_MOVES = (
+    "cap_initial_pe_length INT 0; interpolate_pe_to_length INT 0; initial_pe_idx_offset INT 0;"
+    "final_pe_idx_offset INT 0"
+)
+
+
+def _settings(kind: str, strengths: str, positions: str) -> Row:
+    """The settings of a motion model before they had nodes of their own."""
+    names = strengths.split()
+    lost = {name: Only((1, 1.0), "these weights stay as they were trained") for name in names}
+    given = {"position_stretch": of("motion_pe_stretch")} if positions else {}
+    return row(
+        kind,
+        "".join(f"{name} FLOAT 1.0; " for name in names) + f"{positions}{_SCALED}; {DEPRECATED}",
+        "AD_SETTINGS",
+        Give("module", {**given, **(POSITIONS if "cap" in positions else {})}, weak=True),
+        only={**lost, "mask_motion_scale": Only((), "the motion scale is the same everywhere")},
+        ignored=("min_motion_scale", "max_motion_scale"),
+    )
+
+
+_STRETCH = "motion_pe_stretch INT 0; "
+_ATTENTION = "attn_q attn_k attn_v attn_out_weight attn_out_bias"
+OLD_SETTINGS = (
+    _settings("ADE_AnimateDiffModelSettings_Release", "", ""),
+    _settings("ADE_AnimateDiffModelSettingsSimple", "", _STRETCH),
+    _settings(
+        "ADE_AnimateDiffModelSettings", "pe_strength attn_strength other_strength", f"{_STRETCH}{_MOVES}; ",
+    ),
+    _settings(
+        "ADE_AnimateDiffModelSettingsAdvancedAttnStrengths",
+        "pe_strength attn_strength " + " ".join(f"{part}_strength" for part in _ATTENTION.split()) + " other_strength",
+        f"{_STRETCH}{_MOVES}; ",
+    ),
+)
+
 _PARTS = "pe attn other"
 _MORE_PARTS = "pe attn attn_q attn_k attn_v attn_out_weight attn_out_bias other"
 WEIGHTS = (
@@ -284,6 +331,7 @@ PIA = (
         Give("encode", {"pixels": of("image"), "vae": of("vae")}),
         reads=MULTIVAL,
         fold=range_of,
+        folds=("effect_curve",),
         chain="prev_m_models",
         groups=True,
     ),
@@ -305,183 +353,4 @@ PIA = (
     ),
 )
 
-_SAMPLING = (
-    "batch_offset INT 0; noise_type COMBO \"default\"; seed_gen COMBO \"comfy\"; seed_offset INT 0;"
-    "noise_layers NOISE_LAYERS; iteration_opts ITERATION_OPTS;"
-    f"{SEED}; adapt_denoise_steps BOOLEAN false; custom_cfg CUSTOM_CFG; sigma_schedule SIGMA_SCHEDULE;"
-    "image_inject IMAGE_INJECT; ancestral_opts ANCESTRAL_OPTS"
-)
-OFFSETS = {
-    "batch_offset": Only((0,), "the noise is that of the first frames"),
-    "seed_offset": Only((0,), "the noise is that of the sampler's seed"),
-    "seed_override": Only((None,), "the noise is that of the sampler's seed"),
-}
-SAMPLING = (
-    row(
-        "ADE_AnimateDiffSamplingSettings",
-        _SAMPLING,
-        "SAMPLE_SETTINGS",
-        Give("windows", {"free_noise": True}, weak=True, when=("noise_type", ("FreeNoise",))),
-        Give("noise", {"kind": of("noise_type", NOISES)}, when=("noise_type", OTHER_NOISES)),
-        only={**OFFSETS, "seed_gen": Only(("comfy",), "the noise of all frames comes from one generator")},
-        ignored=("adapt_denoise_steps",),
-    ),
-    row(
-        "ADE_IterationOptsFreeInit",
-        'iterations INT 2; filter COMBO "gaussian"; d_s FLOAT 0.25; d_t FLOAT 0.25; n_butterworth INT 4;'
-        'sigma_step INT 999; apply_to_1st_iter BOOLEAN false; init_type COMBO "FreeInit [sampler sigma]";'
-        "iter_batch_offset INT 0; iter_seed_offset INT 1",
-        "ITERATION_OPTS",
-        Give(
-            "free_init",
-            {
-                "iterations": of("iterations"),
-                "filter": of("filter", {name: name for name in ("gaussian", "butterworth", "ideal", "box")}),
-                "spatial_stop": of("d_s"),
-                "temporal_stop": of("d_t"),
-                "order": of("n_butterworth"),
-            },
-        ),
-        only={
-            "sigma_step": Only((999,), "noise is mixed at the last noise level"),
-            "apply_to_1st_iter": Only((False,), "the first pass starts from plain noise"),
-            "init_type": Only(("FreeInit [sampler sigma]", "FreeInit [model sigma]"), "FreeInit's own mix is made"),
-            "iter_batch_offset": Only((0,), "fresh noise is that of the first frames"),
-            "iter_seed_offset": Only((1,), "each pass has its own fresh noise"),
-        },
-    ),
-    row(
-        "ADE_IterationOptsDefault",
-        "iterations INT 1; iter_batch_offset INT 0; iter_seed_offset INT 0",
-        "ITERATION_OPTS",
-        only={"iterations": Only((1,), "the clip is sampled once")},
-        ignored=("iter_batch_offset", "iter_seed_offset"),
-    ),
-    row(
-        "ADE_CustomCFGSimple",
-        "cfg FLOAT 8.0; cfg_extras CFG_EXTRAS",
-        "CUSTOM_CFG",
-        Give("sampler", {"cfg": of("cfg")}),
-    ),
-    row(
-        "ADE_CustomCFG",
-        "cfg_multival MULTIVAL; cfg_extras CFG_EXTRAS",
-        "CUSTOM_CFG",
-        reads={"cfg_multival": {"value": "sampler:cfg"}},
-    ),
-    row(
-        "ADE_CFGExtrasPAGSimple",
-        "scale FLOAT 3.0; prev_extras CFG_EXTRAS",
-        "CFG_EXTRAS",
-        Give("pag", {"scale": of("scale")}),
-        chain="prev_extras",
-    ),
-    row(
-        "ADE_CFGExtrasPAG",
-        "scale_multival MULTIVAL; prev_extras CFG_EXTRAS",
-        "CFG_EXTRAS",
-        reads={"scale_multival": {"value": "pag:scale"}},
-        chain="prev_extras",
-    ),
-    row(
-        "ADE_CFGExtrasRescaleCFGSimple",
-        "multiplier FLOAT 0.7; prev_extras CFG_EXTRAS",
-        "CFG_EXTRAS",
-        Give("rescale", {"multiplier": of("multiplier")}),
-        chain="prev_extras",
-    ),
-    row(
-        "ADE_CFGExtrasRescaleCFG",
-        "mult_multival MULTIVAL; prev_extras CFG_EXTRAS",
-        "CFG_EXTRAS",
-        reads={"mult_multival": {"value": "rescale:multiplier"}},
-        chain="prev_extras",
-    ),
-    row(
-        "ADE_SigmaSchedule",
-        'beta_schedule COMBO "sqrt_linear (AnimateDiff)"',
-        "SIGMA_SCHEDULE",
-        Give("apply", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, weak=True, over=True),
-        Give("schedule", {"beta_schedule": of("beta_schedule", BETA_SCHEDULES)}, over=True),
-    ),
-    row(
-        "ADE_PerturbedAttentionGuidanceMultival",
-        "model MODEL; scale_multival MULTIVAL",
-        "MODEL",
-        Give("pag", {}),
-        reads={"scale_multival": {"value": "pag:scale"}},
-        emits={0: "model"},
-        home="pag",
-    ),
-    row(
-        "ADE_RescaleCFGMultival",
-        "model MODEL; mult_multival MULTIVAL",
-        "MODEL",
-        Give("rescale", {}),
-        reads={"mult_multival": {"value": "rescale:multiplier"}},
-        emits={0: "model"},
-        home="rescale",
-    ),
-)
-
-OTHERS = (
-    row(
-        "ADE_EmptyLatentImageLarge",
-        "width INT 512; height INT 512; batch_size INT 1",
-        "LATENT",
-        Give("latents", {"width": of("width"), "height": of("height"), "batch_size": of("batch_size")}),
-        emits={0: ("latents", 0)},
-        home="latents",
-    ),
-    row(
-        "CheckpointLoaderSimpleWithNoiseSelect",
-        'ckpt_name COMBO; beta_schedule COMBO "use existing"; use_custom_scale_factor BOOLEAN false;'
-        "scale_factor FLOAT 0.18215",
-        "MODEL CLIP VAE",
-        Give("checkpoint", {"ckpt_name": of("ckpt_name")}),
-        Give("schedule", {"beta_schedule": of("beta_schedule", {**BETA_SCHEDULES, "autoselect": "keep"})}),
-        only={"use_custom_scale_factor": Only((False,), "the checkpoint's own latent scale is used")},
-        ignored=("scale_factor",),
-        emits={0: "model", 1: ("checkpoint", 1), 2: ("checkpoint", 2)},
-        home="checkpoint",
-    ),
-    row(
-        "ADE_AnimateDiffCombine",
-        'images IMAGE; frame_rate INT 8; loop_count INT 0; filename_prefix STRING "AnimateDiff";'
-        f'format COMBO "image/gif"; pingpong BOOLEAN false; save_image BOOLEAN true; {PREVIEW}; {DEPRECATED}',
-        "GIF",
-        Give(
-            "clip",
-            {
-                "images": of("images"),
-                "filename_prefix": of("filename_prefix"),
-                "format": of("format", FORMATS),
-                "fps": of("frame_rate"),
-            },
-        ),
-        only={
-            "loop_count": Only((0,), "the file loops for ever"),
-            "pingpong": Only((False,), "the frames run forwards only"),
-        },
-        ignored=("save_image", "preview"),
-        emits={},
-        home="clip",
-    ),
-)
-
-WITHOUT = (
-    *(
-        Row(kind, {}, tuple(outputs.split()), why=why)
-        for why, kinds in {
-            "windows inside the motion modules have no node here": {
-                "ADE_StandardStaticViewOptions": "VIEW_OPTS",
-                "ADE_StandardUniformViewOptions": "VIEW_OPTS",
-                "ADE_LoopedUniformViewOptions": "VIEW_OPTS",
-                "ADE_ViewsOnlyContextOptions": "CONTEXT_OPTIONS",
-            },
-        }.items()
-        for kind, outputs in kinds.items()
-    ),
-)
-
-ROWS = (*WINDOWS, *LOADERS, *MOTION, *WEIGHTS, *PIA, *SAMPLING, *OTHERS, *WITHOUT)
+ROWS: tuple[Row, ...] = (*WINDOWS, *LOADERS, *MOTION, *WEIGHTS, *OLD_SETTINGS, *PIA)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from .rows import BatchOf, Give, Only, Row, of, row
+from .targets import parse_inputs
 
 VIDEO, PROMPTS, CONTROL, FRAMES = (
     "ComfyUI-VideoHelperSuite", "ComfyUI_FizzNodes", "ComfyUI-Advanced-ControlNet", "ComfyUI-Frame-Interpolation",
 )  # fmt: skip
+PREVIEW = 'preview STRING ""; more STRING ""'  # what old pages showed of the file, and how it is written
 _FORMATS = {
     "image/gif": "gif", "image/webp": "webp", "video/h264-mp4": "mp4", "video/h265-mp4": "mp4", "video/av1-webm": "mp4",
     "video/webm": "mp4", "video/nvenc_h264-mp4": "mp4", "video/nvenc_hevc-mp4": "mp4", "video/ProRes": "mp4",
@@ -21,6 +23,8 @@ _LOAD = {
     "force_rate": Only((0,), "the video keeps its own frames a second"),
     "select_every_nth": Only((1,), "every frame is taken"),
     "force_size": Only(("Disabled",), "the frames keep their size"),
+    "meta_batch": Only((), "the whole video is loaded at once"),
+    "vae": Only((), "frames come as pictures"),
 }
 
 
@@ -55,7 +59,7 @@ def _prompts(kind: str, inputs: str, outputs: str, frames: Any, **rest: Any) -> 
         outputs,
         Give("prompts", {**text, "frames": frames}),
         only={**numbers, "start_frame": Only((0,), "the first frame is number 0")},
-        ignored=("print_output", "end_frame"),
+        ignored=("print_output", "end_frame") if "print_output" in inputs else ("end_frame",),
         home="prompts",
         pack=PROMPTS,
         **rest,
@@ -91,7 +95,8 @@ def _interpolation(kind: str, more: str) -> Row:
         "IMAGE",
         Give("interpolator", {"model_name": of("ckpt_name")}),
         Give("interpolate", {"images": of("frames"), "multiplier": of("multiplier")}),
-        ignored=("clear_cache_after_n_frames", "fast_mode", "ensemble", "scale_factor", "last_frame"),
+        only={"optional_interpolation_states": Only((), "every gap between frames is filled")},
+        ignored=("clear_cache_after_n_frames", *parse_inputs(more)),
         emits={0: ("interpolate", 0)},
         home="interpolate",
         pack=FRAMES,
@@ -105,7 +110,7 @@ ROWS: tuple[Row, ...] = (
         "VHS_VideoCombine",
         'images IMAGE; frame_rate FLOAT 8; loop_count INT 0; filename_prefix STRING "AnimateDiff";'
         'format COMBO "image/gif"; pingpong BOOLEAN false; save_output BOOLEAN true; audio AUDIO;'
-        "meta_batch VHS_BatchManager; vae VAE",
+        f"meta_batch VHS_BatchManager; vae VAE; {PREVIEW}",
         "VHS_FILENAMES",
         Give(
             "clip",
@@ -116,8 +121,13 @@ ROWS: tuple[Row, ...] = (
                 "format": of("format", _FORMATS),
             },
         ),
-        only={**_LOOP, "audio": Only((), "the file has no sound")},
-        ignored=("save_output",),
+        only={
+            **_LOOP,
+            "audio": Only((), "the file has no sound"),
+            "meta_batch": Only((), "all frames are saved at once"),
+            "vae": Only((), "pictures are saved"),
+        },
+        ignored=("save_output", "preview", "more"),
         emits={},
         home="clip",
         pack=VIDEO,

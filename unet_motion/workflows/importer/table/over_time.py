@@ -120,33 +120,38 @@ MULTIVAL = {
 
 _KEY = "start_percent FLOAT 0.0; prev_ad_keyframes AD_KEYFRAMES; scale_multival MULTIVAL; effect_multival MULTIVAL"
 _KEPT = {"inherit_missing": Only((True,), "what a keyframe does not set stays"), "guarantee_steps": ONE_STEP}
+_NO_MASK = {"mask_optional": Only((), "the numbers hold for the whole picture")}
 _CFG = "prev_custom_cfg CUSTOM_CFG; cfg_extras CFG_EXTRAS"
 
 VALUES = (
-    row("ADE_MultivalDynamic", "float_val FLOAT 1.0; mask_optional MASK", "MULTIVAL", fold=masked),
+    row("ADE_MultivalDynamic", "float_val FLOAT 1.0; mask_optional MASK", "MULTIVAL", fold=masked, folds=("amount",)),
     row(
         "ADE_MultivalDynamicFloatInput",
         "float_val FLOAT 1.0!; mask_optional MASK",
         "MULTIVAL",
         Give("value", {"floats": of("float_val")}),
+        only=_NO_MASK,
     ),
     row(
         "ADE_MultivalDynamicFloats",
         "floats FLOATS 1.0; mask_optional MASK",
         "MULTIVAL",
         Give("value", {"floats": of("floats")}),
+        only=_NO_MASK,
     ),
     row(
         "ADE_MultivalScaledMask",
         'min_float_val FLOAT 0.0; max_float_val FLOAT 1.0; mask MASK; scaling COMBO "absolute"',
         "MULTIVAL",
         fold=scaled,
+        folds=("amount",),
     ),
     row(
         "ADE_AnimateDiffKeyframe",
         f"{_KEY}; per_block_replace PER_BLOCK; inherit_missing BOOLEAN true; guarantee_steps INT 1",
         "AD_KEYFRAMES",
         fold=keyframe,
+        folds=("scale_curve", "effect_curve"),
         only=_KEPT,
         chain="prev_ad_keyframes",
     ),
@@ -155,6 +160,7 @@ VALUES = (
         f"cfg FLOAT 8.0; start_percent FLOAT 0.0; guarantee_steps INT 1; {_CFG}",
         "CUSTOM_CFG",
         fold=guidance_key,
+        folds=("guidance_curve",),
         only={"guarantee_steps": ONE_STEP},
         chain="prev_custom_cfg",
     ),
@@ -163,6 +169,7 @@ VALUES = (
         f"cfg_multival MULTIVAL; start_percent FLOAT 0.0; guarantee_steps INT 1; {_CFG}",
         "CUSTOM_CFG",
         fold=guidance_key,
+        folds=("guidance_curve",),
         only={"guarantee_steps": ONE_STEP},
         chain="prev_custom_cfg",
     ),
@@ -172,6 +179,7 @@ VALUES = (
         f'interpolation COMBO "linear"; intervals INT 50; print_keyframes BOOLEAN false; {_CFG}',
         "CUSTOM_CFG",
         fold=guidance_between,
+        folds=("guidance_curve",),
         ignored=("intervals", "print_keyframes"),
         chain="prev_custom_cfg",
     ),

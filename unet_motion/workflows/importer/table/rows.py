@@ -23,7 +23,10 @@ class Of:
 
 @dataclass(frozen=True)
 class Made:
-    """A value that a function makes of those of several inputs, none of which may be linked."""
+    """A value that a function makes of those of several inputs, none of which may be linked.
+
+    It raises LookupError where the first has no counterpart.
+    """
 
     function: Callable[..., Any]
     names: tuple[str, ...]
@@ -31,10 +34,20 @@ class Made:
 
 @dataclass(frozen=True)
 class BatchOf:
-    """How many pictures a batch of latents has, by the node that makes it; `unknown` where that is not known."""
+    """The batch_size, width or height of latents, by the node that makes them; `unknown` where that is not known."""
 
     name: str
     unknown: int
+    part: str = "batch_size"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a function makes of the value `wanted` of the node that an input comes from."""
+
+    function: Callable[..., Any]
+    name: str
+    wanted: str
 
 
 Fold = tuple[str, dict[str, Any], str | None]
@@ -60,7 +73,7 @@ class Give:
         inputs: input of the stage's node -> value, `Of` or `Made`.
         weak: only where another gift makes the stage.
         when: (input, values): only where the node's input has one of these.
-        over: wins over what others give.
+        over: wins over what others give with a smaller number, unless it is the default.
         again: a stage of its own, behind those that others give.
     """
 
@@ -68,7 +81,7 @@ class Give:
     inputs: Mapping[str, Any]
     weak: bool = False
     when: tuple[str, tuple[Any, ...]] | None = None
-    over: bool = False
+    over: int = 0
     again: bool = False
 
 
@@ -92,9 +105,11 @@ class Row:
         reads: setting input -> how the stages of its gifts are called here, where not by their own names.
         only: inputs of which only some values have a counterpart.
         ignored: inputs without an effect on the result.
+        formerly: inputs as older versions called them -> as they are called now.
         chain: the input through which nodes of this type follow each other; the earlier ones give first.
         groups: each node of the chain is a motion module of its own, with what it reads.
         fold: makes gifts of its values and of what its inputs read, where that takes more than one of them.
+        folds: the stages that these gifts may go to.
         orders: names of widgets in orders of older versions that their types do not tell.
         emits: output -> "model" for the end of the chain of stages, the name of an input that goes through, or
             (stage, output of its node), or several of these, of which the first that is written counts. None: a node
@@ -112,9 +127,11 @@ class Row:
     reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     only: Mapping[str, Only] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    formerly: Mapping[str, str] = field(default_factory=dict)
     chain: str | None = None
     groups: bool = False
     fold: Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[Fold]] | None = None
+    folds: tuple[str, ...] = ()
     orders: tuple[str, ...] = ()
     emits: Mapping[int, Any] | None = None
     home: str | None = None
@@ -140,8 +157,10 @@ class Stage:
         kind: its type.
         model: the input through which the MODEL runs, where it stands in that chain.
         feeds: (stage, input)s that its first output goes into; later stages of the list win.
-        makes: what it feeds is written with it.
+        makes: the first that it feeds is written with it.
+        sets: values of that one where nothing else gives them.
         skip: not written where all its values are defaults, or those of `neutral`.
+        without: function of its values that says which of them are left out, and why.
         fixed: values that the node always has.
         demand: only written where something reads it.
     """
@@ -150,7 +169,9 @@ class Stage:
     model: str | None = None
     feeds: tuple[tuple[str, str], ...] = ()
     makes: bool = False
+    sets: Mapping[str, Any] = field(default_factory=dict)
     skip: bool = False
     neutral: Mapping[str, Any] = field(default_factory=dict)
+    without: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     demand: bool = False

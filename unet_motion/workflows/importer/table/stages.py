@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .rows import Stage
+from .values import positions_of_lcm
 
+NO_NODE = ""
 CURVE = "UNetMotion_Curve"
 STAGES = {
     "checkpoint": Stage("CheckpointLoaderSimple"),
@@ -21,8 +23,10 @@ STAGES = {
     "control": Stage("ControlNetApplyAdvanced"),
     "interpolator": Stage("FrameInterpolationModelLoader", feeds=(("interpolate", "interp_model"),)),
     "interpolate": Stage("FrameInterpolate"),
-    "schedule": Stage("UNetMotion_BetaSchedule", model="model", skip=True),
-    "module": Stage("UNetMotion_LoadMotionModule", feeds=(("apply", "motion_module"),)),
+    "schedule": Stage(NO_NODE, model="model"),
+    "module": Stage(
+        "UNetMotion_LoadMotionModule", feeds=(("apply", "motion_module"),), without=positions_of_lcm
+    ),
     "apply": Stage("UNetMotion_ApplyMotionModule", model="model"),
     "lora": Stage("UNetMotion_LoadMotionLoRA", model="model"),
     "scale_curve": Stage(CURVE, feeds=(("amount", "scale_curve"),), makes=True),
@@ -37,10 +41,14 @@ STAGES = {
     "pia": Stage("UNetMotion_PIA", model="model"),
     "i2v": Stage("UNetMotion_AnimateLCMI2V", model="model"),
     "windows": Stage("UNetMotion_ContextWindows", model="model"),
+    "resize": Stage("ImageScale", feeds=(("encode_resized", "pixels"),)),
+    "encode_resized": Stage("VAEEncode"),
+    "picture_latents": Stage("EmptyLatentImage", feeds=(("picture", "latent_image"),)),
+    "picture": Stage("UNetMotion_ShowContextWindows"),
     "noise": Stage("UNetMotion_Noise", feeds=(("use_noise", "noise"),), makes=True),
     "use_noise": Stage("UNetMotion_UseNoise", model="model"),
     "free_init": Stage("UNetMotion_FreeInit", model="model"),
-    "guidance_curve": Stage(CURVE, feeds=(("guidance", "cfg_curve"),), makes=True),
+    "guidance_curve": Stage(CURVE, feeds=(("guidance", "cfg_curve"),), makes=True, sets={"cfg": 1.0}),
     "guidance": Stage("UNetMotion_Guidance", model="model"),
     "pag": Stage("PerturbedAttentionGuidance", model="model"),
     "rescale": Stage("RescaleCFG", model="model"),
@@ -65,8 +73,13 @@ SAMPLERS = {
 }
 """Nodes that guidance is set on: the inputs that say how much."""
 
-BATCHES = {"EmptyLatentImage": "batch_size", "ADE_EmptyLatentImageLarge": "batch_size", "RepeatLatentBatch": "amount"}
-"""Nodes that make batches of latents: the inputs that say how many."""
+_SIZES = {name: name for name in ("width", "height", "batch_size")}
+BATCHES = {
+    "EmptyLatentImage": _SIZES,
+    "ADE_EmptyLatentImageLarge": _SIZES,
+    "RepeatLatentBatch": {"batch_size": "amount"},
+}
+"""Nodes that make batches of latents: the inputs that say how many, and how large."""
 
 RENAMED = {"MOTION_MODEL_ADE": "MOTION_MODULE"}
 """Types of links that are called otherwise here."""

@@ -6,11 +6,12 @@ A test compares them with what running servers say. A node that is not in this l
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from .core_nodes import NODES
+from .values import BETA_SCHEDULES
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROL = "control_after_generate"
@@ -97,6 +98,7 @@ def _target(kind: str, inputs: str, outputs: str) -> Target:
 
 
 _CURVES = "UNET_MOTION_CURVE,CURVE,FLOATS,FLOAT"
+_PROMPTS = '"0": "a red star moving left", "15": "a blue star moving left"'
 _SAMPLER_NAMES = 'sampler_name COMBO "euler"; scheduler COMBO "normal"'
 _ALL = (
     _target(
@@ -114,7 +116,7 @@ _ALL = (
     _target(
         "UNetMotion_LoadMotionLoRA",
         'model MODEL; lora_name COMBO; strength FLOAT 1.0; strength_over_steps STRING "";'
-        'strength_over_frames STRING ""; allow_partial BOOLEAN false',
+        f'strength_over_frames STRING ""; allow_partial BOOLEAN false; strength_curve {_CURVES}',
         "model:MODEL",
     ),
     _target(
@@ -131,7 +133,7 @@ _ALL = (
     ),
     _target(
         "UNetMotion_Noise",
-        'noise_seed INT 0+; kind COMBO "free_noise"; window_length INT 16; overlap INT 4; weight FLOAT 1.0;'
+        'noise_seed INT 0+; kind COMBO "free_noise"; window_length INT 16; overlap INT 4; weight FLOAT 0.5;'
         "mix_with NOISE",
         "noise:NOISE",
     ),
@@ -150,13 +152,14 @@ _ALL = (
     ),
     _target(
         "UNetMotion_Curve",
-        f'text STRING "0:1"; over COMBO "frames"; frames INT 16; times {_CURVES}',
+        f'text STRING "0:1, -1:1"; over COMBO "frames"; frames INT 16; times {_CURVES}',
         "motion_curve:UNET_MOTION_CURVE curve:CURVE floats:FLOAT",
     ),
     _target("UNetMotion_Guidance", f"model MODEL; cfg FLOAT 7.0; cfg_curve {_CURVES}", "model:MODEL"),
     _target(
         "UNetMotion_PromptSchedule",
-        'clip CLIP; text STRING; frames INT 16; before STRING ""; after STRING ""; interpolation COMBO "linear"',
+        f"clip CLIP; text STRING {json.dumps(_PROMPTS)}; frames INT 16;"
+        'before STRING ""; after STRING ""; interpolation COMBO "linear"',
         "positive:CONDITIONING negative:CONDITIONING",
     ),
     _target(
@@ -207,34 +210,23 @@ _ALL = (
     _target("PerturbedAttentionGuidance", "model MODEL; scale FLOAT 3.0", "MODEL:MODEL"),
     _target("RescaleCFG", "model MODEL; multiplier FLOAT 0.7", "MODEL:MODEL"),
     _target("VAEEncode", "pixels IMAGE; vae VAE", "LATENT:LATENT"),
+    _target(
+        "ImageScale",
+        'image IMAGE; upscale_method COMBO "nearest-exact"; width INT 512; height INT 512; crop COMBO "disabled"',
+        "IMAGE:IMAGE",
+    ),
     *(_target(*node) for node in NODES),
 )
-# Not there yet; a name that is taken out of here is written from then on.
-_PLANNED = {
-    "UNetMotion_ContextWindows",
-    "UNetMotion_ShowContextWindows",
-    "UNetMotion_Noise",
-    "UNetMotion_UseNoise",
-    "UNetMotion_FreeInit",
-    "UNetMotion_MotionAmount",
-    "UNetMotion_Curve",
-    "UNetMotion_Guidance",
-    "UNetMotion_PromptSchedule",
-    "UNetMotion_LoadMotionModule.weights_times",
-    "UNetMotion_LoadMotionModule.weights_plus",
-    "UNetMotion_LoadMotionModule.weights_of",
-}
-KNOWN = {target.kind: target for target in _ALL}
-TARGETS = {
-    target.kind: replace(
-        target, inputs={n: spec for n, spec in target.inputs.items() if f"{target.kind}.{n}" not in _PLANNED}
-    )
-    for target in _ALL
-    if target.kind not in _PLANNED
-}
+TARGETS = {target.kind: target for target in _ALL}
 CHOICES = {
-    ("UNetMotion_ApplyMotionModule", "beta_schedule"): ("auto", "sqrt_linear", "linear"),
+    ("UNetMotion_ApplyMotionModule", "beta_schedule"): tuple(dict.fromkeys(BETA_SCHEDULES.values())),
     ("UNetMotion_ApplyMotionModule", "norm_scope"): ("auto", "diffusers", "v1", "v2", "v3", "sdxl"),
+    ("UNetMotion_ContextWindows", "fuse"): ("flat", "pyramid", "relative", "overlap-linear", "gaussian"),
+    ("UNetMotion_ContextWindows", "schedule"): ("standard_static", "standard_uniform", "looped_uniform", "batched"),
+    ("UNetMotion_Curve", "over"): ("frames", "steps"),
+    ("UNetMotion_PromptSchedule", "interpolation"): ("linear", "slerp"),
+    ("UNetMotion_Noise", "kind"): ("default", "free_noise", "repeated", "constant", "seed_per_frame", "empty"),
+    ("UNetMotion_FreeInit", "filter"): ("gaussian", "butterworth", "ideal", "box"),
     ("UNetMotion_SaveClip", "format"): ("webp", "gif", "mp4", "sheet"),
 }
 """Values of choosers that the table picks from."""

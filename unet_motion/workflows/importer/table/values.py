@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 BETA_SCHEDULES = {
@@ -19,6 +20,9 @@ BETA_SCHEDULES = {
     "squaredcos_cap_v2": "squaredcos_cap_v2",
 }
 SCHEDULES = {"uniform": "looped_uniform"}
+_SCHEDULERS = "simple sgm_uniform karras exponential ddim_uniform beta normal linear_quadratic kl_optimal"
+SCHEDULERS = {name: name for name in _SCHEDULERS.split()}
+RESIZES = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 FUSES = {"pyramid": "pyramid", "flat": "flat", "relative": "relative", "overlap-linear": "overlap-linear"}
 NOISES = {"constant": "constant", "empty": "empty", "repeated_context": "repeated"}
 OTHER_NOISES = tuple(NOISES)
@@ -35,6 +39,30 @@ FORMATS = {"image/gif": "gif", "image/webp": "webp"}
 # Motion modules that the switch for v2 does not concern, by the names of their files.
 NOT_V2 = re.compile(r"v3|sdxl|xl_|hsxl|hotshot", re.IGNORECASE)
 LCM = re.compile(r"lcm", re.IGNORECASE)
+
+
+def schedule_of(beta_schedule: Any, model_name: Any) -> Any:
+    """The noise schedule; what was chosen by itself for AnimateLCM is LCM's here, too.
+
+    Raises:
+        LookupError: there is none of that name.
+    """
+    if beta_schedule == "autoselect" and LCM.search(str(model_name)):
+        return BETA_SCHEDULES["lcm"]
+    return BETA_SCHEDULES[beta_schedule if isinstance(beta_schedule, str) else ""]
+
+
+def schedule_by_name(model_name: Any) -> Any:
+    """The noise schedule of a motion model where none is chosen."""
+    return schedule_of("autoselect", model_name)
+
+
+def positions_of_lcm(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values that have no effect on AnimateLCM, whose files have no position table to change, and why."""
+    if not isinstance(values.get("motion_module"), str) or not LCM.search(values["motion_module"]):
+        return {}
+    why = "had no effect on AnimateLCM, which has no position table in its file; it is left out"
+    return {name: why for name in values if name.startswith("position_")}
 
 
 def norm_scope(properly: Any, model_name: Any) -> str | None:

@@ -1,0 +1,97 @@
+"""AnimateDiff-Evolved's nodes that have no counterpart, and why."""
+
+from __future__ import annotations
+
+from .rows import Row
+
+VIEWS = "windows inside the motion modules have no node here"
+REFERENCE = "what one window shows of another is not read here"
+CAMERA = "CameraCtrl's encoder of camera poses is not there"
+INJECTION = "layers of one motion model are not put into another"
+BLOCKS = "scales and effects of single blocks have no chain of nodes here"
+LAYERS = "layers of noise start from other random numbers here"
+SIGMAS = "noise schedules that are made by hand have no node here"
+
+_WHY = {
+    VIEWS: {
+        "ADE_StandardStaticViewOptions": "VIEW_OPTS",
+        "ADE_StandardUniformViewOptions": "VIEW_OPTS",
+        "ADE_LoopedUniformViewOptions": "VIEW_OPTS",
+        "ADE_ViewsOnlyContextOptions": "CONTEXT_OPTIONS",
+    },
+    REFERENCE: {
+        "ADE_ContextExtras_Set": "CONTEXT_OPTIONS",
+        "ADE_ContextExtras_ContextRef": "CONTEXT_EXTRAS",
+        "ADE_ContextExtras_ContextRef_ModeFirst": "CONTEXTREF_MODE",
+        "ADE_ContextExtras_ContextRef_ModeSliding": "CONTEXTREF_MODE",
+        "ADE_ContextExtras_ContextRef_ModeIndexes": "CONTEXTREF_MODE",
+        "ADE_ContextExtras_ContextRef_TuneAttn": "CONTEXTREF_TUNE",
+        "ADE_ContextExtras_ContextRef_TuneAttnAdain": "CONTEXTREF_TUNE",
+        "ADE_ContextExtras_ContextRef_Keyframe": "CONTEXTREF_KEYFRAME",
+        "ADE_ContextExtras_ContextRef_KeyframeInterpolation": "CONTEXTREF_KEYFRAME",
+        "ADE_ContextExtras_ContextRef_KeyframeFromList": "CONTEXTREF_KEYFRAME",
+        "ADE_ContextExtras_NaiveReuse": "CONTEXT_EXTRAS",
+        "ADE_ContextExtras_NaiveReuse_Keyframe": "NAIVEREUSE_KEYFRAME",
+        "ADE_ContextExtras_NaiveReuse_KeyframeInterpolation": "NAIVEREUSE_KEYFRAME",
+        "ADE_ContextExtras_NaiveReuse_KeyframeFromList": "NAIVEREUSE_KEYFRAME",
+    },
+    CAMERA: {
+        "ADE_ApplyAnimateDiffModelWithCameraCtrl": "M_MODELS",
+        "ADE_LoadAnimateDiffModelWithCameraCtrl": "MOTION_MODEL_ADE",
+        "ADE_CameraCtrlAnimateDiffKeyframe": "AD_KEYFRAMES",
+        "ADE_LoadCameraPoses": "CAMERACTRL_POSES",
+        "ADE_LoadCameraPosesFromPath": "CAMERACTRL_POSES",
+        "ADE_CameraPoseBasic": "CAMERACTRL_POSES",
+        "ADE_CameraPoseCombo": "CAMERACTRL_POSES",
+        "ADE_CameraPoseAdvanced": "CAMERACTRL_POSES",
+        "ADE_CameraManualPoseAppend": "CAMERACTRL_POSES",
+        "ADE_ReplaceCameraParameters": "CAMERACTRL_POSES",
+        "ADE_ReplaceOriginalPoseAspectRatio": "CAMERACTRL_POSES",
+    },
+    INJECTION: {
+        "ADE_InjectI2VIntoAnimateDiffModel": "MOTION_MODEL_ADE",
+        "ADE_InjectPIAIntoAnimateDiffModel": "MOTION_MODEL_ADE",
+    },
+    BLOCKS: {
+        "ADE_ADBlockCombo": "AD_BLOCK",
+        "ADE_ADBlockIndiv": "AD_BLOCK",
+        "ADE_PerBlockHighLevel": "PER_BLOCK",
+        "ADE_PerBlock_SD15_MidLevel": "PER_BLOCK",
+        "ADE_PerBlock_SD15_LowLevel": "PER_BLOCK",
+        "ADE_PerBlock_SD15_FromFloats": "PER_BLOCK",
+        "ADE_PerBlock_SDXL_MidLevel": "PER_BLOCK",
+        "ADE_PerBlock_SDXL_LowLevel": "PER_BLOCK",
+        "ADE_PerBlock_SDXL_FromFloats": "PER_BLOCK",
+    },
+    LAYERS: {
+        "ADE_NoiseLayerAdd": "NOISE_LAYERS",
+        "ADE_NoiseLayerAddWeighted": "NOISE_LAYERS",
+        "ADE_NoiseLayerNormalizedSum": "NOISE_LAYERS",
+        "ADE_NoiseLayerReplace": "NOISE_LAYERS",
+    },
+    SIGMAS: {
+        "ADE_RawSigmaSchedule": "SIGMA_SCHEDULE",
+        "ADE_SigmaScheduleWeightedAverage": "SIGMA_SCHEDULE",
+        "ADE_SigmaScheduleWeightedAverageInterp": "SIGMA_SCHEDULE",
+        "ADE_SigmaScheduleSplitAndCombine": "SIGMA_SCHEDULE",
+        "ADE_SigmaScheduleToSigmas": "SIGMAS",
+    },
+    "noise that samplers add between steps is the sampler's own": {"ADE_AncestralOptions": "ANCESTRAL_OPTS"},
+    "pictures are not laid into a clip while it is sampled": {
+        "ADE_NoisedImageInjection": "IMAGE_INJECT",
+        "ADE_NoisedImageInjectOptions": "IMAGE_INJECT_OPTIONS",
+    },
+    "prompts take no numbers from elsewhere": {"ADE_ValuesReplace": "VALUES_REPLACE"},
+    "one frame's conditioning is not taken out of a schedule": {"ADE_ConditionExtraction": "CONDITIONING"},
+    "a mask is not made of a number over frames": {"ADE_MultivalConvertToMask": "MASK"},
+    "guidance by a list of numbers has no node here": {"ADE_CustomCFGKeyframeFromList": "CUSTOM_CFG"},
+    "its schedule has no name here": {"ADE_VisualizeContextOptionsSCustom": "IMAGE"},
+    "PIA's keyframes have no counterpart": {"ADE_PIA_AnimateDiffKeyframe": "AD_KEYFRAMES"},
+}
+# What these give is no setting: other nodes read it.
+_COMMON = ("SIGMAS", "CONDITIONING", "MASK", "IMAGE", "MOTION_MODEL_ADE")
+ROWS: tuple[Row, ...] = tuple(
+    Row(kind, {}, (output,), why=why, emits={} if output in _COMMON else None)
+    for why, kinds in _WHY.items()
+    for kind, output in kinds.items()
+)
