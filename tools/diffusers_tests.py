@@ -25,6 +25,10 @@ FILES = ("tests/models/unets/test_models_unet_motion.py", "tests/pipelines/anima
 PIPELINES = ("", "_controlnet", "_sdxl", "_sparsectrl", "_video2video", "_video2video_controlnet")
 TOKENIZER = "hf-internal-testing/tiny-random-clip"
 
+if CHOICE in os.environ:
+    # The installed one, before the tests' conftest.py puts the checkout's own code in front of it.
+    importlib.import_module("diffusers")
+
 
 def pytest_configure(config) -> None:
     """As a plugin of pytest: put this project's classes where the tests and pipelines look for diffusers'."""
