@@ -26,7 +26,7 @@ class ContextWindowsNode(io.ComfyNode):
             category="sampling",
             display_name="Context Windows (motion)",
             description="Clips of any length: each step is drawn in overlapping windows of frames, which are averaged.",
-            search_aliases=["animatediff context options", "long clip", "sliding context", "loop", "freenoise"],
+            search_aliases=["context", "animatediff context options", "long clip", "sliding context", "loop"],
             inputs=[
                 model_input("A motion UNet of this pack."),
                 make_input(

@@ -21,7 +21,7 @@ class MotionSampler(io.ComfyNode):
             category="sampling",
             display_name="Motion Sampler",
             description="KSampler for clips: the same latents for the same settings, and several clips in one batch.",
-            search_aliases=["ksampler", "animatediff sampler", "evolved sampling", "context"],
+            search_aliases=["ksampler", "animatediff sampler", "evolved sampling"],
             inputs=[
                 model_input("A motion UNet of this pack."),
                 make_input(

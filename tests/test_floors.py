@@ -17,7 +17,7 @@ FLOORS = (
     ("model",),
     ("formats", "bundled", "control"),
     ("lora",),
-    ("kernels", "runtime", "video"),
+    ("kernels", "runtime", "video", "diffusers"),
     ("sampling", "workflows"),
     ("training",),
     ("bench", "nodes"),

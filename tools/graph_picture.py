@@ -7,6 +7,7 @@ beside it. Needs a ComfyUI and a Chromium, as the tests do (tests/README.md).
 from __future__ import annotations
 
 import io
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.comfyui.browser import Page, visit  # noqa: E402
 from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E402
 from tests.comfyui.server import Server  # noqa: E402
 from tools.help_pictures import HIDE, SETTINGS  # noqa: E402
+from unet_motion.video.animations import encode_webp  # noqa: E402
+from unet_motion.video.metadata import Labels, with_findable_exif  # noqa: E402
 
 PICTURE = ROOT / "assets" / "graph.webp"
 WORKFLOW = ROOT / "example_workflows" / "first_animation.json"
@@ -86,7 +89,11 @@ def main() -> None:
                 first, *others = frames_of_a_run(page)
         finally:
             server.stop()
-    first.save(PICTURE, save_all=True, append_images=others, duration=MILLISECONDS, loop=0, quality=QUALITY, method=6)
+    pictures = [first, *others]
+    # Dropped on ComfyUI's page, the picture brings the graph that it shows.
+    exif = Labels.of(None, {"workflow": json.loads(WORKFLOW.read_text())}).exif()
+    webp = encode_webp(pictures, [MILLISECONDS] * len(pictures), 0, exif, lossless=False, quality=QUALITY, method=6)
+    PICTURE.write_bytes(with_findable_exif(webp))
     print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1e3:.0f} kB")
 
 

@@ -1,7 +1,7 @@
 """How FreeNoise and FreeInit act on the bundled model's clips, by its judge: the figures of docs/noise.md.
 
-    python tools/noise_figures.py free-noise --clips 24
-    python tools/noise_figures.py free-init --clips 24
+    python tools/noise_figures.py free-noise --clips 24 --steps 6
+    python tools/noise_figures.py free-init --clips 24 --steps 8
 
 Each prints one JSON object a setting, with the same prompts and seeds for all settings.
 """
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=("free-noise", "free-init"))
     parser.add_argument("--clips", type=int, default=24)
-    parser.add_argument("--frames", type=int, default=128)
+    parser.add_argument("--frames", type=int, default=128, help="of a clip in windows")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--without", choices=("colour", "shape", "nothing"), default="colour")
     parser.add_argument("--guidance", type=float, default=3.0)
@@ -84,8 +84,7 @@ def main() -> None:
         settings = {kind: {"frames": args.frames, "windows": WINDOWS, "windows_at_once": 4, "noise": kind}
                     for kind in kinds}  # fmt: skip
     else:
-        cut = {"frames": args.frames, "windows": WINDOWS, "windows_at_once": 4}
-        settings = {"without": cut} | {f"{runs} runs": {**cut, "free_init": FreeInit(runs)} for runs in (2, 3)}
+        settings = {"without": {}} | {f"{runs} runs": {"free_init": FreeInit(runs)} for runs in (2, 3)}
     for name, more in settings.items():
         clips = [draw(pipe, text, seed=9000 + i, **common, **more) for i, text in enumerate(texts)]
         figures = kept(judge, clips) | flicker(clips)

@@ -5,6 +5,7 @@ python tools/readme_picture.py
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def main() -> None:
     rows = [np.concatenate(clips[i : i + COLUMNS], axis=2) for i in range(0, len(clips), COLUMNS)]
     frames = np.concatenate(rows, axis=1)
     settings = {"prompts": PROMPTS, "seed": SEED, "model": "bundled"}
-    write_video(ROOT / "assets" / "demo.webp", frames, fps=8, metadata=settings, quality=90)
+    graphs = {"workflow": json.loads((ROOT / "example_workflows" / "first_animation.json").read_text())}
+    write_video(ROOT / "assets" / "demo.webp", frames, fps=8, metadata=settings, quality=90, graphs=graphs)
 
 
 def captioned(frames: np.ndarray, text: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Make the pictures of example workflows: python tools/workflow_pictures.py NAME ...
 
-Workflows that run on the bundled model are run, and show what they draw; the others, which need models, show their
-graph on the real page. Needs a ComfyUI and a Chromium, as the tests do (tests/README.md).
+Workflows that run on the bundled model are run, and show the clip that they draw, moving: an animated WebP, which the
+page's list of templates plays although it asks for a .jpg. The others, which need models, show their graph on the real
+page. Needs a ComfyUI and a Chromium, as the tests do (tests/README.md).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E
 from tests.comfyui.server import Server  # noqa: E402
 from tests.comfyui.test_workflows import graph_of  # noqa: E402
 from tools.help_pictures import HIDE, SETTINGS  # noqa: E402
+from unet_motion.video.animations import encode_webp  # noqa: E402
 
 WORKFLOWS = ROOT / "example_workflows"
 FOLDERS = {
@@ -37,18 +39,13 @@ WIDTH = 640
 MARGIN = 20
 QUALITY = 82
 
-DRAWN = {
-    "first_animation": (0, 5, 10, 15),
-    "image_to_animation": (0, 12),
-    "video_to_video": (0, 12),
-    "freeu_and_attention_side_by_side": (0, 5),
-    "train_motion_lora": (0, 15),
-    "long_clip": (0, 15, 31, 47),
-    "closed_loop": (0, 8, 16, 23),
-}
-"""Frames to show of what the bundled model draws."""
-DRAWN_WIDTH = 528
-GAP = 8
+DRAWN = (
+    "first_animation", "bundled_motion_lora", "image_to_animation", "video_to_video",
+    "freeu_and_attention_side_by_side", "train_motion_lora", "long_clip", "closed_loop",
+    "long_video_to_video", "prompt_travel",
+)  # fmt: skip
+"""What runs on the bundled model."""
+DRAWN_WIDTH, FPS, MOVING_QUALITY = 400, 8.0, 75
 
 FRAME = """
 () => {
@@ -75,23 +72,16 @@ def touch_models(server: Server, path: Path) -> None:
             file.touch()
 
 
-def drawn(server: Server, name: str) -> Image.Image:
-    """Frames of the clip that a workflow saves: two in a row where they are square, else one below the other."""
+def drawn(server: Server, name: str) -> bytes:
+    """The clip that a workflow saves, in the size of a card."""
     graph = graph_of(server, name)
     run = server.run(graph)
     if run.error is not None:
         raise RuntimeError(f"{name}: {run.error}")
     (saver,) = (node for node, about in graph.items() if about["class_type"] == "SaveAnimatedWEBP")
     (clip,) = run.outputs[saver]["images"]
-    frames = [Image.fromarray(frame.astype(np.uint8)) for frame in frames_of(server.file(clip))]
-    width, height = frames[0].size
-    columns = 2 if width == height else 1
-    rows = len(DRAWN[name]) // columns
-    sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
-    for place, index in enumerate(DRAWN[name]):
-        row, column = divmod(place, columns)
-        sheet.paste(frames[index], (column * (width + GAP), row * (height + GAP)))
-    return resized(sheet, DRAWN_WIDTH)
+    frames = [resized(Image.fromarray(frame.astype(np.uint8)), DRAWN_WIDTH) for frame in frames_of(server.file(clip))]
+    return encode_webp(frames, [round(1000 / FPS)] * len(frames), lossless=False, quality=MOVING_QUALITY)
 
 
 def graph_picture(page: Page, path: Path) -> Image.Image:
@@ -121,7 +111,7 @@ def main() -> None:
             graphs = [path for path in paths if path.stem not in DRAWN]
             for path in paths:
                 if path.stem in DRAWN:
-                    drawn(server, path.stem).save(path.with_suffix(".jpg"), quality=QUALITY)
+                    path.with_suffix(".jpg").write_bytes(drawn(server, path.stem))
             if graphs:
                 photograph(server, graphs)
         finally:

@@ -19,6 +19,7 @@ _EXPORTS = {
     "StepGraphs": ".runtime.cuda_graphs",
     "MotionAmount": ".forward.motion_amount",
     "TextKeys": ".forward.text_keys",
+    "Views": ".forward.views",
     "load_unet": ".formats",
     "load_motion_module": ".formats",
     "inspect_file": ".formats",

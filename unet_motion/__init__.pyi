@@ -10,6 +10,7 @@ from .forward.hooks import Hooks as Hooks
 from .forward.motion_amount import MotionAmount as MotionAmount
 from .forward.options import ForwardOptions as ForwardOptions
 from .forward.text_keys import TextKeys as TextKeys
+from .forward.views import Views as Views
 from .lora.apply import apply_motion_lora as apply_motion_lora
 from .lora.apply import load_motion_lora as load_motion_lora
 from .lora.apply import remove_motion_lora as remove_motion_lora

@@ -77,6 +77,9 @@ def test_a_clip_longer_than_the_model_knows_is_drawn_in_windows(generate):
     assert windows["schedule"] == "looped_uniform" and windows["closed_loop"] is True
     _, plain = generate("--frames", "19", "--window", "8", "--overlap", "3", "--free-noise", name="plain.webp")
     assert plain.read_bytes() != path.read_bytes()
+    options = ["--frames", "19", "--window", "8", "--overlap", "3", "--free-noise", "--views", "--frames-at-once", "4"]
+    status, views = generate(*options, name="views.webp")
+    assert status == 0 and views.read_bytes() != plain.read_bytes() and read_metadata(views)["views"] is True
 
 
 def test_free_init_and_mixed_noise_stand_in_the_file(generate, capsys):
@@ -179,6 +182,8 @@ def test_without_out_the_name_comes_from_the_prompt(model_file, tmp_path, monkey
         (["--loop"], ["--loop needs --window"]),
         (["--overlap", "2"], ["--overlap needs --window"]),
         (["--free-noise"], ["--noise needs --window"]),
+        (["--views"], ["--views needs --window"]),
+        (["--frames-at-once", "0"], ["`frames_at_once` is 0"]),
         (["--loop", "--window", "8"], ["--loop needs at least a window of frames", "--frames 4"]),
         (["--window", "4", "--schedule", "spiral"], ["'spiral'", "standard_static"]),
         (["--noise", "pink"], ["noise is 'pink'", "free_noise"]),

@@ -33,7 +33,8 @@ OPTIONAL_IMPORTS = {
     },
     "accelerate": {"unet_motion/training/processes.py"},
     "diffusers": {
-        f"unet_motion/bench/{name}.py" for name in ("cases", "freeu", "nets", "report", "training", "card/networks")
+        "unet_motion/diffusers.py",
+        *(f"unet_motion/bench/{name}.py" for name in ("cases", "freeu", "nets", "report", "training", "card/networks")),
     },
     # The benchmark's peers, in processes of their own.
     "comfy": {f"unet_motion/bench/{name}.py" for name in ("evolved_process", "card/comfyui_process")},

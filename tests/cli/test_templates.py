@@ -6,9 +6,12 @@ import json
 import re
 
 import pytest
+from PIL import Image
 
 from tests.comfyui.installations import ROOT
 from tests.workflows.test_clip import settings_of
+from unet_motion.bundled import motion_lora_names
+from unet_motion.video import read_graphs
 from unet_motion.workflows.clip import clip_graph
 from unet_motion.workflows.graph import pack_of
 
@@ -55,6 +58,37 @@ def test_the_graph_in_a_clip_names_packs_too():
     kinds = {node["type"]: node["properties"]["cnr_id"] for node in nodes}
     assert kinds == {kind: pack_of(kind) for kind in kinds}
     assert kinds["UNetMotion_SaveClip"] == "unet-motion" and kinds["KSampler"] == "comfy-core"
+
+
+@pytest.mark.parametrize("name", ["demo", "graph"])
+def test_a_picture_of_the_readme_brings_the_first_template_when_it_is_dropped(name):
+    picture = ROOT / "assets" / f"{name}.webp"
+    assert f"(assets/{name}.webp)" in (ROOT / "README.md").read_text()
+    brought = read_graphs(picture)["workflow"]
+    template = json.loads((ROOT / "example_workflows" / "first_animation.json").read_text())
+    parts = ("id", "type", "inputs", "outputs", "widgets_values")
+    both = ([[node[part] for part in parts] for node in graph["nodes"]] for graph in (brought, template))
+    assert next(both) == next(both) and brought["links"] == template["links"]
+
+
+MOVING = ("first_animation", "bundled_motion_lora", "image_to_animation", "video_to_video",
+          "freeu_and_attention_side_by_side")  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_templates_picture_is_small_and_moves_where_it_needs_no_model(path):
+    picture = path.with_suffix(".jpg")
+    assert picture.stat().st_size < 300_000
+    with Image.open(picture) as image:
+        assert 300 <= image.width <= 700
+        assert getattr(image, "n_frames", 1) > 8 if path.stem in MOVING else image.format in ("JPEG", "WEBP")
+
+
+def test_a_template_shows_a_motion_lora_that_comes_with_the_pack():
+    nodes = nodes_of(ROOT / "example_workflows" / "bundled_motion_lora.json")
+    (lora,) = (node for node in nodes if node["type"] == "UNetMotion_LoadMotionLoRA")
+    name = lora["widgets_values"][0]
+    assert name.removesuffix(" (bundled)") in motion_lora_names() and name.endswith(" (bundled)")
 
 
 def test_the_first_template_draws_another_clip_each_time():

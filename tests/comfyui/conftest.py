@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.comfyui.installations import NOT_FOUND, Installation, find_installations
+from tests.comfyui.installations import NOT_FOUND, PACK, Installation, find_installations
 from tests.comfyui.server import Server
+
+FOLDERS = {
+    "CheckpointLoaderSimple": "checkpoints",
+    "LoraLoader": "loras",
+    "LoraLoaderModelOnly": "loras",
+    "ControlNetLoader": "controlnet",
+    "UNetMotion_LoadMotionModule": "animatediff_models",
+}
+"""Core's and the pack's loaders -> the model folder that their first widget names a file of."""
 
 # Run by test_inside.py in a process with ComfyUI's modules.
 collect_ignore = ["inside"]
@@ -105,3 +115,17 @@ def server(installation, elsewhere, tmp_path_factory):
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def model_files(server):
+    """Empty files of the names that the workflows give, or the page would speak of missing models."""
+    workflows = (PACK / "example_workflows").glob("*.json")
+    nodes = [node for path in workflows for node in json.loads(path.read_text())["nodes"] if node["type"] in FOLDERS]
+    paths = {server.base / "models" / FOLDERS[node["type"]] / node["widgets_values"][0] for node in nodes}
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    yield
+    for path in paths:
+        path.unlink()

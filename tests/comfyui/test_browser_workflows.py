@@ -26,26 +26,7 @@ from tests.comfyui.installations import PACK
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
-FOLDERS = {
-    "CheckpointLoaderSimple": "checkpoints",
-    "LoraLoader": "loras",
-    "LoraLoaderModelOnly": "loras",
-    "ControlNetLoader": "controlnet",
-    "UNetMotion_LoadMotionModule": "animatediff_models",
-}
 
-
-@pytest.fixture(scope="module")
-def model_files(server):
-    """Empty files of the names that the workflows give, or the page would speak of missing models."""
-    nodes = [node for path in WORKFLOWS for node in json.loads(path.read_text())["nodes"] if node["type"] in FOLDERS]
-    paths = {server.base / "models" / FOLDERS[node["type"]] / node["widgets_values"][0] for node in nodes}
-    for path in paths:
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    yield
-    for path in paths:
-        path.unlink()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.comfyui.clips import frames_of, middle_of
 from tests.comfyui.graphs import WIDGETS, from_workflow
 from tests.comfyui.installations import ROOT
+from unet_motion.video import read_frames
 
 
 def graph_of(server, name):
@@ -24,7 +25,8 @@ def clip_of(server, graph):
     """The bytes of the one animation that a graph saves."""
     run = server.run(graph)
     assert run.error is None, run.error
-    (entry,) = (image for output in run.outputs.values() for image in output.get("images", ()))
+    images = [image for output in run.outputs.values() for image in output.get("images", ())]
+    (entry,) = (image for image in images if image["type"] == "output")
     return server.file(entry)
 
 
@@ -57,6 +59,14 @@ def test_first_animation_draws_a_red_star_that_moves_left(first_animation):
     assert middles[0] - middles[1] > 40
 
 
+def test_a_star_travels_from_red_to_blue_while_it_moves_left(server):
+    frames = frames_of(clip_of(server, graph_of(server, "prompt_travel")))
+    assert frames.shape[0] == 16
+    red, blue = (frames[:, :, :, channel].mean((1, 2)) for channel in (0, 2))
+    assert (red - blue)[:6].min() > 0 > (red - blue)[10:].max()
+    assert middle_of(frames[0], 0) - middle_of(frames[-1], 2) > 40
+
+
 def test_freeu_changes_its_branch_and_another_attention_kernel_changes_nothing(server):
     frames = frames_of(clip_of(server, graph_of(server, "freeu_and_attention_side_by_side")))
     assert frames.shape == (16, 256, 800, 3)
@@ -64,6 +74,13 @@ def test_freeu_changes_its_branch_and_another_attention_kernel_changes_nothing(s
     assert np.abs(plain - attention).mean() < 0.5
     assert np.abs(plain - freeu).mean() > 2
     assert np.abs(plain[0] - plain[8]).mean() > 1
+
+
+def test_a_motion_lora_that_comes_with_the_pack_brings_the_camera_closer(server):
+    frames = frames_of(clip_of(server, graph_of(server, "bundled_motion_lora"))).astype(float)
+    red, green, blue = frames.transpose(3, 0, 1, 2)
+    size = (red - np.maximum(green, blue) > 60).sum(axis=(1, 2))
+    assert frames.shape[0] == 16 and size[-1] > 1.2 * size[0] > 600
 
 
 def test_a_picture_of_a_red_square_begins_to_move_left(server):
@@ -82,6 +99,23 @@ def test_a_video_of_a_red_star_becomes_one_of_a_blue_star_that_moves_as_it_did(s
     assert middle_of(after[0], 2) - middle_of(after[-1], 2) == pytest.approx(went, rel=0.5)
 
 
+def test_a_long_video_of_a_red_star_becomes_one_of_a_blue_star(server, tmp_path):
+    """Both files of it, written and read a few frames at a time."""
+    pytest.importorskip("av", reason="MP4 needs the extra `video`")
+    run = server.run(graph_of(server, "long_video_to_video"))
+    assert run.error is None, run.error
+    entries = [image for output in run.outputs.values() for image in output.get("images", ())]
+    clips = {}
+    for entry in entries:
+        path = tmp_path / entry["filename"]
+        path.write_bytes(server.file(entry))
+        clips[path.name.split("_0")[0]] = np.stack(list(read_frames(path))).astype(np.float32)
+    before, after = clips["long_before"], clips["long_after"]
+    assert before.shape == after.shape == (40, 64, 64, 3)
+    more_red = [(clip[..., 0] - clip[..., 2]).mean() for clip in (before, after)]
+    assert more_red[0] > 3 and more_red[1] < -3
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
 def test_workflows_have_a_value_for_every_widget_of_the_packs_nodes(server, path):
     info = server.get("/object_info")
@@ -90,3 +124,26 @@ def test_workflows_have_a_value_for_every_widget_of_the_packs_nodes(server, path
             inputs = info[node["class_type"]]["input"]
             names = {name for part in inputs.values() for name, (kind, *_) in part.items() if kind in WIDGETS}
             assert names <= set(node["inputs"]), node["class_type"]
+
+
+def in_fewer_steps(server, name, steps):
+    graph = graph_of(server, name)
+    (sampler,) = (node for node in graph.values() if node["class_type"] == "KSampler")
+    sampler["inputs"]["steps"] = steps
+    return frames_of(clip_of(server, graph))
+
+
+def test_the_long_clip_is_of_one_thing(server):
+    frames = in_fewer_steps(server, "long_clip", 4)
+    assert frames.shape == (48, 256, 256, 3)
+    green = (frames[..., 1] - np.maximum(frames[..., 0], frames[..., 2]) > 60).mean(axis=(1, 2))
+    assert green.min() > 0.02 and green.max() < 0.3
+    assert np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3)).min() > 0.05
+
+
+def test_the_loop_goes_on_from_its_last_frame_to_its_first(server):
+    frames = in_fewer_steps(server, "closed_loop", 5)
+    assert frames.shape == (24, 256, 256, 3)
+    steps = np.abs(np.roll(frames, -1, 0) - frames).mean(axis=(1, 2, 3))
+    assert steps[-1] < 1.5 * np.median(steps[:-1])
+    assert np.abs(frames[0] - frames[7]).mean() > 2

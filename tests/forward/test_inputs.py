@@ -186,6 +186,21 @@ def test_text_masked_altogether_gives_finite_numbers(dtype):
 
 
 @torch.no_grad()
+def test_a_clip_whose_text_is_masked_altogether_attends_as_if_it_were_not():
+    """-10000 everywhere is a constant, as in diffusers: what a query finds likest still counts most."""
+    ours, _ = shared_pair(SD15)
+    inputs = make_inputs(SD15, batch=2, tokens=6)
+    text = 3 * inputs["encoder_hidden_states"]
+    keep = torch.tensor([[0] * 6, [1, 0, 0, 1, 0, 1]])
+    masked = run_ours(ours, inputs, encoder_hidden_states=text, attention_mask=keep)
+    plain = run_ours(ours, inputs, encoder_hidden_states=text)
+    even = run_ours(ours, inputs, encoder_hidden_states=text.mean(1, keepdim=True).expand(-1, 6, -1))
+    assert (masked[0] - plain[0]).abs().max() < 1e-2 * plain[0].abs().max()
+    assert (even[0] - plain[0]).abs().max() > 3e-2 * plain[0].abs().max()
+    assert_differs(masked[1], plain[1])
+
+
+@torch.no_grad()
 def test_memory_layout_of_the_inputs_does_not_matter():
     ours, _ = shared_pair(TINY)
     inputs = make_inputs(TINY, batch=2, height=9, width=7)

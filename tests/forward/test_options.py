@@ -21,6 +21,7 @@ from tests.reference import (
     run_theirs,
 )
 from unet_motion import ForwardOptions, FreeU
+from unet_motion.model.transformer import FeedForward
 from unet_motion.ops.attention.processors import MathProcessor
 
 
@@ -207,6 +208,31 @@ def test_chunks_are_really_smaller(dim):
             run_ours(ours, inputs, options=ForwardOptions(forward_chunking=chunking))
         rows.append(seen.rows)
     assert 0 < rows[1] <= rows[0] / 2
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@torch.no_grad()
+def test_what_is_split_are_frames_or_pixels_and_the_other_one_over_time(dim, monkeypatch):
+    """0 splits the frames of spatial layers and the pixels of those over time, 1 the other way round."""
+    ours, _ = pair(TINY)
+    seen = {"image": set(), "motion": set()}
+    names = {id(module): name for name, module in ours.named_modules()}
+    plain = FeedForward.forward
+
+    def watched(layer, tokens, lora=None):
+        seen["motion" if "motion_modules" in names[id(layer)] else "image"].add(tuple(tokens.shape[:-1]))
+        return plain(layer, tokens, lora)
+
+    monkeypatch.setattr(FeedForward, "forward", watched)
+    inputs = make_inputs(TINY, batch=1, frames=5)
+    run_ours(ours, inputs, options=ForwardOptions(forward_chunking=(3, dim)))
+    pixels = {shape[1 - dim] for shape in seen["image"]} if dim == 0 else {shape[2] for shape in seen["motion"]}
+    if dim == 0:
+        assert {shape[0] for shape in seen["image"]} == {3, 2} and min(pixels) > 3
+        assert {shape[1] for shape in seen["motion"]} == {5} and max(shape[2] for shape in seen["motion"]) == 3
+    else:
+        assert {shape[0] for shape in seen["image"]} == {5} and max(shape[1] for shape in seen["image"]) == 3
+        assert {shape[1] for shape in seen["motion"]} == {3, 2} and max(pixels) > 3
 
 
 @pytest.mark.parametrize("chunk_size", [3, 5, 1000])

@@ -47,9 +47,11 @@ def test_the_text_is_read_once_for_all_steps(unet, products):
 def test_another_text_and_a_text_that_is_edited_are_read(unet, products):
     text, options = torch.randn(2, 5, 12), ForwardOptions(text_keys=TextKeys())
     first = step(unet, text, options)
-    assert torch.equal(step(unet, text.clone(), options), first)
-    text.mul_(-1)
+    text.mul_(-1)  # the same tensor, and nothing else in between
     assert torch.equal(step(unet, text, options), step(unet, text, None))
+    assert (step(unet, text, options) - first).abs().max() > 1e-3
+    text.mul_(-1)
+    assert torch.equal(step(unet, text.clone(), options), first)
     other = torch.randn(2, 7, 12)
     assert torch.equal(step(unet, other, options), step(unet, other, None))
 

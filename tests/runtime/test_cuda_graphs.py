@@ -115,13 +115,15 @@ def option_values(unet):
         "resnet_norm_scope": ["frame", "clip"],
         "motion_norm_scope": ["frame", "clip"],
         "hooks": [Fixed("a"), Fixed("b")],
+        "motion_amounts": [(), (MotionAmount(scale=1.5),), (MotionAmount(effect=0.5),)],
         "motion_loras": [(), *((MotionLora("pan", {path: pair}, 1.0),) for pair in pairs)],
     }
 
 
 def test_no_option_of_a_call_is_left_out_of_what_a_graph_is_for(unet):
     values = option_values(unet)
-    elsewhere = {"frame_positions", "text_keys", "plan"}  # not captured; not used in graphs; made of another
+    # Not captured; not used in graphs; made of another.
+    elsewhere = {"frame_positions", "views", "frames_at_once", "text_keys", "plan"}
     assert {field.name for field in fields(ForwardOptions)} == values.keys() | elsewhere
     for name, choices in values.items():
         recorder = Recorder()

@@ -142,10 +142,32 @@ def test_half_precision_model_stays_close(unet):
     assert 0 < np.abs(ours - reference).mean() < 6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_run_starts_from_float32_noise_whatever_the_model_computes_in(unet, dtype, monkeypatch):
+    import copy
+
+    started = []
+
+    class Watched:
+        spacing = "linspace"
+
+        def run(self, model, start, *_):
+            started.append(start.clone())
+            return start
+
+    monkeypatch.setattr("unet_motion.sampling.pipeline.get_sampler", lambda name: Watched())
+    clip(MotionPipeline(copy.deepcopy(unet).to(dtype), TextEncoder(), Tokenizer(), Autoencoder()), seed=42)
+    expected = torch.randn(4, 4, 3, 4, generator=torch.Generator().manual_seed(42))
+    assert started[0].dtype == torch.float32 and torch.equal(started[0], expected)
+
+
 def test_noise_is_the_stream_that_comfyui_draws():
     ours = frame_noise(seeded_generator(42), 16, 4, 8, 8)
     torch.manual_seed(42)
-    assert torch.equal(ours, torch.randn(16, 4, 8, 8))
+    expected = torch.randn(16, 4, 8, 8)
+    assert torch.equal(ours, expected)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):  # drawn once, and then rounded
+        assert torch.equal(frame_noise(seeded_generator(42), 16, 4, 8, 8, dtype=dtype), expected.to(dtype))
 
 
 def test_unknown_words_are_found(pipeline):

@@ -79,6 +79,18 @@ def test_ddim_equals_diffusers(spacing, prediction, count):
     assert relative(ours, run_diffusers(reference, noise())) <= 1e-5
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("count", [3, 7, 13, 30, 33, 301, 997])
+def test_timesteps_of_counts_that_do_not_divide_are_those_of_diffusers(count, spacing, offset):
+    reference = diffusers.EulerDiscreteScheduler(
+        beta_schedule="linear", beta_start=0.00085, beta_end=0.012, timestep_spacing=spacing, steps_offset=offset
+    )
+    reference.set_timesteps(count)
+    ours = NoiseSchedule.named("linear").steps(count, spacing, offset)
+    assert torch.allclose(ours.timesteps.float(), reference.timesteps.float(), rtol=0, atol=1e-4)
+
+
 def test_ddim_from_zero_terminal_snr_equals_diffusers():
     reference = diffusers.DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.sampling.test_pipeline import Autoencoder, TextEncoder, Tokenizer, clip, pipeline, unet  # noqa: F401
-from unet_motion import ContextWindows, ForwardOptions, MotionPipeline
+from unet_motion import ContextWindows, ForwardOptions, MotionPipeline, Views
 from unet_motion.forward.lora import MotionLora
 from unet_motion.sampling import FUSES, NoiseSchedule, frame_noise, seeded_generator
-from unet_motion.sampling.windowed import options_of, step_of, windowed
+from unet_motion.sampling.windowed import options_of, step_of, viewed, windowed
 
 TIMESTEPS = torch.tensor([999.0, 500.0, 1.0], dtype=torch.float64)
 
@@ -63,14 +63,14 @@ def test_a_clip_of_one_window_is_that_of_no_windows(pipeline):  # noqa: F811
 def test_windows_far_apart_are_clips_of_their_own(unet):  # noqa: F811
     """Without overlap no window sees another: each part of the clip is drawn as if alone."""
     pipe, found = MotionPipeline(unet, TextEncoder(), Tokenizer(), Autoencoder()), []
-    predict = pipe._guided("a red star", "", 20, 2.0, None)
+    predict = pipe._guided(["", "a red star"], 20, 2.0, None)
     plan = NoiseSchedule.named().steps(3, "leading")
     x = frame_noise(seeded_generator(3), 20, 4, 4, 4)
     model = windowed(predict, ContextWindows(8, schedule="batched"), 20, plan.timesteps, at_once=2)
     with torch.inference_mode():
         whole = model(x, plan.timesteps[1])
         for window in ContextWindows(8, schedule="batched").windows(20):
-            alone = pipe._guided("a red star", "", len(window), 2.0, None)
+            alone = pipe._guided(["", "a red star"], len(window), 2.0, None)
             found.append(alone(x[window], plan.timesteps[1], [window]))
     torch.testing.assert_close(whole, torch.cat(found), rtol=1e-5, atol=1e-5)
 
@@ -90,3 +90,39 @@ def test_a_clip_beyond_the_table_needs_windows_that_fit_it(pipeline):  # noqa: F
         clip(pipeline, frames=30, windows=ContextWindows(8, 2), windows_at_once=0)
     with pytest.raises(ValueError, match="noise is 'pink', expected one of default, "):
         clip(pipeline, noise="pink")
+
+
+# windows inside the motion modules
+
+
+def test_views_draw_a_clip_of_any_length_and_one_view_is_the_usual_clip(pipeline):  # noqa: F811
+    views = ContextWindows(8, 3, schedule="standard_uniform")
+    long = clip(pipeline, frames=19, views=views, noise="free_noise")
+    assert long.shape[0] == 19
+    assert (clip(pipeline, frames=8, views=views) == clip(pipeline, frames=8)).all()
+    windowed_clip = clip(pipeline, frames=19, windows=views, noise="free_noise")
+    assert (long != windowed_clip).any()
+    with pytest.raises(ValueError, match="found `windows` and `views`, expected one of them"):
+        clip(pipeline, frames=19, windows=views, views=views)
+    with pytest.raises(ValueError, match="windows of 9 frames, expected at most 8, the rows of the model's position"):
+        clip(pipeline, frames=30, views=ContextWindows(9, 2))
+
+
+def test_views_move_with_the_steps():
+    seen, views = [], ContextWindows(5, 2, schedule="looped_uniform")
+
+    def predict(rows, timestep, windows, views):
+        seen.append(views)
+        return rows
+
+    model = viewed(predict, views, 12, TIMESTEPS)
+    for timestep in TIMESTEPS:
+        model(torch.zeros(12, 1, 2, 2), timestep)
+    assert seen == [Views.of(views.plan(12, step)) for step in range(3)] and seen[0] != seen[1]
+
+
+def test_a_few_frames_at_a_time_draw_the_same_clip(pipeline):  # noqa: F811
+    few, all_ = (clip(pipeline, frames=7, frames_at_once=n).astype(int) for n in (3, None))
+    assert abs(few - all_).max() <= 1
+    with pytest.raises(ValueError, match="`frames_at_once` is 0"):
+        clip(pipeline, frames_at_once=0)

@@ -89,6 +89,7 @@ def _add_model_arguments(add: Callable[..., Any]) -> None:
         help="use what fits of a motion LoRA of which some layers do not fit the model (default: it is refused)",
     )  # fmt: skip
     add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
+    add("--frames-at-once", type=int, metavar="N", help="in layers that look at single frames: less memory")
 
 
 def _add_window_arguments(group) -> None:
@@ -99,6 +100,7 @@ def _add_window_arguments(group) -> None:
     add("--schedule", help="standard_uniform (default), standard_static, looped_uniform or batched")
     add("--fuse", help="weights: pyramid (default), flat, relative, overlap-linear or gaussian")
     add("--loop", action="store_true", help="the last frames lead back to the first; schedule looped_uniform")
+    add("--views", action="store_true", help="windows inside the motion modules only: all else runs once a frame")
     add("--windows-at-once", type=int, default=1, metavar="N", help="in one call of the model (default 1)")
     add(
         "--noise", default="default", metavar="KIND[:WEIGHT],...",
@@ -139,7 +141,9 @@ def run(args: argparse.Namespace) -> None:
         height=args.height,
         options=_options(args),
         progress=not args.json,
-        windows=windows,
+        windows=None if args.views else windows,
+        views=windows if args.views else None,
+        frames_at_once=args.frames_at_once,
         windows_at_once=args.windows_at_once,
         noise=_noise(args),
         free_init=free_init,
@@ -204,6 +208,7 @@ def describe(args: argparse.Namespace) -> dict:
         "allow_partial": args.allow_partial,
         "quality": args.quality,
         "windows": None if (windows := _windows(args)) is None else asdict(windows),
+        "views": args.views,
         "noise": args.noise,
         "free_init": None if (free_init := _free_init(args)) is None else asdict(free_init),
         "version": __version__,
@@ -291,7 +296,7 @@ def _windows(args: argparse.Namespace):
     if args.window is None:
         needing = {
             "--loop": args.loop, "--schedule": args.schedule, "--overlap": args.overlap, "--stride": args.stride,
-            "--fuse": args.fuse, "--noise": any(kind in args.noise for kind in OF_WINDOWS),
+            "--fuse": args.fuse, "--views": args.views, "--noise": any(kind in args.noise for kind in OF_WINDOWS),
             "--windows-at-once": args.windows_at_once > 1,
         }  # fmt: skip
         if given := [name for name, value in needing.items() if value]:

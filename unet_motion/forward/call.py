@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from .motion_amount import Acting, Amount, acting_amounts
 from .options import ForwardOptions
 from .settings import Settings
 from .text_keys import TextKeys
+from .views import Part, View, Views, frame_parts, view_calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,8 @@ class Call:
         lora: what motion LoRAs add in this call, or None.
         amounts: motion module -> how strongly it acts, where the call says so.
         hooks: the host's, or None.
+        views: windows for the attentions over time, or none.
+        parts: the frames in parts, for layers that no frame shares with another, or none.
     """
 
     batch: int
@@ -58,6 +61,8 @@ class Call:
     lora: LowRank | None = None
     amounts: Mapping[nn.Module, Acting] = field(default_factory=dict)
     hooks: Hooks | None = None
+    views: tuple[View, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     def processor(self, attention: nn.Module) -> Any:
         """The processor of an attention layer in this call."""
@@ -90,7 +95,7 @@ def begin(
         ValueError: an input that does not fit, with what was found and expected.
     """
     batch = sample.shape[0] // frames
-    check_frames(frames, options.frame_positions, unet.config.motion_max_seq_length)
+    check_frames(_rows_needed(frames, options.views), options.frame_positions, unet.config.motion_max_seq_length)
     tokens, mask = build_text(text, inputs.attention_mask, batch, frames, sample.dtype, unet.text_widths)
     temb = unet.embed_time(sample, timestep, batch, frames, inputs, options.hooks)
     loras = options.motion_loras
@@ -99,7 +104,7 @@ def begin(
     processors = {} if options.plan is None else options.plan.by_layer(unet.attention_layers)
     keeps = options.text_keys is not None and options.hooks is None and options.text_keys.start(text)
     ip_tokens, ip_masks = unet.project_images(inputs, batch, frames, temb.dtype)
-    return Call(
+    call = Call(
         batch,
         frames,
         temb,
@@ -117,3 +122,27 @@ def begin(
         amounts=amounts,
         hooks=options.hooks,
     )
+    return _in_parts(call, options, sample.device)
+
+
+def _rows_needed(frames: int, views: Views | None) -> int:
+    """Rows of the position table that a call reads."""
+    if views is None:
+        return frames
+    if views.frames != frames:
+        raise ValueError(f"`views` are for {views.frames} frames, but the clip has {frames}.")
+    return views.longest
+
+
+def _in_parts(call: Call, options: ForwardOptions, device: torch.device) -> Call:
+    """The call with its windows and its parts."""
+    views = () if options.views is None else view_calls(call, options.views, device)
+    parts: tuple[Part, ...] = ()
+    if options.frames_at_once is not None:
+        if call.settings.resnet_norm_scope != "frame":
+            raise ValueError(
+                f"`frames_at_once` is {options.frames_at_once}, but the resnets' norms are over the whole clip; "
+                "expected `resnet_norm_scope` 'frame'."
+            )
+        parts = frame_parts(call, options.frames_at_once)
+    return replace(call, views=views, parts=parts) if views or parts else call

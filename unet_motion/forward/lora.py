@@ -74,6 +74,10 @@ class LowRank:
         """The changes for a part of the tokens along one of their axes."""
         return self._with(lambda s: s.narrow(dim, start, stop - start) if s.shape[dim] > 1 else s)
 
+    def of_frames(self, index: Tensor) -> LowRank:
+        """The changes for some frames, by their numbers (L,)."""
+        return self._with(lambda s: s.index_select(1, index) if s.shape[1] > 1 else s)
+
     def flat(self, shape: tuple[int, ...]) -> LowRank:
         """The changes for tokens of a shape (B, F, P, C) as (B*F*P, C)."""
         return self._with(lambda s: s.expand(*shape[:3], 1).reshape(-1, 1))

@@ -16,6 +16,7 @@ from .lora import MotionLora
 from .motion_amount import MotionAmount
 from .processor_plan import ProcessorPlan
 from .text_keys import TextKeys
+from .views import Views
 
 
 class _Inherit(enum.Enum):
@@ -61,6 +62,10 @@ class ForwardOptions:
         motion_amounts: how strongly motion modules act; see :class:`MotionAmount`.
         text_keys: keeps what the text gives from step to step; see :class:`TextKeys`. Not read where gradients are
             computed, in compiled code and beside ``hooks``.
+        views: windows for the attentions over time, in the place of all frames; ``frame_positions`` are then those of
+            a window, and the position table needs rows for the longest one only.
+        frames_at_once: so many frames at a time in the layers between motion modules, whose memory then does not grow
+            with the frames; the same values. Not beside ``hooks``, nor with resnet norms over the clip.
     """
 
     freeu: FreeU | None = INHERIT
@@ -73,11 +78,20 @@ class ForwardOptions:
     motion_loras: Sequence[MotionLora] = ()
     motion_amounts: Sequence[MotionAmount] = ()
     text_keys: TextKeys | None = None
+    views: Views | None = None
+    frames_at_once: int | None = None
     plan: ProcessorPlan | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.freeu is not INHERIT and self.freeu is not None and not isinstance(self.freeu, FreeU):
             raise TypeError(f"`freeu` must be a FreeU object or None, found {type(self.freeu).__name__}.")
+        if self.views is not None and not isinstance(self.views, Views):
+            raise TypeError(f"`views` must be a Views object or None, found {type(self.views).__name__}.")
+        size = self.frames_at_once
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ValueError(f"`frames_at_once` is {size!r}, expected a whole number of at least 1, or None.")
+        if size is not None and self.hooks is not None:
+            raise ValueError("`frames_at_once` does not go with `hooks`, which see all frames at once.")
         if self.forward_chunking is not INHERIT:
             check_chunking(self.forward_chunking)
         for name in ("resnet_norm_scope", "motion_norm_scope"):

@@ -10,6 +10,7 @@ from ..config.unet import BlockPlan, UNetMotionConfig
 from ..forward.call import Call
 from ..forward.conditioning import residual_for
 from ..forward.freeu import freeu_concat
+from ..forward.views import by_frames
 from .layer_factory import LayerFactory
 from .motion_module import MotionModule
 from .resnet import Downsample, ResnetBlock, Upsample
@@ -46,12 +47,15 @@ class _LayeredBlock(nn.Module):
 
     def layer(self, i: int, x: Tensor, call: Call, features: Tensor | None = None) -> Tensor:
         """Layer ``i`` on x (B*F, C, H, W); ``features`` are added before its motion module."""
-        x = call.run(self.resnets[i], x, call)
-        if self.attentions is not None:
-            x = self.attentions[i](x, call)
+        x = by_frames(call, x, lambda part, call: self._of_frames(i, part, call))
         if features is not None:
             x = x + features
         return call.run(self.motion_modules[i], x, call)
+
+    def _of_frames(self, i: int, x: Tensor, call: Call) -> Tensor:
+        """What the layer does to each frame alone."""
+        x = call.run(self.resnets[i], x, call)
+        return x if self.attentions is None else self.attentions[i](x, call)
 
 
 class DownBlock(_LayeredBlock):
@@ -73,7 +77,7 @@ class DownBlock(_LayeredBlock):
             x = skips.keep(self.layer(i, x, call, features if i == 1 else None))
         if self.downsamplers is not None:
             skips.before()
-            x = skips.keep(self.downsamplers[0](x))
+            x = skips.keep(by_frames(call, x, lambda part, _: self.downsamplers[0](part)))
         return x
 
 
@@ -104,12 +108,13 @@ class MidBlock(nn.Module):
         """x (B*F, C, h, w); a ControlNet's ``residual`` broadcasts to it and is added at the end."""
         if call.hooks is not None:
             call.hooks.before_stage("middle", 0)
-        x = call.run(self.resnets[0], x, call)
+        x = by_frames(call, x, lambda part, call: call.run(self.resnets[0], part, call))
         for i, attention in enumerate(self.attentions):
-            x = attention(x, call)
+            x = by_frames(call, x, attention)
             if self.motion_modules is not None:
                 x = call.run(self.motion_modules[i], x, call)
-            x = call.run(self.resnets[i + 1], x, call)
+            resnet = self.resnets[i + 1]
+            x = by_frames(call, x, lambda part, call, resnet=resnet: call.run(resnet, part, call))
         if residual is not None:
             x = x + residual_for(x, residual, "mid_block_additional_residual")
         return x if call.hooks is None else call.hooks.after_middle(x)
@@ -133,7 +138,8 @@ class UpBlock(_LayeredBlock):
             x, skip = skips.pop(x)
             x = self.layer(i, freeu_concat(x, skip, call.settings.freeu, self.resolution), call)
         if self.upsamplers is not None:
-            x = self.upsamplers[0](x, skips.next_size())
+            size = skips.next_size()
+            x = by_frames(call, x, lambda part, _: self.upsamplers[0](part, size))
         return x
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..forward.call import Call
+from ..forward.views import View, averaged
 from ..ops.attention.processors import AttentionProcessor
 from ..ops.feed_forward.cpu import pixels_at_once
 from ..ops.group_norm import scoped_group_norm
@@ -48,12 +49,23 @@ class MotionTransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, call: Call, scale: float | Tensor | None = None) -> Tensor:
         """tokens (B, F, P, C); ``scale``: see :meth:`Attention.temporal`."""
-        pos_emb = self.pos_embed.rows(call.frames, call.positions, tokens)
         inplace = overwritable(self.norm2, self.norm3)
+        if call.views:
+
+            def attended(part: Tensor, view: View) -> Tensor:
+                return add_into(*self._attend(part, view.call, view.of_frames(scale)), inplace)
+
+            tokens, normed = add_layer_norm(self.norm3, averaged(call.views, tokens, attended))
+        else:
+            tokens, normed = add_layer_norm(self.norm3, *self._attend(tokens, call, scale), inplace=inplace)
+        return add_into(tokens, self.feed_forward(normed, call), inplace)
+
+    def _attend(self, tokens: Tensor, call: Call, scale: float | Tensor | None) -> tuple[Tensor, Tensor]:
+        """The tokens (B, F, P, C) behind the first attention, and what the second one adds."""
+        pos_emb = self.pos_embed.rows(call.frames, call.positions, tokens)
         tokens, normed = add_layer_norm(self.norm1, tokens, None, pos_emb)
         tokens, normed = add_layer_norm(self.norm2, tokens, self.attn1.temporal(normed, call, scale), pos_emb)
-        tokens, normed = add_layer_norm(self.norm3, tokens, self.attn2.temporal(normed, call, scale), inplace=inplace)
-        return add_into(tokens, self.feed_forward(normed, call), inplace)
+        return tokens, self.attn2.temporal(normed, call, scale)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""

@@ -74,6 +74,8 @@ class StepGraphs:
             return "a host's hooks may do another thing in each step"
         if options is not None and options.frame_positions is not None:
             return "`frame_positions` are checked on the host"
+        if options is not None and (options.views is not None or options.frames_at_once is not None):
+            return "a call in parts would take a graph for each way to cut it"
         return "an earlier capture failed; it is tried again later" if self._wait else self._declines_layers()
 
     def _declines_layers(self) -> str | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..forward.options import ForwardOptions
 from ..forward.text_keys import TextKeys
+from ..forward.views import Views
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
 from ..schedule.curve import Curve, product
@@ -23,7 +24,7 @@ from .noise import NoiseMix, clip_noise, seeded_generator
 from .noise_schedule import INFO_KEYS, NoiseSchedule
 from .samplers import get_sampler
 from .text import Prompt, RunText
-from .windowed import options_of, windowed
+from .windowed import options_of, viewed, windowed
 
 Options = ForwardOptions | Callable[[float], ForwardOptions]
 
@@ -109,7 +110,7 @@ class MotionPipeline:
         guidance: float | Curve | Sequence[Curve] = 3.0, seed: int = 0, sampler: str = "ddim", width: int = 64,
         height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
         windows: ContextWindows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
-        free_init: FreeInit | None = None,
+        free_init: FreeInit | None = None, views: ContextWindows | None = None, frames_at_once: int | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
@@ -126,17 +127,22 @@ class MotionPipeline:
         windows_at_once: windows in one model call; more take more memory.
         noise: a name from `NOISES`, or a mix of them; see `clip_noise`.
         free_init: samples the clip several times; see `FreeInit`.
+        views: windows inside the motion modules, in the place of `windows`: all else runs once for each frame.
+        frames_at_once: frames that layers between motion modules see at a time: less memory, the same values.
         Raises ValueError where an argument is out of its range.
         """
-        self._check(frames, guidance, width, height, windows, windows_at_once)
+        self._check(frames, guidance, width, height, windows, windows_at_once, views)
         run = get_sampler(sampler)
         cut = windows or ContextWindows(length=frames, overlap=0)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
-        predict = self._guided(prompts, frames, guidance, options)
+        predict = self._guided(prompts, frames, guidance, options, frames_at_once)
 
         def sample(state: Tensor, steps: int, generator: torch.Generator, label: str) -> Tensor:
             plan = self.schedule.steps(steps, spacing or run.spacing)
-            model = windowed(predict, cut, frames, plan.timesteps, windows_at_once)
+            if views is None:
+                model = windowed(predict, cut, frames, plan.timesteps, windows_at_once)
+            else:
+                model = viewed(predict, views, frames, plan.timesteps)
             watch = partial(track, total=len(plan), description=label, enabled=progress)
             return run.run(model, state, self.schedule, plan, generator, watch)
 
@@ -145,7 +151,7 @@ class MotionPipeline:
         shape = (frames, self.unet.config.in_channels, height // unit, width // unit)
 
         def draw(generator: torch.Generator, seed: int) -> Tensor:
-            return clip_noise(noise, generator, shape, seed, cut).to(self.unet.device)
+            return clip_noise(noise, generator, shape, seed, views or cut).to(self.unet.device)
 
         return self.decode(self._runs(sample, draw, free_init or FreeInit(iterations=1), steps, seed))
 
@@ -174,7 +180,10 @@ class MotionPipeline:
         find = getattr(self.tokenizer, "unknown_words", None)
         return find(prompt) if find else []
 
-    def _guided(self, prompts: Sequence[Prompt], frames: int, guidance: Any, options: Options | None) -> Callable:
+    def _guided(
+        self, prompts: Sequence[Prompt], frames: int, guidance: Any, options: Options | None,
+        frames_at_once: int | None = None,
+    ) -> Callable:  # fmt: skip
         """The prediction for windows: both conditions as one batch, mixed by the guidance scale."""
         text = RunText(prompts, lambda texts: self.text_encoder(self._ids(texts)), frames, self.added_cond)
         graphs = self.unet.device.type == "cuda" if self.cuda_graphs is None else self.cuda_graphs
@@ -183,13 +192,17 @@ class MotionPipeline:
         keys = None if graphs else TextKeys()
         last = len(self.schedule.alphas_cumprod) - 1
 
-        def predict(x: Tensor, timestep: Tensor, windows: Sequence[Sequence[int]]) -> Tensor:
+        def predict(
+            x: Tensor, timestep: Tensor, windows: Sequence[Sequence[int]], views: Views | None = None
+        ) -> Tensor:
             share = 1 - float(timestep.reshape(-1)[0]) / last
             rows = torch.cat([x] * len(prompts)).to(self.unet.dtype)
             t = timestep.to(x.device, torch.float32)
             hidden, extra = text.rows(windows)
             given = options_of(chosen(share), windows, frames, len(prompts))
             given = replace(given, text_keys=keys) if given.text_keys is None and keys is not None else given
+            given = given if views is None else replace(given, views=views)
+            given = given if frames_at_once is None else replace(given, frames_at_once=frames_at_once)
             out = step(rows, t, hidden, num_frames=len(windows[0]), options=given, **extra).float()
             if len(prompts) == 1:
                 return out
@@ -202,9 +215,13 @@ class MotionPipeline:
         return self.tokenizer.encode_all(texts).to(self.unet.device)
 
     def _check(
-        self, frames: int, guidance: Any, width: int, height: int, windows: ContextWindows | None, at_once: int
-    ) -> None:
+        self, frames: int, guidance: Any, width: int, height: int, windows: ContextWindows | None, at_once: int,
+        views: ContextWindows | None,
+    ) -> None:  # fmt: skip
         most = self.unet.config.motion_max_seq_length
+        if windows is not None and views is not None:
+            raise ValueError("found `windows` and `views`, expected one of them")
+        windows = windows or views
         if windows is not None and windows.length > most:
             raise ValueError(
                 f"windows of {windows.length} frames, expected at most {most}, the rows of the model's position table"

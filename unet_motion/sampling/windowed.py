@@ -11,6 +11,7 @@ from torch import Tensor
 from ..forward.lora import MotionLora
 from ..forward.motion_amount import MotionAmount
 from ..forward.options import ForwardOptions
+from ..forward.views import Views
 from .context_windows import ContextWindows
 
 Predict = Callable[[Tensor, Tensor, Sequence[Sequence[int]]], Tensor]
@@ -41,6 +42,23 @@ def windowed(
             shares = torch.tensor(weights, dtype=total.dtype, device=x.device)
             total.index_add_(0, places, found * shares.view(-1, 1, 1, 1))
         return total
+
+    return model
+
+
+def viewed(
+    predict: Callable[..., Tensor], views: ContextWindows, frames: int, timesteps: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The model function over a whole clip where the windows are inside the motion modules.
+
+    Args:
+        predict: as for :func:`windowed`, and takes `views`.
+        frames, timesteps: as for :func:`windowed`.
+    """
+    whole = [list(range(frames))]
+
+    def model(x: Tensor, timestep: Tensor) -> Tensor:
+        return predict(x, timestep, whole, views=Views.of(views.plan(frames, step_of(timesteps, timestep))))
 
     return model
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ....unet_motion import UNetMotionConfig, UNetMotionModel
+from ..step.advice import look_before_sampling
 from ..step.performance import free_graphs_with
 from ..step.preview import show_while_sampling
 from ..step.settings import pass_settings, publish_before_control
@@ -167,6 +168,7 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     publish_before_control(patcher)
     pass_settings(patcher)
     show_while_sampling(patcher)
+    look_before_sampling(patcher)
     free_graphs_with(patcher)
     watch_windows(patcher)
     return patcher
@@ -264,6 +266,7 @@ def with_model(base: Any, model: torch.nn.Module) -> Any:
     publish_before_control(clone)
     pass_settings(clone)
     show_while_sampling(clone)
+    look_before_sampling(clone)
     free_graphs_with(clone)
     watch_windows(clone)
     return clone

@@ -132,6 +132,7 @@ class LDMView(nn.Module):
 
     Attributes:
         graphs: the core's steps as CUDA graphs, or None before one is asked for.
+        motion_kind: a key of ``MOTION_MODULES``, or None where that is not known.
     """
 
     def __init__(self, core: UNetMotionModel, dtype: torch.dtype):
@@ -149,6 +150,7 @@ class LDMView(nn.Module):
         _register_rest(self, core)
         self.__dict__["places"] = Places(core)
         self.__dict__["graphs"] = None
+        self.motion_kind: str | None = None
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None,

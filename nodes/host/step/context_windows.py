@@ -96,6 +96,15 @@ class ClipWindows(comfy.context_windows.ContextHandlerABC):
         whole = part.start_percent <= 0 and part.end_percent >= 1
         return ClipWindows([part] if whole else [*self.parts, part])
 
+    @property
+    def covers_the_run(self) -> bool:
+        """Whether each step has windows."""
+        reached = 0.0
+        for part in sorted(self.parts, key=lambda part: part.start_percent):
+            if part.start_percent <= reached:
+                reached = max(reached, part.end_percent)
+        return reached >= 1
+
     def part_at(self, sigma: float, model_sampling: Any) -> WindowPart | None:
         return next((part for part in reversed(self.parts) if part.holds(sigma, model_sampling)), None)
 
@@ -126,7 +135,7 @@ class ClipWindows(comfy.context_windows.ContextHandlerABC):
         options = model_options["transformer_options"]
         frames = frames_per_clip(options, len(x_in))
         sigma = float(timestep.flatten()[0])
-        sigmas = [float(value) for value in options.get("sample_sigmas", (sigma,))]
+        sigmas = options["sample_sigmas"].tolist() if "sample_sigmas" in options else [sigma]
         part, plan = self.plan(frames, step_of(sigmas, sigma), sigmas, model.model_sampling)
         if part is None:
             return calc_cond_batch(model, conds, x_in, timestep, model_options)

@@ -56,7 +56,7 @@ def _prepare(executor, model, noise_shape, conds, *rest, **named):
         total = noise_shape[0]
         frames = frames_per_clip(options.get("transformer_options", {}), total)
         at_once = handler.context_length * (total // frames)
-        if any(part.start_percent <= 0 and part.end_percent >= 1 for part in handler.parts):
+        if handler.covers_the_run:
             noise_shape = [min(total, at_once), *noise_shape[1:]]
     return executor(model, noise_shape, conds, *rest, **named)
 

@@ -247,3 +247,29 @@ def test_another_nodes_way_of_mixing_stays():
     for frame, cfg in ((0, 2.0), (1, 6.0)):
         assert difference(found, sample(rescaled, cfg=cfg))[frame] < 1e-4
         assert difference(found, sample(still, cfg=cfg))[frame] > 1e-3
+
+
+def test_text_for_another_number_of_frames_is_an_error_and_not_repeated():
+    still = apply_motion_module(sd15(), motion_module(active=False), beta_schedule="linear")
+    positive, _ = travel(Clip(), '"0": "a", "1": "b c"', frames=2)
+    with pytest.raises(ValueError, match="the conditioning has text for 2 frames, but the clip has 3: give `frames`"):
+        sample(still, positive, text(2), frames=3)
+    clips = with_settings(still, frames_per_clip=2)
+    twice = sample(clips, positive, text(2), start=noise(2).repeat(2, 1, 1, 1))
+    assert torch.equal(twice[:2], twice[2:])
+
+
+def test_a_run_that_will_give_noise_is_named_and_goes_on(caplog):
+    from dataclasses import replace
+
+    model = apply_motion_module(sd15(), replace(motion_module(), version="lcm"), beta_schedule="linear")
+    quiet = sample(apply_motion_module(sd15(), motion_module(), beta_schedule="linear"), cfg=7.5)
+    assert "motion module was made for" not in caplog.text
+    assert torch.equal(sample(model, cfg=7.5), quiet)
+    assert "An AnimateLCM motion module was made for 16 frames, lcm, 6 steps, guidance 1.5: guidance 7.5" in caplog.text
+    caplog.clear()
+    sample(apply_motion_module(sd15(), replace(motion_module(), version="v3"), beta_schedule="linear"), frames=8)
+    assert "its noise schedule is sqrt_linear, here it is linear." in caplog.text
+    caplog.clear()
+    sample(apply_motion_module(sd15(), replace(motion_module(), version="v3")), frames=8)
+    assert caplog.text == ""

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import comfy.sample
 import folder_paths
 import pytest
 import torch
@@ -168,13 +169,10 @@ def original_names(weights: dict[str, torch.Tensor], positions: int = 32) -> dic
     return out
 
 
-def test_animatediff_evolved_and_ours_change_nothing_for_each_other_and_agree(
-    pair, before, imported, tmp_path, monkeypatch
-):
+@pytest.fixture
+def evolved(imported, tmp_path, monkeypatch):
+    """Makes MODELs of AnimateDiff-Evolved's own loader and of ours, with the same weights."""
     imported("ComfyUI-AnimateDiff-Evolved")
-    for model, values in zip((*pair, models(active=True)[1]), before, strict=True):
-        assert torch.equal(sample(model), values)
-
     path = tmp_path / "mm_small_v2.safetensors"
     save_file(original_names(motion_module().state_dict), path)
     folder_paths.add_model_folder_path("animatediff_models", str(tmp_path))
@@ -184,10 +182,60 @@ def test_animatediff_evolved_and_ours_change_nothing_for_each_other_and_agree(
     monkeypatch.setattr(theirs, "MotionModule", lambda channels, *rest, **named: full(channels // 10, *rest, **named))
     loader = sys.modules["ComfyUI_AnimateDiff_Evolved"].NODE_CLASS_MAPPINGS["ADE_AnimateDiffLoaderGen1"]()
     base = sd15()
-    evolved = loader.load_mm_and_inject_params(base, path.name, "linear (HotshotXL/default)")[0]
-    moved = sample(evolved)
+
+    def load(**options):
+        return loader.load_mm_and_inject_params(base, path.name, "linear (HotshotXL/default)", **options)[0]
+
+    return base, load, apply_motion_module(base, load_motion_module(path), beta_schedule="linear")
+
+
+def test_animatediff_evolved_and_ours_change_nothing_for_each_other_and_agree(pair, before, evolved):
+    for model, values in zip((*pair, models(active=True)[1]), before, strict=True):
+        assert torch.equal(sample(model), values)
+    base, load, ours = evolved
+    moved = sample(load())
     assert relative(moved, before[0]) > 1e-2
-    ours = apply_motion_module(base, load_motion_module(path), beta_schedule="linear")
     assert relative(sample(ours), moved) < 1e-3
     assert torch.equal(sample(base), before[0])
-    assert torch.equal(sample(evolved), moved)
+    assert torch.equal(sample(load()), moved)
+
+
+LOOPED, STANDARD, STATIC = (
+    f"ADE_{name}ContextOptions" for name in ("LoopedUniform", "StandardUniform", "StandardStatic")
+)
+WINDOWS = {
+    "looped": (LOOPED, {"closed_loop": False, "fuse_method": "flat"}),
+    "closed loop": (LOOPED, {"closed_loop": True, "fuse_method": "pyramid"}),
+    "stride 2": (LOOPED, {"closed_loop": False, "context_stride": 2, "fuse_method": "flat"}),
+    "standard": (STANDARD, {"fuse_method": "pyramid"}),
+    "static": (STATIC, {"fuse_method": "flat"}),
+    "static, relative": (STATIC, {"fuse_method": "relative"}),
+    "static, overlap-linear": (STATIC, {"fuse_method": "overlap-linear"}),
+    "FreeNoise": (STANDARD, {"fuse_method": "pyramid"}),
+}
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_context_windows_draw_what_animatediff_evolveds_draw(evolved, kind):
+    nodes = sys.modules["ComfyUI_AnimateDiff_Evolved"].NODE_CLASS_MAPPINGS
+    node, chosen = WINDOWS[kind]
+    given = {"context_length": 16, "context_overlap": 4, "context_stride": 1, **chosen}
+    if node == STATIC:
+        del given["context_stride"]
+    settings = {}
+    if kind == "FreeNoise":
+        sampling = nodes["ADE_AnimateDiffSamplingSettings"]()
+        settings["sample_settings"] = sampling.create_settings(0, "FreeNoise", "comfy", 0)[0]
+    _, load, ours = evolved
+    start = comfy.sample.prepare_noise(torch.zeros(40, 4, 8, 8), 3)
+    run = {"start": start, "steps": 2, "cfg": 2.0}
+    theirs = sample(load(context_options=nodes[node]().create_options(**given)[0], **settings), **run)
+    schedule = {LOOPED: "looped_uniform", STANDARD: "standard_uniform", STATIC: "standard_static"}[node]
+    found = sample(
+        windowed(
+            ours, length=16, overlap=4, stride=given.get("context_stride", 1), schedule=schedule,
+            closed_loop=given.get("closed_loop", False), fuse=given["fuse_method"], free_noise=kind == "FreeNoise",
+        ),
+        **run,
+    )  # fmt: skip
+    assert relative(found, theirs) < 1e-5

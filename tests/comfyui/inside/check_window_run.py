@@ -118,9 +118,14 @@ def test_memory_is_set_aside_for_the_windows_of_one_pass(moving, start, monkeypa
         return required(shape, **shapes)
 
     monkeypatch.setattr(moving.model, "memory_required", ask)
-    for changes, most in ((SIZES, 4), ({**SIZES, "windows_at_once": 2}, 7), ({**SIZES, "end_percent": 0.9}, 7)):
+    half, rest = {**SIZES, "end_percent": 0.5}, {**SIZES, "start_percent": 0.5}
+    two = {**SIZES, "windows_at_once": 2}
+    for changes, most in (([SIZES], 4), ([two], 7), ([half], 7), ([half, rest], 4)):
         asked.clear()
-        sample(windowed(moving, **changes), start=start)
+        model = moving
+        for change in changes:
+            model = windowed(model, **change)
+        sample(model, start=start)
         assert max(asked[:2]) == 2 * most
     # What does not fit goes through in more passes, with the same result.
     monkeypatch.setattr(moving.model, "memory_required", lambda shape, **_: 0 if shape[0] <= 8 else 1e18)
