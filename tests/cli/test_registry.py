@@ -20,8 +20,8 @@ needs_comfy_cli = pytest.mark.skipif(not HAS_COMFY_CLI, reason="needs comfy-cli"
 # The whole archive: what ComfyUI and the command line read, and what people read.
 NEEDED = (
     r"__init__\.py|pyproject\.toml|requirements\.txt|README\.md|LICENSE|assets/(demo|graph)\.webp",
-    r"docs/\w+\.md",
-    r"(nodes|unet_motion)/(\w+/)*\w+\.py",
+    r"docs/[\w-]+\.md",
+    r"(nodes|unet_motion)/(\w+/)*\w+\.pyi?|unet_motion/py\.typed",
     r"unet_motion/bundled/(README\.md|model\.safetensors|judge\.safetensors|motion_loras/[a-z-]+\.safetensors)",
     r"web/([\w-]+/)*[\w.-]+\.(md|js|mjs|css|svg|png|jpg|gif|webp)",
     r"unet_motion/ops/tuned/(README\.md|[\d.]+\.json)",
