@@ -73,6 +73,18 @@ def _fits(given: Any, taken: Any) -> bool:
     return bool(set(str(given).split(",")) & set(str(taken).split(","))) or "COMBO" in (given, taken)
 
 
+def _print_sums(sums: Counter) -> None:
+    files = max(sums["files"], 1)
+    print(f"\n{sums['files']} files, {sums['errors']} errors, {sums['odd']} links of other types")
+    for name, words in (
+        ("whole", "converted whole"),
+        ("clean", "without a node of AnimateDiff-Evolved"),
+        ("unchanged", "the same when converted again"),
+        ("values", "with values that mean something else"),
+    ):
+        print(f"{sums[name]:4} ({100 * sums[name] / files:.1f} %) {words}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the table; returns 1 where a file made an error."""
     sys.path.insert(0, str(ROOT))
@@ -113,14 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         for text, count in counts.most_common():
             print(f"  {count:4} {text[:200]}")
     files = max(sums["files"], 1)
-    print(f"\n{sums['files']} files, {sums['errors']} errors, {sums['odd']} links of other types")
-    for name, words in (
-        ("whole", "converted whole"),
-        ("clean", "without a node of AnimateDiff-Evolved"),
-        ("unchanged", "the same when converted again"),
-        ("values", "with values that mean something else"),
-    ):
-        print(f"{sums[name]:4} ({100 * sums[name] / files:.1f} %) {words}")
+    _print_sums(sums)
     return 1 if sums["errors"] else 0
 
 

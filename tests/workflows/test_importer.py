@@ -143,8 +143,9 @@ def test_the_switch_for_v2_models_is_the_norm_scope_of_v1(module, properly, scop
     """Off: norms over all frames for v2; v3 and SDXL never read it. Files from before the switch mean off."""
     widgets = {} if properly is None else {"motion_scale": 1.0, "apply_v2_models_properly": properly}
     graph, _, _ = legacy(module, **widgets)
-    prompt, _ = both(graph)
+    prompt, report = both(graph)
     assert find(prompt, "UNetMotion_ApplyMotionModule")[1]["norm_scope"] == scope
+    assert len(report.notes) == (scope == "v1")
 
 
 def test_generation_two_keeps_its_loader_for_all_that_read_it():
@@ -360,7 +361,7 @@ def test_positions_of_animate_lcm_stay_as_they_stayed():
     graph.nodes[loader].links["ad_settings"] = (settings, 0)
     prompt, report = both(graph)
     assert find(prompt, "UNetMotion_LoadMotionModule")[1]["position_cap"] == 0
-    assert len(report.notes) == 2 and report.is_whole
+    assert sum("AnimateLCM" in said.text for said in report.notes) == 2 and report.is_whole
 
 
 def test_weights_of_all_layers_are_multiplied_and_of_some_not():
@@ -807,7 +808,7 @@ def test_a_circle_of_other_nodes_is_no_obstacle():
 
 
 def test_links_to_nothing_are_said_and_stay():
-    graph, loader, _ = legacy()
+    graph, loader, _ = legacy(motion_scale=1.0, apply_v2_models_properly=True)
     api = graph.api()
     api[str(loader)]["inputs"]["context_options"] = ["404", 0]
     converted = convert_workflow(api)

@@ -46,6 +46,7 @@ def read_api(data: dict[str, Any], report: Report) -> Graph:
             raise WorkflowError(f"Node {key} has inputs of type {type(inputs).__name__}, expected an object.")
         values = {name: value for name, value in inputs.items() if not is_link(value)}
         title = raw.get("_meta", {}).get("title") if isinstance(raw.get("_meta"), dict) else None
+        title = title if isinstance(title, str) else None
         graph.add(Node(key, raw["class_type"], values=values, raw=raw, title=title))
     for key, raw in data.items():
         node = graph.nodes[key]

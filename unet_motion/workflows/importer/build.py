@@ -141,6 +141,8 @@ def _can_be_written(built: Built, is_fed: bool, report: Report) -> bool:
     for name, why in (stage.without(built.inputs) if stage.without is not None else {}).items():
         if not _is_default(TARGETS[stage.kind].inputs, name, built.inputs.pop(name)):
             report.note(built.sources.get(name, giver), f"{name} {why}")
+    for text in stage.says(built.inputs) if stage.says is not None and not built.mode else ():
+        report.note(giver, text)
     for name, value in list(built.inputs.items()):
         spec = TARGETS[stage.kind].inputs.get(name)
         allowed = CHOICES.get((stage.kind, name))
@@ -174,11 +176,12 @@ class Builder:
         self.taken: dict[Key, str] = {}
         self.moved: dict[tuple[Key, int], tuple[Key, int]] = {}
         self.by: dict[Key, list[str]] = {}
+        self.kinds: dict[Key, str] = {}
         self.spare: dict[tuple[Key, int], list[int]] = {}
 
     def build(self, node: Node, row: Row, stages: list[Built]) -> None:
         """Write the stages of a node in the place of the node itself and of those that gave the values."""
-        kind = node.kind
+        kind = self.kinds[node.key] = node.kind
         home = next((built for built in stages if built.stage == row.home), None)
         source = self.graph.link_into(node, "model") if "model" in row.inputs else None
         start = (source.source, source.output) if source is not None else None
@@ -286,7 +289,8 @@ class Builder:
                 value = None if number is None else float(number)
                 if value is None:
                     text = f"its {name} is a link of whole numbers, which it takes none of; {spec.default} counts"
-                    self.report.change(built.sources[name], text)
+                    source = built.sources[name]
+                    self.report.change(source, text, self.kinds.get(source.key, source.kind))
                     continue
             if isinstance(value, Joint):
                 self._join((value.source.key, value.output), built.node.key, name, spec.type)

@@ -228,31 +228,41 @@ class _Conversion:
     def _clear_settings(self, wanted: list[Node]) -> None:
         """Take away the nodes whose values stand elsewhere now, and the ways to them."""
         left = {said.node for said in self.report.left}
+        rest = []
         for node in wanted:
             row = ROWS.get(self.builder.taken.get(node.key, node.kind))
-            is_left = str(node.key) in left and node.key not in self.builder.taken
-            if node.key in self.graph.nodes and not is_left and row is not None and row.emits is None:
-                self._clear(node, row)
-        while sum(self._clear_way(key) for key in self.gatherer.way):
+            if row is None or row.emits is not None or node.key not in self.graph.nodes:
+                continue
+            if node.key in self.builder.taken:
+                self.report.replace(node, row.kind, self._by(node))
+            elif str(node.key) not in left:
+                rest.append(node)
+        while sum(map(self._clear_way, self.gatherer.way)) + sum(map(self._clear, rest)):
             pass
+        for node in rest:
+            reader = next((r for r, _ in self.graph.readers(node)), None) if node.key in self.graph.nodes else None
+            if reader is not None:
+                self.report.leave(node, f"node {reader.key} ({reader.kind}), which stays, reads it")
+        left = {said.node for said in self.report.left}
         rest = [node for node in wanted if str(node.key) in left and node.key not in self.builder.taken]
         while sum(self._set_aside(node) for node in rest if node.key in self.graph.nodes):
             pass
 
-    def _clear(self, node: Node, row: Any) -> None:
-        by = tuple(dict.fromkeys(self.builder.by.get(node.key, ())))
-        if node.key in self.builder.taken:
-            self.report.replace(node, row.kind, by)
-            return
+    def _by(self, node: Node) -> tuple[str, ...]:
+        """Types of the nodes that a node's values went to."""
+        return tuple(dict.fromkeys(self.builder.by.get(node.key, ())))
+
+    def _clear(self, node: Node) -> bool:
+        """Take a node of settings away that nothing reads any more; returns whether it went."""
+        if node.key not in self.graph.nodes or any(slot.links for slot in node.outputs):
+            return False
         if node.key in self.gatherer.read:
-            self.report.replace(node, node.kind, by)
-        elif any(reader.kind not in ROWS for reader, _ in self.graph.readers(node)):
-            self.report.leave(node, "a node that is not known here reads it")
-            return
+            self.report.replace(node, node.kind, self._by(node))
         else:
             self.report.note(node, "nothing reads its settings; taken away")
         self.graph.remove(node)
         self.changed = True
+        return True
 
     def _set_aside(self, node: Node) -> bool:
         """A node without counterpart stays on the page, muted where nothing reads it; the API runs without it.

@@ -16,6 +16,7 @@ from .table.targets import TARGETS, Target
 BORDERS = (("inputNode", "inputs", -10), ("outputNode", "outputs", -20))
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 LARGEST_NUMBER = 2**53
+LARGEST_PLACE = 1e7
 
 
 def is_page_graph(data: Any) -> bool:
@@ -113,8 +114,13 @@ def _pair(value: Any) -> tuple[float, float] | None:
     """Two numbers, which files hold as a list or as {"0": .., "1": ..}."""
     if isinstance(value, dict):
         value = [value.get("0"), value.get("1")]
-    fits = isinstance(value, list) and len(value) >= 2 and all(isinstance(n, (int, float)) for n in value[:2])
+    fits = isinstance(value, list) and len(value) >= 2 and all(map(_is_place, value[:2]))
     return (value[0], value[1]) if fits else None
+
+
+def _is_place(value: Any) -> bool:
+    """Whether a number is one of pixels on a canvas."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST_PLACE
 
 
 def _read_node(raw: dict[str, Any]) -> Node:
@@ -274,13 +280,9 @@ def _write_node(node: Node, order: int) -> dict[str, Any]:
               for slot in node.inputs]  # fmt: skip
     outputs = [{**(slot.raw or {"name": slot.name, "type": slot.type}), "links": slot.links} for slot in node.outputs]
     changed = {}
-    if [slot.get("link") for slot in raw.get("inputs") or [] if isinstance(slot, dict)] != [
-        slot["link"] for slot in inputs
-    ]:
+    if _links_of(raw.get("inputs"), "link") != [slot["link"] for slot in inputs]:
         changed["inputs"] = inputs
-    if [slot.get("links") or [] for slot in raw.get("outputs") or [] if isinstance(slot, dict)] != [
-        slot["links"] for slot in outputs
-    ]:
+    if [links or [] for links in _links_of(raw.get("outputs"), "links")] != [slot["links"] for slot in outputs]:
         changed["outputs"] = outputs
     if node.mode != raw.get("mode", 0):
         changed["mode"] = node.mode
@@ -289,6 +291,11 @@ def _write_node(node: Node, order: int) -> dict[str, Any]:
     if node.values and node.kind in TARGETS:
         changed["widgets_values"] = _set_values(raw.get("widgets_values"), TARGETS[node.kind], node.values)
     return {**raw, **changed} if changed else raw
+
+
+def _links_of(slots: Any, name: str) -> list[Any]:
+    """What stands as links in the inputs or outputs of a node of the file."""
+    return [slot.get(name) for slot in slots if isinstance(slot, dict)] if isinstance(slots, list) else []
 
 
 def _set_values(before: Any, target: Target, values: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from .graph import BYPASSED, MUTED, Graph, Joint, Node
 from .report import Report
 from .table import BATCHES, ROWS, BatchOf, Made, Named, Of, Row
-from .widgets import Widgets
+from .widgets import UnknownWidgets, Widgets
 
 # Types that only settings have: links of these end at nodes of the table.
 SETTING_TYPES = frozenset(
@@ -62,7 +62,13 @@ class Gatherer:
         if row.why is not None:
             self.report.leave(node, row.why)
             return
-        values = self.widgets.read(node, row)
+        try:
+            values = self.widgets.read(node, row)
+        except UnknownWidgets as error:
+            if len(seen) == 1:  # the node that everything ends at
+                raise
+            self.report.leave(node, str(error))
+            return
         reads: dict[str, dict[str, Any]] = {}
         own = [*self._read_settings(node, row, seen, bool(mode), reads), *self._own(node, row, values, mode)]
         for stage, inputs, lost in row.fold(values, reads) if row.fold is not None else ():

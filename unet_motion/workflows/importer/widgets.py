@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ...files.errors import shorten
 from .graph import PRIMITIVE, Graph, Joint, Node, primitive_value
 from .table import TARGETS, Input, Row
 
@@ -27,7 +28,7 @@ class Widgets:
         Raises:
             UnknownWidgets: they fit no known order.
         """
-        named = self.named(node, row)
+        named = self._checked(node, row)
         values: dict[str, Any] = {}
         for name, spec in row.inputs.items():
             origin = self.graph.origin(node, name)
@@ -39,6 +40,16 @@ class Widgets:
             elif not spec.forced or node.raw is None or "widgets_values" not in node.raw:
                 values[name] = named.get(name, None if spec.forced else spec.default)
         return values
+
+    def _checked(self, node: Node, row: Row) -> dict[str, Any]:
+        """The values that stand on the node, all of their inputs' types."""
+        widgets = {spec.name: spec for spec in row.widgets()}
+        found = self.named(node, row)
+        named = {name: value for name, value in found.items() if name in widgets and value is not None}
+        for name, value in named.items():
+            if not _fits(widgets[name], value):
+                raise UnknownWidgets(f"its value {name} is {shorten(repr(value))}, expected {widgets[name].type}")
+        return named
 
     def start(self, node: Node, name: str) -> tuple[Node, int]:
         """Where the link of an input begins: a reroute on the way stays."""

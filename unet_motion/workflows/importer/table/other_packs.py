@@ -172,7 +172,7 @@ ROWS: tuple[Row, ...] = (
         emits={0: ("control", 0), 1: ("control", 1)},
     ),
     _interpolation(
-        "RIFE VFI", "fast_mode BOOLEAN true; ensemble BOOLEAN true; scale_factor COMBO; last_frame BOOLEAN false; "
+        "RIFE VFI", "fast_mode BOOLEAN true; ensemble BOOLEAN true; scale_factor FLOAT 1.0; last_frame BOOLEAN false; "
     ),
     _interpolation("FILM VFI", "last_frame BOOLEAN false; "),
 )

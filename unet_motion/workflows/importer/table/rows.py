@@ -161,6 +161,7 @@ class Stage:
         sets: values of that one where nothing else gives them.
         skip: not written where all its values are defaults, or those of `neutral`.
         without: function of its values that says which of them are left out, and why.
+        says: function of its values that gives what is to know about them.
         fixed: values that the node always has.
         demand: only written where something reads it.
     """
@@ -173,5 +174,6 @@ class Stage:
     skip: bool = False
     neutral: Mapping[str, Any] = field(default_factory=dict)
     without: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
+    says: Callable[[Mapping[str, Any]], Iterable[str]] | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     demand: bool = False

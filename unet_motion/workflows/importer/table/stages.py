@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .rows import Stage
-from .values import positions_of_lcm
+from .values import norms_of_v1, positions_of_lcm
 
 NO_NODE = ""
 CURVE = "UNetMotion_Curve"
@@ -27,7 +27,7 @@ STAGES = {
     "module": Stage(
         "UNetMotion_LoadMotionModule", feeds=(("apply", "motion_module"),), without=positions_of_lcm
     ),
-    "apply": Stage("UNetMotion_ApplyMotionModule", model="model"),
+    "apply": Stage("UNetMotion_ApplyMotionModule", model="model", says=norms_of_v1),
     "lora": Stage("UNetMotion_LoadMotionLoRA", model="model"),
     "scale_curve": Stage(CURVE, feeds=(("amount", "scale_curve"),), makes=True),
     "effect_curve": Stage(CURVE, feeds=(("amount", "effect_curve"),), makes=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 BETA_SCHEDULES = {
@@ -70,3 +70,12 @@ def norm_scope(properly: Any, model_name: Any) -> str | None:
     if properly or NOT_V2.search(str(model_name)):
         return None
     return "v1"
+
+
+def norms_of_v1(values: Mapping[str, Any]) -> Iterator[str]:
+    """How the other pack's norms over all frames differ from those that v1 was trained with."""
+    if values.get("norm_scope") == "v1":
+        yield (
+            "AnimateDiff-Evolved takes the norms before spatial attention and in motion modules over all frames, too, "
+            "which v1 was not trained with; here they are as in training, so that the clip differs a little"
+        )
