@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from check_animatelcm import i2v
 from check_context_windows import mean_of_windows, windowed
 from check_motion_lora import tensors, written
 from pack.nodes.host.lora import load_motion_lora
@@ -136,14 +137,15 @@ def test_pias_picture_keeps_its_place_in_the_clip(start, at_once):
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_animatelcms_pictures_of_frames(start, at_once):
-    model, pictures = unet(use_image_encoder=True), random(FRAMES, 4, *SIZE, seed=9)
+    model, pictures = apply_motion_module(sd15(), i2v()), 50 * noise(FRAMES, seed=9)
 
-    def run(change, rows):
-        return sample(change(set_picture(model, {"samples": pictures[rows]}, 0.8, 1.0)), start=start[rows])
+    def run(change, rows, pictures=pictures):
+        return sample(change(set_picture(model, {"samples": pictures[rows]}, 0.8, 10.0)), start=start[rows])
 
     out, alone = both(run, start, windows_at_once=at_once)
     assert relative(out, alone) < TOLERANCE
-    assert relative(out, run(lambda m: windowed(m, **SIZES), [0] * FRAMES)) > 1e-3
+    moved = run(lambda m: windowed(m, **SIZES), list(range(FRAMES)), pictures.roll(3, 0))
+    assert relative(out, moved) > 1e-3
 
 
 def test_other_packs_are_told_the_frames_of_a_window(moving, start):
