@@ -21,15 +21,15 @@ export async function sendPreviewChoice(motion, fps) {
 export function showPreviews(sendChoice) {
   api.addEventListener("execution_start", () => {
     forgetPreviews();
-    running.clear();
     sendChoice();
   });
   api.addEventListener("b_preview_with_metadata", ({ detail }) => onPreview(detail));
   api.addEventListener("executed", ({ detail }) => onExecuted(detail));
 }
 
-/** Take the loops off all nodes. */
+/** Take the loops off all nodes; another workflow has other nodes under the same ids. */
 export function forgetPreviews() {
+  running.clear();
   for (const node of [...shown.keys()]) remove(node);
 }
 
@@ -51,10 +51,12 @@ async function onExecuted({ node, output }) {
   const makers = [...running].filter(([id]) => leadsTo(id, String(node)));
   if (!makers.length) return;
   for (const [id] of makers) running.delete(id);
+  const nodes = makers.map(([id]) => nodesOf(id)[0]);
   const answer = await api.fetchApi(`/view?${new URLSearchParams(file)}`);
   if (!answer.ok) return;
   const blob = await answer.blob();
-  for (const [, detail] of makers) {
+  for (const [number, [id, detail]] of makers.entries()) {
+    if (nodesOf(id)[0] !== nodes[number]) continue; // another workflow was opened meanwhile
     api.dispatchCustomEvent("b_preview_with_metadata", { ...detail, blob, isFinished: true });
   }
 }
