@@ -1,7 +1,7 @@
 """How FreeNoise and FreeInit act on the bundled model's clips, by its judge: the figures of docs/noise.md.
 
-    python tools/noise_figures.py free-noise --clips 24 --steps 6
-    python tools/noise_figures.py free-init --clips 24 --steps 8
+    python tools/noise_figures.py free-noise --clips 8 --steps 6
+    python tools/noise_figures.py free-init --clips 12 --steps 8
 
 Each prints one JSON object a setting, with the same prompts and seeds for all settings.
 """

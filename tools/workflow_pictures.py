@@ -25,6 +25,7 @@ from tests.comfyui.installations import NOT_FOUND, find_installations  # noqa: E
 from tests.comfyui.server import Server  # noqa: E402
 from tests.comfyui.test_workflows import graph_of  # noqa: E402
 from tools.help_pictures import HIDE, SETTINGS  # noqa: E402
+from unet_motion.video import read_frames  # noqa: E402
 from unet_motion.video.animations import encode_webp  # noqa: E402
 
 WORKFLOWS = ROOT / "example_workflows"
@@ -42,9 +43,10 @@ QUALITY = 82
 DRAWN = (
     "first_animation", "bundled_motion_lora", "image_to_animation", "video_to_video",
     "freeu_and_attention_side_by_side", "train_motion_lora", "long_clip", "closed_loop",
-    "long_video_to_video", "prompt_travel",
+    "prompt_travel",
 )  # fmt: skip
 """What runs on the bundled model."""
+SAVERS = ("SaveAnimatedWEBP", "UNetMotion_DecodeToFile")
 DRAWN_WIDTH, FPS, MOVING_QUALITY = 400, 8.0, 75
 
 FRAME = """
@@ -78,9 +80,11 @@ def drawn(server: Server, name: str) -> bytes:
     run = server.run(graph)
     if run.error is not None:
         raise RuntimeError(f"{name}: {run.error}")
-    (saver,) = (node for node, about in graph.items() if about["class_type"] == "SaveAnimatedWEBP")
+    *_, saver = (node for node, about in graph.items() if about["class_type"] in SAVERS)
     (clip,) = run.outputs[saver]["images"]
-    frames = [resized(Image.fromarray(frame.astype(np.uint8)), DRAWN_WIDTH) for frame in frames_of(server.file(clip))]
+    file = server.file(clip)
+    found = read_frames(io.BytesIO(file)) if clip["filename"].endswith(".mp4") else frames_of(file)
+    frames = [resized(Image.fromarray(frame.astype(np.uint8)), DRAWN_WIDTH) for frame in found]
     return encode_webp(frames, [round(1000 / FPS)] * len(frames), lossless=False, quality=MOVING_QUALITY)
 
 

@@ -3,6 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { convertWorkflow, offerConversion } from "./convert_workflow.mjs";
 import { forgetPreviews, sendPreviewChoice, showPreviews } from "./clip_preview.mjs";
+import { showCurveEditor } from "./curve_editor.mjs";
 import { refreshFileInfo, showFileInfo } from "./file_info.mjs";
 import { showTrainingResults } from "./training_result.mjs";
 
@@ -80,10 +81,12 @@ app.registerExtension({
     await sendChoice();
   },
   nodeCreated(node) {
+    showCurveEditor(node);
     showFileInfo(node, () => setting(FILE_INFO) ?? true);
   },
   loadedGraphNode(node) {
     node.unetMotionFileInfo?.();
+    node.unetMotionCurve?.();
   },
   beforeConfigureGraph() {
     forgetPreviews();

@@ -178,7 +178,7 @@ def test_a_loader_shows_what_the_chosen_file_is_and_marks_a_wrong_one(
         page.picture(f"wrong-file-{renderer}")
         # The line is no part of the workflow, nor of what is sent to the server.
         saved = page.page.evaluate("window.app.graph.serialize().nodes[0].widgets_values")
-        assert saved == [lora_among_motion_modules, 0, 0, 0, 0, 0]
+        assert saved == [lora_among_motion_modules, 0, 0, 0, 0, 0, 1, 0, ""]
         sent = page.page.evaluate("window.app.graphToPrompt().then(({output}) => Object.values(output)[0].inputs)")
         assert "unet_motion_file_info" not in sent and sent["motion_module"] == lora_among_motion_modules
         assert page.problems == []

@@ -63,6 +63,32 @@ def test_motion_sampler_gives_the_latents_of_ksampler_bit_for_bit(server):
     assert not torch.equal(server.latent(run, "core euler"), server.latent(run, "core dpmpp_2m"))
 
 
+def test_noise_on_the_model_is_that_of_the_noise_node_and_freeinit_samples_again(server):
+    """KSampler on a model with a noise, and SamplerCustomAdvanced with the same noise: the same latents."""
+    graph, needs = bundled(frames=4)
+    short = {"steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    kind = {"kind": "free_noise", "window_length": 2, "overlap": 1, "weight": 0.5}
+    noise = graph.add("UNetMotion_Noise", noise_seed=5, **kind), 0
+    model = graph.add("UNetMotion_UseNoise", model=needs["model"], noise=noise, follow_seed=True), 0
+    sample(graph, {**needs, "model": model}, "on the model", **short)
+    texts = {name: needs[name] for name in ("positive", "negative")}
+    guider = graph.add("CFGGuider", model=needs["model"], **texts, cfg=1.0)
+    sigmas = graph.add("BasicScheduler", model=needs["model"], scheduler="normal", steps=1, denoise=1.0)
+    euler = graph.add("KSamplerSelect", sampler_name="euler")
+    parts = {"guider": (guider, 0), "sigmas": (sigmas, 0), "sampler": (euler, 0), "latent_image": needs["latent_image"]}
+    custom = graph.add("SamplerCustomAdvanced", noise=noise, **parts)
+    graph.add("SaveLatent", "custom", samples=(custom, 0), filename_prefix="latents/custom")
+    settings = {"filter": "gaussian", "spatial_stop": 0.25, "temporal_stop": 0.25, "order": 4, "fast": False}
+    for runs in (1, 2):
+        again = graph.add("UNetMotion_FreeInit", model=model, iterations=runs, **settings), 0
+        sample(graph, {**needs, "model": again}, f"{runs} runs", **short)
+    run = server.run(graph)
+    assert run.error is None, run.error
+    found = {name: server.latent(run, name) for name in ("on the model", "custom", "1 runs", "2 runs")}
+    assert torch.equal(found["on the model"], found["custom"]) and torch.equal(found["1 runs"], found["custom"])
+    assert found["2 runs"].isfinite().all() and not torch.equal(found["2 runs"], found["custom"])
+
+
 def test_freeu_acts_on_its_branch_only(server, plain):
     server.free()
     graph, needs = bundled()

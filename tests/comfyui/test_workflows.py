@@ -102,7 +102,13 @@ def test_a_video_of_a_red_star_becomes_one_of_a_blue_star_that_moves_as_it_did(s
 def test_a_long_video_of_a_red_star_becomes_one_of_a_blue_star(server, tmp_path):
     """Both files of it, written and read a few frames at a time."""
     pytest.importorskip("av", reason="MP4 needs the extra `video`")
-    run = server.run(graph_of(server, "long_video_to_video"))
+    graph = graph_of(server, "long_video_to_video")
+    for node in graph.values():  # shorter and coarser than the template: what is red and what blue shows all the same
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = 6
+        if "batch_size" in node["inputs"]:
+            node["inputs"]["batch_size"] = 20
+    run = server.run(graph)
     assert run.error is None, run.error
     entries = [image for output in run.outputs.values() for image in output.get("images", ())]
     clips = {}
@@ -111,7 +117,7 @@ def test_a_long_video_of_a_red_star_becomes_one_of_a_blue_star(server, tmp_path)
         path.write_bytes(server.file(entry))
         clips[path.name.split("_0")[0]] = np.stack(list(read_frames(path))).astype(np.float32)
     before, after = clips["long_before"], clips["long_after"]
-    assert before.shape == after.shape == (40, 64, 64, 3)
+    assert before.shape == after.shape == (20, 64, 64, 3)
     more_red = [(clip[..., 0] - clip[..., 2]).mean() for clip in (before, after)]
     assert more_red[0] > 3 and more_red[1] < -3
 

@@ -90,7 +90,9 @@ def test_a_checkpoint_computes_what_diffusers_computes(tmp_path, config):
     assert same_state(spatial(model), dict(unet.state_dict()))
 
 
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model.", "model.", "module.unet."])
+@pytest.mark.parametrize(
+    "prefix", ["", "model.diffusion_model.", "diffusion_model.", "model.", "module.unet.", "_orig_mod."]
+)
 def test_bare_unets_and_prefixes(tmp_path, prefix):
     unet = unet2d()
     state = to_ldm(unet.state_dict(), 2, prefix)

@@ -52,7 +52,7 @@ def table(length, channels):
     )
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "unet.", "module.unet."])
+@pytest.mark.parametrize("prefix", ["", "module.", "unet.", "module.unet.", "_orig_mod.", "module._orig_mod."])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_original_modules_become_diffusers(tmp_path, version, prefix):
     reference = adapter(**VERSIONS[version])

@@ -210,6 +210,15 @@ def test_images_with_every_processor(processor, how):
 
 
 @torch.no_grad()
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [2, 6])
+def test_images_with_a_few_frames_at_a_time(rows):
+    """One image for a clip, and one for each frame: diffusers' split inference raises an error there."""
+    ours, _ = ip_pair(TINY)
+    inputs = image_inputs(TINY, rows=rows)
+    assert_close(run_ours(ours, inputs, options=ForwardOptions(frames_at_once=2)), run_ours(ours, inputs))
+
+
 def test_images_stay_through_the_setters():
     """diffusers crashes after `set_default_attn_processor` and after fusing with an IP-Adapter loaded."""
     ours, theirs = ip_pair(TINY)

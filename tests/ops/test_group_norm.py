@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unet_motion.ops import group_norm as group_norms
 from unet_motion.ops.group_norm import cpu as narrow_groups
 from unet_motion.ops.group_norm import scoped_group_norm
 
@@ -121,3 +122,22 @@ def test_who_is_served():
         assert not narrow_groups.serves(hooked, x), register
     with torch.autocast("cpu", torch.bfloat16):
         assert not narrow_groups.serves(norm_of(64, 32), x)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("scope", ["frame", "clip"])
+@pytest.mark.parametrize("rows", [1, 2, 6])
+def test_rows_that_are_added_before_reach_their_own_frames(rows, scope, fused, monkeypatch):
+    """One for all frames, each clip or each frame; fused, a norm over clips gets no row for each frame."""
+    monkeypatch.setattr(group_norms, "wanted", lambda: fused)
+    torch.manual_seed(2)
+    norm, x, added = norm_of(24, 4), pictures(6, 24, 3, 5), 3 * torch.randn(rows, 24)
+    whole = x.double() + added.double().repeat_interleave(6 // rows, 0)[:, :, None, None]
+    expected = F.silu(exact(norm, whole, 6 if scope == "frame" else 2))
+    found = scoped_group_norm(norm, x, 3, scope, F.silu, added)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    if 6 % rows == 0 and (scope == "frame" or 2 % rows == 0):
+        tokens = x.permute(0, 2, 3, 1).reshape(6 if scope == "frame" else 2, -1, 24)
+        out = group_norms.group_norm_eager(tokens, norm.weight, norm.bias, 4, norm.eps, True, added)
+        out = out.reshape(6, 3, 5, 24).permute(0, 3, 1, 2)
+        torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4)

@@ -156,7 +156,7 @@ def test_the_pipeline_samples_again_from_the_noise_of_the_paper(pipeline, fast):
 
     seen, schedule, free_init = Latents(pipeline), NoiseSchedule.named(), FreeInit(3, order=2, fast=fast)
     clip(pipeline, frames=5, steps=4, seed=9, guidance=2.0, free_init=free_init)
-    predict = pipeline._guided("a red star", "", 5, 2.0, None)
+    predict = pipeline._guided(["", "a red star"], 5, 2.0, None)
     state = first = frame_noise(seeded_generator(9), 5, 4, 3, 4)
     last = schedule.alphas_cumprod[-1]
     gains = full_gains(free_init, 5, 3, 4)[:, None]

@@ -41,8 +41,8 @@ def drawn(seed, frames=FRAMES):
     return torch.randn(frames, 4, *SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-def run(model, seed=8, steps=2, denoise=1.0, latent=None, sampler="euler", scheduler="normal"):
-    latent = latents(3) if latent is None else latent
+def run(model, seed=8, steps=1, denoise=1.0, latent=None, sampler="euler", scheduler="normal"):
+    latent = latents(2) if latent is None else latent
     found = KSampler().sample(model, seed, steps, 1.0, sampler, scheduler, text(1), text(2), latent, denoise)[0]
     return found["samples"]
 
@@ -144,12 +144,12 @@ def test_mixes_and_core_noise_follow_the_samplers_seed(moving):
 
 def test_the_usual_noise_on_the_model_changes_nothing(moving):
     model = execute(UseNoise, moving, made(0, "default"), True)
-    assert torch.equal(run(model, steps=1), run(moving, steps=1))
+    assert torch.equal(run(model), run(moving))
 
 
 def test_a_run_without_added_noise_stays_without(moving):
     model = execute(UseNoise, moving, made(0, "constant"), True)
-    settings = (8, 4, 3.0, "euler", "normal", text(1), text(2), {"samples": drawn(1, 5)}, 2, 10000, "disable")
+    settings = (8, 4, 1.0, "euler", "normal", text(1), text(2), {"samples": drawn(1, 2)}, 3, 10000, "disable")
     found = [KSamplerAdvanced().sample(m, "disable", *settings)[0]["samples"] for m in (model, moving)]
     assert torch.equal(*found)
 
@@ -163,10 +163,10 @@ def test_each_clip_of_a_batch_has_noise_of_its_own(moving):
 
     model = execute(UseNoise, moving, made(0, "constant"), True)
     model.add_wrapper_with_key("outer_sample", "spy", keep)
-    arguments = (1, 1.0, "euler", "normal", text(1), text(2), latents(6), 1.0, 3)
+    arguments = (1, 1.0, "euler", "normal", text(1), text(2), latents(4), 1.0, 2)
     execute(MotionSampler, model, 8, *arguments)
-    base = drawn(8, 6)
-    assert torch.equal(noises[0], torch.cat([base[:1]] * 3 + [base[3:4]] * 3))
+    base = drawn(8, 4)
+    assert torch.equal(noises[0], torch.cat([base[:1]] * 2 + [base[2:3]] * 2))
 
 
 def test_latents_that_are_no_clip_are_refused():
@@ -293,7 +293,7 @@ def test_steps_are_reported_over_all_runs(moving):
 
 def test_each_clip_of_a_batch_is_filtered_by_itself(moving):
     model = free_init(moving, 2)
-    arguments = (2, 1.0, "euler", "normal", text(1), text(2))
+    arguments = (1, 1.0, "euler", "normal", text(1), text(2))
     both = execute(MotionSampler, model, 8, *arguments, latents(6), 1.0, 3)["samples"]
     noises = []
 
@@ -305,7 +305,7 @@ def test_each_clip_of_a_batch_is_filtered_by_itself(moving):
     spying.add_wrapper_with_key("outer_sample", "spy", keep)
     first = execute(MotionSampler, spying, 8, *arguments, latents(6), 1.0, 3)["samples"]
     # The first clip's second run begins with what its own first run and its own noise give.
-    sigmas = execute(custom.BasicScheduler, moving, "normal", 2, 1.0)
+    sigmas = execute(custom.BasicScheduler, moving, "normal", 1, 1.0)
     fresh = drawn(Settings(2).seed(1, 8), 6)[:3]
     state = expected_noise(noises[0][:3], first[:3] * 0.18215, fresh, float(sigmas[0]), Settings(2))
     guider = execute(custom.CFGGuider, moving, text(1), text(2), 1.0)
@@ -314,7 +314,7 @@ def test_each_clip_of_a_batch_is_filtered_by_itself(moving):
     torch.testing.assert_close(both[:3], alone, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "lcm", "dpmpp_2m_sde", "uni_pc"])
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "uni_pc"])
 def test_any_sampler_runs_again_and_one_run_changes_nothing(moving, sampler):
     once, plain = run(free_init(moving, 1), sampler=sampler), run(moving, sampler=sampler)
     assert torch.equal(once, plain)
@@ -326,17 +326,17 @@ def test_any_sampler_runs_again_and_one_run_changes_nothing(moving, sampler):
 def test_a_noise_mask_holds_in_every_run(moving):
     mask = torch.zeros(1, 1, *SIZE)
     mask[..., :4] = 1
-    given = {"samples": drawn(61, 3), "noise_mask": mask}
+    given = {"samples": drawn(61, 2), "noise_mask": mask}
     found = run(free_init(moving, 2), latent=given)
     torch.testing.assert_close(found[..., 4:], given["samples"][..., 4:], rtol=1e-4, atol=1e-4)
 
 
 def test_samplers_of_a_part_of_the_run_are_refused(moving):
-    settings = (8, 4, 3.0, "euler", "normal", text(1), text(2), {"samples": drawn(1, 5)})
+    settings = (8, 4, 1.0, "euler", "normal", text(1), text(2), {"samples": drawn(1, 2)})
     model = free_init(moving, 2)
     with pytest.raises(ValueError, match="from its own noise to a finished clip, found no added noise; give this"):
         KSamplerAdvanced().sample(model, "disable", *settings, 2, 10000, "disable")
     with pytest.raises(ValueError, match="found a last noise level of"):
-        KSamplerAdvanced().sample(model, "enable", *settings, 0, 2, "enable")
-    once = KSamplerAdvanced().sample(free_init(moving, 1), "enable", *settings, 0, 2, "enable")[0]["samples"]
-    assert torch.equal(once, KSamplerAdvanced().sample(moving, "enable", *settings, 0, 2, "enable")[0]["samples"])
+        KSamplerAdvanced().sample(model, "enable", *settings, 0, 1, "enable")
+    once = KSamplerAdvanced().sample(free_init(moving, 1), "enable", *settings, 0, 1, "enable")[0]["samples"]
+    assert torch.equal(once, KSamplerAdvanced().sample(moving, "enable", *settings, 0, 1, "enable")[0]["samples"])
