@@ -124,7 +124,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{title}:")
         for text, count in counts.most_common():
             print(f"  {count:4} {text[:200]}")
-    files = max(sums["files"], 1)
     _print_sums(sums)
     return 1 if sums["errors"] else 0
 

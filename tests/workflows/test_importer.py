@@ -639,6 +639,24 @@ def test_linked_values_stay_linked():
     assert report.is_whole
 
 
+def test_a_muted_node_gives_no_value_and_links_are_told_by_their_input():
+    """What stands on the node counts then; a link whose number stands at another input than it says is that input's."""
+    graph, *_ = legacy()
+    length = graph.add("INTConstant", value=48)
+    latents = next(number for number, spec in graph.nodes.items() if spec.kind == "ADE_EmptyLatentImageLarge")
+    graph.nodes[latents].links.update(batch_size=(length, 0))
+    graph.nodes[length].mode = 2
+    page = graph.page()
+    assert find(prompt_of(convert_workflow(page).graph, widgets_of()), "EmptyLatentImage")[1]["batch_size"] == 16
+    page = graph.page()
+    page["nodes"][length - 1]["mode"] = 0
+    link = next(link for link in page["links"] if link[3] == latents)
+    page["nodes"][latents - 1]["inputs"].insert(0, {"name": "width", "type": "INT", "link": None})
+    assert link[4] == 0
+    prompt = prompt_of(convert_workflow(page).graph, widgets_of())
+    assert find(prompt, "EmptyLatentImage")[1]["batch_size"] == [str(length), 0]
+
+
 def test_links_through_reroutes_primitives_set_and_get_nodes():
     graph, loader, sampler = legacy()
     lora = graph.add("ADE_AnimateDiffLoRALoader", name="zoom.ckpt", strength=0.8)
