@@ -71,12 +71,14 @@ def test_masks_and_texts_of_frames(moving, start, of_frames, at_once):
     assert relative(out, sample(windowed(moving, **SIZES), start=start, positive=same)) > 1e-3
 
 
-def test_fewer_texts_than_frames_are_repeated_over_the_clip_as_without_windows(moving, start):
-    two = text(10)[0][0], text(11)[0][0]
-    repeated = [[torch.cat([two[frame % 2] for frame in range(FRAMES)]), {}]]
-    model = windowed(moving, **SIZES)
-    found = sample(model, start=start, positive=[[torch.cat(two), {}]])
-    assert torch.equal(found, sample(model, start=start, positive=repeated))
+def test_fewer_masks_than_frames_are_repeated_over_the_clip_as_without_windows(moving, start):
+    three, model = random(3, *SIZE), windowed(moving, **SIZES)
+
+    def run(mask):
+        positive = core_nodes.ConditioningSetMask().append(text(3, 5), mask, "default", 1.0)[0] + text(1)
+        return sample(model, start=start[:6], positive=positive)
+
+    assert torch.equal(run(three), run(three.repeat(2, 1, 1)))
 
 
 def test_noise_masks_of_frames(moving, start):
