@@ -55,6 +55,45 @@ class LoadLoRA(io.ComfyNode):
         return io.NodeOutput(load_lora(model, paths.find_lora(lora_name), strength, allow_partial))
 
 
+def _motion_lora_inputs() -> list:
+    """The file and its strength."""
+    return [
+        model_input("A motion UNet, or what an earlier Load Motion LoRA gave."),
+        make_input(
+            io.Combo, "lora_name", options=paths.list_motion_loras(),
+            tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file with "
+            "layers that do not fit the model is refused. Those marked (bundled) are for the bundled model.",
+        ),
+        make_input(
+            io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
+            tooltip="How much of the motion: 0 none, 1 as trained, negative the opposite; 0.5 to 1 is usual. "
+            "Multiplies the two below. Costs a moment when the model is loaded and nothing per step.",
+        ),
+        make_input(
+            io.String, "strength_over_steps", default="", optional=True,
+            tooltip="Share of the sampling : strength, such as 0:1, 0.5:0.3; 0 is the first step and 1 the "
+            "last, straight lines between, or behind a strength hold, smooth or monotone. Empty is 1 "
+            "throughout. Costs a little time in every step.",
+        ),
+        make_input(
+            io.String, "strength_over_frames", default="", optional=True,
+            tooltip="Frame : strength, such as 0:0, 15:1; 0 is the first frame and -1 the last, or a share "
+            "such as 50%; straight lines between, or hold, smooth or monotone. Empty is 1 for every frame. "
+            "Costs a little time in every step.",
+        ),
+        make_input(
+            io.Boolean, "allow_partial", default=False, optional=True, advanced=True,
+            tooltip="Use what fits of a file of which some layers do not fit the model; the log names those. "
+            "Off: such a file is refused.",
+        ),
+        make_input(
+            io.MultiType, "strength_curve", types=ACCEPTED, optional=True,
+            tooltip="Multiplied with strength. A curve over frames or steps, core's CURVE, or a list of "
+            "numbers, one for each frame.",
+        ),
+    ]  # fmt: skip
+
+
 class LoadMotionLoRA(io.ComfyNode):
     """A motion LoRA on a MODEL, with a strength that may change over the steps and the frames."""
 
@@ -69,41 +108,7 @@ class LoadMotionLoRA(io.ComfyNode):
                 "may rise and fall during the sampling, and from frame to frame."
             ),
             search_aliases=["motion lora", "camera", "pan", "zoom", "motiondirector"],
-            inputs=[
-                model_input("A motion UNet, or what an earlier Load Motion LoRA gave."),
-                make_input(
-                    io.Combo, "lora_name", options=paths.list_motion_loras(),
-                    tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file with "
-                    "layers that do not fit the model is refused. Those marked (bundled) are for the bundled model.",
-                ),
-                make_input(
-                    io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
-                    tooltip="How much of the motion: 0 none, 1 as trained, negative the opposite; 0.5 to 1 is usual. "
-                    "Multiplies the two below. Costs a moment when the model is loaded and nothing per step.",
-                ),
-                make_input(
-                    io.String, "strength_over_steps", default="", optional=True,
-                    tooltip="Share of the sampling : strength, such as 0:1, 0.5:0.3; 0 is the first step and 1 the "
-                    "last, straight lines between, or behind a strength hold, smooth or monotone. Empty is 1 "
-                    "throughout. Costs a little time in every step.",
-                ),
-                make_input(
-                    io.String, "strength_over_frames", default="", optional=True,
-                    tooltip="Frame : strength, such as 0:0, 15:1; 0 is the first frame and -1 the last, or a share "
-                    "such as 50%; straight lines between, or hold, smooth or monotone. Empty is 1 for every frame. "
-                    "Costs a little time in every step.",
-                ),
-                make_input(
-                    io.Boolean, "allow_partial", default=False, optional=True, advanced=True,
-                    tooltip="Use what fits of a file of which some layers do not fit the model; the log names those. "
-                    "Off: such a file is refused.",
-                ),
-                make_input(
-                    io.MultiType, "strength_curve", types=ACCEPTED, optional=True,
-                    tooltip="Multiplied with strength. A curve over frames or steps, core's CURVE, or a list of "
-                    "numbers, one for each frame.",
-                ),
-            ],
+            inputs=_motion_lora_inputs(),
             outputs=[model_output()],
         )  # fmt: skip
 

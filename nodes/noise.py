@@ -12,6 +12,41 @@ from .host.step.noise import ClipNoise, use_noise
 from .schema import make_input, make_schema, model_input, model_output
 
 
+def _noise_inputs() -> list:
+    """The seed, the kind and what it is mixed with."""
+    return [
+        make_input(
+            io.Int, "noise_seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+            tooltip="Start of the random numbers. Costs nothing.",
+        ),
+        make_input(
+            io.Combo, "kind", options=list(NOISES), default="free_noise",
+            tooltip="default: as RandomNoise. free_noise: later frames get the noise of earlier ones, "
+            "shuffled, so that a long clip keeps what it shows. repeated: the first window's over and over. "
+            "constant: the same for every frame. seed_per_frame: frame i from the seed plus i, so that a "
+            "longer clip begins the same. empty: none. All cost the same.",
+        ),
+        make_input(
+            io.Int, "window_length", default=16, min=1, max=4096,
+            tooltip="Frames of a context window, for free_noise and repeated: as in the windows' node.",
+        ),
+        make_input(
+            io.Int, "overlap", default=4, min=0, max=4095,
+            tooltip="Frames that neighbouring windows share, for free_noise; less than window_length.",
+        ),
+        make_input(
+            io.Float, "weight", default=0.5, min=0.0, max=1.0, step=0.01,
+            tooltip="Share of this noise where mix_with is linked; the rest is the other's. The sum is "
+            "scaled so that its strength stays that of noise.",
+        ),
+        make_input(
+            io.Noise, "mix_with", optional=True,
+            tooltip="Another noise to mix with, also one that is a mix. They are independent even with the "
+            "same seed.",
+        ),
+    ]  # fmt: skip
+
+
 class Noise(io.ComfyNode):
     """Core's NOISE, of a kind that suits clips."""
 
@@ -24,37 +59,7 @@ class Noise(io.ComfyNode):
             description="Noise for the frames of a clip: repeated, shuffled, one for all, or a seed for each frame; "
             "mixed where another one is linked.",
             search_aliases=["freenoise", "free noise", "random noise", "noise type", "noise layers"],
-            inputs=[
-                make_input(
-                    io.Int, "noise_seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                    tooltip="Start of the random numbers. Costs nothing.",
-                ),
-                make_input(
-                    io.Combo, "kind", options=list(NOISES), default="free_noise",
-                    tooltip="default: as RandomNoise. free_noise: later frames get the noise of earlier ones, "
-                    "shuffled, so that a long clip keeps what it shows. repeated: the first window's over and over. "
-                    "constant: the same for every frame. seed_per_frame: frame i from the seed plus i, so that a "
-                    "longer clip begins the same. empty: none. All cost the same.",
-                ),
-                make_input(
-                    io.Int, "window_length", default=16, min=1, max=4096,
-                    tooltip="Frames of a context window, for free_noise and repeated: as in the windows' node.",
-                ),
-                make_input(
-                    io.Int, "overlap", default=4, min=0, max=4095,
-                    tooltip="Frames that neighbouring windows share, for free_noise; less than window_length.",
-                ),
-                make_input(
-                    io.Float, "weight", default=0.5, min=0.0, max=1.0, step=0.01,
-                    tooltip="Share of this noise where mix_with is linked; the rest is the other's. The sum is "
-                    "scaled so that its strength stays that of noise.",
-                ),
-                make_input(
-                    io.Noise, "mix_with", optional=True,
-                    tooltip="Another noise to mix with, also one that is a mix. They are independent even with the "
-                    "same seed.",
-                ),
-            ],
+            inputs=_noise_inputs(),
             outputs=[
                 io.Noise.Output(display_name="noise", tooltip="For SamplerCustomAdvanced, or for Use Noise (motion)."),
             ],

@@ -16,6 +16,38 @@ KERNELS = [UNCHANGED, *MODES]
 COMPILE = [UNCHANGED, "off", *COMPILATIONS]
 
 
+def _performance_inputs() -> list:
+    """What may be faster."""
+    return [
+        model_input("A motion UNet of this pack."),
+        make_input(
+            io.Combo, "kernels", options=KERNELS, default=UNCHANGED,
+            tooltip="eager: PyTorch's operators. triton: this pack's kernels for norms, GEGLU and FreeU, which "
+            "move 3 to 10 times an activation where the operators move 5 to 16 times; on a GPU only. Attention "
+            "over frames has its own choice in Attention Processor. unchanged: as before this node, else "
+            "eager. Not used in compiled code.",
+        ),
+        make_input(
+            io.Boolean, "cuda_graphs", default=False,
+            tooltip="Record a step once and replay it: one launch in place of thousands, for small pictures "
+            "and fast cards. Holds the memory of up to two steps until the model is unloaded. Off takes away "
+            "what an earlier node set. Steps with ControlNets, with patches of other nodes or with weights "
+            "that are moved during sampling run without, and the log says why. On a GPU only.",
+        ),
+        make_input(
+            io.Combo, "compile", options=COMPILE, default=UNCHANGED,
+            tooltip="inductor: torch.compile of the whole UNet when it first samples, which takes minutes "
+            "for each new size. max-autotune: tries more kernels and takes longer still. off: takes away a "
+            "compilation that an earlier node set.",
+        ),
+        make_input(
+            io.Int, "chunk_size", default=0, min=0, max=65536,
+            tooltip="Frames that a feed-forward layer computes at a time, as in Forward Chunking. 0: as before "
+            "this node. Smaller needs less memory and is slower; on a CPU large layers are split already.",
+        ),
+    ]  # fmt: skip
+
+
 class Performance(io.ComfyNode):
     """How a motion UNet is run; the result is the same within rounding."""
 
@@ -27,34 +59,7 @@ class Performance(io.ComfyNode):
             display_name="Performance (motion)",
             description="Kernels, CUDA graphs, compilation and chunking: speed and memory, not the result.",
             search_aliases=["torch.compile", "cuda graphs", "triton", "speed", "enable_forward_chunking"],
-            inputs=[
-                model_input("A motion UNet of this pack."),
-                make_input(
-                    io.Combo, "kernels", options=KERNELS, default=UNCHANGED,
-                    tooltip="eager: PyTorch's operators. triton: this pack's kernels for norms, GEGLU and FreeU, which "
-                    "move 3 to 10 times an activation where the operators move 5 to 16 times; on a GPU only. Attention "
-                    "over frames has its own choice in Attention Processor. unchanged: as before this node, else "
-                    "eager. Not used in compiled code.",
-                ),
-                make_input(
-                    io.Boolean, "cuda_graphs", default=False,
-                    tooltip="Record a step once and replay it: one launch in place of thousands, for small pictures "
-                    "and fast cards. Holds the memory of up to two steps until the model is unloaded. Off takes away "
-                    "what an earlier node set. Steps with ControlNets, with patches of other nodes or with weights "
-                    "that are moved during sampling run without, and the log says why. On a GPU only.",
-                ),
-                make_input(
-                    io.Combo, "compile", options=COMPILE, default=UNCHANGED,
-                    tooltip="inductor: torch.compile of the whole UNet when it first samples, which takes minutes "
-                    "for each new size. max-autotune: tries more kernels and takes longer still. off: takes away a "
-                    "compilation that an earlier node set.",
-                ),
-                make_input(
-                    io.Int, "chunk_size", default=0, min=0, max=65536,
-                    tooltip="Frames that a feed-forward layer computes at a time, as in Forward Chunking. 0: as before "
-                    "this node. Smaller needs less memory and is slower; on a CPU large layers are split already.",
-                ),
-            ],
+            inputs=_performance_inputs(),
             outputs=[
                 model_output(),
                 io.String.Output(

@@ -111,3 +111,15 @@ def test_the_network_asks_nothing_about_devices_compilation_gradients_hooks_or_t
     """Which code runs is chosen in `ops/`; the network reads like the figure."""
     questions = r"device\.type|is_compiling|is_grad_enabled|_forward_hooks|_forward_pre_hooks|[Tt]riton"
     assert re.findall(questions, MODULES[name].read_text()) == []
+
+
+def test_few_functions_are_longer_than_a_screen():
+    """40 lines; a longer one wants splitting, and those that are there (kernels, long docstrings) may stay."""
+    functions = [
+        (node.end_lineno - node.lineno + 1, f"{name}: {node.name}")
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    long = sorted(entry for entry in functions if entry[0] > 40)
+    assert len(long) <= 8, long

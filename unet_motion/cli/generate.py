@@ -16,6 +16,13 @@ from .. import __version__
 
 OF_WINDOWS = ("free_noise", "repeated")
 """Kinds of noise that say nothing without windows."""
+WORKFLOW_INSIDE = (
+    "WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
+    "ComfyUI's page. None with --prompts, --model, --motion-lora, --window, --noise, --free-init or --attention "
+    "sage, with the samplers euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of "
+    "2**53 or more, a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside "
+    "0 to 10."
+)
 
 
 def add_arguments(subparsers) -> None:
@@ -23,11 +30,7 @@ def add_arguments(subparsers) -> None:
         "generate",
         help="make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames",
         description="Make a clip from a prompt with the bundled model, which knows drawn shapes, colours and motions.",
-        epilog="WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
-        "ComfyUI's page. None with --prompts, --model, --motion-lora, --window, --noise, --free-init or --attention "
-        "sage, with the samplers euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of "
-        "2**53 or more, a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside "
-        "0 to 10.",
+        epilog=WORKFLOW_INSIDE,
     )
     add = parser.add_argument
     text = parser.add_mutually_exclusive_group(required=True)

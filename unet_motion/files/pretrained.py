@@ -74,14 +74,8 @@ def save_pretrained(
     config = {**model.config.to_dict(), "_class_name": model.config_class.class_name, **(extra_config or {})}
     if getattr(model, "adapter_conv_in", False):
         config[ADAPTER_INPUT] = True
-    write_folder(
-        Path(folder).expanduser(),
-        config,
-        model.state_dict(),
-        variant=variant,
-        max_shard_size=max_shard_size,
-        safe_serialization=safe_serialization,
-    )
+    how = {"variant": variant, "max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
+    write_folder(Path(folder).expanduser(), config, model.state_dict(), **how)
 
 
 def from_pretrained(
