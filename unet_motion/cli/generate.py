@@ -33,15 +33,7 @@ def add_arguments(subparsers) -> None:
         epilog=WORKFLOW_INSIDE,
     )
     add = parser.add_argument
-    text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("prompt", nargs="?", help='what to draw, such as "a red star moving left"')
-    text.add_argument(
-        "--prompts",
-        type=Path,
-        metavar="FILE",
-        help='prompts over the frames in place of one: lines such as "0": "a red star", "15": "a blue star", or JSON; '
-        "--neg in them for the negative ones",
-    )
+    _add_prompt(parser.add_mutually_exclusive_group(required=True))
     add(
         "--out",
         type=Path,
@@ -111,6 +103,17 @@ def _add_window_arguments(group) -> None:
         "default:1,constant:0.5",
     )  # fmt: skip
     add("--free-noise", dest="noise", action="store_const", const="free_noise", help="the same as --noise free_noise")
+
+
+def _add_prompt(group) -> None:
+    group.add_argument("prompt", nargs="?", help='what to draw, such as "a red star moving left"')
+    group.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help='prompts over the frames in place of one: lines such as "0": "a red star", "15": "a blue star", or JSON; '
+        "--neg in them for the negative ones",
+    )
 
 
 def _add_free_init_arguments(group) -> None:

@@ -40,24 +40,29 @@ def merge_motion_modules(
     first = modules[0]
     _check_blocks(first, blocks)
     for other in modules[1:]:
-        for name in ("motion_num_attention_heads", "reverse_motion_num_attention_heads", "motion_norm_num_groups"):
-            if other.config[name] != first.config[name]:
-                raise FileFormatError(
-                    f"{other.path}: has {name} {other.config[name]}, expected {first.config[name]} as in {first.path}."
-                )
-        for key, tensor in first.state_dict.items():
-            found = other.state_dict.get(key)
-            if not is_table(key) and (found is None or found.shape != tensor.shape):
-                raise FileFormatError(f"{other.path}: is {other.words}, but {first.path} is {first.words} ({key}).")
-        extra = other.state_dict.keys() - first.state_dict.keys()
-        if extra:
-            raise FileFormatError(f"{other.path}: has {min(extra)}, which {first.path} has not.")
+        _check_structure(first, other)
     state = {}
     for key, tensor in first.state_dict.items():
         factors = _of_block(key, blocks, weights)
         terms = (f * m.state_dict[key].float() for f, m in zip(factors, modules, strict=True))
         state[key] = tensor if is_table(key) else _finite(sum(terms).to(tensor.dtype), key, first)
     return dataclasses.replace(first, state_dict=state, is_as_in_file=False)
+
+
+def _check_structure(first: MotionModule, other: MotionModule) -> None:
+    """Raise FileFormatError unless two motion modules have the same tensors and compute with them alike."""
+    for name in ("motion_num_attention_heads", "reverse_motion_num_attention_heads", "motion_norm_num_groups"):
+        if other.config[name] != first.config[name]:
+            raise FileFormatError(
+                f"{other.path}: has {name} {other.config[name]}, expected {first.config[name]} as in {first.path}."
+            )
+    for key, tensor in first.state_dict.items():
+        found = other.state_dict.get(key)
+        if not is_table(key) and (found is None or found.shape != tensor.shape):
+            raise FileFormatError(f"{other.path}: is {other.words}, but {first.path} is {first.words} ({key}).")
+    extra = other.state_dict.keys() - first.state_dict.keys()
+    if extra:
+        raise FileFormatError(f"{other.path}: has {min(extra)}, which {first.path} has not.")
 
 
 def scale_blocks(module: MotionModule, factors: Mapping[str, float]) -> MotionModule:
