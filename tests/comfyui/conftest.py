@@ -23,6 +23,7 @@ FOLDERS = {
 collect_ignore = ["inside"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(items) -> None:
     """A page that is driven from outside can be too busy for a click: such a test gets a second try, said as `R`.
 
