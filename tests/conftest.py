@@ -1,5 +1,6 @@
 """Shared by all tests: their order, one thread, fixed seeds, and no test that changes torch's defaults for the next."""
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -33,26 +34,18 @@ def pytest_unconfigure(config):
 def pytest_collection_modifyitems(items):
     """Long tests first; ComfyUI's servers last: they share the cores, the memory and the disk with nothing else.
 
-    Where two ComfyUIs are tested at the same time, one's page is driven while the other's long checks run: the newest
-    begins with these, all others end with them.
+    Before them come the tests that wait for the processes beside this one. UNET_MOTION_PAGE_FIRST turns that round,
+    where two ComfyUIs are tested at the same time: the page of one is driven while the other's long checks run.
     """
-    found = [item.callspec.params["installation"] for item in items if "installation" in parameters(item)]
-    newest = found[0] if found else None
-    items.sort(key=lambda item: order(item, newest))
+    page_first = bool(os.environ.get("UNET_MOTION_PAGE_FIRST"))
+    items.sort(key=lambda item: order(item, page_first))
 
 
-def order(item, newest) -> tuple:
+def order(item, page_first: bool) -> tuple:
     if COMFYUI not in item.path.parents:
         return (0, item.path.name not in LONG)
-    name, installation = item.path.name, parameters(item).get("installation")
-    inside = name == "test_inside.py"
-    if installation in (None, newest):
-        return (1, not inside, name.startswith("test_browser"))
-    return (2, inside, not name.startswith("test_browser"))
-
-
-def parameters(item) -> dict:
-    return item.callspec.params if hasattr(item, "callspec") else {}
+    inside, page = item.path.name == "test_inside.py", item.path.name.startswith("test_browser")
+    return (1, inside, not page) if page_first else (1, not inside, page)
 
 
 def pytest_collection_finish(session):

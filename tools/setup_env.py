@@ -6,6 +6,7 @@ runs; the same commands, typed by hand, do the same.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).absolute().parent.parent
@@ -111,17 +113,32 @@ def test_comfyui(pytest_arguments: list[str]) -> int:
 
 
 def run_comfyui_tests(python: Path, comfyuis: list[Path], arguments: list[str] = ()) -> int:
-    """Each ComfyUI's tests in a process of their own, two at the most: a server and its page take a core."""
-    processes = max(1, min(len(comfyuis), workers(), 2))
+    """Each ComfyUI's tests in a pytest of their own, two at a time where there are cores: a server takes one.
+
+    The page of one is driven while the long checks of the other run. What the second and later ones print comes at
+    the end.
+    """
+    together = max(1, min(len(comfyuis), workers(), 2))
     if comfyuis:
-        need_space(Path(tempfile.gettempdir()), processes * TESTED_GB, "the files of full size that the tests write")
-    parallel = ["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else []
-    return run_pytest(python, comfyuis, [*parallel, "tests/comfyui", *arguments])
+        need_space(Path(tempfile.gettempdir()), together * TESTED_GB, "the files of full size that the tests write")
+    if together == 1:
+        return run_pytest(python, comfyuis, ["tests/comfyui", *arguments])
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(together) as pool:
+        logs = [None, *(Path(folder) / f"{number}.txt" for number in range(1, len(comfyuis)))]
+        chosen = ["tests/comfyui", *arguments]
+        jobs = [pool.submit(run_pytest, python, [at], chosen, log) for at, log in zip(comfyuis, logs, strict=True)]
+        statuses = [job.result() for job in jobs]
+        for log in filter(None, logs):
+            say(log.read_text(encoding="utf-8", errors="replace") if log.exists() else "")
+    return max(statuses)
 
 
-def run_pytest(python: Path, comfyuis: list[Path], arguments: list[str]) -> int:
+def run_pytest(python: Path, comfyuis: list[Path], arguments: list[str], log: Path | None = None) -> int:
+    """The status of pytest, which prints into a file where one is given, and then begins with the page."""
     variables = {"COMFYUI_PATH": os.pathsep.join(map(str, comfyuis))} if comfyuis else {}
-    return run([python, "-m", "pytest", "-q", "--durations=10", *arguments], variables, check=False)
+    if log is not None:
+        variables["UNET_MOTION_PAGE_FIRST"] = "1"
+    return run([python, "-m", "pytest", "-q", "--durations=10", *arguments], variables, check=False, log=log)
 
 
 def bench(arguments: list[str]) -> int:
@@ -282,13 +299,24 @@ def has_torch(python: Path) -> bool:
     return python.exists() and subprocess.run([python, "-c", probe], cwd=ROOT).returncode == 0
 
 
-def run(command: list, variables: dict[str, str] | None = None, check: bool = True) -> int:
-    """Print a command as one would type it in the repository's root, run it there, and give its status."""
+def run(
+    command: list, variables: dict[str, str] | None = None, check: bool = True, log: Path | None = None
+) -> int:  # fmt: skip
+    """Print a command as one would type it in the repository's root, run it there, and give its status.
+
+    Args:
+        log: a file for what it prints.
+    """
     words = [relative(word) if isinstance(word, Path) else str(word) for word in command]
     assignments = "".join(f"{name}={shlex.quote(value)} " for name, value in (variables or {}).items())
     say(f"$ {assignments}{shlex.join(words)}")
     environ = {**os.environ, **(variables or {})}
-    return subprocess.run([str(word) for word in command], cwd=ROOT, env=environ, check=check).returncode
+    with log.open("wb") if log else contextlib.nullcontext() as output:
+        done = subprocess.run(
+            [str(word) for word in command], cwd=ROOT, env=environ, check=check, stdout=output,
+            stderr=subprocess.STDOUT if log else None,
+        )  # fmt: skip
+    return done.returncode
 
 
 def relative(path: Path) -> str:

@@ -26,7 +26,7 @@ def setup(tmp_path, monkeypatch):
         (module.ROOT / name).write_text((ROOT / name).read_text())
     module.calls = []
 
-    def run(command, variables=None, check=True):
+    def run(command, variables=None, check=True, log=None):
         module.calls.append(([str(word) for word in command], variables or {}))
         if "venv" in command:
             (command[-1] / "bin").mkdir(parents=True)
@@ -111,16 +111,36 @@ def test_the_librarys_tests_share_the_cores_and_comfyuis_follow(setup, monkeypat
     assert comfyui[-1] == "tests/comfyui" and "-n" not in comfyui
 
 
-@pytest.mark.parametrize(("cores", "found", "processes"), [(4, 3, 2), (4, 1, None), (1, 2, None), (2, 0, None)])
-def test_two_comfyuis_at_a_time_where_there_are_cores_for_them(setup, tmp_path, monkeypatch, cores, found, processes):
+@pytest.mark.parametrize(("cores", "found", "runs"), [(4, 3, 3), (4, 1, 1), (1, 2, 1), (2, 0, 1)])
+def test_two_comfyuis_at_a_time_where_there_are_cores_for_them(setup, tmp_path, monkeypatch, cores, found, runs):
     monkeypatch.setattr(setup, "workers", lambda: cores)
-    for number in range(found):
-        make_comfyui(tmp_path / "home" / f"ComfyUI-{number}", f"0.{number}.0")
+    folders = [str(make_comfyui(tmp_path / "home" / f"ComfyUI-{i}", f"0.{i}.0")) for i in range(found)]
     assert setup.test_comfyui(["-k", "api"]) == 0
-    command = setup.calls[-1][0]
-    assert command[-3:] == ["tests/comfyui", "-k", "api"]
-    assert (command[command.index("-n") + 1] if "-n" in command else None) == (processes and str(processes))
-    assert ("loadgroup" in command) == bool(processes)
+    calls = [call for call in setup.calls if "pytest" in call[0]]
+    assert len(calls) == runs and all(command[-3:] == ["tests/comfyui", "-k", "api"] for command, _ in calls)
+    paths = [variables.get("COMFYUI_PATH", "") for _, variables in calls]
+    newest_first = folders[::-1]
+    assert sorted(paths) == (sorted(folders) if runs > 1 else [os.pathsep.join(newest_first)])
+    first = {"COMFYUI_PATH": newest_first[0]} if runs > 1 else None
+    assert [v for _, v in calls if "UNET_MOTION_PAGE_FIRST" not in v] == ([first] if first else [calls[0][1]])
+
+
+def test_a_failure_in_either_of_two_comfyuis_is_one_and_what_it_printed_is_shown(setup, tmp_path, monkeypatch, capsys):
+    for number in range(2):
+        make_comfyui(tmp_path / "home" / f"ComfyUI-{number}", f"0.{number}.0")
+    monkeypatch.setattr(setup, "workers", lambda: 2)
+
+    def run(command, variables=None, check=True, log=None):
+        if log is not None:
+            log.write_text("one failed here")
+        return int(log is not None)
+
+    monkeypatch.setattr(setup, "environment", lambda comfyuis: Path(sys.executable))
+    monkeypatch.setattr(setup, "install", lambda *arguments: None)
+    monkeypatch.setattr(setup, "install_pinned", lambda *arguments: None)
+    monkeypatch.setattr(setup, "run", run)
+    assert setup.test_comfyui([]) == 1
+    assert "one failed here" in capsys.readouterr().out
 
 
 def test_check_is_ruff_and_then_files_that_exist(setup, monkeypatch):
@@ -137,7 +157,7 @@ def test_check_is_ruff_and_then_files_that_exist(setup, monkeypatch):
 def test_check_stops_where_ruff_finds_something(setup, monkeypatch):
     done = []
 
-    def run(command, variables=None, check=True):
+    def run(command, variables=None, check=True, log=None):
         done.append(command)
         return int("ruff" in command)
 
@@ -151,7 +171,7 @@ def test_check_stops_where_ruff_finds_something(setup, monkeypatch):
 def test_either_half_that_fails_fails_the_whole(setup, monkeypatch, failing):
     done = []
 
-    def run(command, variables=None, check=True):
+    def run(command, variables=None, check=True, log=None):
         done.extend([command] * ("pytest" in command))
         return int("pytest" in command and len(done) == failing)
 
@@ -188,7 +208,7 @@ def test_the_newest_comfyui_is_installed_and_others_get_their_pins_beside(setup,
     target = setup.ROOT / ".venv-extras" / "0.3.64"
     assert any(f"--no-deps --target {target} comfyui-frontend-package==1.27.10" in command for command in commands)
     assert not any(f"-r {old}" in command or "0.33.0" in command for command in commands)
-    assert setup.calls[-1][1] == {"COMFYUI_PATH": f"{new}{os.pathsep}{old}"}
+    assert {call[1].get("COMFYUI_PATH") for call in setup.calls[-2:]} == {str(new), str(old)}
     setup.calls.clear()
     setup.test([])
     assert all("pytest" in call[0] for call in setup.calls)  # nothing is installed a second time

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.comfyui.installations import NOT_FOUND, PACK, Installation, find_installations
+from tests.comfyui.installations import NOT_FOUND, PACK, find_installations
 from tests.comfyui.server import Server
 
 FOLDERS = {
@@ -23,22 +23,11 @@ FOLDERS = {
 collect_ignore = ["inside"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(items) -> None:
-    """A page that is driven from outside can be too busy for a click: such a test gets a second try, said as `R`.
-
-    Shared out, all tests of one ComfyUI are one group, so that each is started by one process only.
-    """
+    """A page that is driven from outside can be too busy for a click: such a test gets a second try, said as `R`."""
     for item in items:
         if item.path.name.startswith("test_browser"):
             item.add_marker(pytest.mark.flaky(reruns=1))
-        if (installation := installation_of(item)) is not None:
-            item.add_marker(pytest.mark.xdist_group(installation.version))
-
-
-def installation_of(item) -> Installation | None:
-    """The ComfyUI that a test runs against."""
-    return item.callspec.params.get("installation") if hasattr(item, "callspec") else None
 
 
 def _parameters() -> list:
