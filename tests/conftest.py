@@ -21,6 +21,7 @@ LONG = (
 )  # fmt: skip
 """Minutes each: begun first, so that no core waits for the last one."""
 BESIDE = pytest.StashKey[Beside]()
+PAGE_FIRST = bool(os.environ.get("UNET_MOTION_PAGE_FIRST"))
 
 
 def pytest_configure(config):
@@ -37,34 +38,35 @@ def pytest_collection_modifyitems(items):
     Before them come the tests that wait for the processes beside this one. UNET_MOTION_PAGE_FIRST turns that round,
     where two ComfyUIs are tested at the same time: the page of one is driven while the other's long checks run.
     """
-    page_first = bool(os.environ.get("UNET_MOTION_PAGE_FIRST"))
-    items.sort(key=lambda item: order(item, page_first))
+    items.sort(key=order)
 
 
-def order(item, page_first: bool) -> tuple:
+def order(item) -> tuple:
     if COMFYUI not in item.path.parents:
         return (0, item.path.name not in LONG)
     inside, page = item.path.name == "test_inside.py", item.path.name.startswith("test_browser")
-    return (1, inside, not page) if page_first else (1, not inside, page)
+    return (1, inside, not page) if PAGE_FIRST else (1, not inside, page)
 
 
 def pytest_collection_finish(session):
     """Start the long checks of the chosen tests: a test file says which by a function ``start_beside``."""
-    if not (session.config.option.collectonly or is_worker(session.config)):
+    if not (session.config.option.collectonly or starts_late(session.config)):
         for item in session.items:
             start_beside(item)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Among several workers each has tests of its own: a long check starts with the first test that waits for it."""
-    if is_worker(item.config):
+    if starts_late(item.config):
         start_beside(item)
 
 
-def is_worker(config) -> bool:
-    """Whether this is one of pytest-xdist's processes, all of which collect all tests."""
-    return hasattr(config, "workerinput")
+def starts_late(config) -> bool:
+    """Whether a long check starts with the first test that waits for it, rather than with all tests.
+
+    So it is among pytest-xdist's processes, which all collect all tests, and where the page comes first.
+    """
+    return PAGE_FIRST or hasattr(config, "workerinput")
 
 
 def start_beside(item) -> None:
