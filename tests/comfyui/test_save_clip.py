@@ -173,7 +173,7 @@ def test_a_format_that_does_not_exist_is_named(server, smooth):
 
 def test_a_place_outside_the_output_folder_is_refused(server, smooth):
     _, run = save(server, smooth, filename_prefix="../../outside")
-    assert "outside the output folder" in run.message
+    assert run.message == "`filename_prefix` is '../../outside', expected a name in ComfyUI's output folder."
     assert not list(server.base.parent.glob("outside*"))
 
 
