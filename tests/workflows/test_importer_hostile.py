@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tests.workflows.test_importer import gen2, legacy
+from tests.workflows.conversions import gen2, legacy
 from unet_motion.workflows.importer import WorkflowError, convert_workflow, old_types
 from unet_motion.workflows.importer.table import OTHER_PACKS
 

@@ -1,0 +1,237 @@
+"""Windows, noise, amounts, guidance and prompts of AnimateDiff-Evolved's graphs, converted."""
+
+import pytest
+import torch
+
+from tests.workflows import old_graphs
+from tests.workflows.conversions import (
+    amounts,
+    both,
+    check_page,
+    curve_of,
+    find,
+    gen2,
+    kinds,
+    legacy,
+    plain,
+    up,
+    windows_of,
+)
+from tests.workflows.old_graphs import Spec
+from unet_motion.schedule import PromptSchedule
+from unet_motion.workflows.importer import convert_workflow
+from unet_motion.workflows.importer.table import OTHER_PACKS
+
+
+@pytest.mark.parametrize(
+    ("kind", "widgets", "expected"),
+    [
+        ("ADE_AnimateDiffUniformContextOptions", {"context_length": 12, "context_stride": 3, "context_overlap": 3,
+         "context_schedule": "uniform", "closed_loop": True},
+         {"length": 12, "stride": 3, "overlap": 3, "schedule": "looped_uniform", "closed_loop": True, "fuse": "flat"}),
+        ("ADE_LoopedUniformContextOptions", {"context_length": 16, "context_stride": 1, "context_overlap": 6,
+         "closed_loop": True, "fuse_method": "pyramid", "use_on_equal_length": True, "start_percent": 0.0,
+         "guarantee_steps": 1}, {"length": 16, "overlap": 6, "schedule": "looped_uniform", "closed_loop": True,
+         "fuse": "pyramid", "use_on_equal_length": True}),
+        ("ADE_StandardUniformContextOptions", {"context_length": 8, "context_stride": 2, "context_overlap": 2},
+         {"length": 8, "stride": 2, "overlap": 2, "schedule": "standard_uniform", "fuse": "pyramid"}),
+        ("ADE_StandardStaticContextOptions", {"context_length": 24, "context_overlap": 5, "fuse_method": "relative"},
+         {"length": 24, "overlap": 5, "schedule": "standard_static", "fuse": "relative", "stride": 1}),
+    ],
+)  # fmt: skip
+def test_context_options_become_windows_of_the_model(kind, widgets, expected):
+    graph, loader, sampler = legacy(frames=48)
+    options = graph.add(kind, **widgets)
+    graph.nodes[loader].links["context_options"] = (options, 0)
+    prompt, report = both(graph)
+    (inputs,) = windows_of(prompt, sampler)
+    plain_windows = {"free_noise": False, "use_on_equal_length": False, "closed_loop": False, "stride": 1,
+                     "start_percent": 0.0, "end_percent": 1.0, "windows_at_once": 1, "loop_frames": 0}  # fmt: skip
+    assert {name: value for name, value in inputs.items() if name != "model"} == {**plain_windows, **expected}
+    assert report.is_whole and not report.changed
+
+
+def test_windows_for_parts_of_the_run_follow_each_other():
+    graph, loader, sampler = legacy(frames=48)
+    uniform = {"context_length": 16, "context_stride": 1, "context_overlap": 4, "fuse_method": "pyramid"}
+    late = graph.add("ADE_StandardUniformContextOptions", **uniform, use_on_equal_length=False, start_percent=0.5)
+    early = graph.add("ADE_StandardStaticContextOptions", {"prev_context": (late, 0)}, context_length=12,
+                      context_overlap=2, fuse_method="flat", use_on_equal_length=False, start_percent=0.0,
+                      guarantee_steps=3)  # fmt: skip
+    graph.nodes[loader].links["context_options"] = (early, 0)
+    prompt, report = both(graph)
+    last, first = windows_of(prompt, sampler)
+    assert (last["start_percent"], last["length"]) == (0.5, 16)
+    assert (first["start_percent"], first["length"]) == (0.0, 12)
+    assert [said.text.split(" has")[0] for said in report.changed] == ["guarantee_steps 3"]
+
+
+def test_free_noise_is_the_windows_and_other_noise_the_models():
+    for kind, expected in (("FreeNoise", None), ("empty", "empty"), ("repeated_context", "repeated"),
+                           ("constant", "constant"), ("default", None)):  # fmt: skip
+        graph, *_, use, sampler = gen2()
+        settings = graph.add("ADE_AnimateDiffSamplingSettings", batch_offset=0, noise_type=kind, seed_gen="comfy",
+                             seed_offset=0, adapt_denoise_steps=False)  # fmt: skip
+        options = graph.add("ADE_StandardUniformContextOptions", context_length=4, context_stride=1, context_overlap=1)
+        graph.nodes[use].links.update(sample_settings=(settings, 0), context_options=(options, 0))
+        prompt, report = both(graph)
+        assert report.is_whole and not report.changed
+        (windows,) = windows_of(prompt, sampler)
+        assert windows["free_noise"] is (kind == "FreeNoise")
+        if expected is None:
+            assert "UNetMotion_Noise" not in kinds(prompt)
+            continue
+        _, noise = find(prompt, "UNetMotion_Noise")
+        assert (noise["kind"], noise["window_length"], noise["overlap"]) == (expected, 4, 1)
+        used, inputs = find(prompt, "UNetMotion_UseNoise")
+        assert inputs["follow_seed"] is True and up(prompt, str(sampler), "model") == used
+
+
+def test_free_init_keeps_its_filter():
+    graph, *_, use, sampler = gen2()
+    filtered = graph.add("ADE_IterationOptsFreeInit", iterations=4, filter="ideal", d_s=0.3, d_t=0.2, n_butterworth=6,
+                         sigma_step=999, apply_to_1st_iter=False, init_type="FreeInit [sampler sigma]",
+                         iter_batch_offset=0, iter_seed_offset=1)  # fmt: skip
+    settings = graph.add("ADE_AnimateDiffSamplingSettings", {"iteration_opts": (filtered, 0)}, batch_offset=0,
+                         noise_type="default", seed_gen="comfy", seed_offset=0, adapt_denoise_steps=True)  # fmt: skip
+    graph.nodes[use].links["sample_settings"] = (settings, 0)
+    prompt, report = both(graph)
+    inputs = find(prompt, "UNetMotion_FreeInit")[1]
+    assert [inputs[name] for name in ("iterations", "filter", "spatial_stop", "temporal_stop", "order")] == [
+        4, "ideal", 0.3, 0.2, 6,
+    ]  # fmt: skip
+    assert report.is_whole and not report.changed
+
+
+def test_one_set_of_options_for_two_models_gives_each_its_windows():
+    graph, loader, sampler = legacy(frames=32)
+    options = graph.add("ADE_StandardUniformContextOptions", context_length=8, context_stride=1, context_overlap=2)
+    graph.nodes[loader].links["context_options"] = (options, 0)
+    spec = graph.nodes[loader]
+    second = graph.add(spec.kind, dict(spec.links), **{**spec.widgets, "model_name": "other.ckpt"})
+    last = graph.nodes[sampler]
+    other = graph.add("KSampler", {**last.links, "model": (second, 0)}, **{**last.widgets, "seed": 8})
+    prompt, report = both(graph)
+    assert [len(windows_of(prompt, one)) for one in (sampler, other)] == [1, 1] and report.is_whole
+    page = convert_workflow(graph.page()).graph
+    check_page(page)
+    assert {node["id"]: node["type"] for node in page["nodes"]}[options] == "UNetMotion_ContextWindows"
+
+
+def test_scales_and_effects_of_the_motion():
+    graph, loader, sampler = legacy(motion_scale=1.2, apply_v2_models_properly=True)
+    (inputs,) = amounts(both(graph)[0], sampler)
+    assert (inputs["scale"], inputs["effect"]) == (1.2, 1.0)
+    graph, _, apply, _, sampler = gen2()
+    scale, effect = graph.add("ADE_MultivalDynamic", float_val=1.14), graph.add("ADE_MultivalDynamic", float_val=1.1)
+    graph.nodes[apply].links.update(scale_multival=(scale, 0), effect_multival=(effect, 0))
+    prompt, report = both(graph)
+    (inputs,) = amounts(prompt, sampler)
+    assert (inputs["scale"], inputs["effect"]) == (1.14, 1.1) and report.is_whole and not report.changed
+    number = graph.add("INTConstant", value=2)
+    graph.nodes[scale].links["float_val"] = (number, 0)
+    (inputs,) = amounts(both(graph)[0], sampler)
+    assert inputs["scale"] == 2.0
+
+
+def test_a_mask_leaves_the_motion_where_it_is_white():
+    graph, _, apply, _, sampler = gen2()
+    old_graphs.OUTPUTS.update(LoadImageMask="MASK", ADE_MultivalScaledMask="MULTIVAL")
+    mask = graph.add("LoadImageMask", image="m.png", channel="red")
+    scale = graph.add("ADE_MultivalDynamic", {"mask_optional": (mask, 0)}, float_val=1.3)
+    effect = graph.add("ADE_MultivalScaledMask", {"mask": (mask, 0)}, min_float_val=0.5, max_float_val=2.0,
+                       scaling="absolute")  # fmt: skip
+    graph.nodes[apply].links.update(scale_multival=(scale, 0), effect_multival=(effect, 0))
+    converted = convert_workflow(graph.api())
+    prompt = plain(converted.graph)
+    assert converted.report.is_whole and not converted.report.changed
+    for white in (0.0, 0.25, 1.0):
+        factor = {"scale": 1.0, "effect": 1.0}
+        for inputs in amounts(prompt, sampler):
+            share = 1.0
+            if "mask" in inputs:
+                inverted = prompt[inputs["mask"][0]]["class_type"] == "InvertMask"
+                share = 1 - white if inverted else white
+            for name in factor:
+                factor[name] *= 1 + share * (inputs[name] - 1)
+        assert factor["scale"] == pytest.approx(1.3 * white) and factor["effect"] == pytest.approx(0.5 + 1.5 * white)
+
+
+def test_ranges_and_keyframes_over_the_steps():
+    graph = gen2()[0]
+    graph.nodes[3] = Spec("ADE_ApplyAnimateDiffModel", {"start_percent": 0.25, "end_percent": 0.95},
+                          graph.nodes[3].links)  # fmt: skip
+    prompt, report = both(graph)
+    (inputs,) = amounts(prompt, 8)
+    at = curve_of(prompt, inputs, "effect_curve").pieces().at
+    assert [float(at(torch.tensor(x))) for x in (0.0, 0.24, 0.26, 0.94, 0.96)] == [0, 0, 1, 1, 0]
+    assert report.is_whole and not report.changed
+    graph, _, apply, _, sampler = gen2()
+    early, late = graph.add("ADE_MultivalDynamic", float_val=1.5), graph.add("ADE_MultivalDynamic", float_val=0.5)
+    first = graph.add("ADE_AnimateDiffKeyframe", {"scale_multival": (early, 0)}, start_percent=0.2,
+                      inherit_missing=True, guarantee_steps=1)  # fmt: skip
+    second = graph.add("ADE_AnimateDiffKeyframe", {"prev_ad_keyframes": (first, 0), "scale_multival": (late, 0)},
+                       start_percent=0.7, inherit_missing=True, guarantee_steps=1)  # fmt: skip
+    graph.nodes[apply].links["ad_keyframes"] = (second, 0)
+    prompt, report = both(graph)
+    (inputs,) = amounts(prompt, sampler)
+    at = curve_of(prompt, inputs, "scale_curve").pieces().at
+    assert [float(at(torch.tensor(x))) for x in (0.0, 0.19, 0.21, 0.69, 0.71, 1.0)] == [1, 1, 1.5, 1.5, 0.5, 0.5]
+    assert report.is_whole and not report.changed
+
+
+def test_guidance_over_the_steps():
+    graph, *_, use, sampler = gen2()
+    old_graphs.OUTPUTS["ADE_CustomCFGKeyframeInterpolation"] = "CUSTOM_CFG"
+    guidance = graph.add("ADE_CustomCFGKeyframeInterpolation", start_percent=0.0, end_percent=1.0, cfg_start=8.0,
+                         cfg_end=2.0, interpolation="linear", intervals=50, print_keyframes=False)  # fmt: skip
+    settings = graph.add("ADE_AnimateDiffSamplingSettings", {"custom_cfg": (guidance, 0)}, batch_offset=0,
+                         noise_type="default", seed_gen="comfy", seed_offset=0, adapt_denoise_steps=False)  # fmt: skip
+    graph.nodes[use].links["sample_settings"] = (settings, 0)
+    prompt, report = both(graph)
+    guided, inputs = find(prompt, "UNetMotion_Guidance")
+    assert up(prompt, str(sampler), "model") == guided and inputs["cfg"] == 1.0
+    at = curve_of(prompt, inputs, "cfg_curve").pieces().at
+    assert [float(at(torch.tensor(x))) for x in (0.0, 0.5, 1.0)] == [8, 5, 2] and not report.changed
+
+
+def test_constant_guidance_of_samplers_that_are_not_known_goes_with_the_model():
+    graph, *_, use, sampler = gen2()
+    graph.nodes[sampler].kind = "KSampler (Efficient)"
+    old_graphs.OUTPUTS["KSampler (Efficient)"] = "LATENT"
+    guidance = graph.add("ADE_CustomCFGSimple", cfg=1.5)
+    settings = graph.add("ADE_AnimateDiffSamplingSettings", {"custom_cfg": (guidance, 0)}, batch_offset=0,
+                         noise_type="default", seed_gen="comfy", seed_offset=0, adapt_denoise_steps=False)  # fmt: skip
+    graph.nodes[use].links["sample_settings"] = (settings, 0)
+    prompt = plain(convert_workflow(graph.api()).graph)
+    assert find(prompt, "UNetMotion_Guidance")[1]["cfg"] == 1.5 and prompt[str(sampler)]["inputs"]["cfg"] == 2.0
+
+
+def test_prompts_over_frames_are_read_by_the_node_that_gets_them():
+    graph, _, sampler = legacy(frames=24)
+    old_graphs.OUTPUTS["ADE_PromptScheduling"] = "CONDITIONING"
+    text = '0 = "a red star",\n12 = "a blue star"'
+    prompts = graph.add("ADE_PromptScheduling", {"clip": (1, 1)}, prompts=text, prepend_text="best, ",
+                        append_text="", print_schedule=False, max_length=24, tensor_interp="slerp")  # fmt: skip
+    graph.nodes[sampler].links["positive"] = (prompts, 0)
+    prompt, report = both(graph)
+    scheduled, inputs = find(prompt, "UNetMotion_PromptSchedule")
+    assert prompt[str(sampler)]["inputs"]["positive"] == [scheduled, 0] and not report.changed
+    assert (inputs["frames"], inputs["before"], inputs["interpolation"]) == (24, "best, ", "slerp")
+    parsed = PromptSchedule.parse("text", inputs["text"])
+    assert [(float(str(key.at)), key.text) for key in parsed.keys] == [(0, "a red star"), (12, "a blue star")]
+
+
+def test_fizz_prompts_take_the_number_of_the_latents(monkeypatch):
+    monkeypatch.setitem(old_graphs.OUTPUTS, "BatchPromptScheduleLatentInput", "CONDITIONING CONDITIONING LATENT")
+    graph, _, sampler = legacy(frames=40)
+    latents = graph.nodes[sampler].links["latent_image"]
+    prompts = graph.add("BatchPromptScheduleLatentInput", {"clip": (1, 1), "num_latents": latents},
+                        text='"0" :"a",\n"20" :"b",', print_output=False, pre_text="x, ", app_text="", start_frame=0,
+                        end_frame=0, pw_a=0, pw_b=0, pw_c=0, pw_d=0)  # fmt: skip
+    graph.nodes[sampler].links.update(positive=(prompts, 0), latent_image=(prompts, 2))
+    converted = convert_workflow(graph.api(), OTHER_PACKS)
+    prompt = plain(converted.graph)
+    inputs = find(prompt, "UNetMotion_PromptSchedule")[1]
+    assert inputs["frames"] == 40 and inputs["text"] == '"0" :"a",\n"20" :"b",' and not converted.report.changed
+    assert prompt[up(prompt, str(sampler), "latent_image")]["class_type"] == "EmptyLatentImage"
