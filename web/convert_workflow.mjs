@@ -5,6 +5,8 @@ import { api } from "../../scripts/api.js";
 const SHOWN = 8; // sentences of a report that the page shows
 const SHORT = 6000; // milliseconds
 const LONG = 30000;
+const LOADING = 3000; // for the page to load a workflow
+const PAUSE = 50;
 const WORDS = {
   en: {
     title: "Workflow of AnimateDiff-Evolved",
@@ -55,17 +57,26 @@ export async function convertWorkflow() {
 export async function offerConversion(missing, wanted) {
   const types = new Set(missing.map((entry) => entry.type ?? entry));
   if (!types.size || !wanted()) return;
-  // The page says which workflow it shows only after it has loaded it.
-  await new Promise((done) => setTimeout(done));
-  const graph = app.graph.rootGraph ?? app.graph;
-  const answer = await ask(graph, { quiet: true });
-  const current = app.extensionManager.workflow?.activeWorkflow;
+  const current = await shownWorkflow();
+  const answer = await ask(app.graph.rootGraph ?? app.graph, { quiet: true });
   if (!answer?.old.some((type) => types.has(type)) || !current || offered.has(current)) return;
   offered.add(current);
   const { title, offer } = words();
   if (await app.extensionManager.dialog.confirm({ title, message: offer, itemList: answer.old })) {
     await convertWorkflow();
   }
+}
+
+/** The workflow of the graph: the page says which one it shows only some time after it has configured the graph. */
+async function shownWorkflow() {
+  const nodes = (state) => state?.nodes?.map(({ id, type }) => `${id} ${type}`).sort().join();
+  const tracked = (workflow) => nodes(workflow?.changeTracker?.activeState ?? workflow?.activeState);
+  const active = () => app.extensionManager.workflow?.activeWorkflow;
+  for (let waited = 0; waited < LOADING; waited += PAUSE) {
+    await new Promise((done) => setTimeout(done, PAUSE));
+    if (tracked(active()) === nodes((app.graph.rootGraph ?? app.graph).serialize())) break;
+  }
+  return active();
 }
 
 async function ask(graph, { quiet = false } = {}) {
