@@ -11,7 +11,7 @@ import pytest
 
 from unet_motion import video
 from unet_motion.files import atomic
-from unet_motion.files.atomic import atomic_file, atomic_files, atomic_folder
+from unet_motion.files.atomic import atomic_file, atomic_files, atomic_folder, check_place
 from unet_motion.files.saving import write_folder
 
 CLIP = np.zeros((2, 8, 8, 3), np.uint8)
@@ -174,3 +174,27 @@ def test_a_system_without_sync_is_no_error_and_a_full_disk_is_one(tmp_path, monk
     with pytest.raises(OSError, match="No space left"):
         video.write_video(tmp_path / "other.webp", CLIP)
     assert names(tmp_path) == ["clip.webp"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        for write in (check_place, lambda path: atomic_file(path).__enter__()):
+            with pytest.raises(OSError, match="is a device or a pipe, expected the name of a file to write"):
+                write(path)
+    assert pipe.is_fifo() and link.is_symlink() and sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+def test_a_link_leads_to_the_file_that_is_written(tmp_path):
+    (tmp_path / "far").mkdir()
+    file, link = tmp_path / "far" / "file", tmp_path / "link.webp"
+    link.symlink_to(file)
+    for text in ("new", "newer"):
+        with atomic_file(link) as part:
+            assert part.suffix == ".webp"
+            part.write_text(text)
+        assert link.is_symlink() and file.read_text() == text
+    assert os.listdir(tmp_path / "far") == ["file"] and sorted(os.listdir(tmp_path)) == ["far", "link.webp"]

@@ -37,10 +37,11 @@ _NO_SYNC = (
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path of the same name; move it to `path` when the block ends well.
 
-    The parent folder is created. After an error `path` is as it was before, and nothing else is left behind.
+    The parent folder is created. After an error `path` is as it was before, and nothing else is left behind. Where
+    `path` is a link, what it leads to is written.
 
     Raises:
-        OSError: `path` is a folder, its name is too long, or it cannot be written there.
+        OSError: `path` is a folder, a device or a pipe, its name is too long, or it cannot be written there.
     """
     with atomic_files([path]) as (part,):
         yield part
@@ -49,13 +50,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def atomic_files(paths: Sequence[str | os.PathLike]) -> Iterator[list[Path]]:
     """:func:`atomic_file` for several files, which take their places in order, or all stay as they were."""
-    paths = [Path(path) for path in paths]
-    for path in paths:
-        check_name(path)
-        _check_no_folder(path)
+    names = [Path(path).name for path in paths]  # not a link's aim: writers go by the ending that was asked for
+    paths = [_checked(Path(path)) for path in paths]
     with ExitStack() as stack:
         folders = {parent: stack.enter_context(_workplace(parent)) for parent in dict.fromkeys(p.parent for p in paths)}
-        parts = [folders[path.parent] / path.name for path in paths]
+        parts = [folders[path.parent] / name for path, name in zip(paths, names, strict=True)]
         rights = [_new_file(part) for part in parts]
         yield list(parts)
         for part, right in zip(parts, rights, strict=True):
@@ -98,16 +97,21 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 def check_place(path: str | os.PathLike) -> None:
     """Raise the OSError that writing a file there would end with, as far as that shows beforehand."""
-    path = Path(path)
-    check_name(path)
-    _check_no_folder(path)
-    with _workplace(path.parent):
+    with _workplace(_checked(Path(path)).parent):
         pass
 
 
-def _check_no_folder(path: Path) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file to write", str(path))
+def _checked(path: Path) -> Path:
+    """The file that a path names, behind links; raises OSError where no file can be put there."""
+    check_name(path)
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file to write", str(path))
+        if not stat.S_ISREG(mode):
+            # Moved over a device, a file would take its place for every program.
+            raise OSError(errno.EINVAL, "is a device or a pipe, expected the name of a file to write", str(path))
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def check_name(path: Path) -> None:
