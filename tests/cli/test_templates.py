@@ -71,8 +71,11 @@ def test_a_picture_of_the_readme_brings_the_first_template_when_it_is_dropped(na
     assert next(both) == next(both) and brought["links"] == template["links"]
 
 
-MOVING = ("first_animation", "bundled_motion_lora", "image_to_animation", "video_to_video",
-          "freeu_and_attention_side_by_side")  # fmt: skip
+MOVING = (
+    "first_animation", "bundled_motion_lora", "image_to_animation", "video_to_video",
+    "freeu_and_attention_side_by_side", "train_motion_lora", "long_clip", "closed_loop", "prompt_travel",
+    "long_video_to_video",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
