@@ -15,9 +15,10 @@ from tests.workflows.conversions import (
     legacy,
     plain,
     up,
+    widgets_of,
     windows_of,
 )
-from tests.workflows.old_graphs import Spec
+from tests.workflows.old_graphs import Spec, prompt_of
 from unet_motion.schedule import PromptSchedule
 from unet_motion.workflows.importer import convert_workflow
 from unet_motion.workflows.importer.table import OTHER_PACKS
@@ -100,7 +101,7 @@ def test_free_init_keeps_its_filter():
     assert [inputs[name] for name in ("iterations", "filter", "spatial_stop", "temporal_stop", "order")] == [
         4, "ideal", 0.3, 0.2, 6,
     ]  # fmt: skip
-    assert report.is_whole and not report.changed
+    assert report.is_whole and ["other seeds" in said.text for said in report.changed] == [True]
 
 
 def test_one_set_of_options_for_two_models_gives_each_its_windows():
@@ -235,3 +236,101 @@ def test_fizz_prompts_take_the_number_of_the_latents(monkeypatch):
     inputs = find(prompt, "UNetMotion_PromptSchedule")[1]
     assert inputs["frames"] == 40 and inputs["text"] == '"0" :"a",\n"20" :"b",' and not converted.report.changed
     assert prompt[up(prompt, str(sampler), "latent_image")]["class_type"] == "EmptyLatentImage"
+
+
+def settings_of(graph, use, **inputs):
+    """Sample settings with these values."""
+    given = {"batch_offset": 0, "noise_type": "default", "seed_gen": "comfy", "seed_offset": 0, **inputs}
+    graph.nodes[use].links["sample_settings"] = (graph.add("ADE_AnimateDiffSamplingSettings", **given), 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "noise", "follows", "lost"),
+    [
+        ({"seed_gen": "auto1111"}, {"kind": "seed_per_frame"}, True, 0),
+        ({"seed_override": 77}, None, None, 0),  # plain noise stays the sampler's there, too
+        ({"seed_override": 77, "noise_type": "constant", "seed_offset": 2}, {"kind": "constant", "noise_seed": 79},
+         False, 0),
+        ({"seed_override": 77, "noise_type": "empty"}, {"kind": "empty", "noise_seed": 0}, True, 1),
+        ({"seed_offset": 1}, None, None, 1),
+        ({"noise_type": "FreeNoise", "seed_gen": "auto1111"}, None, None, 1),
+        ({"noise_type": "of another year"}, None, None, 1),
+        ({"seed_gen": "comfy [gpu]", "noise_type": "constant"}, {"kind": "constant", "noise_seed": 0}, True, 1),
+    ],
+)  # fmt: skip
+def test_seeds_of_sample_settings(given, noise, follows, lost):
+    graph, *_, use, _ = gen2()
+    settings_of(graph, use, **given)
+    converted = convert_workflow(graph.api())
+    prompt = plain(converted.graph)
+    assert converted.report.is_whole and len(converted.report.changed) == lost
+    if noise is None:
+        assert "UNetMotion_Noise" not in kinds(prompt)
+        return
+    inputs = find(prompt, "UNetMotion_Noise")[1]
+    assert {name: inputs[name] for name in noise} == noise
+    assert find(prompt, "UNetMotion_UseNoise")[1]["follow_seed"] is follows
+
+
+def test_blocks_have_amounts_of_their_own(monkeypatch):
+    old = {"ADBlockCombo": "AD_BLOCK", "ADBlockIndiv": "AD_BLOCK", "PerBlock_SD15_LowLevel": "PER_BLOCK"}
+    for kind, output in ((f"ADE_{name}", output) for name, output in old.items()):
+        monkeypatch.setitem(old_graphs.OUTPUTS, kind, output)
+    graph, _, apply, _, sampler = gen2()
+    low, high = graph.add("ADE_MultivalDynamic", float_val=0.4), graph.add("ADE_MultivalDynamic", float_val=1.5)
+    combo = graph.add("ADE_ADBlockCombo", {"effect": (low, 0), "scale": (high, 0)})
+    uneven = graph.add("ADE_ADBlockIndiv", {"scale_0": (high, 0), "scale_1": (low, 0)})
+    links = {"down_1__1": (combo, 0), "mid": (combo, 0), "up_3__2": (uneven, 0)}
+    blocks = graph.add("ADE_PerBlock_SD15_LowLevel", links)
+    graph.nodes[apply].links.update(per_block=(blocks, 0), effect_multival=(low, 0))
+    prompt, report = both(graph)
+    found = {inputs["blocks"]: (inputs["scale"], inputs["effect"]) for inputs in amounts(prompt, sampler)}
+    assert found == {
+        "": (1.0, 0.4), "down_blocks.1.motion_modules.1": (1.5, 0.4), "mid_block": (1.5, 0.4),
+        "up_blocks.3.motion_modules.2": (1.5, 1.0),
+    }  # fmt: skip
+    assert report.is_whole and ["scale_1" in said.text for said in report.changed] == [True]
+
+
+def test_the_last_of_several_motion_models_acts():
+    graph, load, apply, _, sampler = gen2()
+    whole = {"start_percent": 0.0, "end_percent": 1.0}
+    other = graph.add("ADE_LoadAnimateDiffModel", model_name="other.ckpt")
+    scale = graph.add("ADE_MultivalDynamic", float_val=1.3)
+    links = {"motion_model": (other, 0), "scale_multival": (scale, 0)}
+    before = graph.add("ADE_ApplyAnimateDiffModel", links, **whole)
+    graph.nodes[apply] = Spec("ADE_ApplyAnimateDiffModel", whole, {"motion_model": (load, 0),
+                              "prev_m_models": (before, 0)})  # fmt: skip
+    prompt, report = both(graph)
+    applied, inputs = find(prompt, "UNetMotion_ApplyMotionModule")
+    assert up(prompt, str(sampler), "model") == applied and inputs["motion_module"] == [str(load), 0]
+    assert [said.node for said in report.changed] == [str(before)] and not amounts(prompt, sampler)
+
+
+def test_what_a_file_without_a_value_means():
+    """The API takes the function's default there, the page the widget's."""
+    for form, fuse in (("api", "flat"), ("page", "pyramid")):
+        graph, loader, _ = legacy(frames=32)
+        options = graph.add("ADE_LoopedUniformContextOptions", context_length=16, context_stride=1, context_overlap=4,
+                            closed_loop=False)  # fmt: skip
+        graph.nodes[loader].links["context_options"] = (options, 0)
+        data = convert_workflow(getattr(graph, form)()).graph
+        prompt = plain(data) if form == "api" else prompt_of(data, widgets_of())
+        assert find(prompt, "UNetMotion_ContextWindows")[1]["fuse"] == fuse
+
+
+def test_batched_windows_have_no_overlap(monkeypatch):
+    monkeypatch.setitem(old_graphs.OUTPUTS, "ADE_BatchedContextOptions", "CONTEXT_OPTIONS")
+    graph, loader, sampler = legacy(frames=32)
+    options = graph.add("ADE_BatchedContextOptions", context_length=4, start_percent=0.0, guarantee_steps=1)
+    graph.nodes[loader].links["context_options"] = (options, 0)
+    (inputs,) = windows_of(both(graph)[0], sampler)
+    assert (inputs["schedule"], inputs["length"], inputs["overlap"]) == ("batched", 4, 0)
+
+
+def test_known_defects_are_notes():
+    """Norms of v1 by the name of the file, a loop of PIA, prompts that AnimateDiff-Evolved mixes twice."""
+    for module, count in (("mm_sd_v15.ckpt", 1), ("mm_sd_v14.ckpt", 1), ("mm_sd_v15_v2.ckpt", 0),
+                          ("temporaldiff-v1-animatediff.ckpt", 1), ("v3_sd15_mm.ckpt", 0)):  # fmt: skip
+        report = both(gen2(module)[0])[1]
+        assert len(report.notes) == count and report.is_whole and not report.changed, module

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import sys
-from pathlib import Path
 
 import comfy.sample
 import folder_paths
@@ -15,11 +12,11 @@ from check_context_windows import mean_of_windows, windowed
 from check_control import controlled, controlnet, hints
 from pack.nodes.host.model.apply import apply_motion_module
 from pack.unet_motion.formats import load_motion_module
+from peer import FOLDER, load_other_pack, narrow, original_names
 from safetensors.torch import save_file
 from sampled import difference, models, noise, sample, text
 from small import motion_module, relative, sd15
 
-FOLDER = os.environ.get("UNET_MOTION_PACKS")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="UNET_MOTION_PACKS names no folder with other packs")
 TOLERANCE = 1e-4
 
@@ -39,20 +36,7 @@ def before(pair):
 def imported(before):
     """Imports a pack as ComfyUI does."""
 
-    def load(name: str):
-        path = Path(FOLDER) / name
-        if not path.is_dir():
-            pytest.skip(f"{path} is not there")
-        key = name.replace("-", "_")
-        if key not in sys.modules:
-            spec = importlib.util.spec_from_file_location(
-                key, path / "__init__.py", submodule_search_locations=[str(path)]
-            )
-            sys.modules[key] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[key])
-        return sys.modules[key]
-
-    return load
+    return load_other_pack
 
 
 IMAGE_WIDTH = 64
@@ -139,36 +123,6 @@ def test_advanced_controlnet_and_one_of_comfyui_before_it_follow_the_frames_of_w
     assert relative(found[1], found[0]) < TOLERANCE
 
 
-NAMES = {
-    "attn1": "attention_blocks.0", "attn2": "attention_blocks.1", "norm1": "norms.0", "norm2": "norms.1",
-    "norm3": "ff_norm",
-}  # fmt: skip
-
-
-def original_names(weights: dict[str, torch.Tensor], positions: int = 32) -> dict[str, torch.Tensor]:
-    """Motion modules under the names that AnimateDiff's authors gave them, with their position tables."""
-    out = {}
-    for key, tensor in weights.items():
-        head, inner = key.split(".transformer_blocks.0.") if ".transformer_blocks.0." in key else (key, None)
-        parts = head.split(".motion_modules.")
-        number, *rest = parts[1].split(".")
-        base = f"{parts[0]}.motion_modules.{number}.temporal_transformer"
-        if inner is None:
-            out[".".join([base, *rest])] = tensor.contiguous()
-            continue
-        first, *last = inner.split(".")
-        if first != "pos_embed":
-            out[".".join([f"{base}.transformer_blocks.0", NAMES.get(first, first), *last])] = tensor.contiguous()
-    for key in [key for key in out if key.endswith(".to_q.weight")]:
-        width = out[key].shape[1]
-        angles = torch.arange(positions)[:, None] * torch.exp(
-            torch.arange(0, width, 2) * (-torch.log(torch.tensor(10000.0)) / width)
-        )
-        table = torch.stack([angles.sin(), angles.cos()], dim=-1).reshape(1, positions, width)
-        out[key.replace("to_q.weight", "pos_encoder.pe")] = table
-    return out
-
-
 @pytest.fixture
 def evolved(imported, tmp_path, monkeypatch):
     """Makes MODELs of AnimateDiff-Evolved's own loader and of ours, with the same weights."""
@@ -176,10 +130,7 @@ def evolved(imported, tmp_path, monkeypatch):
     path = tmp_path / "mm_small_v2.safetensors"
     save_file(original_names(motion_module().state_dict), path)
     folder_paths.add_model_folder_path("animatediff_models", str(tmp_path))
-    # Its widths are written into its code; a tenth of them are those of the small models.
-    theirs = sys.modules["ComfyUI_AnimateDiff_Evolved.animatediff.motion_module_ad"]
-    full = theirs.MotionModule
-    monkeypatch.setattr(theirs, "MotionModule", lambda channels, *rest, **named: full(channels // 10, *rest, **named))
+    narrow(monkeypatch)
     loader = sys.modules["ComfyUI_AnimateDiff_Evolved"].NODE_CLASS_MAPPINGS["ADE_AnimateDiffLoaderGen1"]()
     base = sd15()
 

@@ -36,6 +36,7 @@ class Built:
 
 def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
     """The stages of a node's chain in their order, with the values that gifts agree on."""
+    gifts = _of_one_module(gifts, report)
     groups = list(dict.fromkeys(gift.group for gift in gifts if gift.group is not None)) or [None]
     places: dict[tuple[Any, str, int], list[Gift]] = {}
     for number, gift in enumerate(gifts):
@@ -66,6 +67,16 @@ def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
     for stage in made:
         stage.mode = node.mode or stage.mode
     return made
+
+
+def _of_one_module(gifts: list[Gift], report: Report) -> list[Gift]:
+    """Without those of motion modules before the last: one acts on a MODEL here."""
+    acting = {gift.group: gift.giver for gift in gifts if gift.stage == "apply" and gift.group and not gift.mode}
+    *dropped, last = acting or [None]
+    for group in dropped:
+        text = f"its motion model is left out: one acts on a MODEL here, that of node {acting[last].key}"
+        report.change(acting[group], text)
+    return [gift for gift in gifts if gift.group not in dropped]
 
 
 def _first_step(built: Built) -> float:

@@ -287,7 +287,8 @@ def _write_node(node: Node, order: int) -> dict[str, Any]:
     if node.mode != raw.get("mode", 0):
         changed["mode"] = node.mode
     if node.properties:
-        changed["properties"] = {**(raw.get("properties") or {}), **node.properties}
+        before = raw.get("properties")
+        changed["properties"] = {**(before if isinstance(before, dict) else {}), **node.properties}
     if node.values and node.kind in TARGETS:
         changed["widgets_values"] = _set_values(raw.get("widgets_values"), TARGETS[node.kind], node.values)
     return {**raw, **changed} if changed else raw

@@ -8,7 +8,7 @@ from typing import Any
 
 from .graph import BYPASSED, MUTED, Graph, Joint, Node
 from .report import Report
-from .table import BATCHES, ROWS, BatchOf, Made, Named, Of, Row
+from .table import BATCHES, ROWS, STAGES, BatchOf, Made, Named, Of, Row
 from .widgets import UnknownWidgets, Widgets
 
 # Types that only settings have: links of these end at nodes of the table.
@@ -75,18 +75,21 @@ class Gatherer:
             if lost is not None:
                 self.report.change(node, lost)
             else:
-                own.append(Gift(node, stage, inputs, mode=mode))
+                each = stage in STAGES and STAGES[stage].each
+                own.append(Gift(node, stage, inputs, again=each, mode=mode))
         for gift in own:
             yield replace(gift, group=group) if group is not None else gift
         if not mode:
             self._say_lost(node, row, values)
             if row.note is not None:
                 self.report.change(node, row.note)
+            if row.defect is not None:
+                self.report.note(node, row.defect)
 
     def _read_settings(self, node: Node, row: Row, seen: tuple[Any, ...], off: bool, reads: dict) -> Iterator[Gift]:
         """What comes in through the inputs of settings; values that `row.fold` makes something of go to `reads`."""
         for name, spec in row.inputs.items():
-            if spec.type not in SETTING_TYPES or name == row.chain:
+            if spec.type not in SETTING_TYPES or name == row.chain or name in row.only:
                 continue
             for gift in self._through(node, row, name, seen, off):
                 if row.fold is not None and gift.stage == "value" and name not in row.reads:

@@ -29,6 +29,8 @@ class Widgets:
             UnknownWidgets: they fit no known order.
         """
         named = self._checked(node, row)
+        if "class_type" in (node.raw or {}):
+            named = {**row.absent, **named}
         values: dict[str, Any] = {}
         for name, spec in row.inputs.items():
             origin = self.graph.origin(node, name)

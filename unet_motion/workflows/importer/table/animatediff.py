@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+from typing import Any
+
 from .over_time import MULTIVAL, range_of
 from .rows import Give, Named, Only, Row, made, of, row
 from .values import (
     BETA_SCHEDULES,
     FUSES,
+    NORMS,
     PIA_PRESETS,
     SCHEDULES,
     norm_scope,
@@ -31,11 +35,12 @@ APPLIED = Give(
 ONE_STEP = Only((0, 1), "the setting lasts as long as its range holds a step")
 
 
-def _windows(kind: str, inputs: str, schedule: str, *more: Give, stride: bool = True, **rest) -> Row:
+def _windows(
+    kind: str, inputs: str, schedule: Any, stride: bool = True, overlap: int | None = None, absent=MappingProxyType({})
+) -> Row:
     """Options of context windows; `inputs` in their order."""
     given = {"length": of("context_length"), "schedule": schedule, "start_percent": of("start_percent")}
-    if "context_overlap" in inputs:
-        given["overlap"] = of("context_overlap")
+    given["overlap"] = of("context_overlap") if overlap is None else overlap
     if stride:
         given["stride"] = of("context_stride")
     if "closed_loop" in inputs:
@@ -44,17 +49,16 @@ def _windows(kind: str, inputs: str, schedule: str, *more: Give, stride: bool = 
         given["fuse"] = of("fuse_method", FUSES)
     if "use_on_equal_length" in inputs:
         given["use_on_equal_length"] = of("use_on_equal_length")
-    noise = {"window_length": given["length"], "overlap": given.get("overlap", 0)}
+    noise = {"window_length": given["length"], "overlap": given["overlap"]}
     return row(
         kind,
         inputs,
         "CONTEXT_OPTIONS",
         Give("windows", given, again=True),
         Give("noise", noise, weak=True),
-        *more,
         chain="prev_context",
         only={"guarantee_steps": ONE_STEP},
-        **rest,
+        absent=absent,
     )
 
 
@@ -70,14 +74,19 @@ WINDOWS = (
         stride=False,
     ),
     _windows("ADE_StandardUniformContextOptions", f"{_SIZES}; {_FUSED}", "standard_uniform"),
-    _windows("ADE_LoopedUniformContextOptions", f"{_SIZES}; closed_loop BOOLEAN false; {_FUSED}", "looped_uniform"),
+    _windows(
+        "ADE_LoopedUniformContextOptions",
+        f"{_SIZES}; closed_loop BOOLEAN false; {_FUSED}",
+        "looped_uniform",
+        absent={"fuse_method": "flat"},
+    ),
     _windows(
         "ADE_AnimateDiffUniformContextOptions",
         f'{_SIZES}; context_schedule COMBO "uniform"; closed_loop BOOLEAN false;'
         f'{_FUSED.replace("pyramid", "flat")}; {DEPRECATED}',
         of("context_schedule", SCHEDULES),
     ),
-    _windows("ADE_BatchedContextOptions", f"context_length INT 16; {_SPAN}", "batched", stride=False),
+    _windows("ADE_BatchedContextOptions", f"context_length INT 16; {_SPAN}", "batched", stride=False, overlap=0),
 )
 
 LOADERS = (
@@ -142,6 +151,7 @@ LOADERS = (
         ignored=("unlimited_area_hack",),
         emits={0: "model", 1: "latents"},
         home="apply",
+        defect="AnimateDiff-Evolved itself does not run it any more: it lost its own schedule `uniform`",
     ),
     row(
         "ADE_LoadAnimateDiffModel",
@@ -334,6 +344,7 @@ PIA = (
         folds=("effect_curve",),
         chain="prev_m_models",
         groups=True,
+        defect=NORMS,
     ),
     row(
         "ADE_InputPIA_PaperPresets",

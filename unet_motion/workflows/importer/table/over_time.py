@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .rows import BatchOf, Fold, Give, Only, Row, made, of, row
@@ -82,6 +82,39 @@ def scaled(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Fold]:
         yield "value", {"value": most, "mask": values["mask"]}, None
 
 
+_PARTS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
+
+
+def block(values: Mapping[str, Any], reads: Mapping[str, Any]) -> Iterator[Fold]:
+    """Scale and effect of a block; the two attention layers of a module have the same scale here."""
+    found: dict[str, Any] = {}
+    for name, read in reads.items():
+        to = "effect" if name == "effect" else "scale"
+        if "value" in read and len(read) == 1:
+            given = {to: read["value"]}
+        elif "floats" in read:
+            given = {f"{to}_curve": read["floats"]}
+        else:
+            yield "", {}, f"its {name} over pixels has no counterpart in single blocks"
+            continue
+        if any(found.get(key, value) != value for key, value in given.items()):
+            yield "", {}, f"its {name} is lost: both attention layers of a motion module have the same scale here"
+            continue
+        found |= given
+    if found:
+        yield "value", found, None
+
+
+def blocks(values: Mapping[str, Any], reads: Mapping[str, Any]) -> Iterator[Fold]:
+    """A change of the amount for each block: `down_0__1` is the second module of the first block down."""
+    for name, read in reads.items():
+        part, *place = name.split("__")[0].split("_")
+        path = ".".join([_PARTS[part], *place])
+        path += f".motion_modules.{name.split('__')[1]}" if "__" in name else ""
+        if read:
+            yield "block", {"blocks": path, **read}, None
+
+
 def prompts(text: Any) -> Any:
     """`0 = "..."` lines as `"0": "..."`, which other schedules write."""
     return _FRAME_WORD.sub(r'\1"\2": ', text) if isinstance(text, str) else text
@@ -119,7 +152,11 @@ MULTIVAL = {
 """What a scale and an effect become, and how their masks do."""
 
 _KEY = "start_percent FLOAT 0.0; prev_ad_keyframes AD_KEYFRAMES; scale_multival MULTIVAL; effect_multival MULTIVAL"
-_KEPT = {"inherit_missing": Only((True,), "what a keyframe does not set stays"), "guarantee_steps": ONE_STEP}
+_KEPT = {
+    "inherit_missing": Only((True,), "what a keyframe does not set stays"),
+    "guarantee_steps": ONE_STEP,
+    "per_block_replace": Only((), "blocks keep what they have from the first step on"),
+}
 _NO_MASK = {"mask_optional": Only((), "the numbers hold for the whole picture")}
 _CFG = "prev_custom_cfg CUSTOM_CFG; cfg_extras CFG_EXTRAS"
 
@@ -206,6 +243,34 @@ VALUES = (
     ),
 )
 
+
+
+def _ids(*counts: int, modules: tuple[int, int] = (0, 0)) -> Iterator[str]:
+    """Names of inputs for blocks: so many down and up, and of each so many modules, or the whole block."""
+    for part, count, of_each in zip(("down", "up"), counts, modules, strict=True):
+        for place in range(count):
+            name = f"{part}_{place}"
+            yield from [f"{name}__{module}" for module in range(of_each)] or [name]
+        if part == "down":
+            yield "mid"
+
+
+def _per_block(kind: str, names: Iterable[str]) -> Row:
+    inputs = "; ".join(f"{name} AD_BLOCK" for name in names)
+    return row(kind, inputs, "PER_BLOCK", fold=blocks, folds=("block",))
+
+
+PER_BLOCK = (
+    row("ADE_ADBlockCombo", "effect MULTIVAL; scale MULTIVAL", "AD_BLOCK", fold=block, folds=("block",)),
+    row("ADE_ADBlockIndiv", "effect MULTIVAL; scale_0 MULTIVAL; scale_1 MULTIVAL", "AD_BLOCK", fold=block,
+        folds=("block",)),
+    _per_block("ADE_PerBlockHighLevel", ("down", "mid", "up")),
+    _per_block("ADE_PerBlock_SD15_MidLevel", _ids(4, 4)),
+    _per_block("ADE_PerBlock_SD15_LowLevel", _ids(4, 4, modules=(2, 3))),
+    _per_block("ADE_PerBlock_SDXL_MidLevel", _ids(3, 3)),
+    _per_block("ADE_PerBlock_SDXL_LowLevel", _ids(3, 3, modules=(2, 3))),
+)  # fmt: skip
+
 _WORDS = 'prepend_text STRING ""; append_text STRING ""; values_replace VALUES_REPLACE; print_schedule BOOLEAN false'
 _TEXT = {
     "clip": of("clip"),
@@ -214,6 +279,10 @@ _TEXT = {
     "after": of("append_text"),
     "interpolation": of("tensor_interp", {"lerp": "linear", "slerp": "slerp"}),
 }
+MIXED_AGAIN = (
+    "AnimateDiff-Evolved mixes each frame between two keys from its mix for the frame before; here from the keys "
+    "themselves, so that frames between keys differ"
+)
 PROMPTS = (
     row(
         "ADE_PromptScheduling",
@@ -223,6 +292,7 @@ PROMPTS = (
         ignored=("print_schedule",),
         emits={0: ("prompts", 0)},
         home="prompts",
+        defect=MIXED_AGAIN,
     ),
     row(
         "ADE_PromptSchedulingLatents",
@@ -232,6 +302,7 @@ PROMPTS = (
         ignored=("print_schedule",),
         emits={0: ("prompts", 0), 1: "latent"},
         home="prompts",
+        defect=MIXED_AGAIN,
     ),
 )
-ROWS: tuple[Row, ...] = (*VALUES, *PROMPTS)
+ROWS: tuple[Row, ...] = (*VALUES, *PER_BLOCK, *PROMPTS)

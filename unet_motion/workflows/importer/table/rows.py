@@ -99,7 +99,8 @@ class Row:
 
     Attributes:
         kind: their type.
-        inputs: in the order of their widgets; `absent` of one is what a file without it means.
+        inputs: in the order of their widgets.
+        absent: inputs of which an API graph without them means another value than the page, which has the default.
         outputs: types.
         gives: to stages.
         reads: setting input -> how the stages of its gifts are called here, where not by their own names.
@@ -117,6 +118,7 @@ class Row:
         home: the stage that takes the node's place and number.
         why: there is no counterpart, and why.
         note: said where such a node was converted.
+        defect: of the node itself, for which the result differs.
         pack: "" for AnimateDiff-Evolved, else the pack, whose nodes stay where it is installed.
     """
 
@@ -128,6 +130,7 @@ class Row:
     only: Mapping[str, Only] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     formerly: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, Any] = field(default_factory=dict)
     chain: str | None = None
     groups: bool = False
     fold: Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[Fold]] | None = None
@@ -137,6 +140,7 @@ class Row:
     home: str | None = None
     why: str | None = None
     note: str | None = None
+    defect: str | None = None
     pack: str = ""
 
     def widgets(self) -> list[Input]:
@@ -164,6 +168,7 @@ class Stage:
         says: function of its values that gives what is to know about them.
         fixed: values that the node always has.
         demand: only written where something reads it.
+        each: every gift is a node of its own.
     """
 
     kind: str
@@ -177,3 +182,4 @@ class Stage:
     says: Callable[[Mapping[str, Any]], Iterable[str]] | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     demand: bool = False
+    each: bool = False

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from .rows import BatchOf, Give, Only, Row, of, row
-from .values import BETA_SCHEDULES, FORMATS, NOISES, OTHER_NOISES, RESIZES, SCHEDULERS
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .rows import BatchOf, Fold, Give, Only, Row, of, row
+from .values import BETA_SCHEDULES, FORMATS, NOISES, RESIZES, SCHEDULERS
 
 PREVIEW = 'preview STRING ""'  # where old pages showed the file
 DEPRECATED = "deprecation_warning ADEWARN"
@@ -14,19 +17,45 @@ _SAMPLING = (
     f"{SEED}; adapt_denoise_steps BOOLEAN false; custom_cfg CUSTOM_CFG; sigma_schedule SIGMA_SCHEDULE;"
     "image_inject IMAGE_INJECT; ancestral_opts ANCESTRAL_OPTS"
 )
-OFFSETS = {
-    "batch_offset": Only((0,), "the noise is that of the first frames"),
-    "seed_offset": Only((0,), "the noise is that of the sampler's seed"),
-    "seed_override": Only((None,), "the noise is that of the sampler's seed"),
-}
+
+
+def starting_noise(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Fold]:
+    """The noise that a sampler starts from: its kind, and its own seed where that counts.
+
+    The settings' seed counts only where they draw the noise themselves: not for plain noise as the sampler draws it.
+    """
+    kind, generator = values["noise_type"], str(values["seed_gen"])
+    seed, offset = values.get("seed_override"), values["seed_offset"]
+    per_frame = generator.startswith("auto1111")
+    ours = NOISES.get(kind) or ("seed_per_frame" if per_frame and kind == "default" else None)
+    if kind not in (*NOISES, "default", "FreeNoise"):
+        yield "", {}, f"noise_type {kind!r} has no counterpart; the sampler's own noise counts"
+    if generator not in ("comfy", "auto1111"):
+        yield "", {}, f"seed_gen {generator!r} has no counterpart: noise is drawn on the CPU"
+    if per_frame and kind in ("FreeNoise", "repeated_context"):
+        yield "", {}, f"seed_gen {generator!r} has no counterpart for {kind}: one generator draws all frames"
+    if seed is not None and ours is not None and kind != "empty":
+        fits = isinstance(seed, int) and isinstance(offset, int)
+        yield "noise", {"noise_seed": seed + offset if fits else seed}, None
+        yield "use_noise", {"follow_seed": False}, None
+        seed, offset = None, 0 if fits else offset
+    elif kind == "default" and ours is None and not offset:
+        seed = None
+    if ours is not None:
+        yield "noise", {"kind": ours}, None
+    if seed is not None or (offset and kind != "empty"):
+        yield "", {}, "seed_override and seed_offset have no counterpart here: the noise is that of the sampler's seed"
+
+
 SAMPLING = (
     row(
         "ADE_AnimateDiffSamplingSettings",
         _SAMPLING,
         "SAMPLE_SETTINGS",
         Give("windows", {"free_noise": True}, weak=True, when=("noise_type", ("FreeNoise",))),
-        Give("noise", {"kind": of("noise_type", NOISES)}, when=("noise_type", OTHER_NOISES)),
-        only={**OFFSETS, "seed_gen": Only(("comfy",), "the noise of all frames comes from one generator")},
+        fold=starting_noise,
+        folds=("noise", "use_noise"),
+        only={"batch_offset": Only((0,), "the noise is that of the first frames")},
         ignored=("adapt_denoise_steps",),
     ),
     row(
@@ -52,6 +81,7 @@ SAMPLING = (
             "iter_batch_offset": Only((0,), "fresh noise is that of the first frames"),
             "iter_seed_offset": Only((1,), "each pass has its own fresh noise"),
         },
+        note="later passes mix in fresh noise of other seeds here: a clip of the same kind, not the same clip",
     ),
     row(
         "ADE_IterationOptsDefault",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .rows import Stage
-from .values import norms_of_v1, positions_of_lcm
+from .values import loops_of_pia, norms_of_module, norms_of_v1, positions_of_lcm
 
 NO_NODE = ""
 CURVE = "UNetMotion_Curve"
@@ -25,20 +25,24 @@ STAGES = {
     "interpolate": Stage("FrameInterpolate"),
     "schedule": Stage(NO_NODE, model="model"),
     "module": Stage(
-        "UNetMotion_LoadMotionModule", feeds=(("apply", "motion_module"),), without=positions_of_lcm
+        "UNetMotion_LoadMotionModule",
+        feeds=(("apply", "motion_module"),),
+        without=positions_of_lcm,
+        says=norms_of_module,
     ),
     "apply": Stage("UNetMotion_ApplyMotionModule", model="model", says=norms_of_v1),
     "lora": Stage("UNetMotion_LoadMotionLoRA", model="model"),
     "scale_curve": Stage(CURVE, feeds=(("amount", "scale_curve"),), makes=True),
     "effect_curve": Stage(CURVE, feeds=(("amount", "effect_curve"),), makes=True),
     "amount": Stage("UNetMotion_MotionAmount", model="model", skip=True),
+    "block": Stage("UNetMotion_MotionAmount", model="model", skip=True, each=True),
     "black_scale": Stage("InvertMask", feeds=(("dark_scale", "mask"),), makes=True),
     "dark_scale": Stage("UNetMotion_MotionAmount", model="model", fixed={"scale": 0.0}),
     "black_effect": Stage("InvertMask", feeds=(("dark_effect", "mask"),), makes=True),
     "dark_effect": Stage("UNetMotion_MotionAmount", model="model", fixed={"effect": 0.0}),
     "white": Stage("UNetMotion_MotionAmount", model="model"),
     "encode": Stage("VAEEncode", feeds=(("pia", "first_frame"),), makes=True),
-    "pia": Stage("UNetMotion_PIA", model="model"),
+    "pia": Stage("UNetMotion_PIA", model="model", says=loops_of_pia),
     "i2v": Stage("UNetMotion_AnimateLCMI2V", model="model"),
     "windows": Stage("UNetMotion_ContextWindows", model="model"),
     "resize": Stage("ImageScale", feeds=(("encode_resized", "pixels"),)),
@@ -56,8 +60,8 @@ STAGES = {
 """Each stage's node. Those without `model` stand beside the chain."""
 
 PER_MODULE = frozenset(
-    "module apply lora scale_curve effect_curve amount black_scale dark_scale black_effect dark_effect white encode "
-    "pia i2v".split()
+    "module apply lora scale_curve effect_curve amount block black_scale dark_scale black_effect dark_effect white "
+    "encode pia i2v".split()
 )
 """Stages of which each motion module has its own."""
 

@@ -25,7 +25,10 @@ SCHEDULERS = {name: name for name in _SCHEDULERS.split()}
 RESIZES = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 FUSES = {"pyramid": "pyramid", "flat": "flat", "relative": "relative", "overlap-linear": "overlap-linear"}
 NOISES = {"constant": "constant", "empty": "empty", "repeated_context": "repeated"}
-OTHER_NOISES = tuple(NOISES)
+LOOPS = (
+    "a loop's influence is the authors' for 16 frames, spread over the clip; AnimateDiff-Evolved mirrors its first "
+    "half, so that some frames differ a little"
+)
 PIA_PRESETS = {
     f"{theirs} ({size} Motion)": ours.format(size.lower())
     for theirs, ours in {
@@ -72,10 +75,28 @@ def norm_scope(properly: Any, model_name: Any) -> str | None:
     return "v1"
 
 
+NORMS = (
+    "AnimateDiff-Evolved takes the norms before spatial attention and in motion modules over all frames, too, "
+    "which v1 was not trained with; here they are as in training, so that the clip differs"
+)
+# Motion modules of the first generation, by the names of their files.
+V1 = re.compile(r"sd_v14|sd_v15(?!_?v2)|motionModel_v01|temporaldiff|stabilized|improved.?3d", re.IGNORECASE)
+
+
 def norms_of_v1(values: Mapping[str, Any]) -> Iterator[str]:
     """How the other pack's norms over all frames differ from those that v1 was trained with."""
     if values.get("norm_scope") == "v1":
-        yield (
-            "AnimateDiff-Evolved takes the norms before spatial attention and in motion modules over all frames, too, "
-            "which v1 was not trained with; here they are as in training, so that the clip differs a little"
-        )
+        yield NORMS
+
+
+def norms_of_module(values: Mapping[str, Any]) -> Iterator[str]:
+    """The same for motion modules that are v1 themselves, which the name of their file tells."""
+    name = values.get("motion_module")
+    if isinstance(name, str) and V1.search(name):
+        yield NORMS
+
+
+def loops_of_pia(values: Mapping[str, Any]) -> Iterator[str]:
+    """How presets of loops differ."""
+    if str(values.get("preset")).endswith("loop"):
+        yield LOOPS

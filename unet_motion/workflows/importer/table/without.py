@@ -8,7 +8,7 @@ VIEWS = "windows inside the motion modules have no node here"
 REFERENCE = "what one window shows of another is not read here"
 CAMERA = "CameraCtrl's encoder of camera poses is not there"
 INJECTION = "layers of one motion model are not put into another"
-BLOCKS = "scales and effects of single blocks have no chain of nodes here"
+BLOCKS = "a list of numbers is not spread over blocks"
 LAYERS = "layers of noise start from other random numbers here"
 SIGMAS = "noise schedules that are made by hand have no node here"
 
@@ -53,14 +53,7 @@ _WHY = {
         "ADE_InjectPIAIntoAnimateDiffModel": "MOTION_MODEL_ADE",
     },
     BLOCKS: {
-        "ADE_ADBlockCombo": "AD_BLOCK",
-        "ADE_ADBlockIndiv": "AD_BLOCK",
-        "ADE_PerBlockHighLevel": "PER_BLOCK",
-        "ADE_PerBlock_SD15_MidLevel": "PER_BLOCK",
-        "ADE_PerBlock_SD15_LowLevel": "PER_BLOCK",
         "ADE_PerBlock_SD15_FromFloats": "PER_BLOCK",
-        "ADE_PerBlock_SDXL_MidLevel": "PER_BLOCK",
-        "ADE_PerBlock_SDXL_LowLevel": "PER_BLOCK",
         "ADE_PerBlock_SDXL_FromFloats": "PER_BLOCK",
     },
     LAYERS: {
