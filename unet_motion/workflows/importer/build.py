@@ -180,12 +180,19 @@ def _is_default(inputs: dict[str, Any], name: str, value: Any) -> bool:
 
 
 class Builder:
-    """Writes planned stages into a graph. `moved`: outputs that stand elsewhere now."""
+    """Writes planned stages into a graph.
+
+    Attributes:
+        moved: where an output of the file stands since its node was replaced, or None; of a node that was already
+            written then, or of one of the file.
+        written: keys of the nodes that were written.
+    """
 
     def __init__(self, graph: Graph, places: Places, report: Report) -> None:
         self.graph, self.places, self.report = graph, places, report
         self.taken: dict[Key, str] = {}
-        self.moved: dict[tuple[Key, int], tuple[Key, int]] = {}
+        self.moved: dict[tuple[Key, int], tuple[tuple[Key, int] | None, bool]] = {}
+        self.written: set[Key] = set()
         self.by: dict[Key, list[str]] = {}
         self.kinds: dict[Key, str] = {}
         self.spare: dict[tuple[Key, int], list[int]] = {}
@@ -195,9 +202,10 @@ class Builder:
         kind = self.kinds[node.key] = node.kind
         home = next((built for built in stages if built.stage == row.home), None)
         source = self.graph.link_into(node, "model") if "model" in row.inputs else None
-        start = (source.source, source.output) if source is not None else None
-        through = {slot.name: (link.source, link.output) for slot in node.inputs
-                   if (link := self.graph.link_into(node, slot.name)) is not None}  # fmt: skip
+        start = (source.source, source.output) if source is not None and source.source != node.key else None
+        links = {slot.name: self.graph.link_into(node, slot.name) for slot in node.inputs}
+        through = {name: (link.source, link.output) for name, link in links.items()
+                   if link is not None and link.source != node.key}  # fmt: skip
         readers = [list(slot.links) for slot in node.outputs]
         self.spare = self._links_into(node)
         if home is not None:
@@ -251,6 +259,7 @@ class Builder:
         node.inputs = [Slot(name, target.inputs[name].type) for name in target.sockets]
         node.outputs = [Slot(name, type_) for name, type_ in target.outputs]
         built.node = node
+        self.written.add(node.key)
 
     def _chain(self, stages: list[Built], start: tuple[Key, int] | None) -> tuple[Key, int] | None:
         """Run the MODEL through the stages; returns where it comes out."""
@@ -274,8 +283,17 @@ class Builder:
             found.setdefault((link.source, link.output), []).append(link.number)
         return found
 
+    def _now(self, source: tuple[Key, int] | None) -> tuple[Key, int] | None:
+        """Where an output of the file stands now; None where it leads in a circle or nowhere."""
+        seen, final = set(), False
+        while source in self.moved and not final:
+            if source in seen:
+                return None
+            seen.add(source)
+            source, final = self.moved[source]
+        return source if source is not None and source[0] in self.graph.nodes else None
+
     def _join(self, source: tuple[Key, int], target: Key, name: str, type_: str) -> None:
-        source = self.moved.get(source, source)
         numbers = [number for number in self.spare.get(source, ()) if number not in self.graph.links]
         outputs = self.graph.nodes[source[0]].outputs
         known = outputs[source[1]].type if source[1] < len(outputs) else "*"
@@ -294,26 +312,30 @@ class Builder:
         target = TARGETS[stage_of(built.stage).kind]
         for name, value in built.inputs.items():
             spec = target.inputs[name]
-            if isinstance(value, Joint) and spec.type == "FLOAT" and self._is_whole(value):
+            start = self._now((value.source.key, value.output)) if isinstance(value, Joint) else None
+            if isinstance(value, Joint) and (start is None or self._is_odd(value, start, spec.type)):
                 # Links do not turn whole numbers into others.
-                number = constant_of(value.source)
-                value = None if number is None else float(number)
-                if value is None:
-                    text = f"its {name} is a link of whole numbers, which it takes none of; {spec.default} counts"
-                    source = built.sources[name]
+                number = constant_of(value.source) if start is not None else None
+                if number is None:
+                    what = "nothing gives any more" if start is None else "is of another type"
+                    text = f"its {name} is a link that {what}; {spec.default} counts"
+                    source = built.sources.get(name, built.givers[0])
                     self.report.change(source, text, self.kinds.get(source.key, source.kind))
                     continue
+                value = float(number) if spec.type == "FLOAT" else int(number)
             if isinstance(value, Joint):
-                self._join((value.source.key, value.output), built.node.key, name, spec.type)
+                self._join(start, built.node.key, name, spec.type)
             elif spec.is_widget:
                 kinds = {"FLOAT": float, "STRING": str}
                 built.node.values[name] = kinds.get(spec.type, lambda same: same)(value)
 
-    def _is_whole(self, value: Joint) -> bool:
-        """Whether whole numbers come over a link; in an API graph, whether such a one stands at its beginning."""
-        outputs = value.source.outputs
-        known = outputs[value.output].type if value.output < len(outputs) else "*"
-        return known == "INT" or (known == "*" and isinstance(constant_of(value.source), int))
+    def _is_odd(self, value: Joint, start: tuple[Key, int], wanted: str) -> bool:
+        """Whether numbers of another kind come over a link; in an API graph, where a whole one stands at its start."""
+        outputs = self.graph.nodes[start[0]].outputs
+        known = outputs[start[1]].type if start[1] < len(outputs) else "*"
+        if known == "*":
+            return wanted == "FLOAT" and isinstance(constant_of(value.source), int)
+        return {known, wanted} == {"INT", "FLOAT"}
 
     def _send_on(self, node: Node, row: Row, stages: list[Built], through: dict, readers: list) -> None:
         """Let what read the node's outputs read those of the stages, or what goes through the node."""
@@ -321,15 +343,13 @@ class Builder:
             goal = (row.emits or {}).get(output)
             goals = goal if isinstance(goal, tuple) and isinstance(goal[0], tuple) else [goal]
             to = next((found for goal in goals if (found := self._goal(goal, stages, through)) is not None), None)
-            if to is not None:
-                self.moved[node.key, output] = to
+            self.moved[node.key, output] = (to, to is not None and to[0] in self.written)
             for number in numbers:
                 self._turn(number, to)
 
     def _goal(self, goal: Any, stages: list[Built], through: dict) -> tuple[Key, int] | None:
         if isinstance(goal, str):
-            found = through.get(goal)
-            return None if found is None else self.moved.get(found, found)
+            return through.get(goal)
         built = next((b for b in stages if goal is not None and b.stage == goal[0]), None)
         return None if built is None or built.node is None else (built.node.key, goal[1])
 

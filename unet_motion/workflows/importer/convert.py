@@ -9,7 +9,7 @@ from typing import Any
 
 from .api import is_api_graph, read_api, write_api
 from .build import Builder, plan
-from .graph import GET, MUTED, SET, VIRTUAL_PASSES, Graph, Joint, Node, WorkflowError
+from .graph import GET, MUTED, SET, VIRTUAL_PASSES, Graph, Joint, Link, Node, WorkflowError
 from .page import in_group_nodes, is_page_graph, read_page, write_page
 from .place import Places
 from .report import Report
@@ -292,10 +292,14 @@ class _Conversion:
         self.graph.remove(node)
         return True
 
+    def _is_between_old(self, link: Link) -> bool:
+        """Whether both ends are nodes that stay as they were."""
+        return all(is_old(self.graph.nodes[key].kind) for key in (link.source, link.target))
+
     def _rename_links(self) -> None:
         """Motion models are called motion modules here, on reroutes too."""
         for link in self.graph.links.values():
-            if link.type in RENAMED:
+            if link.type in RENAMED and not self._is_between_old(link):
                 link.type = RENAMED[link.type]
         for node in self.graph.nodes.values():
             if node.kind in VIRTUAL_PASSES or node.kind == GET:

@@ -72,7 +72,8 @@ class Widgets:
             widgets = [row.inputs[name] for name in order.split()]
             if len(values) in (len(widgets), len(widgets) + 1) and all(map(_fits, widgets, values)):
                 return dict(zip(order.split(), values, strict=False))
-        return align(row.widgets(), values)
+        widgets = row.widgets()
+        return align(widgets, values[: len(widgets)] if row.more else values)
 
     def target_value(self, node: Node, name: str) -> Any:
         """A value of a node that conversions can write, as it stands on a node of the file."""
@@ -87,8 +88,10 @@ class Widgets:
 def align(widgets: list[Input], values: list[Any]) -> dict[str, Any]:
     """Names of values that stand in the order of widgets; older files lack some, newer pages add some.
 
+    What pages add behind them are names of files and what a preview shows, no numbers or switches.
+
     Raises:
-        UnknownWidgets: more values than widgets, or of other types.
+        UnknownWidgets: more numbers or switches than widgets, or values of other types.
     """
     found: dict[str, Any] = {}
     rest = list(values)
@@ -105,7 +108,7 @@ def align(widgets: list[Input], values: list[Any]) -> dict[str, Any]:
             rest.pop(0)
         else:
             raise UnknownWidgets(f"its value {spec.name} is {rest[0]!r}, expected {spec.type}")
-    extra = [value for value in rest if value not in ("", None, *CONTROLS)]
+    extra = [value for value in rest if isinstance(value, (int, float))]
     if extra:
         raise UnknownWidgets(f"it has {len(values)} widget values, of which {extra[0]!r} belongs to no known input")
     return found

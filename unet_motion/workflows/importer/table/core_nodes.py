@@ -161,4 +161,14 @@ NODES = (
         "mask MASK",
         "MASK:MASK",
     ),
+    (
+        "RepeatImageBatch",
+        "image IMAGE; amount INT 1",
+        "IMAGE:IMAGE",
+    ),
+    (
+        "VAEDecode",
+        "samples LATENT; vae VAE",
+        "IMAGE:IMAGE",
+    ),
 )

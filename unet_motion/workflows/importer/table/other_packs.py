@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePosixPath
 from typing import Any
 
-from .rows import BatchOf, Give, Only, Row, of, row
+from .rows import BatchOf, Give, Only, Row, made, of, row
 from .targets import parse_inputs
 
 VIDEO, PROMPTS, CONTROL, FRAMES = (
     "ComfyUI-VideoHelperSuite", "ComfyUI_FizzNodes", "ComfyUI-Advanced-ControlNet", "ComfyUI-Frame-Interpolation",
 )  # fmt: skip
-PREVIEW = 'preview STRING ""; more STRING ""'  # what old pages showed of the file, and how it is written
 _FORMATS = {
     "image/gif": "gif", "image/webp": "webp", "video/h264-mp4": "mp4", "video/h265-mp4": "mp4", "video/av1-webm": "mp4",
     "video/webm": "mp4", "video/nvenc_h264-mp4": "mp4", "video/nvenc_hevc-mp4": "mp4", "video/ProRes": "mp4",
@@ -22,44 +23,77 @@ _LOOP = {
 _LOAD = {
     "force_rate": Only((0,), "the video keeps its own frames a second"),
     "select_every_nth": Only((1,), "every frame is taken"),
-    "force_size": Only(("Disabled",), "the frames keep their size"),
     "meta_batch": Only((), "the whole video is loaded at once"),
     "vae": Only((), "frames come as pictures"),
 }
+_SIZED = re.compile(r"(\d+|\?)x(\d+|\?)")
+_CUSTOM = {"Custom": (1, 1), "Custom Width": (1, 0), "Custom Height": (0, 1), None: (1, 1)}
 
 
-def _video(kind: str) -> Row:
-    """Frames of a video file."""
+def _size(force_size: Any, width: Any, height: Any) -> tuple[int, int]:
+    """Width and height that frames are scaled to; 0 keeps the sides' ratio, both keep the size.
+
+    Versions without `force_size` have the numbers alone.
+    """
+    written = _SIZED.fullmatch(str(force_size))
+    if written:
+        return tuple(0 if side == "?" else int(side) for side in written.groups())
+    used = _CUSTOM.get(force_size, (0, 0))
+    return int(width or 0) * used[0], int(height or 0) * used[1]
+
+
+_PART = {"batch_index": of("skip_first_frames"), "length": of("frame_load_cap", {0: 4096})}
+_SIZE = ("force_size", "custom_width", "custom_height")
+
+
+def _video(kind: str, video: str = "video COMBO", copied: bool = False) -> Row:
+    """Frames of a video file. copied: its path does not lead into the input folder."""
+    file = made(lambda path: PurePosixPath(str(path).replace("\\", "/")).name, "video") if copied else of("video")
+    sides = {side: made(lambda *size, place=place: _size(*size)[place], *_SIZE)
+             for place, side in enumerate(("width", "height"))}  # fmt: skip
     return row(
         kind,
-        'video COMBO; force_rate FLOAT 0; force_size COMBO "Disabled"; custom_width INT 0; custom_height INT 0;'
+        f"{video}; force_rate FLOAT 0; force_size COMBO; custom_width INT 0; custom_height INT 0;"
         "frame_load_cap INT 0; skip_first_frames INT 0; select_every_nth INT 1; meta_batch VHS_BatchManager; vae VAE;"
         'format COMBO "AnimateDiff"',
         "IMAGE INT AUDIO VHS_VIDEOINFO",
-        Give("video", {"file": of("video")}),
+        Give("video", {"file": file}),
         Give("frames", {}),
-        Give("part", {"batch_index": of("skip_first_frames"), "length": of("frame_load_cap", {0: 4096})}),
+        Give("part", _PART),
+        Give("sized", sides),
         Give("count", {}),
         only=_LOAD,
-        ignored=("custom_width", "custom_height", "format"),
-        orders=("video force_rate force_size frame_load_cap skip_first_frames select_every_nth",),
-        emits={0: (("part", 0), ("frames", 0)), 1: ("count", 2), 2: ("frames", 1)},
+        ignored=("format",),
+        orders=(
+            "video force_rate force_size frame_load_cap skip_first_frames select_every_nth",
+            "video force_rate custom_width custom_height frame_load_cap skip_first_frames select_every_nth format",
+            "video force_rate custom_width custom_height frame_load_cap skip_first_frames select_every_nth",
+        ),
+        emits={0: (("sized", 0), ("part", 0), ("frames", 0)), 1: ("count", 2), 2: ("frames", 1)},
         home="frames",
         pack=VIDEO,
+        note="put the file into the input folder" if copied else None,
     )
 
 
-def _prompts(kind: str, inputs: str, outputs: str, frames: Any, **rest: Any) -> Row:
+def _prompts(
+    kind: str, inputs: str, outputs: str, frames: Any, printed: bool = True, only: Any = None, **rest: Any
+) -> Row:
+    """Prompts over frames. printed: the node has a range of frames that are printed."""
+    first = "text max_frames" if "max_frames" in inputs else "text"
+    more = ("start_frame ", "") if printed else ("",)
     text = {"clip": of("clip"), "text": of("text"), "before": of("pre_text"), "after": of("app_text")}
     numbers = {f"pw_{letter}": Only((0,), "expressions in prompts are not computed") for letter in "abcd"}
     return row(
         kind,
-        f'{inputs}pre_text STRING ""; app_text STRING ""; start_frame INT 0; end_frame INT 0;'
+        f'{inputs}pre_text STRING ""; app_text STRING "";{" start_frame INT 0; end_frame INT 0;" if printed else ""}'
         "pw_a FLOAT 0.0; pw_b FLOAT 0.0; pw_c FLOAT 0.0; pw_d FLOAT 0.0",
         outputs,
         Give("prompts", {**text, "frames": frames}),
-        only={**numbers, "start_frame": Only((0,), "the first frame is number 0")},
-        ignored=("print_output", "end_frame") if "print_output" in inputs else ("end_frame",),
+        only={**numbers, **(only or {})},
+        ignored=("print_output", *(name for name in ("start_frame", "end_frame") if printed)),
+        orders=tuple(f"{first} {shown}pre_text app_text {start}pw_a pw_b pw_c pw_d"
+                     for shown in ("print_output ", "") for start in more),
         home="prompts",
         pack=PROMPTS,
         **rest,
@@ -87,7 +121,25 @@ def _control(kind: str, more: str, outputs: str, **rest: Any) -> Row:
     )
 
 
-def _interpolation(kind: str, more: str) -> Row:
+def _control_loader(kind: str, name: str) -> Row:
+    steps = Only((), "its strength is the same in all steps and layers")
+    return row(
+        kind,
+        f"{name} COMBO; timestep_keyframe TIMESTEP_KEYFRAME; tk_optional TIMESTEP_KEYFRAME",
+        "CONTROL_NET",
+        Give("control_loader", {"control_net_name": of(name)}),
+        only={"tk_optional": steps, "timestep_keyframe": steps},
+        emits={0: ("control_loader", 0)},
+        home="control_loader",
+        pack=CONTROL,
+    )
+
+
+CHOOSE = "choose a file in models/frame_interpolation"
+OTHER_NET = f"{CHOOSE}, of RIFE or FILM: another network makes the frames between"
+
+
+def _interpolation(kind: str, more: str, note: str = CHOOSE) -> Row:
     return row(
         kind,
         f"ckpt_name COMBO; frames IMAGE; clear_cache_after_n_frames INT 10; multiplier INT 2; {more}"
@@ -100,17 +152,39 @@ def _interpolation(kind: str, more: str) -> Row:
         emits={0: ("interpolate", 0)},
         home="interpolate",
         pack=FRAMES,
-        note="choose a file in models/frame_interpolation",
+        note=note,
     )
 
 
 ROWS: tuple[Row, ...] = (
     _video("VHS_LoadVideo"),
+    _video("VHS_LoadVideoPath", 'video STRING ""', copied=True),
+    _video("VHS_LoadVideoFFmpeg"),
+    _video("VHS_LoadVideoFFmpegPath", 'video STRING ""', copied=True),
+    row(
+        "VHS_GetImageCount", "images IMAGE", "INT", Give("counted", {"image": of("images")}),
+        emits={0: ("counted", 2)}, home="counted", pack=VIDEO,
+    ),
+    row(
+        "VHS_DuplicateImages", "images IMAGE; multiply_by INT 1", "IMAGE INT",
+        Give("repeated", {"image": of("images"), "amount": of("multiply_by")}), Give("count", {}),
+        emits={0: ("repeated", 0), 1: ("count", 2)}, home="repeated", pack=VIDEO,
+    ),
+    row(
+        "VHS_VAEDecodeBatched", "samples LATENT; vae VAE; per_batch INT 16", "IMAGE",
+        Give("decoded", {"samples": of("samples"), "vae": of("vae")}),
+        ignored=("per_batch",), emits={0: ("decoded", 0)}, home="decoded", pack=VIDEO,
+    ),
+    row(
+        "VHS_VAEEncodeBatched", "pixels IMAGE; vae VAE; per_batch INT 16", "LATENT",
+        Give("encode_resized", {"pixels": of("pixels"), "vae": of("vae")}),
+        ignored=("per_batch",), emits={0: ("encode_resized", 0)}, home="encode_resized", pack=VIDEO,
+    ),
     row(
         "VHS_VideoCombine",
         'images IMAGE; frame_rate FLOAT 8; loop_count INT 0; filename_prefix STRING "AnimateDiff";'
         'format COMBO "image/gif"; pingpong BOOLEAN false; save_output BOOLEAN true; audio AUDIO;'
-        f"meta_batch VHS_BatchManager; vae VAE; {PREVIEW}",
+        "meta_batch VHS_BatchManager; vae VAE",
         "VHS_FILENAMES",
         Give(
             "clip",
@@ -127,7 +201,8 @@ ROWS: tuple[Row, ...] = (
             "meta_batch": Only((), "all frames are saved at once"),
             "vae": Only((), "pictures are saved"),
         },
-        ignored=("save_output", "preview", "more"),
+        ignored=("save_output",),
+        more=True,
         emits={},
         home="clip",
         pack=VIDEO,
@@ -146,19 +221,17 @@ ROWS: tuple[Row, ...] = (
         BatchOf("num_latents", 16),
         emits={0: ("prompts", 0), 1: ("prompts", 1), 2: "num_latents"},
     ),
-    row(
-        "ControlNetLoaderAdvanced",
-        "control_net_name COMBO; timestep_keyframe TIMESTEP_KEYFRAME; tk_optional TIMESTEP_KEYFRAME",
-        "CONTROL_NET",
-        Give("control_loader", {"control_net_name": of("control_net_name")}),
-        only={
-            "tk_optional": Only((), "its strength is the same in all steps and layers"),
-            "timestep_keyframe": Only((), "its strength is the same in all steps and layers"),
-        },
-        emits={0: ("control_loader", 0)},
-        home="control_loader",
-        pack=CONTROL,
+    _prompts(
+        "PromptSchedule",
+        'text STRING ""; clip CLIP; max_frames INT 120; current_frame INT 0!; print_output BOOLEAN false; ',
+        "CONDITIONING CONDITIONING",
+        of("max_frames"),
+        printed=False,
+        only={"current_frame": Only((), "each frame of the clip gets its own prompt")},
+        emits={0: ("prompts", 0), 1: ("prompts", 1)},
     ),
+    _control_loader("ControlNetLoaderAdvanced", "control_net_name"),
+    _control_loader("ACN_ControlNetLoaderAdvanced", "cnet"),
     _control(
         "ACN_AdvancedControlNetApply",
         "model_optional MODEL; ",
@@ -175,4 +248,14 @@ ROWS: tuple[Row, ...] = (
         "RIFE VFI", "fast_mode BOOLEAN true; ensemble BOOLEAN true; scale_factor FLOAT 1.0; last_frame BOOLEAN false; "
     ),
     _interpolation("FILM VFI", "last_frame BOOLEAN false; "),
+    _interpolation("IFUnet VFI", "scale_factor FLOAT 1.0; ensemble BOOLEAN true; ", OTHER_NET),
+    _interpolation("IFRNet VFI", "scale_factor FLOAT 1.0; ", OTHER_NET),
+    *(
+        _interpolation(f"{name} VFI", "", OTHER_NET)
+        for name in ("GMFSS Fortuna", "AMT", "CAIN", "M2M", "Sepconv")
+    ),
+    *(
+        _interpolation(f"{name} VFI", "duplicate_first_last_frames BOOLEAN false; ", OTHER_NET)
+        for name in ("STMFNet", "FLAVR")
+    ),
 )

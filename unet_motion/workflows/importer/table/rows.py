@@ -111,6 +111,7 @@ class Row:
         groups: each node of the chain is a motion module of its own, with what it reads.
         fold: makes gifts of its values and of what its inputs read, where that takes more than one of them.
         folds: the stages that these gifts may go to.
+        more: widgets of the chosen format stand behind the inputs, whatever they are.
         orders: names of widgets in orders of older versions that their types do not tell.
         emits: output -> "model" for the end of the chain of stages, the name of an input that goes through, or
             (stage, output of its node), or several of these, of which the first that is written counts. None: a node
@@ -135,6 +136,7 @@ class Row:
     groups: bool = False
     fold: Callable[[Mapping[str, Any], Mapping[str, Any]], Iterable[Fold]] | None = None
     folds: tuple[str, ...] = ()
+    more: bool = False
     orders: tuple[str, ...] = ()
     emits: Mapping[int, Any] | None = None
     home: str | None = None

@@ -8,7 +8,6 @@ from typing import Any
 from .rows import BatchOf, Fold, Give, Only, Row, of, row
 from .values import BETA_SCHEDULES, FORMATS, NOISES, RESIZES, SCHEDULERS
 
-PREVIEW = 'preview STRING ""'  # where old pages showed the file
 DEPRECATED = "deprecation_warning ADEWARN"
 SEED = "seed_override INT 0!"
 _SAMPLING = (
@@ -199,7 +198,7 @@ OTHERS = (
     row(
         "ADE_AnimateDiffCombine",
         'images IMAGE; frame_rate INT 8; loop_count INT 0; filename_prefix STRING "AnimateDiff";'
-        f'format COMBO "image/gif"; pingpong BOOLEAN false; save_image BOOLEAN true; {PREVIEW}; {DEPRECATED}',
+        f'format COMBO "image/gif"; pingpong BOOLEAN false; save_image BOOLEAN true; {DEPRECATED}',
         "GIF",
         Give(
             "clip",
@@ -214,7 +213,7 @@ OTHERS = (
             "loop_count": Only((0,), "the file loops for ever"),
             "pingpong": Only((False,), "the frames run forwards only"),
         },
-        ignored=("save_image", "preview"),
+        ignored=("save_image",),
         emits={},
         home="clip",
     ),

@@ -7,6 +7,7 @@ from .values import loops_of_pia, norms_of_module, norms_of_v1, positions_of_lcm
 
 NO_NODE = ""
 CURVE = "UNetMotion_Curve"
+SCALED = {"upscale_method": "lanczos", "crop": "center"}
 STAGES = {
     "checkpoint": Stage("CheckpointLoaderSimple"),
     "latents": Stage("EmptyLatentImage"),
@@ -14,11 +15,20 @@ STAGES = {
     "prompts": Stage("UNetMotion_PromptSchedule"),
     "curve": Stage(CURVE),
     "video": Stage("LoadVideo", feeds=(("frames", "video"),)),
-    "frames": Stage("GetVideoComponents", feeds=(("part", "image"), ("count", "image"))),
+    "frames": Stage("GetVideoComponents", feeds=(("part", "image"), ("sized", "image"), ("count", "image"))),
     "part": Stage(
-        "ImageFromBatch", feeds=(("count", "image"),), skip=True, neutral={"batch_index": 0, "length": 4096}
+        "ImageFromBatch",
+        feeds=(("sized", "image"), ("count", "image")),
+        skip=True,
+        neutral={"batch_index": 0, "length": 4096},
     ),
+    "sized": Stage(
+        "ImageScale", feeds=(("count", "image"),), skip=True, neutral={"width": 0, "height": 0, **SCALED}, fixed=SCALED
+    ),
+    "repeated": Stage("RepeatImageBatch", feeds=(("count", "image"),)),
     "count": Stage("GetImageSize", demand=True),
+    "counted": Stage("GetImageSize"),
+    "decoded": Stage("VAEDecode"),
     "control_loader": Stage("ControlNetLoader"),
     "control": Stage("ControlNetApplyAdvanced"),
     "interpolator": Stage("FrameInterpolationModelLoader", feeds=(("interpolate", "interp_model"),)),
