@@ -2,7 +2,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-const SHOWN = 8; // sentences of a report that the page shows
+const SHOWN = 5; // sentences of a report that the page shows
 const SHORT = 6000; // milliseconds
 const LONG = 30000;
 const LOADING = 3000; // for the page to load a workflow
@@ -107,14 +107,33 @@ async function show(workflow) {
   tracker.activeState = JSON.parse(JSON.stringify((app.graph.rootGraph ?? app.graph).serialize()));
 }
 
+/** What was said last, which a later report takes the place of. */
+let said = null;
+
+/** Sentences, each once, with all nodes that it is about. */
+function sentencesOf(entries) {
+  const nodes = new Map();
+  for (const { node, type, text } of entries) {
+    const about = `(${type}): ${text}`;
+    nodes.set(about, [...(nodes.get(about) ?? []), node]);
+  }
+  return [...nodes].map(([about, numbers]) => `${words().node} ${numbers.join(", ")} ${about}`);
+}
+
 function tell(report) {
-  const { done, left, node, more } = words();
-  const sentences = [...report.left, ...report.changed].map(
-    (entry) => `${node} ${entry.node} (${entry.type}): ${entry.text}`,
-  );
+  const { done, left, more } = words();
+  const sentences = sentencesOf([...report.left, ...report.changed]);
   console.info("UNetMotion: workflow rewritten", report);
   const rest = sentences.length - SHOWN;
   const lines = [...sentences.slice(0, SHOWN), ...(rest > 0 ? [more(rest)] : [])];
   const summary = [done(report.replaced.length), ...(report.left.length ? [left(report.left.length)] : [])].join(", ");
-  say(sentences.length ? "warn" : "success", summary, lines.join("\n"), sentences.length ? LONG : SHORT);
+  const { toast } = app.extensionManager;
+  if (said) toast.remove?.(said);
+  said = {
+    severity: sentences.length ? "warn" : "success",
+    summary,
+    detail: lines.join("\n"),
+    life: sentences.length ? LONG : SHORT,
+  };
+  toast.add(said);
 }

@@ -343,3 +343,44 @@ def test_five_thousand_nodes_take_under_two_seconds(form):
     start = time.process_time()
     converted = convert_workflow(data)
     assert time.process_time() - start < 2 and len(converted.report.replaced) == 3 * 700
+
+
+def test_a_heap_of_nodes_is_laid_out_and_places_that_are_there_stay():
+    """Where nodes have no places, or all the same one, each stands behind what it reads, and none over another."""
+    for place in (None, [10, 10]):
+        page = legacy()[0].page()
+        for node in page["nodes"]:
+            node.pop("pos") if place is None else node.update(pos=list(place))
+        after = convert_workflow(page).graph
+        nodes = {node["id"]: node for node in after["nodes"]}
+        for _, source, _, target, *_ in after["links"]:
+            assert nodes[source]["pos"][0] < nodes[target]["pos"][0]
+        assert not lying_over(after["nodes"])
+    placed = legacy()[0].page()
+    places = {node["id"]: node["pos"] for node in placed["nodes"]}
+    after = convert_workflow(placed).graph
+    assert all(node["pos"] == places[node["id"]] for node in after["nodes"] if node["id"] in places)
+
+
+def lying_over(nodes):
+    """Pairs of nodes with their titles that share some of the canvas."""
+    boxes = [(*node["pos"], *node.get("size", [210, 60])) for node in nodes]
+    return [
+        (a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]
+        if a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] - 30 < b[1] + b[3] and b[1] - 30 < a[1] + a[3]
+    ]  # fmt: skip
+
+
+def test_a_node_that_grows_over_others_moves():
+    graph, loader, _ = legacy(frames=32)
+    options = graph.add("ADE_StandardUniformContextOptions", context_length=16, context_stride=1, context_overlap=4)
+    graph.nodes[loader].links["context_options"] = (options, 0)
+    page = graph.page()
+    above = next(node for node in page["nodes"] if node["id"] == options)
+    above.update(pos=[0, 2000], size=[280, 100])
+    below = next(node for node in page["nodes"] if node["type"] == "VAEDecode")
+    below.update(pos=[0, 2150], size=[280, 46])
+    after = convert_workflow(page).graph
+    windows = next(node for node in after["nodes"] if node["id"] == options)
+    assert windows["type"] == "UNetMotion_ContextWindows" and windows["size"][1] > 300
+    assert windows["pos"] == [0, 2100 - windows["size"][1]] and not lying_over(after["nodes"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .api import is_api_graph, read_api, write_api
+from .arrange import arrange, is_heap
 from .build import Builder, plan
 from .graph import GET, MUTED, SET, VIRTUAL_PASSES, Graph, Joint, Link, Node, WorkflowError
 from .page import in_group_nodes, is_page_graph, read_page, write_page
@@ -107,6 +108,7 @@ class _Conversion:
         self.graph, self.report = graph, report
         self.gatherer = Gatherer(graph, Widgets(graph), report)
         self.builder = Builder(graph, Places(graph.nodes.values()), report)
+        self.unplaced = is_heap(graph)
         self.changed = False
 
     def run(self, wanted: list[Node]) -> bool:
@@ -131,6 +133,8 @@ class _Conversion:
             self.changed = True
         self._clear_settings(wanted)
         self._rename_links()
+        if self.changed and self.unplaced:
+            arrange(self.graph)
         return self.changed
 
     def _gather(self, node: Node) -> list[Gift] | None:

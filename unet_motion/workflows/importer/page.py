@@ -284,6 +284,8 @@ def _write_node(node: Node, order: int) -> dict[str, Any]:
         changed["inputs"] = inputs
     if [links or [] for links in _links_of(raw.get("outputs"), "links")] != [slot["links"] for slot in outputs]:
         changed["outputs"] = outputs
+    if node.place is not None and tuple(node.place[:2]) != _pair(raw.get("pos")):
+        changed["pos"] = list(node.place[:2])
     if node.mode != raw.get("mode", 0):
         changed["mode"] = node.mode
     if node.properties:

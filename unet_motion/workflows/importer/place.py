@@ -18,10 +18,9 @@ class Places:
     """Rectangles of nodes, by the cells that they lie in."""
 
     def __init__(self, nodes: Iterable[Node]) -> None:
-        self.cells: dict[tuple[int, int], list[tuple[object, Rect]]] = defaultdict(list)
-        for node in nodes:
-            if node.place is not None:
-                self._put(node, node.place)
+        self.boxes: list[Rect] = []
+        self.cells: dict[tuple[int, int], set[int]] = defaultdict(set)
+        self.numbers = {node.key: self._put(node.place) for node in nodes if node.place is not None}
 
     def near(self, node: Node, size: tuple[float, float]) -> Rect | None:
         """A free place for a node of a size beside another, which it keeps; None where that has no place."""
@@ -30,19 +29,29 @@ class Places:
         x, y, width, height = node.place
         for left, top in self._tries(x, y, width, height, size):
             rect = (left, top, *size)
-            if self._is_free(rect):
-                self._put(object(), rect)
+            if not self._under(_with_margin(rect)):
+                self._put(rect)
                 return rect
         rect = (x, y + height + TITLE + GAP, *size)
-        self._put(object(), rect)
+        self._put(rect)
         return rect
 
     def grow(self, node: Node, size: tuple[float, float]) -> None:
-        """Count a node as large as it becomes."""
-        if node.place is not None:
-            x, y, width, height = node.place
-            node.place = (x, y, max(width, size[0]), max(height, size[1]))
-            self._put(node, node.place)
+        """Make a node as large as it becomes; where it would lie over others then, it moves up or aside."""
+        if node.place is None:
+            return
+        x, y, width, height = node.place
+        size = (max(width, size[0]), max(height, size[1]))
+        own = self.numbers.get(node.key)
+        beneath = {own, *self._under(_box(node.place))}
+        places = [(x, y), (x, y + height - size[1]), *self._tries(x, y, *size, size)]
+        free = (place for place in places if self._under(_box((*place, *size))) <= beneath)
+        node.place = (*next(free, (x, y)), *size)
+        if own is None:
+            self.numbers[node.key] = self._put(node.place)
+        else:
+            self.boxes[own] = _box(node.place)
+            self._enter(own)
 
     def _tries(self, x: float, y: float, width: float, height: float, size: tuple[float, float]) -> Iterator[tuple]:
         """Above first, so that a chain reads from left to right below it; then below, then aside."""
@@ -56,15 +65,29 @@ class Places:
             for column in range(-REACH, REACH):
                 yield x + column * across, y + height + TITLE + GAP + row * down
 
-    def _is_free(self, rect: Rect) -> bool:
-        x, y, width, height = rect
-        box = (x - GAP / 2, y - TITLE - GAP / 2, width + GAP, height + TITLE + GAP)
-        return not any(_meet(box, other) for cell in _cells(box) for _, other in self.cells.get(cell, ()))
+    def _under(self, box: Rect) -> set[int]:
+        """Numbers of the boxes that a box lies over."""
+        return {other for cell in _cells(box) for other in self.cells.get(cell, ()) if _meet(box, self.boxes[other])}
 
-    def _put(self, owner: object, rect: Rect) -> None:
-        box = (rect[0], rect[1] - TITLE, rect[2], rect[3] + TITLE)
-        for cell in _cells(box):
-            self.cells[cell].append((owner, box))
+    def _put(self, rect: Rect) -> int:
+        """Count a rectangle with its title as taken; returns its number."""
+        self.boxes.append(_box(rect))
+        self._enter(len(self.boxes) - 1)
+        return len(self.boxes) - 1
+
+    def _enter(self, number: int) -> None:
+        for cell in _cells(self.boxes[number]):
+            self.cells[cell].add(number)
+
+
+def _box(rect: Rect) -> Rect:
+    """A node with its title."""
+    return (rect[0], rect[1] - TITLE, rect[2], rect[3] + TITLE)
+
+
+def _with_margin(rect: Rect) -> Rect:
+    x, y, width, height = rect
+    return (x - GAP / 2, y - TITLE - GAP / 2, width + GAP, height + TITLE + GAP)
 
 
 def _meet(a: Rect, b: Rect) -> bool:

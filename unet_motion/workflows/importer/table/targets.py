@@ -67,6 +67,7 @@ class Target:
         """Width and height that it takes on the page, in pixels."""
         sockets = max(sum(not spec.is_widget for spec in self.inputs.values()), len(self.outputs))
         tall = sum(70 for spec in self.inputs.values() if spec.name in ("text", "prompts", "blocks", "images"))
+        tall += 80 * any(type_ == "UNET_MOTION_CURVE" for _, type_ in self.outputs)  # which it draws
         return (300, 16 + 20 * sockets + 25 * len(self.page_widgets()) + tall)
 
     @cached_property
