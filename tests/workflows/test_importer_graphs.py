@@ -320,15 +320,6 @@ def test_nodes_in_a_subgraph_convert_where_they_are():
     assert converted.graph["nodes"] == outer["nodes"]
 
 
-def test_nodes_in_a_group_node_are_named():
-    page = legacy()[0].page()
-    page["extra"]["groupNodes"] = {"AD": {"nodes": [{"type": "ADE_LoadAnimateDiffModel"}, {"type": "VAEDecode"}]}}
-    report = convert_workflow(page).report
-    assert [(said.node, said.kind) for said in report.left] == [("AD:0", "ADE_LoadAnimateDiffModel")]
-    page["extra"]["groupNodes"] = [3]
-    assert convert_workflow(page).report.is_whole
-
-
 @pytest.mark.parametrize("form", ["api", "page"])
 def test_five_thousand_nodes_take_under_two_seconds(form):
     graph = Description()

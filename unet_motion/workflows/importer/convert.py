@@ -16,6 +16,7 @@ from .place import Places
 from .report import Report
 from .settings import Gatherer, Gift
 from .table import KEEPS, RENAMED, ROWS, SAMPLERS, is_old
+from .unpack import unpacked
 from .widgets import UnknownWidgets, Widgets
 
 __all__ = ["Converted", "WorkflowError", "convert_workflow", "old_types"]
@@ -45,11 +46,14 @@ def convert_workflow(data: Any, replaceable: Collection[str] = ()) -> Converted:
     """
     report = Report()
     if is_page_graph(data):
+        given, data = data, unpacked(data, report)
         graphs = read_page(data, report)
         changed = [_convert(graph, replaceable, report) for graph in graphs]
         for node in filter(lambda node: is_old(node.kind), in_group_nodes(data)):
-            report.leave(node, "is in a group node: turn that into nodes, or a subgraph, and rewrite again")
-        return Converted(write_page(copy.deepcopy(data), graphs) if any(changed) else data, report)
+            report.leave(node, "is in the definition of a group node that could not be read")
+        if any(changed) or data is not given:
+            data = write_page(copy.deepcopy(data), graphs)
+        return Converted(data, report)
     if is_api_graph(data):
         graph = read_api(data, report)
         return Converted(write_api(graph) if _convert(graph, replaceable, report) else data, report)

@@ -37,14 +37,24 @@ def read_page(data: dict[str, Any], report: Report) -> list[Graph]:
         if not is_page_graph(subgraph):
             raise WorkflowError(f"Subgraph {number} has no list of nodes.")
         scopes.append((subgraph, str(subgraph.get("name", number))))
-    counters = Counters(_largest(scopes, "node"), _largest(scopes, "link"), text_keys=False)
+    counters = fresh_numbers([scope for scope, _ in scopes])
     return [_read_scope(scope, where, counters, report) for scope, where in scopes]
 
 
-def _largest(scopes: Iterable[tuple[dict, str]], kind: str) -> int:
+def fresh_numbers(scopes: list[dict]) -> Counters:
+    """Numbers of nodes and links that no canvas of a file has."""
+    return Counters(_largest(scopes, "node"), _largest(scopes, "link"), text_keys=False)
+
+
+def place_of(raw: dict[str, Any]) -> tuple[float, float] | None:
+    """Where a node of the file stands on the page."""
+    return _pair(raw.get("pos"))
+
+
+def _largest(scopes: Iterable[dict], kind: str) -> int:
     """The largest number of a node or link in the file, in what it counts and in what is there."""
     found = [0]
-    for scope, _ in scopes:
+    for scope in scopes:
         state = scope.get("state")
         state = state if isinstance(state, dict) else {}
         found += [scope.get(f"last_{kind}_id"), state.get(f"last{kind.capitalize()}Id")]
@@ -93,7 +103,8 @@ def in_group_nodes(data: dict[str, Any]) -> Iterator[Node]:
 
 def _border(scope: dict[str, Any], side: str, key: int) -> Node:
     """The border of a subgraph, from inside: its inputs give values, its outputs take them."""
-    entries = [entry for entry in scope.get(side) or [] if isinstance(entry, dict)]
+    listed = scope.get(side)
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     slots = [Slot(str(entry.get("name", "")), str(entry.get("type", "*")), raw=entry) for entry in entries]
     node = Node(key, f"<{side}>", border=True)
     node.outputs, node.inputs = (slots, []) if side == "inputs" else ([], slots)
