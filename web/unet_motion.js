@@ -5,6 +5,7 @@ import { convertWorkflow, offerConversion } from "./convert_workflow.mjs";
 import { forgetPreviews, sendPreviewChoice, showPreviews } from "./clip_preview.mjs";
 import { showCurveEditor } from "./curve_editor.mjs";
 import { refreshFileInfo, showFileInfo } from "./file_info.mjs";
+import { openOldClips } from "./old_clips.mjs";
 import { showTrainingResults } from "./training_result.mjs";
 
 const MOTION = "UNetMotion.Preview.Motion";
@@ -77,6 +78,7 @@ app.registerExtension({
   menuCommands: [{ path: ["UNetMotion"], commands: [CONVERT] }],
   async setup() {
     showPreviews(sendChoice);
+    openOldClips();
     showTrainingResults();
     await sendChoice();
   },

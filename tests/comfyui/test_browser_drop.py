@@ -35,6 +35,10 @@ DROP = """async ([name, type, data]) => {
         canvas.dispatchEvent(
             new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer, ...place}));
 }"""
+# The page covers itself while it reads a file, and complains if the next one comes before it is uncovered.
+UNCOVERED = (
+    "() => !window.app.extensionManager.spinner && !document.querySelector('.p-blockui-mask, .p-overlay-mask')"
+)
 NODES = """() => Object.fromEntries(window.app.graph._nodes.map(node => [String(node.id), {
     type: node.type,
     widgets: Object.fromEntries((node.widgets ?? []).map(widget => [widget.name, widget.value])),
@@ -54,10 +58,7 @@ def drop(page, name: str, kind: str, data: bytes, graph: dict) -> None:
         timeout=180_000,
     )
     page.page.wait_for_function("() => !window.app.graph._nodes.some(node => node.before)")
-    # The page covers itself while it reads a file, and complains if the next one comes before it is uncovered.
-    page.page.wait_for_function(
-        "() => !window.app.extensionManager.spinner && !document.querySelector('.p-blockui-mask, .p-overlay-mask')"
-    )
+    page.page.wait_for_function(UNCOVERED)
     shown = page.page.evaluate(NODES)
     assert {number: node["type"] for number, node in shown.items()} == {
         number: node["class_type"] for number, node in graph.items()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 
+import av
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.comfyui.browser import visit, why_not
+from tests.comfyui.test_browser_drop import DROP, UNCOVERED
 from tests.workflows.old_graphs import OUTPUTS, Description
 from unet_motion.workflows.importer.table import is_old
 
@@ -72,4 +78,47 @@ def test_opening_offers_once_and_one_step_undoes(server, tmp_path):
         page.close_dialogs()
         page.press_run()
         assert page.finished_clip()["filename"].startswith("old")
+        assert page.problems == []
+
+
+def dropped_files(workflow: dict) -> dict[str, tuple[str, bytes]]:
+    """The workflow in files as AnimateDiff-Evolved's users have them: name -> type, contents.
+
+    WebP as ComfyUI saves animations; MP4 with the comment that VideoHelperSuite writes.
+    """
+    text = json.dumps(workflow)
+    picture, known = Image.new("RGB", (16, 16), (200, 90, 20)), PngInfo()
+    known.add_text("workflow", text)
+    exif = picture.getexif()
+    exif[0x010F] = f"workflow:{text}"
+    png, webp, mp4 = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    picture.save(png, "PNG", pnginfo=known)
+    picture.save(webp, "WEBP", exif=exif)
+    with av.open(mp4, "w", format="mp4") as container:
+        prompt = json.dumps({"1": {"class_type": "x", "inputs": {}}})
+        container.metadata["comment"] = json.dumps({"prompt": prompt, "workflow": workflow})
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width = stream.height = 16
+        for packet in (*stream.encode(av.VideoFrame.from_image(picture)), *stream.encode()):
+            container.mux(packet)
+    return {
+        "old.png": ("image/png", png.getvalue()), "old.webp": ("image/webp", webp.getvalue()),
+        "old.mp4": ("video/mp4", mp4.getvalue()), "old.json": ("application/json", text.encode()),
+    }  # fmt: skip
+
+
+def test_dropped_files_are_rewritten(server):
+    workflow = old_workflow()
+    with visit(server) as page:
+        for name, (type_, data) in dropped_files(workflow).items():
+            page.page.evaluate("window.app.graph.clear()")
+            page.page.evaluate(DROP, [name, type_, base64.b64encode(data).decode()])
+            page.page.get_by_text("Workflow of AnimateDiff-Evolved").first.wait_for()
+            page.page.wait_for_function("() => !window.app.extensionManager.spinner")
+            assert len(page.page.evaluate(TYPES)) == len(workflow["nodes"]), name
+            answer(page, "Confirm")
+            page.page.wait_for_function(f"{TYPES}.includes('UNetMotion_SaveClip')")
+            assert not any(is_old(kind) for kind in page.page.evaluate(TYPES)), name
+            page.page.wait_for_function(NO_DIALOG)
+            page.page.wait_for_function(UNCOVERED)
         assert page.problems == []
