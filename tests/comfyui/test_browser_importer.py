@@ -20,7 +20,6 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 OUTPUTS["UNetMotion_LoadBundled"] = "MODEL CLIP VAE"
 TYPES = "window.app.graph._nodes.map(node => node.type)"
-NO_DIALOG = "!document.querySelector('[role=dialog]')"
 
 
 def old_workflow() -> dict:
@@ -114,11 +113,10 @@ def test_dropped_files_are_rewritten(server):
             page.page.evaluate("window.app.graph.clear()")
             page.page.evaluate(DROP, [name, type_, base64.b64encode(data).decode()])
             page.page.get_by_text("Workflow of AnimateDiff-Evolved").first.wait_for()
-            page.page.wait_for_function("() => !window.app.extensionManager.spinner")
             assert len(page.page.evaluate(TYPES)) == len(workflow["nodes"]), name
             answer(page, "Confirm")
             page.page.wait_for_function(f"{TYPES}.includes('UNetMotion_SaveClip')")
             assert not any(is_old(kind) for kind in page.page.evaluate(TYPES)), name
-            page.page.wait_for_function(NO_DIALOG)
+            page.close_dialogs()
             page.page.wait_for_function(UNCOVERED)
         assert page.problems == []
