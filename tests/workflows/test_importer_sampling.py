@@ -334,3 +334,23 @@ def test_known_defects_are_notes():
                           ("temporaldiff-v1-animatediff.ckpt", 1), ("v3_sd15_mm.ckpt", 0)):  # fmt: skip
         report = both(gen2(module)[0])[1]
         assert len(report.notes) == count and report.is_whole and not report.changed, module
+
+
+def test_a_value_that_moves_twice_is_found(monkeypatch):
+    """The node that gives it on is replaced before the one that makes it."""
+    for kind, output in (("FloatToFloats", "FLOATS"), ("ValueScheduling", "FLOAT FLOATS INT INTS"),
+                         ("MultivalDynamicFloats", "MULTIVAL")):  # fmt: skip
+        monkeypatch.setitem(old_graphs.OUTPUTS, f"ADE_{kind}", output)
+    graph, _, apply, _, sampler = gen2()
+    through = graph.add("ADE_FloatToFloats")
+    values = graph.add("ADE_ValueScheduling", values="0 = 0.5,\n7 = 1.5", print_schedule=False, max_length=8)
+    graph.nodes[through].links["FLOAT"] = (values, 0)
+    scale = graph.add("ADE_MultivalDynamicFloats", {"floats": (through, 0)})
+    graph.nodes[apply].links["scale_multival"] = (scale, 0)
+    api = graph.api()
+    converted = convert_workflow({key: api[key] for key in (str(through), str(values), *api)})
+    prompt, report = plain(converted.graph), converted.report
+    for found in (prompt, both(graph)[0]):
+        (inputs,) = amounts(found, sampler)
+        assert found[inputs["scale_curve"][0]]["class_type"] == "UNetMotion_Curve" and inputs["scale_curve"][1] == 2
+    assert report.is_whole and not report.changed

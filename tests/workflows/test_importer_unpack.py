@@ -11,6 +11,8 @@ from tests.workflows.conversions import check_page, legacy, shape, widgets_of
 from tests.workflows.old_graphs import prompt_of
 from tests.workflows.test_importer_hostile import SEED, spoiled
 from unet_motion.workflows.importer import WorkflowError, convert_workflow, old_types
+from unet_motion.workflows.importer.page import fresh_numbers, place_of
+from unet_motion.workflows.importer.scope import Part, Scope
 from unet_motion.workflows.importer.table import is_old
 
 
@@ -226,3 +228,17 @@ def test_damaged_definitions(make):
             named = {said.kind for said in converted.report.left}
             assert {node["type"] for node in converted.graph["nodes"] if is_old(node["type"])} <= named
         assert data == before
+
+
+def test_one_input_for_two_nodes_inside_gets_two_links():
+    def inner(key):
+        return {"id": key, "type": "T", "inputs": [{"name": "x", "type": "INT"}], "outputs": []}
+
+    source = {"id": 1, "type": "S", "outputs": [{"name": "INT", "type": "INT", "links": [5]}]}
+    instance = {"id": 2, "type": "I", "inputs": [{"name": "x", "type": "INT", "link": 5}], "outputs": []}
+    scope = {"nodes": [source, instance], "links": [[5, 1, 0, 2, 0, "INT"]]}
+    part = Part({7: inner(7), 8: inner(8)}, [], inputs={0: [(7, 0), (8, 0)]})
+    new = Scope(scope, fresh_numbers([scope])).replace(instance, part, place_of)
+    assert [node["id"] for node in new] == [3, 4] and [node["id"] for node in scope["nodes"]] == [1, 3, 4]
+    assert scope["links"] == [[5, 1, 0, 3, 0, "INT"], [6, 1, 0, 4, 0, "INT"]]
+    assert source["outputs"][0]["links"] == [5, 6] and [node["inputs"][0]["link"] for node in new] == [5, 6]
