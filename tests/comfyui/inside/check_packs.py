@@ -96,6 +96,28 @@ def test_ip_adapter_plus_acts_with_one_image_and_with_one_per_frame(pair, before
     assert relative(moving, before[2]) > 1e-2
 
 
+def test_ip_adapter_plus_pictures_follow_the_frames_of_windows(before, imported):
+    """A picture for each frame in windows and views, beside runs of the windows with their own pictures alone."""
+    node = imported("ComfyUI_IPAdapter_plus").NODE_CLASS_MAPPINGS["IPAdapterEmbedsBatch"]()
+    frames, sizes = 7, {"length": 4, "overlap": 1}
+    moving, start = models(active=True)[1], noise(7)
+    pictures = torch.randn(frames, IMAGE_WIDTH, generator=torch.Generator().manual_seed(51))
+
+    def run(model, rows, own=None):
+        embeds = pictures[rows if own is None else own]
+        arguments = (ip_adapter(), embeds, 1.5, "linear", 0.0, 1.0, torch.zeros_like(embeds))
+        return sample(node.apply_ipadapter(model, *arguments)[0], start=start[rows])
+
+    rows = list(range(frames))
+    with torch.inference_mode(False):
+        found = [run(windowed(moving, **sizes, windows_at_once=n), rows) for n in (1, 2)]
+        alone = mean_of_windows(lambda window: run(moving, window), frames, **sizes)
+        moved = run(windowed(moving, **sizes), rows, rows[1:] + rows[:1])
+        views, turned = (run(windowed(moving, **sizes, views=True), rows, own) for own in (rows, rows[::-1]))
+    assert relative(found[0], alone) < TOLERANCE and relative(found[1], found[0]) < TOLERANCE
+    assert relative(moved, alone) > 1e-3 and relative(turned, views) > 1e-3
+
+
 def test_advanced_controlnet_weighs_each_frame(pair, before, imported):
     imported("ComfyUI-Advanced-ControlNet")
     nodes = sys.modules["ComfyUI_Advanced_ControlNet.adv_control.nodes"]
