@@ -70,17 +70,28 @@ def seams(changes: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(changes[:, at])), *(float(np.percentile(part, 99)) for part in (changes[:, at], others))
 
 
-def loops(pipe: MotionPipeline, steps: int, asked: np.ndarray) -> tuple[int, float]:
-    """In how many clips the last frame is no further from the first than the median step; the median ratio."""
+def loops(pipe: MotionPipeline, steps: int, asked: np.ndarray, closed: bool) -> list[tuple[float, float]]:
+    """The change from a clip's last frame to its first, and its largest other step, both in its median step."""
     ratios = []
     for seed, (shape, colour, _) in enumerate(asked.tolist()):
-        windows = ContextWindows(16, 8, 1, "looped_uniform", closed_loop=True)
+        windows = ContextWindows(16, 8, 1, "looped_uniform" if closed else "standard_uniform", closed_loop=closed)
         prompt = plain_prompt(shape, colour, STAYING[0])
         given = {"frames": LOOP, "windows": windows, "windows_at_once": 4, "progress": False}
         clip = pipe(prompt, steps=steps, seed=seed, **given).astype(float)
         changes = np.abs(np.roll(clip, -1, axis=0) - clip).mean((1, 2, 3))
-        ratios.append(changes[-1] / np.median(changes[:-1]))
-    return sum(ratio <= 1 for ratio in ratios), float(np.median(ratios))
+        middle = np.median(changes[:-1])
+        ratios.append((float(changes[-1] / middle), float(changes[:-1].max() / middle)))
+    return ratios
+
+
+def say_loops(ratios: list[tuple[float, float]], kind: str) -> None:
+    last, most = np.array(ratios).T
+    print(
+        f"{kind} of {LOOP} frames: from last to first {np.median(last):.2f} of the clip's median step (up to "
+        f"{last.max():.2f}); at most that step in {np.mean(last <= 1):.0%} of {len(last)} clips, at most the largest "
+        f"other step in {np.mean(last <= most):.0%}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -92,9 +103,8 @@ def main() -> None:
     args = parser.parse_args()
     pipe, judge, asked = MotionPipeline.bundled(), load_judge(), prompts(args.clips)
     if "loops" in args.only:
-        closed, ratio = loops(pipe, args.steps, asked)
-        said = f"{closed} of {args.clips} close within their median step, median ratio {ratio:.2f}"
-        print(f"loops of {LOOP} frames: {said}", flush=True)
+        for kind, closed in (("loops", True), ("clips without a loop", False)):
+            say_loops(loops(pipe, args.steps, asked, closed), kind)
     for name, noise in [choice.split("-") for choice in args.only if choice != "loops"]:
         share, changes = shown_as_asked(pipe, judge, args.steps, asked, noise, WAYS[name])
         print(f"{FRAMES} frames, {name}, {noise}: colour and shape as asked in {share:.1%} of the frames", flush=True)

@@ -10,6 +10,7 @@ import torch
 from check_context_windows import windowed
 from check_control import controlled, controlnet, hints, t2i
 from check_motion_lora import tensors, written
+from comfy.controlnet import ControlNet
 from pack.nodes.host.lora import load_motion_lora
 from pack.nodes.host.model.apply import apply_motion_module
 from sampled import noise, sample
@@ -72,11 +73,18 @@ def run(model, frames=FRAMES, control=None, **more):
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_each_device_draws_whole_windows(spread, monkeypatch, at_once):
+def test_each_device_draws_whole_windows_with_its_own_controls(spread, monkeypatch, at_once):
     model, clone, other = spread(FRAMES, windows_at_once=at_once)
-    alone = run(model)
-    seen = seen_by_each(clone, other, monkeypatch)
+    alone, controls = run(model), []
+    seen, original = seen_by_each(clone, other, monkeypatch), ControlNet.get_control
+
+    def ask(control, x, t, cond, batched, options):
+        controls.append((options["multigpu_thread_device"], control.control_model_wrapped.load_device))
+        return original(control, x, t, cond, batched, options)
+
+    monkeypatch.setattr(ControlNet, "get_control", ask)
     assert relative(run(clone), alone) < 1e-5
+    assert len(controls) == 2 and all(asked == loaded for asked, loaded in controls) and controls[0] != controls[1]
     assert sorted(seen) == [(0, 8), (1, 8)]  # a window of four frames and two conds each
 
 
