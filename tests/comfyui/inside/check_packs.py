@@ -261,3 +261,15 @@ def test_context_windows_draw_what_animatediff_evolveds_draw(evolved, kind):
         **run,
     )  # fmt: skip
     assert relative(found, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("fuse", ["pyramid", "flat"])
+def test_views_draw_what_animatediff_evolveds_views_draw(evolved, fuse):
+    nodes = sys.modules["ComfyUI_AnimateDiff_Evolved"].NODE_CLASS_MAPPINGS
+    views = nodes["ADE_StandardStaticViewOptions"]().create_options(16, 4, fuse)[0]
+    _, load, ours = evolved
+    run = {"start": comfy.sample.prepare_noise(torch.zeros(40, 4, 8, 8), 3), "steps": 2, "cfg": 2.0}
+    theirs = sample(load(context_options=nodes["ADE_ViewsOnlyContextOptions"]().create_options(views)[0]), **run)
+    sizes = {"length": 16, "overlap": 4, "schedule": "standard_static", "fuse": fuse}
+    assert relative(sample(windowed(ours, **sizes, views=True), **run), theirs) < 1e-5
+    assert relative(sample(windowed(ours, **sizes), **run), theirs) > 1e-4
