@@ -76,14 +76,15 @@ export function showWindows(node) {
     const frames = known ?? LENGTHS * widgetOf(node, "length").value;
     const values = SETTINGS.filter((name) => !isLinked(node, name)).map((name) => [name, widgetOf(node, name).value]);
     const answer = await api.fetchApi(`/unet_motion/windows?${new URLSearchParams([["frames", frames], ...values])}`);
-    const found = answer.ok ? await answer.blob() : await answer.json().catch(() => ({}));
+    const drawn = answer.headers.get("Content-Type") === "image/png";
+    const found = drawn ? await answer.blob() : await answer.json().catch(() => ({}));
     if (number !== asked) return;
     URL.revokeObjectURL(picture.src);
-    picture.hidden = !answer.ok;
-    if (answer.ok) picture.src = URL.createObjectURL(found);
+    picture.hidden = !drawn;
+    if (drawn) picture.src = URL.createObjectURL(found);
     else picture.removeAttribute("src");
     const clip = `${frames} frames${known === null ? ", as an example" : ""}`;
-    words.textContent = answer.ok ? `${clip}, steps downwards` : (found.error ?? "");
+    words.textContent = drawn ? `${clip}, steps downwards` : (found.error ?? "");
     picture.alt = `Windows of ${clip} in the first steps`;
     words.title = words.textContent;
   }

@@ -52,11 +52,14 @@ async def _file_info(request: web.Request) -> web.Response:
 
 
 async def _windows(request: web.Request) -> web.Response:
-    """GET ?frames=<count>&<setting>=<value>...: a PNG of the windows of Context Windows with these settings."""
+    """GET ?frames=<count>&<setting>=<value>...: a PNG of the windows of Context Windows, or {error}: why there is none.
+
+    Settings are on their way to others while a page asks, so that one that cannot be is an answer like any other.
+    """
     try:
         png = await asyncio.get_running_loop().run_in_executor(None, picture_of_settings, dict(request.query))
     except ValueError as error:
-        return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"error": str(error)})
     return web.Response(body=png, content_type="image/png", headers={"Cache-Control": "no-store"})
 
 
