@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--without", choices=("colour", "shape", "nothing"), default="colour")
     parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 2, 3], help="of FreeInit")
+    parser.add_argument("--spatial-stop", type=float, default=0.25, help="of FreeInit")
     args = parser.parse_args()
     pipe, judge = MotionPipeline.bundled(), load_judge()
     numbers = range(args.first, args.first + args.clips)
@@ -86,7 +88,8 @@ def main() -> None:
         settings = {kind: {"frames": args.frames, "windows": WINDOWS, "windows_at_once": 4, "noise": kind}
                     for kind in kinds}  # fmt: skip
     else:
-        settings = {"without": {}} | {f"{runs} runs": {"free_init": FreeInit(runs)} for runs in (2, 3)}
+        stop = args.spatial_stop
+        settings = {f"{runs} runs, {stop}": {"free_init": FreeInit(runs, spatial_stop=stop)} for runs in args.runs}
     for name, more in settings.items():
         clips = [draw(pipe, text, seed=9000 + i, **common, **more) for i, text in zip(numbers, texts, strict=True)]
         figures = kept(judge, clips) | flicker(clips)

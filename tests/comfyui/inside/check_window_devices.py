@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
+from types import SimpleNamespace
 
 import comfy.model_management
 import pytest
@@ -13,6 +15,7 @@ from check_motion_lora import tensors, written
 from comfy.controlnet import ControlNet
 from pack.nodes.host.lora import load_motion_lora
 from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.step.window_devices import CLONES, POOL, DeviceCall
 from sampled import noise, sample
 from small import CPU, motion_module, relative, sd15
 
@@ -110,6 +113,21 @@ def test_views_are_spread_by_their_conds(spread, monkeypatch):
     seen = seen_by_each(clone, other, monkeypatch)
     assert relative(run(clone), alone) < 1e-5
     assert sorted(seen) == [(0, FRAMES), (1, FRAMES)]
+
+
+def test_what_two_devices_cannot_use_at_once_stays_where_comfyui_puts_it(two_devices):
+    options = {CLONES: dict.fromkeys(two_devices), POOL: object()}
+    call = DeviceCall(None, None, [[{}], None], torch.zeros(1), torch.ones(1), options)
+    plain, reading = SimpleNamespace(previous_controlnet=None), SimpleNamespace(previous_controlnet=None, sub_idxs=None)
+    chained = SimpleNamespace(previous_controlnet=reading)
+
+    def devices(**cond):
+        return replace(call, conds=[[{}, cond], None]).devices
+
+    assert call.devices == devices(control=plain) == devices(hooks=None) == two_devices
+    assert devices(hooks=object()) == devices(gligen=()) == devices(control=chained) == [CPU]
+    assert replace(call, model_options={**options, POOL: None}).devices == [CPU]
+    assert replace(call, model_options={}).devices == [CPU]
 
 
 def test_an_error_on_one_device_comes_back_and_the_next_run_is_as_before(spread):
