@@ -18,10 +18,10 @@ OF_WINDOWS = ("free_noise", "repeated")
 """Kinds of noise that say nothing without windows."""
 WORKFLOW_INSIDE = (
     "WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
-    "ComfyUI's page. None with --prompts, --model, --motion-lora, --window, --noise, --free-init or --attention "
-    "sage, with the samplers euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of "
-    "2**53 or more, a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside "
-    "0 to 10."
+    "ComfyUI's page. None with --prompts, --model, --motion-lora, --free-init, --attention sage or --noise (but "
+    "--free-noise, with the schedules standard_static and standard_uniform), with the samplers euler_ancestral and lcm "
+    "(ComfyUI draws their noise from another seed), with a seed of 2**53 or more, over 4096 frames, a stride over 32, "
+    "a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside 0 to 10."
 )
 
 

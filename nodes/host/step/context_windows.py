@@ -245,5 +245,6 @@ def noise_for_windows(noise: Tensor, model_options: dict, sigmas: Tensor, sampli
     part = handler.part_at(float(sigmas[0]), sampling)
     if part is None or not part.free_noise or not part.windows.apply_to(frames):
         return noise
-    length, overlap = part.windows.length, part.windows.overlap
+    length = part.windows.length
+    overlap = 0 if part.windows.schedule == "batched" else part.windows.overlap
     return torch.cat([free_noise(clip, length, overlap, seed) for clip in noise.split(frames)])
