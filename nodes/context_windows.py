@@ -88,6 +88,22 @@ def _run_inputs() -> list:
     ]  # fmt: skip
 
 
+def _view_inputs() -> list:
+    """Whether the windows are inside the motion modules."""
+    return [
+        make_input(
+            io.Boolean, "views", default=False, optional=True, advanced=True,
+            tooltip="Windows inside the motion modules only, as FreeNoise has them; all else runs once for each "
+            "frame. Less time where windows overlap, and memory that grows with the clip.",
+        ),
+        make_input(
+            io.Int, "frames_at_once", default=0, min=0, max=MOST_FRAMES, optional=True, advanced=True,
+            tooltip="Only with views: frames that the layers between motion modules see at a time, 0 for all. The "
+            "same clip; less memory and hardly more time.",
+        ),
+    ]  # fmt: skip
+
+
 class ContextWindowsNode(io.ComfyNode):
     """Draws a clip in overlapping windows of frames."""
 
@@ -99,14 +115,14 @@ class ContextWindowsNode(io.ComfyNode):
             display_name="Context Windows (motion)",
             description="Clips of any length: each step is drawn in overlapping windows of frames, which are averaged.",
             search_aliases=["context", "animatediff context options", "long clip", "sliding context", "loop"],
-            inputs=[*_window_inputs(), *_run_inputs()],
+            inputs=[*_window_inputs(), *_run_inputs(), *_view_inputs()],
             outputs=[model_output()],
         )  # fmt: skip
 
     @classmethod
     def execute(
         cls, model, length, overlap, stride, schedule, closed_loop, loop_frames, fuse, free_noise, use_on_equal_length,
-        windows_at_once, start_percent, end_percent,
+        windows_at_once, start_percent, end_percent, views=False, frames_at_once=0,
     ) -> io.NodeOutput:  # fmt: skip
         view = require_motion_model(model)
         check_choice("schedule", schedule, SCHEDULES)
@@ -117,9 +133,8 @@ class ContextWindowsNode(io.ComfyNode):
         check_length(length, view.core.config.motion_max_seq_length)
         if start_percent >= end_percent:
             raise ValueError(f"`start_percent` is {start_percent:g}, expected less than `end_percent` {end_percent:g}.")
-        return io.NodeOutput(
-            set_windows(model, WindowPart(windows, windows_at_once, free_noise, start_percent, end_percent))
-        )
+        part = WindowPart(windows, windows_at_once, free_noise, start_percent, end_percent, views, frames_at_once)
+        return io.NodeOutput(set_windows(model, part))
 
 
 class ShowContextWindows(io.ComfyNode):

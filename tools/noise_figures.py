@@ -28,10 +28,10 @@ from unet_motion.training.bundled_model.shapes import SHAPES
 WINDOWS = ContextWindows(16, 4, schedule="standard_static")
 
 
-def prompts(count: int, without: str) -> list[str]:
+def prompts(numbers: range, without: str) -> list[str]:
     """Prompts of still shapes that leave the colour or the shape to the noise, or nothing."""
     colours, shapes = list(COLOUR_NAMES), list(SHAPES)
-    parts = [(colours[i % 8], shapes[(i // 8 + 3 * i) % 8]) for i in range(count)]
+    parts = [(colours[i % 8], shapes[(i // 8 + 3 * i) % 8]) for i in numbers]
     wanted = {"colour": "a {1} still", "shape": "a {0} shape still", "nothing": "a {0} {1} still"}[without]
     return [wanted.format(*part) for part in parts]
 
@@ -71,22 +71,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=("free-noise", "free-init"))
     parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--first", type=int, default=0, help="number of the first clip: its prompt and seed")
     parser.add_argument("--frames", type=int, default=128, help="of a clip in windows")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--without", choices=("colour", "shape", "nothing"), default="colour")
     parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 2, 3], help="of FreeInit")
+    parser.add_argument("--spatial-stop", type=float, default=0.25, help="of FreeInit")
     args = parser.parse_args()
     pipe, judge = MotionPipeline.bundled(), load_judge()
-    texts = prompts(args.clips, args.without)
+    numbers = range(args.first, args.first + args.clips)
+    texts = prompts(numbers, args.without)
     common = {"steps": args.steps, "guidance": args.guidance}
     if args.what == "free-noise":
         kinds = ("default", "free_noise")
         settings = {kind: {"frames": args.frames, "windows": WINDOWS, "windows_at_once": 4, "noise": kind}
                     for kind in kinds}  # fmt: skip
     else:
-        settings = {"without": {}} | {f"{runs} runs": {"free_init": FreeInit(runs)} for runs in (2, 3)}
+        stop = args.spatial_stop
+        settings = {f"{runs} runs, {stop}": {"free_init": FreeInit(runs, spatial_stop=stop)} for runs in args.runs}
     for name, more in settings.items():
-        clips = [draw(pipe, text, seed=9000 + i, **common, **more) for i, text in enumerate(texts)]
+        clips = [draw(pipe, text, seed=9000 + i, **common, **more) for i, text in zip(numbers, texts, strict=True)]
         figures = kept(judge, clips) | flicker(clips)
         print(json.dumps({"setting": name, "clips": args.clips, **common, **figures}), flush=True)
 

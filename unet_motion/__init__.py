@@ -28,6 +28,7 @@ _EXPORTS = {
     "remove_motion_lora": ".lora.apply",
     "MotionPipeline": ".sampling",
     "ContextWindows": ".sampling",
+    "WindowPart": ".sampling",
     "FreeInit": ".sampling",
     "NoiseMix": ".sampling",
     "free_noise": ".sampling",

@@ -23,6 +23,7 @@ from .sampling import ContextWindows as ContextWindows
 from .sampling import FreeInit as FreeInit
 from .sampling import MotionPipeline as MotionPipeline
 from .sampling import NoiseMix as NoiseMix
+from .sampling import WindowPart as WindowPart
 from .sampling import free_noise as free_noise
 from .schedule import Curve as Curve
 from .schedule import PromptSchedule as PromptSchedule

@@ -7,6 +7,7 @@ import { showCurveEditor } from "./curve_editor.mjs";
 import { refreshFileInfo, showFileInfo } from "./file_info.mjs";
 import { openOldClips } from "./old_clips.mjs";
 import { showTrainingResults } from "./training_result.mjs";
+import { showWindows } from "./window_picture.mjs";
 
 const MOTION = "UNetMotion.Preview.Motion";
 const FPS = "UNetMotion.Preview.FPS";
@@ -85,10 +86,12 @@ app.registerExtension({
   nodeCreated(node) {
     showCurveEditor(node);
     showFileInfo(node, () => setting(FILE_INFO) ?? true);
+    showWindows(node);
   },
   loadedGraphNode(node) {
     node.unetMotionFileInfo?.();
     node.unetMotionCurve?.();
+    node.unetMotionWindows?.();
   },
   beforeConfigureGraph() {
     forgetPreviews();

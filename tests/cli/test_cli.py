@@ -72,14 +72,39 @@ def test_a_clip_longer_than_the_model_knows_is_drawn_in_windows(generate):
     with Image.open(path) as image:
         assert image.n_frames == 19
     settings = read_metadata(path)
-    windows = settings["windows"]
+    (part,) = settings["windows"]
+    windows = part["windows"]
     assert settings["noise"] == "free_noise" and (windows["length"], windows["overlap"]) == (8, 3)
     assert windows["schedule"] == "looped_uniform" and windows["closed_loop"] is True
     _, plain = generate("--frames", "19", "--window", "8", "--overlap", "3", "--free-noise", name="plain.webp")
     assert plain.read_bytes() != path.read_bytes()
     options = ["--frames", "19", "--window", "8", "--overlap", "3", "--free-noise", "--views", "--frames-at-once", "4"]
     status, views = generate(*options, name="views.webp")
-    assert status == 0 and views.read_bytes() != plain.read_bytes() and read_metadata(views)["views"] is True
+    assert status == 0 and views.read_bytes() != plain.read_bytes()
+    assert read_metadata(views)["windows"][0]["views"] is True
+
+
+def test_parts_of_the_sampling_have_windows_of_their_own(generate):
+    sizes = ["--frames", "19", "--window", "8", "--overlap", "3", "--steps", "2"]
+    late = ["--window-part", "0.5:schedule=looped_uniform,closed_loop=on,fuse=flat", "--window-part", "0.9-1:views=on"]
+    status, path = generate(*sizes, *late)
+    whole, loop, views = read_metadata(path)["windows"]
+    assert status == 0 and whole["windows"] == {**loop["windows"], "schedule": "standard_uniform", "fuse": "pyramid",
+                                                "closed_loop": False}  # fmt: skip
+    assert (loop["windows"]["schedule"], loop["windows"]["closed_loop"]) == ("looped_uniform", True)
+    assert [(p["start"], p["end"], p["views"]) for p in (loop, views)] == [(0.5, 1.0, False), (0.9, 1.0, True)]
+    assert generate(*sizes, name="plain.webp")[1].read_bytes() != path.read_bytes()
+
+
+def test_a_loop_over_some_frames_and_windows_of_a_clip_as_long_as_one(generate):
+    sizes = ["--frames", "8", "--window", "8", "--overlap", "3"]
+    _, plain = generate(*sizes, name="plain.webp")
+    _, equal = generate(*sizes, "--schedule", "looped_uniform", "--use-on-equal-length", name="equal.webp")
+    _, loop = generate(*sizes, "--loop", "--loop-frames", "2", name="loop.webp")
+    _, whole = generate(*sizes, "--loop", name="whole.webp")
+    assert len({path.read_bytes() for path in (plain, equal, loop, whole)}) == 4
+    (part,) = read_metadata(loop)["windows"]
+    assert part["windows"]["loop_frames"] == 2 and part["windows"]["use_on_equal_length"] is True
 
 
 def test_free_init_and_mixed_noise_stand_in_the_file(generate, capsys):
@@ -183,6 +208,10 @@ def test_without_out_the_name_comes_from_the_prompt(model_file, tmp_path, monkey
         (["--overlap", "2"], ["--overlap needs --window"]),
         (["--free-noise"], ["--noise needs --window"]),
         (["--views"], ["--views needs --window"]),
+        (["--window-part", "0.5:stride=2"], ["--window-part needs --window"]),
+        (["--window", "8", "--window-part", "0.5:strides=2"], ["'0.5:strides=2'", "START[-END]", "stride"]),
+        (["--window", "4", "--overlap", "1", "--window-part", "0.5-0.2:stride=2"], ["0.5 to 0.2", "start < end"]),
+        (["--window", "8", "--loop-frames", "2"], ["`loop_frames` is 2", "without `closed_loop`"]),
         (["--frames-at-once", "0"], ["`frames_at_once` is 0"]),
         (["--loop", "--window", "8"], ["--loop needs at least a window of frames", "--frames 4"]),
         (["--window", "4", "--schedule", "spiral"], ["'spiral'", "standard_static"]),

@@ -25,7 +25,7 @@ class Graph(dict):
 
 
 def bundled(frames: int = 8, text: str = "a red star moving left") -> tuple[Graph, dict[str, Any]]:
-    """A graph with the bundled model loaded, and what a sampler needs: model, texts, latents; also `vae`."""
+    """A graph with the bundled model loaded, and what a sampler needs: model, texts, latents."""
     graph = Graph()
     loader = graph.add("UNetMotion_LoadBundled", "loader")
     needs = {"model": (loader, 0), **graph.prompts((loader, 1), text), "latent_image": graph.frames(frames)}

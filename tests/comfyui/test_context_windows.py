@@ -12,6 +12,7 @@ from PIL import Image
 from tests.comfyui.graphs import bundled, sample
 from unet_motion.sampling import ContextWindows
 from unet_motion.sampling.window_picture import draw_windows
+from unet_motion.video import read_frames, read_graphs
 
 FRAMES = 34
 DEFAULTS = {
@@ -43,9 +44,14 @@ def test_ksampler_and_motion_sampler_draw_the_long_clip_and_other_settings_anoth
         scheduler="normal",
     )  # fmt: skip
     graph.add("PreviewImage", "picture", images=(shown, 0))
+    inside = graph.add(
+        "UNetMotion_ContextWindows", "inside", model=needs["model"], **DEFAULTS, views=True, frames_at_once=8
+    )
+    sample(graph, {**needs, "model": (inside, 0)}, "views", steps=1)
     run = server.run(graph)
     assert run.error is None, run.error
-    core, ours, looped = (server.latent(run, name) for name in ("core", "ours", "loop"))
+    core, ours, looped, views = (server.latent(run, name) for name in ("core", "ours", "loop", "views"))
+    assert views.shape == core.shape and torch.isfinite(views).all() and relative(views, core) > 1e-3
     assert core.shape == (FRAMES, 4, 8, 8) and torch.isfinite(core).all()
     assert torch.equal(core, ours) and relative(looped, core) > 1e-3
     windows = ContextWindows(16, 4, 1, "looped_uniform", closed_loop=True)
@@ -53,6 +59,22 @@ def test_ksampler_and_motion_sampler_draw_the_long_clip_and_other_settings_anoth
         found = np.asarray(picture.convert("RGB")).astype(int)
     expected = draw_windows([windows.plan(FRAMES, step) for step in range(3)], FRAMES).astype(int)
     assert found.shape == expected.shape and np.abs(found - expected).max() <= 1
+
+
+def test_a_long_clip_goes_into_a_file_with_the_workflow_that_made_it(server, tmp_path):
+    graph, needs = windowed()
+    sampler = sample(graph, needs, "long", steps=1)
+    given = {"filename_prefix": "long/clip", "fps": 8.0, "quality": 90, "frames_at_once": 8}
+    graph.add("UNetMotion_DecodeToFile", "file", samples=(sampler, 0), vae=("loader", 2), **given)
+    run = server.run(graph)
+    assert run.error is None, run.error
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(server.file(run.outputs["file"]["images"][0]))
+    assert len(list(read_frames(path))) == FRAMES
+    prompt = read_graphs(path)["prompt"]
+    windows = prompt["windows"]
+    assert windows["class_type"] == "UNetMotion_ContextWindows" and windows["inputs"]["overlap"] == 4
+    assert prompt["file"]["inputs"]["samples"] == [sampler, 0]
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,15 @@ CLIPS = {
     "ddim": (),
     "euler": ("--sampler", "euler", "--steps", "8", "--negative", "(blue)", "--width", "48", "--scale", "1"),
     "dpmpp_2m": ("--sampler", "dpmpp_2m", "--steps", "7", "--guidance", "1", "--scale", "3", "--filter", "nearest"),
+    "windows": (
+        "--frames", "20", "--window", "8", "--overlap", "3", "--free-noise", "--sampler", "euler", "--steps", "4",
+        "--window-part", "0.5:views=on,fuse=flat", "--scale", "1",
+    ),
     "freeu": ("--steps", "8", "--freeu", "0.9,0.2,1.2,1.4", "--scale", "1", "--fps", "12.5"),
 }
 # The mean difference that is allowed, of 255. Core's ImageScale cuts decimals off before it enlarges with lanczos, and
 # KSampler tells the model the nearest whole timestep, of those that `linspace` puts between them.
-MEAN = {"ddim": 0.7, "euler": 0.4, "dpmpp_2m": 0.4, "freeu": 0.02}
+MEAN = {"ddim": 0.7, "euler": 0.4, "dpmpp_2m": 0.4, "freeu": 0.02, "windows": 0.4}
 
 
 def decode(data):

@@ -51,6 +51,23 @@ def test_freeu_gets_a_node_between_model_and_sampler():
     assert [freeu["inputs"][name] for name in ("s1", "s2", "b1", "b2")] == [0.9, 0.2, 1.2, 1.4]
 
 
+def test_each_part_of_the_windows_gets_a_node_behind_the_last():
+    settings = settings_of(
+        "--freeu", "0.9,0.2,1.2,1.4", "--frames", "40", "--window", "8", "--overlap", "3", "--free-noise",
+        "--window-part", "0.25-0.5:schedule=looped_uniform,closed_loop=on,stride=2",
+        "--window-part", "0.5:views=on,fuse=flat",
+    )  # fmt: skip
+    workflow = clip_graph(settings, "webp").workflow()
+    first, loop, views = values(workflow, "UNetMotion_ContextWindows")
+    assert first == [8, 3, 1, "standard_uniform", False, 0, "pyramid", True, False, 1, 0.0, 1.0, False, 0]
+    assert loop == [8, 3, 2, "looped_uniform", True, 0, "pyramid", True, False, 1, 0.25, 0.5, False, 0]
+    assert views == [8, 3, 1, "standard_uniform", False, 0, "flat", True, False, 1, 0.5, 1.0, True, 0]
+    kinds = [node["type"] for node in workflow["nodes"]]
+    order = [kinds.index("UNetMotion_FreeU"), *(i for i, k in enumerate(kinds) if k == "UNetMotion_ContextWindows")]
+    into = {(target - 1): source - 1 for _, source, _, target, place, kind in workflow["links"] if kind == "MODEL"}
+    assert into[kinds.index("KSampler")] == order[3] and [into[node] for node in order[1:]] == order[:3]
+
+
 def test_signs_with_a_meaning_in_comfyui_are_left_out_of_the_prompt():
     settings = settings_of(prompt="a (red:1.5) {star|moon} // moving \\left")
     text, _ = values(clip_graph(settings, "webp").workflow(), "CLIPTextEncode")
@@ -70,7 +87,10 @@ def test_signs_with_a_meaning_in_comfyui_are_left_out_of_the_prompt():
         ("--width", "1024", "--scale", "32"),
         ("--fps", "0.005"),
         ("--freeu", "0.9,0.2,1.2,11"),
-        ("--window", "8"),
+        ("--window", "8", "--loop", "--free-noise"),
+        ("--window", "8", "--stride", "33"),
+        ("--window", "8", "--frames", "4097"),
+        ("--window", "8", "--noise", "repeated"),
         ("--noise", "constant"),
     ],
 )

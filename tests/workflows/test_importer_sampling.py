@@ -47,7 +47,8 @@ def test_context_options_become_windows_of_the_model(kind, widgets, expected):
     prompt, report = both(graph)
     (inputs,) = windows_of(prompt, sampler)
     plain_windows = {"free_noise": False, "use_on_equal_length": False, "closed_loop": False, "stride": 1,
-                     "start_percent": 0.0, "end_percent": 1.0, "windows_at_once": 1, "loop_frames": 0}  # fmt: skip
+                     "start_percent": 0.0, "end_percent": 1.0, "windows_at_once": 1, "loop_frames": 0, "views": False,
+                     "frames_at_once": 0}  # fmt: skip
     assert {name: value for name, value in inputs.items() if name != "model"} == {**plain_windows, **expected}
     assert report.is_whole and not report.changed
 

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ OF_WINDOWS = ("free_noise", "repeated")
 """Kinds of noise that say nothing without windows."""
 WORKFLOW_INSIDE = (
     "WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
-    "ComfyUI's page. None with --prompts, --model, --motion-lora, --window, --noise, --free-init or --attention "
-    "sage, with the samplers euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of "
-    "2**53 or more, a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside "
-    "0 to 10."
+    "ComfyUI's page. None with --prompts, --model, --motion-lora, --free-init, --attention sage or --noise (but "
+    "--free-noise, with the schedules standard_static and standard_uniform), with the samplers euler_ancestral and lcm "
+    "(ComfyUI draws their noise from another seed), with a seed of 2**53 or more, over 4096 frames, a stride over 32, "
+    "a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside 0 to 10."
 )
 
 
@@ -95,6 +95,13 @@ def _add_window_arguments(group) -> None:
     add("--schedule", help="standard_uniform (default), standard_static, looped_uniform or batched")
     add("--fuse", help="weights: pyramid (default), flat, relative, overlap-linear or gaussian")
     add("--loop", action="store_true", help="the last frames lead back to the first; schedule looped_uniform")
+    add("--loop-frames", type=int, metavar="N", help="of --loop: only so many frames at the end lead back to the first")
+    add("--use-on-equal-length", action="store_true", help="also for a clip of just a window, as --loop does")
+    add(
+        "--window-part", action="append", default=[], metavar="START[-END]:NAME=VALUE,...",
+        help="other settings of the windows for a part of the sampling, from 0 to 1, such as "
+        "0.5:stride=2,fuse=flat or 0-0.3:views=on; may be given several times",
+    )  # fmt: skip
     add("--views", action="store_true", help="windows inside the motion modules only: all else runs once a frame")
     add("--windows-at-once", type=int, default=1, metavar="N", help="in one call of the model (default 1)")
     add(
@@ -147,8 +154,7 @@ def run(args: argparse.Namespace) -> None:
         height=args.height,
         options=_options(args),
         progress=not args.json,
-        windows=None if args.views else windows,
-        views=windows if args.views else None,
+        windows=windows,
         frames_at_once=args.frames_at_once,
         windows_at_once=args.windows_at_once,
         noise=_noise(args),
@@ -213,8 +219,7 @@ def describe(args: argparse.Namespace) -> dict:
         "motion_lora": args.motion_lora,
         "allow_partial": args.allow_partial,
         "quality": args.quality,
-        "windows": None if (windows := _windows(args)) is None else asdict(windows),
-        "views": args.views,
+        "windows": None if (windows := _windows(args)) is None else [asdict(part) for part in windows],
         "noise": args.noise,
         "free_init": None if (free_init := _free_init(args)) is None else asdict(free_init),
         "version": __version__,
@@ -296,14 +301,15 @@ def _options(args: argparse.Namespace):
 
 
 def _windows(args: argparse.Namespace):
-    """The windows that the options ask for, or None."""
-    from ..sampling import ContextWindows
+    """The windows that the options ask for, part by part of the sampling, or None."""
+    from ..sampling import ContextWindows, WindowPart
 
     if args.window is None:
         needing = {
             "--loop": args.loop, "--schedule": args.schedule, "--overlap": args.overlap, "--stride": args.stride,
             "--fuse": args.fuse, "--views": args.views, "--noise": any(kind in args.noise for kind in OF_WINDOWS),
-            "--windows-at-once": args.windows_at_once > 1,
+            "--windows-at-once": args.windows_at_once > 1, "--loop-frames": args.loop_frames,
+            "--use-on-equal-length": args.use_on_equal_length, "--window-part": args.window_part,
         }  # fmt: skip
         if given := [name for name, value in needing.items() if value]:
             raise ValueError(f"{given[0]} needs --window, the frames of a window, such as --window 16")
@@ -312,8 +318,38 @@ def _windows(args: argparse.Namespace):
         raise ValueError(f"--loop needs at least a window of frames, found --frames {args.frames}")
     schedule = args.schedule or ("looped_uniform" if args.loop else "standard_uniform")
     chosen = {name: getattr(args, name) for name in ("overlap", "stride", "fuse") if getattr(args, name) is not None}
-    looped = {"closed_loop": args.loop, "use_on_equal_length": args.loop}
-    return ContextWindows(args.window, schedule=schedule, **chosen, **looped)
+    looped = {"closed_loop": args.loop, "loop_frames": args.loop_frames}
+    equal = args.use_on_equal_length or args.loop
+    windows = ContextWindows(args.window, schedule=schedule, **chosen, **looped, use_on_equal_length=equal)
+    whole = WindowPart(windows, views=args.views)
+    return [whole, *(_window_part(text, whole) for text in args.window_part)]
+
+
+def _window_part(text: str, whole):
+    """START[-END]:NAME=VALUE,...: the windows of the whole run with some settings changed, for a part of it."""
+    span, _, changes = text.partition(":")
+    start, _, end = span.partition("-")
+    given = {}
+    try:
+        place = {"start": float(start), "end": float(end or 1)}
+        for change in filter(None, changes.split(",")):
+            name, _, value = (part.strip() for part in change.partition("="))
+            before = whole.views if name == "views" else asdict(whole.windows)[name]
+            given[name] = _as_before(before, value)
+    except (ValueError, KeyError) as error:
+        known = ", ".join([*asdict(whole.windows), "views"])
+        raise ValueError(
+            f"--window-part is {text!r}, expected START[-END]:NAME=VALUE,... such as 0.5:stride=2; names are {known}"
+        ) from error
+    views = given.pop("views", whole.views)
+    return replace(whole, windows=replace(whole.windows, **given), views=views, **place)
+
+
+def _as_before(before: Any, value: str) -> Any:
+    """A value of the kind that a setting has: a word, on or off, or a whole number."""
+    if isinstance(before, bool):
+        return {"on": True, "true": True, "off": False, "false": False}[value]
+    return value if isinstance(before, str) else int(value)
 
 
 def _noise(args: argparse.Namespace):

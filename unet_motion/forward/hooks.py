@@ -50,6 +50,10 @@ class Hooks:
         """
         return None
 
+    def takes_parts(self) -> bool:
+        """Whether blocks may get some of a clip's frames at a time (``ForwardOptions.frames_at_once``)."""
+        return False
+
     def after_time_embedding(self, embedding: Tensor) -> Tensor:
         """The embedding of the timestep, (B or B*F, 4 * C0), before other conditioning is added to it."""
         return embedding

@@ -65,7 +65,8 @@ class ForwardOptions:
         views: windows for the attentions over time, in the place of all frames; ``frame_positions`` are then those of
             a window, and the position table needs rows for the longest one only.
         frames_at_once: so many frames at a time in the layers between motion modules, whose memory then does not grow
-            with the frames; the same values. Not beside ``hooks``, nor with resnet norms over the clip.
+            with the frames; the same values. Not with resnet norms over the clip, nor beside ``hooks`` that see all
+            frames in their blocks (:meth:`Hooks.takes_parts`).
     """
 
     freeu: FreeU | None = INHERIT
@@ -90,8 +91,8 @@ class ForwardOptions:
         size = self.frames_at_once
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise ValueError(f"`frames_at_once` is {size!r}, expected a whole number of at least 1, or None.")
-        if size is not None and self.hooks is not None:
-            raise ValueError("`frames_at_once` does not go with `hooks`, which see all frames at once.")
+        if size is not None and self.hooks is not None and not self.hooks.takes_parts():
+            raise ValueError("`frames_at_once` does not go with `hooks` that see all frames at once.")
         if self.forward_chunking is not INHERIT:
             check_chunking(self.forward_chunking)
         for name in ("resnet_norm_scope", "motion_norm_scope"):

@@ -26,6 +26,7 @@ from .noise_schedule import (
 )
 from .pipeline import MotionPipeline
 from .samplers import SAMPLERS, Sampler, get_sampler
+from .window_parts import WindowPart
 
 __all__ = [
     "BETA_SCHEDULES",
@@ -44,6 +45,7 @@ __all__ = [
     "NoiseSchedule",
     "Sampler",
     "Steps",
+    "WindowPart",
     "arranged",
     "clip_noise",
     "frame_noise",

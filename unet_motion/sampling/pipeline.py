@@ -24,7 +24,8 @@ from .noise import NoiseMix, clip_noise, seeded_generator
 from .noise_schedule import INFO_KEYS, NoiseSchedule
 from .samplers import get_sampler
 from .text import Prompt, RunText
-from .windowed import options_of, viewed, windowed
+from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
+from .windowed import in_parts, options_of
 
 Options = ForwardOptions | Callable[[float], ForwardOptions]
 
@@ -109,7 +110,7 @@ class MotionPipeline:
         self, prompt: Prompt, negative_prompt: Prompt = "", frames: int = 16, steps: int = 20,
         guidance: float | Curve | Sequence[Curve] = 3.0, seed: int = 0, sampler: str = "ddim", width: int = 64,
         height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
-        windows: ContextWindows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
+        windows: Windows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
         free_init: FreeInit | None = None, views: ContextWindows | None = None, frames_at_once: int | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
@@ -123,7 +124,8 @@ class MotionPipeline:
         width, height: pixels, multiples of `pixels_per_latent`.
         options: `ForwardOptions` for every model call, or a function that gives them for a share of the sampling,
             from 0 at the most noise to 1. What they hold for each frame is for the frames of the clip.
-        windows: how a clip longer than the model's position table is cut; see `ContextWindows`.
+        windows: how a clip longer than the model's position table is cut: `ContextWindows`, or several `WindowPart`s of
+            the sampling, of which the last one counts where two hold.
         windows_at_once: windows in one model call; more take more memory.
         noise: a name from `NOISES`, or a mix of them; see `clip_noise`.
         free_init: samples the clip several times; see `FreeInit`.
@@ -131,18 +133,16 @@ class MotionPipeline:
         frames_at_once: frames that layers between motion modules see at a time: less memory, the same values.
         Raises ValueError where an argument is out of its range.
         """
-        self._check(frames, guidance, width, height, windows, windows_at_once, views)
+        parts = parts_of(windows, views)
+        self._check(frames, guidance, width, height, parts, windows_at_once)
         run = get_sampler(sampler)
-        cut = windows or ContextWindows(length=frames, overlap=0)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
         predict = self._guided(prompts, frames, guidance, options, frames_at_once)
 
         def sample(state: Tensor, steps: int, generator: torch.Generator, label: str) -> Tensor:
             plan = self.schedule.steps(steps, spacing or run.spacing)
-            if views is None:
-                model = windowed(predict, cut, frames, plan.timesteps, windows_at_once)
-            else:
-                model = viewed(predict, views, frames, plan.timesteps)
+            last = len(self.schedule.alphas_cumprod) - 1
+            model = in_parts(predict, parts, frames, plan.timesteps, last, windows_at_once)
             watch = partial(track, total=len(plan), description=label, enabled=progress)
             return run.run(model, state, self.schedule, plan, generator, watch)
 
@@ -150,8 +150,11 @@ class MotionPipeline:
         unit = self.pixels_per_latent
         shape = (frames, self.unet.config.in_channels, height // unit, width // unit)
 
+        begun = part_at(parts, 0.0)
+        cut = ContextWindows(frames, 0) if begun is None else begun.windows
+
         def draw(generator: torch.Generator, seed: int) -> Tensor:
-            return clip_noise(noise, generator, shape, seed, views or cut).to(self.unet.device)
+            return clip_noise(noise, generator, shape, seed, cut).to(self.unet.device)
 
         return self.decode(self._runs(sample, draw, free_init or FreeInit(iterations=1), steps, seed))
 
@@ -215,20 +218,24 @@ class MotionPipeline:
         return self.tokenizer.encode_all(texts).to(self.unet.device)
 
     def _check(
-        self, frames: int, guidance: Any, width: int, height: int, windows: ContextWindows | None, at_once: int,
-        views: ContextWindows | None,
+        self, frames: int, guidance: Any, width: int, height: int, parts: Sequence[WindowPart], at_once: int
     ) -> None:  # fmt: skip
         most = self.unet.config.motion_max_seq_length
-        if windows is not None and views is not None:
-            raise ValueError("found `windows` and `views`, expected one of them")
-        windows = windows or views
-        if windows is not None and windows.length > most:
-            raise ValueError(
-                f"windows of {windows.length} frames, expected at most {most}, the rows of the model's position table"
-            )
-        if frames < 1 or (windows is None and frames > most):
+        for part in parts:
+            if part.windows.length > most:
+                raise ValueError(
+                    f"windows of {part.windows.length} frames, expected at most {most}, the rows of the model's "
+                    "position table"
+                )
+        if frames < 1 or (not parts and frames > most):
             raise ValueError(
                 f"frames is {frames}, expected 1 to {most}, the rows of the model's position table; `windows` draw more"
+            )
+        bare = uncovered(parts)
+        if bare is not None and frames > most:
+            raise ValueError(
+                f"no part of `windows` covers the sampling from {bare:g} on, but frames is {frames} and the model's "
+                f"position table has {most} rows"
             )
         if at_once < 1:
             raise ValueError(f"windows_at_once is {at_once}, expected at least 1")

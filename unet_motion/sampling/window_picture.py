@@ -17,7 +17,10 @@ WIDEST, TALLEST = 1024, 1600
 FAINTEST = 0.3
 
 
-def draw_windows(plans: Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]], frames: int) -> np.ndarray:
+def draw_windows(
+    plans: Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]], frames: int, widest: int = WIDEST,
+    tallest: int = TALLEST,
+) -> np.ndarray:  # fmt: skip
     """A picture of the windows of each step, uint8 (H, W, 3).
 
     A frame of a window is the brighter, the more of the average comes from there.
@@ -26,11 +29,12 @@ def draw_windows(plans: Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]
         plans: for each step windows and their weights, as `ContextWindows.plan` gives them; of more than 64 steps the
             first ones are drawn.
         frames: of the clip.
+        widest, tallest: pixels that the windows take, unless they need more with one pixel for each.
     """
     plans = plans[:BANDS]
     lines = sum(len(plan) for plan in plans)
-    wide = max(1, min(16, WIDEST // frames))
-    tall = max(1, min(8, (TALLEST - GAP * len(plans)) // max(1, lines)))
+    wide = max(1, min(16, widest // frames))
+    tall = max(1, min(8, (tallest - GAP * len(plans)) // max(1, lines)))
     width, height = LEFT + wide * frames + GAP, TOP + GAP * len(plans) + tall * lines + GAP
     canvas = np.full((height, width, 3), GROUND, np.uint8)
     tops, top = [], TOP

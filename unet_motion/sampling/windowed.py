@@ -13,6 +13,7 @@ from ..forward.motion_amount import MotionAmount
 from ..forward.options import ForwardOptions
 from ..forward.views import Views
 from .context_windows import ContextWindows
+from .window_parts import WindowPart, part_at
 
 Predict = Callable[[Tensor, Tensor, Sequence[Sequence[int]]], Tensor]
 """(W windows of L frames (W*L, C, h, w), timestep, the windows' frame numbers) -> their prediction."""
@@ -59,6 +60,31 @@ def viewed(
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
         return predict(x, timestep, whole, views=Views.of(views.plan(frames, step_of(timesteps, timestep))))
+
+    return model
+
+
+def in_parts(
+    predict: Callable[..., Tensor], parts: Sequence[WindowPart], frames: int, timesteps: Tensor, last: float,
+    at_once: int = 1,
+) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
+    """The model function over a whole clip, each step as the part of the run says that has it.
+
+    Args:
+        predict, frames, timesteps, at_once: as for :func:`windowed` and :func:`viewed`.
+        last: timestep of the most noise, where the sampling begins.
+    """
+    whole = windowed(predict, ContextWindows(frames, 0), frames, timesteps)
+    models = {
+        part: viewed(predict, part.windows, frames, timesteps)
+        if part.views
+        else windowed(predict, part.windows, frames, timesteps, at_once)
+        for part in parts
+    }
+
+    def model(x: Tensor, timestep: Tensor) -> Tensor:
+        part = part_at(parts, 1 - float(timestep.reshape(-1)[0]) / last)
+        return models.get(part, whole)(x, timestep)
 
     return model
 

@@ -7,7 +7,7 @@ few of 255 levels. Settings that core nodes cannot follow have no graph: better 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .graph import Graph
@@ -21,11 +21,12 @@ LARGEST_SEED = 2**53 - 1
 SMALLEST_SIDE, LARGEST_SIDE = 16, 16384
 SMALLEST_FPS = 0.01
 LARGEST_FACTOR = 10.0
+MOST_FRAMES, MOST_STRIDE = 4096, 32
 
 
 def no_graph(settings: Mapping[str, Any]) -> str | None:
     """Why ComfyUI has no equal for settings of `generate`, or None if it has."""
-    sides = (settings["width"], settings["height"])
+    sides, windows = (settings["width"], settings["height"]), settings.get("windows") or ()
     reasons = {
         "the model is a file of its own": settings["model"] != "bundled" or settings["motion_lora"],
         "its sampler draws other noise in ComfyUI": settings["sampler"] not in KSAMPLER,
@@ -35,11 +36,12 @@ def no_graph(settings: Mapping[str, Any]) -> str | None:
         "there are too few frames a second": settings["fps"] < SMALLEST_FPS,
         "a FreeU factor is out of range": any(not 0 <= f <= LARGEST_FACTOR for f in settings["freeu"] or ()),
         "the attention is not exact": settings["attention"] == "sage",
-        "it is drawn in windows": settings.get("windows") is not None,
+        "it has more frames than the page takes": settings["frames"] > MOST_FRAMES,
+        "the windows are too far apart for the page": any(part["windows"]["stride"] > MOST_STRIDE for part in windows),
         "the prompt changes over the frames": any(
             not isinstance(settings[name], str) for name in ("prompt", "negative_prompt")
         ),
-        "it starts from other noise": settings.get("noise", "default") != "default",
+        "it starts from other noise": settings.get("noise", "default") not in _noises(windows),
         "it is sampled several times": settings.get("free_init") is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
@@ -67,6 +69,8 @@ def clip_graph(settings: Mapping[str, Any], kind: str, quality: int | None = Non
     size = {"width": settings["width"], "height": settings["height"], "batch_size": settings["frames"]}
     latents = graph.add("EmptyLatentImage", (330, 360, 340, 110), [("LATENT", "LATENT")], widgets=size)
     model = _freeu(graph, loader, settings["freeu"]) if settings["freeu"] else loader
+    for number, part in enumerate(settings.get("windows") or ()):
+        model = _windows(graph, model, part, number, settings["noise"] == "free_noise")
     sampled = _sample(graph, (model, *texts, latents), settings)
     image = [("IMAGE", "IMAGE")]
     pictures = graph.add("VAEDecode", (1090, 40, 210, 50), image, {"samples": (sampled, 0), "vae": (loader, 2)})
@@ -110,6 +114,23 @@ def _freeu(graph: Graph, loader: int, factors: tuple[float, ...]) -> int:
     numbers = {"b1": b1, "b2": b2, "s1": s1, "s2": s2, "start_percent": 0.0, "end_percent": 1.0}
     widgets = {"enabled": True, "preset": "custom", "version": "v1", **numbers}
     return graph.add("UNetMotion_FreeU", (0, 200, 270, 270), [("model", "MODEL")], {"model": (loader, 0)}, widgets)
+
+
+def _noises(windows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Kinds of noise that ComfyUI starts from too: its own, and FreeNoise where the node's is that of `generate`."""
+    same = windows and windows[0]["windows"]["schedule"] in ("standard_static", "standard_uniform")
+    return ("default", "free_noise") if same else ("default",)
+
+
+def _windows(graph: Graph, model: int, part: Mapping[str, Any], number: int, free_noise: bool) -> int:
+    """Context Windows for a part of the sampling, behind a node."""
+    given = part["windows"]
+    widgets = {name: given[name] for name in ("length", "overlap", "stride", "schedule", "closed_loop")}
+    widgets |= {"loop_frames": given["loop_frames"] or 0, "fuse": given["fuse"], "free_noise": free_noise}
+    widgets |= {"use_on_equal_length": given["use_on_equal_length"], "windows_at_once": 1}
+    widgets |= {"start_percent": part["start"], "end_percent": part["end"], "views": part["views"], "frames_at_once": 0}
+    place = (300 * number, 540, 270, 520)
+    return graph.add("UNetMotion_ContextWindows", place, [("model", "MODEL")], {"model": (model, 0)}, widgets)
 
 
 def _plain(prompt: str) -> str:

@@ -11,6 +11,7 @@ from aiohttp import web
 from ....unet_motion.files.limits import parse_object
 from ..step.preview import choose_preview
 from .file_info import describe_choices
+from .windows import picture_of_settings
 from .workflows import convert_for_page, register_importer
 
 PREFIX = "/unet_motion"
@@ -50,6 +51,18 @@ async def _file_info(request: web.Request) -> web.Response:
     return web.json_response(found)
 
 
+async def _windows(request: web.Request) -> web.Response:
+    """GET ?frames=<count>&<setting>=<value>...: a PNG of the windows of Context Windows, or {error}: why there is none.
+
+    Settings are on their way to others while a page asks, so that one that cannot be is an answer like any other.
+    """
+    try:
+        png = await asyncio.get_running_loop().run_in_executor(None, picture_of_settings, dict(request.query))
+    except ValueError as error:
+        return web.json_response({"error": str(error)})
+    return web.Response(body=png, content_type="image/png", headers={"Cache-Control": "no-store"})
+
+
 def register_routes() -> None:
     """Add the routes to the running server; without one (the pack imported by a tool) nothing happens."""
     server: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
@@ -57,5 +70,6 @@ def register_routes() -> None:
         return
     server.routes.post(f"{PREFIX}/preview")(_preview)
     server.routes.get(f"{PREFIX}/file_info")(_file_info)
+    server.routes.get(f"{PREFIX}/windows")(_windows)
     server.routes.post(f"{PREFIX}/convert_workflow")(convert_for_page)
     register_importer(server)

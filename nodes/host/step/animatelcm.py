@@ -46,22 +46,23 @@ def picture_inputs(x: Tensor, frames: int, config: UNetMotionConfig, options: di
             "AnimateLCM-I2V's motion modules need a picture to animate: put the AnimateLCM-I2V Picture node before "
             "sampling."
         )
-    latents = chosen["latents"].to(x)
+    latents = chosen["latents"]
     if latents.shape[-2:] != x.shape[-2:]:
         found, wanted = ("x".join(map(str, t.shape[-2:])) for t in (latents, x))
         raise ValueError(f"`picture` has {found} latents, but the clip {wanted}: encode a picture of the clip's size.")
     given = {"image_motion_scale": chosen["motion_scale"], "image_strength": chosen["strength"]}
     if len(latents) == 1:
-        return {"image_latents": latents, **given}
+        return {"image_latents": latents.to(x), **given}
     animation = options.get("ad_params", {})
     indices = animation.get("sub_idxs")
     length = animation.get("full_length", frames) if indices is not None else frames
     if len(latents) != length:
         raise ValueError(f"`picture` holds {len(latents)} pictures, expected 1, or {length} as the clip has frames.")
     if indices is None:
-        return {"image_latents": latents.transpose(0, 1)[None], **given}
-    # Several windows in one batch are clips of their own, the same ones for each cond.
-    latents = latents[torch.as_tensor(indices)].unflatten(0, (-1, frames)).transpose(1, 2)
+        return {"image_latents": latents.to(x).transpose(0, 1)[None], **given}
+    # Only those of the windows go to the device. Several windows in one batch are clips of their own, the same ones for
+    # each cond.
+    latents = latents[torch.as_tensor(indices)].to(x).unflatten(0, (-1, frames)).transpose(1, 2)
     if len(latents) > 1:
         latents = latents.repeat(x.shape[0] // (len(latents) * frames), 1, 1, 1, 1)
     return {"image_latents": latents, **given}

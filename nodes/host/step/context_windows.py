@@ -7,7 +7,7 @@ their weights are the library's; several windows of a clip, and all clips of a b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.context_windows
@@ -19,9 +19,13 @@ from ....unet_motion.sampling import ContextWindows, free_noise
 from ....unet_motion.sampling.windowed import window_groups
 from .hooks import KEY
 from .window_conds import conds_of_rows
+from .window_devices import DeviceCall
 from .window_hints import chain, follows_frames
 
 HANDLER = "context_handler"
+
+ANY_NUMBER = 1 << 31
+"""More frames than a clip has."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class WindowPart:
     Attributes:
         at_once: windows in one pass, fewer where memory is short.
         free_noise: whether a run that begins in this part begins from FreeNoise.
+        views: the windows are inside the motion modules, and all else of the model runs once for each frame.
+        frames_at_once: with ``views``: frames in the layers between motion modules at a time; 0: all.
         start_percent, end_percent: of the sampling; 0 is its first step and 1 its last.
     """
 
@@ -39,6 +45,8 @@ class WindowPart:
     free_noise: bool = False
     start_percent: float = 0.0
     end_percent: float = 1.0
+    views: bool = False
+    frames_at_once: int = 0
 
     def holds(self, sigma: float, model_sampling: Any) -> bool:
         first, last = (float(model_sampling.percent_to_sigma(p)) for p in (self.start_percent, self.end_percent))
@@ -89,7 +97,7 @@ class ClipWindows(comfy.context_windows.ContextHandlerABC):
     @property
     def context_length(self) -> int:
         """Frames in one pass, where ComfyUI's own node on the same MODEL asks."""
-        return max(part.windows.length * part.at_once for part in self.parts)
+        return max(ANY_NUMBER if part.views else part.windows.length * part.at_once for part in self.parts)
 
     def with_part(self, part: WindowPart) -> ClipWindows:
         """With windows for a part of the sampling; those for the whole replace all others."""
@@ -139,26 +147,47 @@ class ClipWindows(comfy.context_windows.ContextHandlerABC):
         part, plan = self.plan(frames, step_of(sigmas, sigma), sigmas, model.model_sampling)
         if part is None:
             return calc_cond_batch(model, conds, x_in, timestep, model_options)
-        totals = [torch.zeros_like(x_in, dtype=torch.promote_types(x_in.dtype, torch.float32)) for _ in conds]
-        clips = len(x_in) // frames
-        at_once = 1 if _has_foreign_control(conds) else part.at_once
-        while at_once > 1 and not _fits(model, x_in, conds, at_once * part.windows.length * clips):
+        if part.views:
+            inside = {"views": plan, "frames_at_once": part.frames_at_once}
+            return calc_cond_batch(model, conds, x_in, timestep, _with_options(model_options, inside))
+        call = DeviceCall(calc_cond_batch, model, conds, x_in, timestep, model_options)
+        return self._averaged(call, part, plan, frames)
+
+    def _averaged(self, call: DeviceCall, part: WindowPart, plan: list, frames: int) -> list[Tensor]:
+        """The weighted mean of what the model predicts for the windows."""
+        x_in, clips = call.x, len(call.x) // frames
+        totals = [torch.zeros_like(x_in, dtype=torch.promote_types(x_in.dtype, torch.float32)) for _ in call.conds]
+        at_once = 1 if _has_foreign_control(call.conds) else part.at_once
+        # Rather a window on each device than several on one of them.
+        at_once = min(at_once, -(-len(plan) // len(call.devices)))
+        while at_once > 1 and not _fits(call.model, x_in, call.conds, at_once * part.windows.length * clips):
             at_once -= 1
-        for windows, weights in window_groups(plan, at_once):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            group = WindowGroup(windows, frames, clips)
+        groups = list(window_groups(plan, at_once))
+        places = [WindowGroup(windows, frames, clips) for windows, _ in groups]
+        results = call.in_turn([self._call_of(call, group) for group in places])
+        for group, (_, weights), found in zip(places, groups, results, strict=True):
             rows = torch.tensor(group.rows, device=x_in.device)
             shares = torch.tensor(weights * clips, dtype=totals[0].dtype, device=x_in.device).view(-1, 1, 1, 1)
-            found = calc_cond_batch(
-                model,
-                [self.get_resized_cond(cond, x_in, group) for cond in conds],
-                x_in[rows],
-                timestep[rows.to(timestep.device)] if len(timestep) == len(x_in) else timestep,
-                {**model_options, "transformer_options": _options_of(options, group)},
-            )
             for total, part_found in zip(totals, found, strict=True):
                 total.index_add_(0, rows, part_found.to(total) * shares)
         return [total.to(x_in.dtype) for total in totals]
+
+    def _call_of(self, call: DeviceCall, group: WindowGroup) -> Callable[[], DeviceCall]:
+        """The call for some windows, made when it is its turn."""
+
+        def make() -> DeviceCall:
+            timestep, rows = call.timestep, torch.tensor(group.rows, device=call.x.device)
+            return replace(
+                call,
+                conds=[self.get_resized_cond(cond, call.x, group) for cond in call.conds],
+                x=call.x[rows],
+                timestep=timestep[rows.to(timestep.device)] if len(timestep) == len(call.x) else timestep,
+                model_options=_with_options(
+                    call.model_options, {"frames_per_clip": group.context_length}, context_window=group
+                ),
+            )
+
+        return make
 
 
 def frames_per_clip(options: dict, rows: int) -> int:
@@ -179,9 +208,11 @@ def step_of(sigmas: Sequence[float], sigma: float) -> int:
     return max((i for i in range(steps) if sigmas[i] >= sigma * (1 - 1e-4)), default=0)
 
 
-def _options_of(options: dict, group: WindowGroup) -> dict:
-    own = {**options.get(KEY, {}), "frames_per_clip": group.context_length}
-    return {**options, "context_window": group, KEY: own}
+def _with_options(model_options: dict, own: dict, **changes: Any) -> dict:
+    """Options with some of the pack's own settings and some of `transformer_options` changed."""
+    options = model_options["transformer_options"]
+    options = {**options, **changes, KEY: {**options.get(KEY, {}), **own}}
+    return {**model_options, "transformer_options": options}
 
 
 def _has_foreign_control(conds: Sequence[list | None]) -> bool:
@@ -214,5 +245,6 @@ def noise_for_windows(noise: Tensor, model_options: dict, sigmas: Tensor, sampli
     part = handler.part_at(float(sigmas[0]), sampling)
     if part is None or not part.free_noise or not part.windows.apply_to(frames):
         return noise
-    length, overlap = part.windows.length, part.windows.overlap
+    length = part.windows.length
+    overlap = 0 if part.windows.schedule == "batched" else part.windows.overlap
     return torch.cat([free_noise(clip, length, overlap, seed) for clip in noise.split(frames)])

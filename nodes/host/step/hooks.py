@@ -102,6 +102,10 @@ class ComfyHooks(Hooks):
         changed = self.control or any(self.patches.values()) or any(self.replace.values()) or OVERRIDE in self.options
         return None if changed else (self.core_attention, comfy_attention.optimized_attention)
 
+    def takes_parts(self) -> bool:
+        # Patches of attention count the rows of a batch, and take their own part of it.
+        return not self.patches_blocks and OVERRIDE not in self.options
+
     def after_time_embedding(self, embedding: Tensor) -> Tensor:
         for patch in self.patches.get("emb_patch", ()):
             embedding = patch(embedding, self.model_channels, self.options)

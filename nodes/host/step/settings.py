@@ -11,7 +11,7 @@ from typing import Any
 import comfy.patcher_extension
 from torch import Tensor
 
-from ....unet_motion import ForwardOptions, FreeU
+from ....unet_motion import ForwardOptions, FreeU, Views
 from .amounts import amounts_for_batch, motion_amounts
 from .compiled_settings import encode_settings
 from .hooks import KEY, ComfyHooks
@@ -131,6 +131,16 @@ def _freeu(chosen: dict, timesteps: Tensor) -> FreeU:
     return FreeU(**factors, active=in_range(timesteps, chosen["start_percent"], chosen["end_percent"]))
 
 
+def _frames_at_once(size: int, hooks: ComfyHooks) -> int | None:
+    """Frames in the layers between motion modules, None for all; a ValueError where patches need all of them."""
+    if size and not hooks.takes_parts():
+        raise ValueError(
+            f"`frames_at_once` is {size}, but patches of the attention, such as IPAdapter's, see all frames at once: "
+            "set `frames_at_once` of Context Windows (motion) to 0, or `views` off."
+        )
+    return size or None
+
+
 def forward_options(x: Tensor, transformer_options: dict, timesteps: Tensor, hooks: ComfyHooks) -> ForwardOptions:
     """The core's options of one call."""
     chosen = for_this_call(x, transformer_options)
@@ -147,4 +157,7 @@ def forward_options(x: Tensor, transformer_options: dict, timesteps: Tensor, hoo
         overrides["motion_loras"] = motion_loras(chosen["motion_loras"], timesteps)
     if "motion_amounts" in chosen:
         overrides["motion_amounts"] = motion_amounts(chosen["motion_amounts"], timesteps)
+    if "views" in chosen:
+        overrides["views"] = Views.of(chosen["views"])
+        overrides["frames_at_once"] = _frames_at_once(chosen["frames_at_once"], hooks)
     return ForwardOptions(**overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -56,6 +57,7 @@ class WindowHints:
 
     def __init__(self, room: int = KEPT_BYTES):
         self.room = room
+        self._lock = threading.Lock()  # windows on several devices ask at once
         self._kept: OrderedDict[tuple, tuple[Any, Any]] = OrderedDict()
 
     @contextlib.contextmanager
@@ -63,11 +65,14 @@ class WindowHints:
         """Conds whose controls have the hints of a window; two that share a control share its copy."""
         relinked: list[tuple[Any, Any]] = []
         try:
-            yield [None if group is None else [self._cond(c, window, relinked) for c in group] for group in conds]
+            with self._lock:
+                found = [None if group is None else [self._cond(c, window, relinked) for c in group] for group in conds]
+            yield found
         finally:
             for control, previous in relinked:
                 control.previous_controlnet = previous
-            self._forget()
+            with self._lock:
+                self._forget()
 
     def clear(self) -> None:
         self._kept.clear()

@@ -149,6 +149,8 @@ def test_free_noise_shuffles_the_noise_that_comfyui_draws(moving, start):
     by_hand = sample(windowed(moving), start=free_noise(start, LENGTH, OVERLAP, 3))
     assert torch.equal(found, by_hand)
     assert not torch.equal(found, sample(windowed(moving), start=start))
+    apart = sample(windowed(moving, schedule="batched", free_noise=True), start=start)
+    assert torch.equal(apart, sample(windowed(moving, schedule="batched"), start=free_noise(start, LENGTH, 0, 3)))
 
 
 def test_the_picture_shows_the_windows_that_the_sampler_draws(moving):

@@ -80,6 +80,28 @@ def test_ip_adapter_plus_acts_with_one_image_and_with_one_per_frame(pair, before
     assert relative(moving, before[2]) > 1e-2
 
 
+def test_ip_adapter_plus_pictures_follow_the_frames_of_windows(before, imported):
+    """A picture for each frame in windows and views, beside runs of the windows with their own pictures alone."""
+    node = imported("ComfyUI_IPAdapter_plus").NODE_CLASS_MAPPINGS["IPAdapterEmbedsBatch"]()
+    frames, sizes = 7, {"length": 4, "overlap": 1}
+    moving, start = models(active=True)[1], noise(7)
+    pictures = torch.randn(frames, IMAGE_WIDTH, generator=torch.Generator().manual_seed(51))
+
+    def run(model, rows, own=None):
+        embeds = pictures[rows if own is None else own]
+        arguments = (ip_adapter(), embeds, 1.5, "linear", 0.0, 1.0, torch.zeros_like(embeds))
+        return sample(node.apply_ipadapter(model, *arguments)[0], start=start[rows])
+
+    rows = list(range(frames))
+    with torch.inference_mode(False):
+        found = [run(windowed(moving, **sizes, windows_at_once=n), rows) for n in (1, 2)]
+        alone = mean_of_windows(lambda window: run(moving, window), frames, **sizes)
+        moved = run(windowed(moving, **sizes), rows, rows[1:] + rows[:1])
+        views, turned = (run(windowed(moving, **sizes, views=True), rows, own) for own in (rows, rows[::-1]))
+    assert relative(found[0], alone) < TOLERANCE and relative(found[1], found[0]) < TOLERANCE
+    assert relative(moved, alone) > 1e-3 and relative(turned, views) > 1e-3
+
+
 def test_advanced_controlnet_weighs_each_frame(pair, before, imported):
     imported("ComfyUI-Advanced-ControlNet")
     nodes = sys.modules["ComfyUI_Advanced_ControlNet.adv_control.nodes"]
@@ -190,3 +212,15 @@ def test_context_windows_draw_what_animatediff_evolveds_draw(evolved, kind):
         **run,
     )  # fmt: skip
     assert relative(found, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("fuse", ["pyramid", "flat"])
+def test_views_draw_what_animatediff_evolveds_views_draw(evolved, fuse):
+    nodes = sys.modules["ComfyUI_AnimateDiff_Evolved"].NODE_CLASS_MAPPINGS
+    views = nodes["ADE_StandardStaticViewOptions"]().create_options(16, 4, fuse)[0]
+    _, load, ours = evolved
+    run = {"start": comfy.sample.prepare_noise(torch.zeros(40, 4, 8, 8), 3), "steps": 2, "cfg": 2.0}
+    theirs = sample(load(context_options=nodes["ADE_ViewsOnlyContextOptions"]().create_options(views)[0]), **run)
+    sizes = {"length": 16, "overlap": 4, "schedule": "standard_static", "fuse": fuse}
+    assert relative(sample(windowed(ours, **sizes, views=True), **run), theirs) < 1e-5
+    assert relative(sample(windowed(ours, **sizes), **run), theirs) > 1e-4

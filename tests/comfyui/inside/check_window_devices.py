@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
+from types import SimpleNamespace
 
 import comfy.model_management
 import pytest
@@ -10,8 +12,10 @@ import torch
 from check_context_windows import windowed
 from check_control import controlled, controlnet, hints, t2i
 from check_motion_lora import tensors, written
+from comfy.controlnet import ControlNet
 from pack.nodes.host.lora import load_motion_lora
 from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.step.window_devices import CLONES, POOL, DeviceCall
 from sampled import noise, sample
 from small import CPU, motion_module, relative, sd15
 
@@ -35,22 +39,8 @@ def two_devices(monkeypatch):
     return devices
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_deep_clones_draw_what_one_model_draws(two_devices, tmp_path, at_once):
-    import comfy.multigpu
-
-    model = load_motion_lora(loaded(), written(tmp_path, tensors()), 1.0, "", "0:0, 6:12")
-    model.cached_patcher_init = (lambda **_: loaded(), ())
-    model = windowed(model, **SIZES, windows_at_once=at_once, free_noise=True)
-    start, images = noise(FRAMES), hints(FRAMES)
-
-    def run(model):
-        return sample(model, start=start, **controlled(t2i(), controlnet(), images=images))
-
-    alone = run(model)
-    clone = comfy.multigpu.create_multigpu_deepclones(model, 2)
-    (other,) = clone.get_additional_models_with_key("multigpu")
-    assert other.load_device == two_devices[1] and other.model is not clone.model
+def seen_by_each(clone, other, monkeypatch):
+    """(device, rows) of the calls from now on."""
     seen, original = [], type(other.model).apply_model
     for number, base in enumerate((clone.model, other.model)):
 
@@ -58,7 +48,98 @@ def test_deep_clones_draw_what_one_model_draws(two_devices, tmp_path, at_once):
             seen.append((number, len(arguments[0])))
             return original(base, *arguments, **named)
 
-        base.apply_model = apply
+        monkeypatch.setattr(base, "apply_model", apply)
+    return seen
+
+
+@pytest.fixture
+def spread(two_devices, tmp_path):
+    """A MODEL with windows of a clip of so many frames, the same on two devices, and the second device's copy."""
+    import comfy.multigpu
+
+    def make(frames, **changes):
+        model = load_motion_lora(loaded(), written(tmp_path, tensors()), 1.0, "", f"0:0, {frames - 1}:12")
+        model.cached_patcher_init = (lambda **_: loaded(), ())
+        model = windowed(model, **{**SIZES, "free_noise": True, **changes})
+        clone = comfy.multigpu.create_multigpu_deepclones(model, 2)
+        (other,) = clone.get_additional_models_with_key("multigpu")
+        assert other.load_device == two_devices[1] and other.model is not clone.model
+        return model, clone, other
+
+    return make
+
+
+def run(model, frames=FRAMES, control=None, **more):
+    images = hints(frames)
+    given = controlled(*(control or (t2i(), controlnet())), images=images)
+    return sample(model, start=noise(frames), **given, **more)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_each_device_draws_whole_windows_with_its_own_controls(spread, monkeypatch, at_once):
+    model, clone, other = spread(FRAMES, windows_at_once=at_once)
+    alone, controls = run(model), []
+    seen, original = seen_by_each(clone, other, monkeypatch), ControlNet.get_control
+
+    def ask(control, x, t, cond, batched, options):
+        controls.append((options["multigpu_thread_device"], control.control_model_wrapped.load_device))
+        return original(control, x, t, cond, batched, options)
+
+    monkeypatch.setattr(ControlNet, "get_control", ask)
     assert relative(run(clone), alone) < 1e-5
-    rows = 4 * at_once
-    assert sorted(seen) == sorted([(0, rows), (1, rows)] * (2 // at_once))
+    assert len(controls) == 2 and all(asked == loaded for asked, loaded in controls) and controls[0] != controls[1]
+    assert sorted(seen) == [(0, 8), (1, 8)]  # a window of four frames and two conds each
+
+
+def test_a_window_that_is_left_over_is_spread_by_its_conds(spread, monkeypatch):
+    model, clone, other = spread(10)
+    alone = run(model, 10, steps=2)
+    seen = seen_by_each(clone, other, monkeypatch)
+    assert relative(run(clone, 10, steps=2), alone) < 1e-5
+    assert sorted(seen) == sorted(2 * [(0, 4), (0, 8), (1, 4), (1, 8)])
+
+
+def test_without_guidance_both_devices_have_work(spread, monkeypatch):
+    model, clone, other = spread(FRAMES)
+    alone = run(model, cfg=1.0)
+    seen = seen_by_each(clone, other, monkeypatch)
+    assert relative(run(clone, cfg=1.0), alone) < 1e-5
+    assert sorted(seen) == [(0, 4), (1, 4)]
+
+
+def test_views_are_spread_by_their_conds(spread, monkeypatch):
+    model, clone, other = spread(FRAMES, views=True, frames_at_once=2)
+    alone = run(model)
+    seen = seen_by_each(clone, other, monkeypatch)
+    assert relative(run(clone), alone) < 1e-5
+    assert sorted(seen) == [(0, FRAMES), (1, FRAMES)]
+
+
+def test_what_two_devices_cannot_use_at_once_stays_where_comfyui_puts_it(two_devices):
+    options = {CLONES: dict.fromkeys(two_devices), POOL: object()}
+    call = DeviceCall(None, None, [[{}], None], torch.zeros(1), torch.ones(1), options)
+    plain, reading = SimpleNamespace(previous_controlnet=None), SimpleNamespace(previous_controlnet=None, sub_idxs=None)
+    chained = SimpleNamespace(previous_controlnet=reading)
+
+    def devices(**cond):
+        return replace(call, conds=[[{}, cond], None]).devices
+
+    assert call.devices == devices(control=plain) == devices(hooks=None) == two_devices
+    assert devices(hooks=object()) == devices(gligen=()) == devices(control=chained) == [CPU]
+    assert replace(call, model_options={**options, POOL: None}).devices == [CPU]
+    assert replace(call, model_options={}).devices == [CPU]
+
+
+def test_an_error_on_one_device_comes_back_and_the_next_run_is_as_before(spread):
+    _, clone, other = spread(FRAMES)
+    before = run(clone)
+    original = other.model.apply_model
+
+    def fail(*arguments, **named):
+        raise RuntimeError("out of luck")
+
+    other.model.apply_model = fail
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run(clone)
+    other.model.apply_model = original
+    assert torch.equal(run(clone), before)

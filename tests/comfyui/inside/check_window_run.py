@@ -10,16 +10,20 @@ import comfy.sampler_helpers
 import comfy_extras.nodes_context_windows as core_nodes
 import pytest
 import torch
+from check_animatelcm import i2v
 from check_context_windows import DEFAULTS, mean_of_windows, windowed
 from check_control import controlled, controlnet, hints
 from check_motion_lora import tensors, written
+from check_window_inputs import unet
 from pack.nodes.context_windows import ContextWindowsNode
 from pack.nodes.host.lora import load_motion_lora
 from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.step.animatelcm import set_picture
+from pack.nodes.host.step.pia import set_first_frame
 from pack.nodes.host.step.settings import with_settings
 from pack.nodes.sampling import MotionSampler
 from sampled import models, noise, sample, text
-from small import motion_module, relative
+from small import motion_module, relative, sd15
 
 from nodes import KSampler
 
@@ -203,6 +207,36 @@ def test_comfyuis_frame_before_a_window_brings_its_own_strength_and_hint(moving,
     assert relative(found, mean_of_windows(window, FRAMES, **SIZES)) < 1e-5
     without = sample(core_windows(lora), start=start, **controlled(controlnet(), images=images))
     assert relative(found, without) > 1e-3
+
+
+def pia(start):
+    """A MODEL that follows a picture, with the influence that it has on the frames from one on."""
+    model = unet(use_motion_mid_block=False, conv_in_channels=9)
+    influence, picture = [1.0, 0.9, 0.7, 0.6, 0.4, 0.3, 0.1], {"samples": start[:1]}
+    return lambda rows: set_first_frame(model, picture, influence[rows[0] :], False, 0, 1.0)
+
+
+def animatelcm(start):
+    """A MODEL that animates a picture for each frame, with those of some frames."""
+    model, pictures = apply_motion_module(sd15(), i2v()), 50 * start.roll(1, 0)
+    return lambda rows: set_picture(model, {"samples": pictures[rows]}, 0.8, 10.0)
+
+
+@modern
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("make", [pia, animatelcm])
+def test_comfyuis_windows_bring_the_pictures_of_their_frames(start, make, causal):
+    of_frames = make(start)
+    found = sample(core_windows(of_frames(list(range(FRAMES))), causal_window_fix=causal), start=start)
+
+    def window(rows, moved=0):
+        first = max(0, rows[0] - causal)
+        read = list(range(first, rows[-1] + 1))
+        out = sample(of_frames([max(0, row - moved) for row in read]), start=start[read])
+        return out[rows[0] - first :]
+
+    assert relative(found, mean_of_windows(window, FRAMES, **SIZES)) < 1e-5
+    assert relative(found, mean_of_windows(lambda rows: window(rows, 1), FRAMES, **SIZES)) > 1e-4
 
 
 @pytest.mark.parametrize(

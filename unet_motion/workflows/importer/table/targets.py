@@ -129,7 +129,8 @@ _ALL = (
         "UNetMotion_ContextWindows",
         'model MODEL; length INT 16; overlap INT 4; stride INT 1; schedule COMBO "standard_uniform";'
         'closed_loop BOOLEAN false; loop_frames INT 0; fuse COMBO "pyramid"; free_noise BOOLEAN false;'
-        "use_on_equal_length BOOLEAN false; windows_at_once INT 1; start_percent FLOAT 0.0; end_percent FLOAT 1.0",
+        "use_on_equal_length BOOLEAN false; windows_at_once INT 1; start_percent FLOAT 0.0; end_percent FLOAT 1.0;"
+        "views BOOLEAN false; frames_at_once INT 0",
         "model:MODEL",
     ),
     _target(
