@@ -18,6 +18,7 @@ from .performance import Performance
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
 from .saving import SaveClip
+from .timeline import TimelineNode
 from .training import TrainMotionLoRA
 
 NODES: list[type[io.ComfyNode]] = [
@@ -49,6 +50,7 @@ NODES: list[type[io.ComfyNode]] = [
     PromptTravel,
     MotionAmount,
     Guidance,
+    TimelineNode,
 ]
 
 

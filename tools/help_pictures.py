@@ -7,6 +7,7 @@ what a setting does, a clip of that lies beside it. Needs a ComfyUI and a Chromi
 from __future__ import annotations
 
 import io
+import json
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -85,6 +86,20 @@ SCENES = {
         after={"UNetMotion_MotionAmount": "effect_curve"}, values={"text": "0:0, 8:1 smooth, -1:0"}
     ),
     "UNetMotion_PromptSchedule": Scene({"clip": ("UNetMotion_LoadBundled", "clip")}, {"KSampler": "positive"}),
+    "UNetMotion_Timeline": Scene(
+        {"model": BUNDLED, "clip": ("UNetMotion_LoadBundled", "clip")},
+        {"KSampler": "model"},
+        {
+            "timeline": json.dumps(
+                {
+                    "prompts": {
+                        "keys": [{"at": at, "text": f"a {what}"} for at, what in ((0, "red star"), (9, "blue star"))]
+                    },
+                    "curves": {"effect": [[0, 0, "smooth"], [6, 1]]},
+                }
+            )
+        },
+    ),
     "UNetMotion_MotionAmount": Scene({"model": BUNDLED}, TO_SAMPLER, {"scale": 1.1}),
     "UNetMotion_Guidance": Scene({"model": BUNDLED}, TO_SAMPLER, {"cfg": 4.0}),
     "UNetMotion_FreeU": Scene({"model": BUNDLED}, TO_SAMPLER),

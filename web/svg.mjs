@@ -17,7 +17,8 @@ export const pointOf = (svg, event) =>
 /**
  * Follow the pointer from a press until it is let go.
  *
- * The drawing itself captures it: its parts are drawn anew meanwhile, and the page keeps events that go on to the window.
+ * The drawing itself captures it: its parts are drawn anew meanwhile, and the page keeps events that would go on to
+ * the window.
  */
 export function followPointer(svg, event, move, end) {
   event.preventDefault();

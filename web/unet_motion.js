@@ -5,6 +5,7 @@ import { convertWorkflow, offerConversion } from "./convert_workflow.mjs";
 import { forgetPreviews, sendPreviewChoice, showPreviews } from "./clip_preview.mjs";
 import { showCurveEditor } from "./curve_editor.mjs";
 import { refreshFileInfo, showFileInfo } from "./file_info.mjs";
+import { showTimeline } from "./timeline.mjs";
 import { showTrainingResults } from "./training_result.mjs";
 
 const MOTION = "UNetMotion.Preview.Motion";
@@ -82,11 +83,13 @@ app.registerExtension({
   },
   nodeCreated(node) {
     showCurveEditor(node);
+    showTimeline(node);
     showFileInfo(node, () => setting(FILE_INFO) ?? true);
   },
   loadedGraphNode(node) {
     node.unetMotionFileInfo?.();
     node.unetMotionCurve?.();
+    node.unetMotionTimeline?.();
   },
   beforeConfigureGraph() {
     forgetPreviews();

@@ -32,7 +32,7 @@ TEXTS = ["0:1, -1:0", "0:0 smooth, 8:1 hold, 12:0.5, 15:2", "0:0 monotone, 3:1 m
 
 
 def places(page, dots):
-    """Where frames and values are on the screen, of keys from (0, 1) to (15, 0), once the page has laid out the node."""
+    """Where frames and values are on the screen, of keys from (0, 1) to (15, 0), once the node is laid out."""
     before = None
     while before != (boxes := [dots.nth(i).bounding_box() for i in (0, dots.count() - 1)]):
         before = boxes

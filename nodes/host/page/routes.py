@@ -11,6 +11,7 @@ from aiohttp import web
 from ....unet_motion.files.limits import parse_object
 from ..step.preview import choose_preview
 from .file_info import describe_choices
+from .windows import windows_for_page
 from .workflows import convert_for_page, register_importer
 
 PREFIX = "/unet_motion"
@@ -50,6 +51,15 @@ async def _file_info(request: web.Request) -> web.Response:
     return web.json_response(found)
 
 
+async def _windows(request: web.Request) -> web.Response:
+    """GET ?frames=<n>&<setting>=<value>...: which window covers which frames in the first step."""
+    try:
+        found = await asyncio.get_running_loop().run_in_executor(None, windows_for_page, dict(request.query))
+    except ValueError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    return web.json_response({"windows": found})
+
+
 def register_routes() -> None:
     """Add the routes to the running server; without one (the pack imported by a tool) nothing happens."""
     server: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
@@ -57,5 +67,6 @@ def register_routes() -> None:
         return
     server.routes.post(f"{PREFIX}/preview")(_preview)
     server.routes.get(f"{PREFIX}/file_info")(_file_info)
+    server.routes.get(f"{PREFIX}/windows")(_windows)
     server.routes.post(f"{PREFIX}/convert_workflow")(convert_for_page)
     register_importer(server)
