@@ -17,6 +17,7 @@ _EXPORTS = {
     "FreeU": ".forward.freeu",
     "Hooks": ".forward.hooks",
     "StepGraphs": ".runtime.cuda_graphs",
+    "MoreMotion": ".forward.more_motion",
     "MotionAmount": ".forward.motion_amount",
     "TextKeys": ".forward.text_keys",
     "Views": ".forward.views",
