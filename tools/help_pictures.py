@@ -101,6 +101,22 @@ SCENES = {
         },
     ),
     "UNetMotion_MotionAmount": Scene({"model": BUNDLED}, TO_SAMPLER, {"scale": 1.1}),
+    "UNetMotion_AddMotionModule": Scene({"model": APPLIED, "motion_module": MODULE}, TO_SAMPLER, {"effect": 0.5}),
+    "UNetMotion_ControlStrength": Scene(
+        {
+            "positive": ("ControlNetApplyAdvanced", "positive"),
+            "negative": ("ControlNetApplyAdvanced", "negative"),
+            "strength_curve": ("UNetMotion_Curve", "motion_curve"),
+        },
+        {"KSampler": "positive"},
+    ),
+    "UNetMotion_MaskStrength": Scene(
+        {"mask": ("SolidMask", "MASK"), "strength_curve": ("UNetMotion_Curve", "motion_curve")},
+        {"SetLatentNoiseMask": "mask"},
+    ),
+    "UNetMotion_ImageInjection": Scene(
+        {"model": BUNDLED, "vae": ("UNetMotion_LoadBundled", "vae"), "image": ("LoadImage", "IMAGE")}, TO_SAMPLER
+    ),
     "UNetMotion_Guidance": Scene({"model": BUNDLED}, TO_SAMPLER, {"cfg": 4.0}),
     "UNetMotion_FreeU": Scene({"model": BUNDLED}, TO_SAMPLER),
     "UNetMotion_AttentionProcessor": Scene({"model": APPLIED}, TO_SAMPLER),

@@ -30,6 +30,7 @@ _EXPORTS = {
     "MotionPipeline": ".sampling",
     "ContextWindows": ".sampling",
     "FreeInit": ".sampling",
+    "ImageInjection": ".sampling",
     "NoiseMix": ".sampling",
     "free_noise": ".sampling",
     "Curve": ".schedule",
