@@ -10,7 +10,7 @@ from .host.page.routes import register_routes
 from .host.page.workflows import register_replacements
 from .image_injection import InjectImage
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
-from .lora import LoadLoRA, LoadMotionLoRA
+from .lora import LoadLoRA, LoadMotionLoRA, MotionLoRAHook
 from .merging import MergeMotionModules, ScaleMotionBlocks
 from .more_motion import AddMotionModule
 from .noise import FreeInit, Noise, UseNoise
@@ -58,6 +58,7 @@ NODES: list[type[io.ComfyNode]] = [
     ControlStrength,
     MaskStrength,
     InjectImage,
+    MotionLoRAHook,
 ]
 
 

@@ -82,6 +82,11 @@ SCENES = {
         TO_SAMPLER,
         {"lora_name": "pan_left.safetensors", "strength": 0.8, "strength_over_frames": "0:0, 15:1"},
     ),
+    "UNetMotion_LoRAHook": Scene(
+        {"model": BUNDLED},
+        {"PairConditioningSetProperties": "hooks"},
+        {"lora_name": "pan-left (bundled)"},
+    ),
     "UNetMotion_Curve": Scene(
         after={"UNetMotion_MotionAmount": "effect_curve"}, values={"text": "0:0, 8:1 smooth, -1:0"}
     ),
