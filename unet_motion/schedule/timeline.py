@@ -33,7 +33,7 @@ class Timeline:
 
     def __post_init__(self) -> None:
         if unknown := sorted(self.curves.keys() - set(TRACKS)):
-            raise ValueError(f"found the curve {unknown[0]!r}, expected one of {', '.join(TRACKS)}")
+            raise ValueError(f"found the curve {unknown[0]!r:.60}, expected one of {', '.join(TRACKS)}")
 
     @classmethod
     def parse(cls, name: str, text: str) -> Timeline:
@@ -70,11 +70,11 @@ class Timeline:
         if "prompts" not in found and "keys" in found:
             return cls(PromptSchedule.from_json(found))
         if unknown := sorted(found.keys() - {"prompts", "curves"}):
-            raise ValueError(f"found the unknown entry {unknown[0]!r}, expected `prompts` and perhaps `curves`")
+            raise ValueError(f"found the unknown entry {unknown[0]!r:.60}, expected `prompts` and perhaps `curves`")
         prompts, curves = found.get("prompts"), found.get("curves", {})
         for name, value in (("prompts", prompts), ("curves", curves)):
             if not isinstance(value, dict):
-                raise ValueError(f"`{name}` is {value!r:.80}, expected {EXPECTED}")
+                raise ValueError(f"`{name}` is {value!r:.60}, expected {EXPECTED}")
         return cls(PromptSchedule.from_json(prompts), {name: _curve(name, curve) for name, curve in curves.items()})
 
     def to_json(self) -> dict[str, Any]:
@@ -89,11 +89,11 @@ class Timeline:
             try:
                 curve.pieces(frames if curve.over == "frames" else None)
             except ValueError as error:
-                raise ValueError(f"the curve {name!r}: {error}") from None
+                raise ValueError(f"the curve {name!r:.60}: {error}") from None
 
 
 def _curve(name: str, found: Any) -> Curve:
     try:
         return Curve.from_json(found)
     except ValueError as error:
-        raise ValueError(f"the curve {name!r}: {error}") from None
+        raise ValueError(f"the curve {name!r:.60}: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ....unet_motion.sampling import ContextWindows
+from ....unet_motion.sampling import SCHEDULES, ContextWindows
 
 MOST_FRAMES = 4096
 MOST_WINDOWS = 64
@@ -28,8 +28,11 @@ def windows_for_page(query: Mapping[str, str]) -> list[list[list[int]]]:
             raise ValueError(f"`{name}` is {text[:40]!r}, expected a whole number from 0 to {MOST_FRAMES}.")
         numbers[name] = int(text)
     frames, loop = numbers.pop("frames"), numbers.pop("loop_frames") or None
+    schedule = query.get("schedule", "")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"`schedule` is {schedule[:40]!r}, expected one of {', '.join(SCHEDULES)}.")
     flags = {name: query.get(name) == "true" for name in ("closed_loop", "use_on_equal_length")}
-    windows = ContextWindows(**numbers, schedule=query.get("schedule", ""), loop_frames=loop, **flags)
+    windows = ContextWindows(**numbers, schedule=schedule, loop_frames=loop, **flags)
     if not windows.apply_to(frames):
         return []
     return [_runs(window) for window in windows.windows(frames)[:MOST_WINDOWS]]

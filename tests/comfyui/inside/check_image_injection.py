@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from check_over_time import curve
+from comfy.k_diffusion.sampling import get_ancestral_step
 from pack.nodes.host.step.settings import with_settings
 from pack.nodes.image_injection import InjectImage
 from pack.unet_motion import ImageInjection
@@ -104,11 +105,19 @@ def test_clips_of_a_batch_have_the_picture_each(moving):
 
 
 def test_noise_that_is_drawn_anew_is_other_noise_in_each_part(moving):
-    states = {}
-    for name, model in (("plain", moving), ("injected", injected(moving, at=0.5))):
-        states[name] = watched(model, "euler_ancestral")[0]
-    assert torch.equal(states["plain"][1][1], states["injected"][1][1])
-    assert relative(states["injected"][3][1], states["plain"][3][1]) > 1e-2
+    """What euler_ancestral added in a step, from the states before and after it."""
+    plain, found = (watched(model, "euler_ancestral")[0] for model in (moving, injected(moving, at=0.5)))
+    assert torch.equal(plain[1][1], found[1][1]) and relative(found[3][1], plain[3][1]) > 1e-2
+    sigmas = comfy.samplers.KSampler(moving, STEPS, "cpu", "euler_ancestral", "normal", 1.0).sigmas
+
+    def added(i):
+        (_, x, clip, _), after = found[i], found[i + 1][1]
+        down, up = get_ancestral_step(sigmas[i], sigmas[i + 1])
+        return (after - (x + (x - clip) / sigmas[i] * (down - sigmas[i]))) / up
+
+    first, second = added(0).flatten(), added(2).flatten()
+    assert first.std() == pytest.approx(1, abs=0.1) and second.std() == pytest.approx(1, abs=0.1)
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.15
 
 
 def test_what_does_not_fit_is_named(moving):
