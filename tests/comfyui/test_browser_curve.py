@@ -34,7 +34,9 @@ TEXTS = ["0:1, -1:0", "0:0 smooth, 8:1 hold, 12:0.5, 15:2", "0:0 monotone, 3:1 m
 def places(page, dots):
     """Where frames and values are on the screen, of keys from (0, 1) to (15, 0), once the node is laid out."""
     before = None
-    while before != (boxes := [dots.nth(i).bounding_box() for i in (0, dots.count() - 1)]):
+    for _ in range(50):
+        if before == (boxes := [dots.nth(i).bounding_box() for i in (0, dots.count() - 1)]):
+            break
         before = boxes
         page.page.wait_for_timeout(300)
     (left, top), (right, bottom) = ((b["x"] + b["width"] / 2, b["y"] + b["height"] / 2) for b in boxes)

@@ -78,7 +78,9 @@ class Drawing:
     def middle(self, track, i):
         """Where a key is on the screen, once the page has laid out the node."""
         before = None
-        while before != (box := self.keys(track).nth(i).bounding_box()):
+        for _ in range(50):
+            if before == (box := self.keys(track).nth(i).bounding_box()):
+                break
             before = box
             self.page.wait_for_timeout(200)
         return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
