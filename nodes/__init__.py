@@ -8,9 +8,11 @@ from .context_windows import ContextWindowsNode, ShowContextWindows
 from .host.files.paths import register_folders
 from .host.page.routes import register_routes
 from .host.page.workflows import register_replacements
+from .image_injection import InjectImage
 from .loading import ApplyMotionModule, LoadBundled, LoadMotionModule, LoadUNet
-from .lora import LoadLoRA, LoadMotionLoRA
+from .lora import LoadLoRA, LoadMotionLoRA, MotionLoRAHook
 from .merging import MergeMotionModules, ScaleMotionBlocks
+from .more_motion import AddMotionModule
 from .noise import FreeInit, Noise, UseNoise
 from .options import AttentionProcessor, ForwardChunking, FreeU
 from .over_time import Guidance, MotionAmount, MotionCurve, PromptTravel
@@ -18,6 +20,8 @@ from .performance import Performance
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
 from .saving import SaveClip
+from .strengths import ControlStrength, MaskStrength
+from .timeline import TimelineNode
 from .training import TrainMotionLoRA
 
 NODES: list[type[io.ComfyNode]] = [
@@ -49,6 +53,12 @@ NODES: list[type[io.ComfyNode]] = [
     PromptTravel,
     MotionAmount,
     Guidance,
+    TimelineNode,
+    AddMotionModule,
+    ControlStrength,
+    MaskStrength,
+    InjectImage,
+    MotionLoRAHook,
 ]
 
 

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .host.curves import ACCEPTED, read_amount, read_curves
 from .host.files import paths
 from .host.files.loading import file_stamp
-from .host.lora import load_lora, load_motion_lora
+from .host.lora import load_lora, load_motion_lora, lora_hooks
 from .schema import make_input, make_schema, model_input, model_output
 
 
@@ -126,3 +126,48 @@ class LoadMotionLoRA(io.ComfyNode):
         curves = [*own, *read_curves("strength_curve", strength_curve)]
         path = paths.find_motion_lora(lora_name)
         return io.NodeOutput(load_motion_lora(model, path, number, *texts, allow_partial, curves))
+
+
+class MotionLoRAHook(io.ComfyNode):
+    """A LoRA for some of the conditionings, by core's hooks."""
+
+    @classmethod
+    def define_schema(cls):
+        return make_schema(
+            node_id="UNetMotion_LoRAHook",
+            category="loading",
+            display_name="LoRA Hook (motion)",
+            description="A LoRA as core's hooks: for a prompt, for a part of the picture, or for a stretch of frames.",
+            search_aliases=["create hook lora", "motion lora hook", "scheduled lora", "lora keyframes"],
+            inputs=[
+                model_input("The model that will be sampled; only its names are read."),
+                make_input(
+                    io.Combo, "lora_name", options=paths.list_motion_loras(),
+                    tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file with "
+                    "layers that do not fit the model is refused. Those marked (bundled) are for the bundled model.",
+                ),
+                make_input(
+                    io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
+                    tooltip="How much of the change: 0 none, 1 as trained, negative the opposite.",
+                ),
+                make_input(
+                    io.Hooks, "prev_hooks", optional=True,
+                    tooltip="Hooks that act beside this one, such as those of another LoRA.",
+                ),
+            ],
+            outputs=[
+                io.Hooks.Output(
+                    display_name="hooks",
+                    tooltip="For core's nodes that set hooks on conditionings, with a mask or not.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **_):
+        return file_stamp(paths.find_motion_lora(lora_name))
+
+    @classmethod
+    def execute(cls, model, lora_name, strength, prev_hooks=None) -> io.NodeOutput:
+        hooks = lora_hooks(model, paths.find_motion_lora(lora_name), strength)
+        return io.NodeOutput(hooks if prev_hooks is None else prev_hooks.clone_and_combine(hooks))

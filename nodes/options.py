@@ -9,7 +9,9 @@ from ..unet_motion.bundled.parts import UNET_CONFIG
 from ..unet_motion.config.unet import UNetMotionConfig
 from ..unet_motion.ops.attention.processors import PROCESSORS, available_processors
 from .host.checks import check_choice, require_motion_model
+from .host.curves import ACCEPTED, read_curves
 from .host.step.settings import with_settings
+from .host.step.varying import Varying
 from .schema import make_input, make_schema, model_input, model_output
 
 AUTO, CUSTOM = "auto", "custom"
@@ -87,12 +89,19 @@ class FreeU(io.ComfyNode):
                 _factor("s2", 0.2, "the skip of the second up block (low frequencies)"),
                 make_input(io.Float, "start_percent", default=0.0, **percent, tooltip=f"From here on. {RANGE_TIP}"),
                 make_input(io.Float, "end_percent", default=1.0, **percent, tooltip=f"Up to here. {RANGE_TIP}"),
+                make_input(
+                    io.MultiType, "curve", types=ACCEPTED, optional=True,
+                    tooltip="On and off over the steps: FreeU acts where this is 0.5 or more, within the part of the "
+                    "sampling above. A curve over steps, core's CURVE, or a list of numbers.",
+                ),
             ],
             outputs=[model_output()],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, enabled, preset, version, b1, b2, s1, s2, start_percent, end_percent) -> io.NodeOutput:
+    def execute(
+        cls, model, enabled, preset, version, b1, b2, s1, s2, start_percent, end_percent, curve=None
+    ) -> io.NodeOutput:  # fmt: skip
         unet = require_motion_model(model)
         if not enabled:
             return io.NodeOutput(with_settings(model, freeu=None))
@@ -101,6 +110,10 @@ class FreeU(io.ComfyNode):
         factors = PRESETS.get(preset, {"b1": b1, "b2": b2, "s1": s1, "s2": s2})
         FreeUFactors(**factors, version=version)
         when = {"start_percent": start_percent, "end_percent": end_percent}
+        if curve is not None:
+            when["curve"] = Varying.of(1.0, read_curves("curve", curve, "steps"))
+            if when["curve"].frames:
+                raise ValueError("`curve` goes over the frames, expected one over the steps: FreeU is for all frames.")
         return io.NodeOutput(with_settings(model, freeu={**factors, "version": version, **when}))
 
 

@@ -7,6 +7,7 @@ what a setting does, a clip of that lies beside it. Needs a ComfyUI and a Chromi
 from __future__ import annotations
 
 import io
+import json
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -81,11 +82,46 @@ SCENES = {
         TO_SAMPLER,
         {"lora_name": "pan_left.safetensors", "strength": 0.8, "strength_over_frames": "0:0, 15:1"},
     ),
+    "UNetMotion_LoRAHook": Scene(
+        {"model": BUNDLED},
+        {"PairConditioningSetProperties": "hooks"},
+        {"lora_name": "pan-left (bundled)"},
+    ),
     "UNetMotion_Curve": Scene(
         after={"UNetMotion_MotionAmount": "effect_curve"}, values={"text": "0:0, 8:1 smooth, -1:0"}
     ),
     "UNetMotion_PromptSchedule": Scene({"clip": ("UNetMotion_LoadBundled", "clip")}, {"KSampler": "positive"}),
+    "UNetMotion_Timeline": Scene(
+        {"model": BUNDLED, "clip": ("UNetMotion_LoadBundled", "clip")},
+        {"KSampler": "model"},
+        {
+            "timeline": json.dumps(
+                {
+                    "prompts": {
+                        "keys": [{"at": at, "text": f"a {what}"} for at, what in ((0, "red star"), (9, "blue star"))]
+                    },
+                    "curves": {"effect": [[0, 0, "smooth"], [6, 1]]},
+                }
+            )
+        },
+    ),
     "UNetMotion_MotionAmount": Scene({"model": BUNDLED}, TO_SAMPLER, {"scale": 1.1}),
+    "UNetMotion_AddMotionModule": Scene({"model": APPLIED, "motion_module": MODULE}, TO_SAMPLER, {"effect": 0.5}),
+    "UNetMotion_ControlStrength": Scene(
+        {
+            "positive": ("ControlNetApplyAdvanced", "positive"),
+            "negative": ("ControlNetApplyAdvanced", "negative"),
+            "strength_curve": ("UNetMotion_Curve", "motion_curve"),
+        },
+        {"KSampler": "positive"},
+    ),
+    "UNetMotion_MaskStrength": Scene(
+        {"mask": ("SolidMask", "MASK"), "strength_curve": ("UNetMotion_Curve", "motion_curve")},
+        {"SetLatentNoiseMask": "mask"},
+    ),
+    "UNetMotion_ImageInjection": Scene(
+        {"model": BUNDLED, "vae": ("UNetMotion_LoadBundled", "vae"), "image": ("LoadImage", "IMAGE")}, TO_SAMPLER
+    ),
     "UNetMotion_Guidance": Scene({"model": BUNDLED}, TO_SAMPLER, {"cfg": 4.0}),
     "UNetMotion_FreeU": Scene({"model": BUNDLED}, TO_SAMPLER),
     "UNetMotion_AttentionProcessor": Scene({"model": APPLIED}, TO_SAMPLER),

@@ -43,7 +43,7 @@ QUALITY = 82
 DRAWN = (
     "first_animation", "bundled_motion_lora", "image_to_animation", "video_to_video",
     "freeu_and_attention_side_by_side", "train_motion_lora", "long_clip", "closed_loop",
-    "prompt_travel", "long_video_to_video",
+    "prompt_travel", "long_video_to_video", "lora_on_some_frames",
 )  # fmt: skip
 """What runs on the bundled model."""
 SAVERS = ("SaveAnimatedWEBP", "UNetMotion_DecodeToFile")

@@ -7,6 +7,7 @@ from .formats import load_motion_module as load_motion_module
 from .formats import load_unet as load_unet
 from .forward.freeu import FreeU as FreeU
 from .forward.hooks import Hooks as Hooks
+from .forward.more_motion import MoreMotion as MoreMotion
 from .forward.motion_amount import MotionAmount as MotionAmount
 from .forward.options import ForwardOptions as ForwardOptions
 from .forward.text_keys import TextKeys as TextKeys
@@ -21,6 +22,7 @@ from .model.unet_motion_model import UNetMotionOutput as UNetMotionOutput
 from .runtime.cuda_graphs import StepGraphs as StepGraphs
 from .sampling import ContextWindows as ContextWindows
 from .sampling import FreeInit as FreeInit
+from .sampling import ImageInjection as ImageInjection
 from .sampling import MotionPipeline as MotionPipeline
 from .sampling import NoiseMix as NoiseMix
 from .sampling import WindowPart as WindowPart

@@ -1,11 +1,11 @@
 // The keys of Motion Curve, drawn and edited on the node. The node's text is the whole state, so that undo, copies and
 // saved workflows are the page's own; what the text says that is no list of keys is left alone.
 import { app } from "../../scripts/app.js";
+import { draw, followPointer, pointOf, rounded } from "./svg.mjs";
 
 const WIDGET = "unet_motion_curve";
-const WAYS = ["linear", "hold", "smooth", "monotone"];
+export const WAYS = ["linear", "hold", "smooth", "monotone"];
 const [WIDTH, HEIGHT, MARGIN] = [300, 110, 14];
-const SVG = "http://www.w3.org/2000/svg";
 const ENTRY = /^([^:]+):\s*([-+.\deE]+)(?:\s+(hold|linear|smooth|monotone))?$/;
 
 /** Keys of a text, { at, value, way } with `at` as it is written, or null where it is of another form. */
@@ -64,15 +64,6 @@ function slopes(keys) {
   return secants.map((_, i) => [found[i], found[i + 1]]);
 }
 
-const rounded = (number) => Math.round(number * 100) / 100;
-
-function draw(name, attributes, parent) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  parent.append(element);
-  return element;
-}
-
 /** Give a Motion Curve node its drawing. */
 export function showCurveEditor(node) {
   if (node.comfyClass !== "UNetMotion_Curve") return;
@@ -125,15 +116,13 @@ export function showCurveEditor(node) {
       x: (place) => MARGIN + place * across,
       y: (value) => HEIGHT - MARGIN - (value - low) * up,
       back: (event) => {
-        const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+        const point = pointOf(svg, event);
         return [(point.x - MARGIN) / across, low + (HEIGHT - MARGIN - point.y) / up];
       },
     };
   }
 
   function drag(event, i) {
-    event.preventDefault();
-    event.stopPropagation();
     range = scales(keysNow()).range;
     const follow = (now) => {
       const keys = keysNow();
@@ -141,13 +130,10 @@ export function showCurveEditor(node) {
       widget("text").value = writeKeys(moved(keys, i, place, Math.min(range[1] + 1, Math.max(range[0] - 1, value))));
       refresh(i);
     };
-    const end = () => {
-      window.removeEventListener("pointermove", follow);
+    followPointer(svg, event, follow, () => {
       range = null;
       store(keysNow(), i);
-    };
-    window.addEventListener("pointermove", follow);
-    window.addEventListener("pointerup", end, { once: true });
+    });
   }
 
   function press(event, i) {

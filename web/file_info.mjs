@@ -8,6 +8,7 @@ const FILE_INPUTS = {
   UNetMotion_LoadUNet: ["unet_name", "motion_module"],
   UNetMotion_LoadLoRA: ["lora_name"],
   UNetMotion_LoadMotionLoRA: ["lora_name"],
+  UNetMotion_LoRAHook: ["lora_name"],
 };
 const LINE = 15; // pixels
 const CHARACTER = 6; // pixels, a little more than one takes

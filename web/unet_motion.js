@@ -6,6 +6,7 @@ import { forgetPreviews, sendPreviewChoice, showPreviews } from "./clip_preview.
 import { showCurveEditor } from "./curve_editor.mjs";
 import { refreshFileInfo, showFileInfo } from "./file_info.mjs";
 import { openOldClips } from "./old_clips.mjs";
+import { showTimeline } from "./timeline.mjs";
 import { showTrainingResults } from "./training_result.mjs";
 import { showWindows } from "./window_picture.mjs";
 
@@ -85,12 +86,14 @@ app.registerExtension({
   },
   nodeCreated(node) {
     showCurveEditor(node);
+    showTimeline(node);
     showFileInfo(node, () => setting(FILE_INFO) ?? true);
     showWindows(node);
   },
   loadedGraphNode(node) {
     node.unetMotionFileInfo?.();
     node.unetMotionCurve?.();
+    node.unetMotionTimeline?.();
     node.unetMotionWindows?.();
   },
   beforeConfigureGraph() {

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.hooks
 import comfy.lora
 import comfy.utils
 import torch
@@ -151,6 +152,19 @@ def load_motion_lora(
     lora = motion_only(os.path.basename(path), {_core_path(key): _pair(key, p) for key, p in match.patches.items()})
     before = settings(model.model_options["transformer_options"]).get("motion_loras", [])
     return with_settings(model, motion_loras=[*before, VaryingLora(lora.name, lora.layers, varying)])
+
+
+def lora_hooks(model: Any, path: str, strength: float) -> Any:
+    """Core's hooks that put a LoRA on for the conditionings that carry them; the MODEL is left as it is.
+
+    Raises:
+        KeyMismatchError, FileFormatError: see :func:`matched_lora`.
+    """
+    group = comfy.hooks.create_hook_lora(matched_lora(model, path).patches, strength, 0.0)
+    for hook in group.hooks:
+        # The patches are those of the MODEL's weights, and core need not look for names.
+        hook.need_weight_init, hook.weights_clip = False, {}
+    return group
 
 
 def _patched(model: Any, match: Match, strength: float) -> Any:

@@ -74,7 +74,7 @@ def test_a_picture_of_the_readme_brings_the_first_template_when_it_is_dropped(na
 MOVING = (
     "first_animation", "bundled_motion_lora", "image_to_animation", "video_to_video",
     "freeu_and_attention_side_by_side", "train_motion_lora", "long_clip", "closed_loop", "prompt_travel",
-    "long_video_to_video",
+    "long_video_to_video", "lora_on_some_frames",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ KEYS = ("input", "input_order", "output", "output_is_list", "output_name", "outp
         "description", "category", "output_node")  # fmt: skip
 FILE_INPUTS = {("UNetMotion_LoadUNet", "unet_name"), ("UNetMotion_LoadMotionModule", "motion_module"),
                ("UNetMotion_LoadUNet", "motion_module"), ("UNetMotion_LoadLoRA", "lora_name"),
-               ("UNetMotion_LoadMotionLoRA", "lora_name")}  # fmt: skip
+               ("UNetMotion_LoadMotionLoRA", "lora_name"), ("UNetMotion_LoRAHook", "lora_name")}  # fmt: skip
 CORE_INPUTS = ("sampler_name", "scheduler")
 
 

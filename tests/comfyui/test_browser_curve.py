@@ -31,6 +31,19 @@ TEXTS = ["0:1, -1:0", "0:0 smooth, 8:1 hold, 12:0.5, 15:2", "0:0 monotone, 3:1 m
          "0:0, 4:1, 4:5, 100%:5", "0.7"]  # fmt: skip
 
 
+def places(page, dots):
+    """Where frames and values are on the screen, of keys from (0, 1) to (15, 0), once the node is laid out."""
+    before = None
+    for _ in range(50):
+        if before == (boxes := [dots.nth(i).bounding_box() for i in (0, dots.count() - 1)]):
+            break
+        before = boxes
+        page.page.wait_for_timeout(300)
+    (left, top), (right, bottom) = ((b["x"] + b["width"] / 2, b["y"] + b["height"] / 2) for b in boxes)
+    assert right - left > 50 and bottom - top > 20
+    return lambda frame: left + (right - left) * frame / 15, lambda value: bottom + (top - bottom) * value
+
+
 @pytest.mark.parametrize("renderer", ["classic", "vue"])
 def test_keys_are_moved_added_removed_and_undone(server, renderer):
     if renderer not in renderers(server):
@@ -44,20 +57,14 @@ def test_keys_are_moved_added_removed_and_undone(server, renderer):
         found = page.page.evaluate(VALUES, [TEXTS, server.folder, 16])
         for text, values in zip(TEXTS, found, strict=True):
             assert values == pytest.approx(Curve.parse("c", text).values(16).tolist(), abs=1e-9), text
-        first, second = (dots.nth(i).bounding_box() for i in (0, 1))
-        width, height = second["x"] - first["x"], second["y"] - first["y"]
-        assert width > 50 and height > 20
-        middle = first["x"] + first["width"] / 2, first["y"] + first["height"] / 2
-        page.page.mouse.dblclick(middle[0] + width * 5 / 15, middle[1] + height / 2)
+        x, y = places(page, dots)
+        page.page.mouse.dblclick(x(5), y(0.5))
         page.page.wait_for_function(f"({TEXT})() === '0:1, 5:0.5, -1:0'")
-        if renderer == "classic":
-            page.page.mouse.move(middle[0] + width * 5 / 15, middle[1] + height / 2)
-            page.page.mouse.down()
-            page.page.mouse.move(middle[0] + width * 9 / 15, middle[1] + height / 4, steps=4)
-            page.page.mouse.up()
-        else:
-            for key in ["ArrowRight"] * 4 + ["ArrowUp"] * 5:
-                dots.nth(1).press(key)
+        x, y = places(page, dots)
+        page.page.mouse.move(x(5), y(0.5))
+        page.page.mouse.down()
+        page.page.mouse.move(x(9), y(0.75), steps=4)
+        page.page.mouse.up()
         page.page.wait_for_function(f"({TEXT})() === '0:1, 9:0.75, -1:0'")
         dots.nth(1).press("w")
         dots.nth(1).press("ArrowLeft")

@@ -83,6 +83,14 @@ def test_a_motion_lora_that_comes_with_the_pack_brings_the_camera_closer(server)
     assert frames.shape[0] == 16 and size[-1] > 1.2 * size[0] > 600
 
 
+def test_a_motion_lora_pans_in_the_first_half_of_a_clip_and_not_in_the_other(server):
+    """The star goes right while the camera pans to the left, and then stands, where without the LoRA it always does."""
+    middles = [middle_of(frame, 0) for frame in frames_of(clip_of(server, graph_of(server, "lora_on_some_frames")))]
+    steps = np.diff(middles)
+    assert len(middles) == 16 and middles[7] - middles[0] > 8 and steps[:6].min() > 0.5
+    assert np.abs(steps[8:]).max() < 2 and abs(middles[15] - middles[8]) < 4
+
+
 def test_a_picture_of_a_red_square_begins_to_move_left(server):
     frames = frames_of(clip_of(server, graph_of(server, "image_to_animation")))
     assert frames.shape[0] == 16

@@ -40,6 +40,7 @@ class Call:
         processors: attention layer -> its processor, where the call chooses one.
         lora: what motion LoRAs add in this call, or None.
         amounts: motion module -> how strongly it acts, where the call says so.
+        more: motion module -> further ones at its place, each with its own call.
         hooks: the host's, or None.
         views: windows for the attentions over time, or none.
         parts: the frames in parts, for layers that no frame shares with another, or none.
@@ -60,6 +61,7 @@ class Call:
     processors: Mapping[nn.Module, Any] = field(default_factory=dict)
     lora: LowRank | None = None
     amounts: Mapping[nn.Module, Acting] = field(default_factory=dict)
+    more: Mapping[nn.Module, Sequence[tuple[nn.Module, Call]]] = field(default_factory=dict)
     hooks: Hooks | None = None
     views: tuple[View, ...] = ()
     parts: tuple[Part, ...] = ()
@@ -77,6 +79,13 @@ class Call:
     def features_of(self, blocks: Sequence[nn.Module]) -> Sequence[Tensor | None]:
         """The image encoder's map for each down block."""
         return (None,) * len(blocks) if self.image_features is None else self.image_features
+
+    def move(self, module: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """x (B*F, C, H, W) with what a motion module adds, and what further ones at its place add."""
+        moved = self.run(module, x, self)
+        for other, call in self.more.get(module, ()):
+            moved = call.run(other, x, call, moved)
+        return moved
 
     def run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         """Call ``function``, without keeping its activations where gradient checkpointing is on."""
@@ -122,7 +131,30 @@ def begin(
         amounts=amounts,
         hooks=options.hooks,
     )
-    return _in_parts(call, options, sample.device)
+    more = _more(call, options, unet) if options.more_motion else {}
+    return replace(_in_parts(call, options, sample.device), more=more)
+
+
+def _more(call: Call, options: ForwardOptions, unet) -> dict[nn.Module, list[tuple[nn.Module, Call]]]:
+    """See :attr:`Call.more`."""
+    found: dict[nn.Module, list[tuple[nn.Module, Call]]] = {}
+    for more in options.more_motion:
+        places = more.beside(unet.motion_modules_at)
+        rows = more.adapter.config.motion_max_seq_length
+        check_frames(_rows_needed(call.frames, options.views), options.frame_positions, rows)
+        chosen = {} if options.plan is None else {a: options.plan.lookup(path) for path, a in more.attentions}
+        scope = more.motion_norm_scope or call.settings.motion_norm_scope
+        theirs = replace(
+            call,
+            settings=replace(call.settings, motion_norm_scope=scope),
+            amounts=acting_amounts(more.amounts, call.batch, call.frames, more.modules, call.temb),
+            processors={layer: processor for layer, processor in chosen.items() if processor is not None},
+            lora=None,
+        )
+        theirs = _in_parts(theirs, options, call.temb.device)
+        for own, other in places.items():
+            found.setdefault(own, []).append((other, theirs))
+    return found
 
 
 def _rows_needed(frames: int, views: Views | None) -> int:

@@ -13,6 +13,7 @@ from ..config.unet import check_norm_scope
 from .freeu import FreeU
 from .hooks import Hooks
 from .lora import MotionLora
+from .more_motion import MoreMotion
 from .motion_amount import MotionAmount
 from .processor_plan import ProcessorPlan
 from .text_keys import TextKeys
@@ -60,6 +61,7 @@ class ForwardOptions:
         hooks: the host's :class:`Hooks`, or None.
         motion_loras: see :func:`unet_motion.load_motion_lora`; they act beside those of ``apply_motion_lora``.
         motion_amounts: how strongly motion modules act; see :class:`MotionAmount`.
+        more_motion: further motion modules beside the UNet's own; see :class:`MoreMotion`.
         text_keys: keeps what the text gives from step to step; see :class:`TextKeys`. Not read where gradients are
             computed, in compiled code and beside ``hooks``.
         views: windows for the attentions over time, in the place of all frames; ``frame_positions`` are then those of
@@ -78,6 +80,7 @@ class ForwardOptions:
     hooks: Hooks | None = None
     motion_loras: Sequence[MotionLora] = ()
     motion_amounts: Sequence[MotionAmount] = ()
+    more_motion: Sequence[MoreMotion] = ()
     text_keys: TextKeys | None = None
     views: Views | None = None
     frames_at_once: int | None = None

@@ -50,7 +50,7 @@ class _LayeredBlock(nn.Module):
         x = by_frames(call, x, lambda part, call: self._of_frames(i, part, call))
         if features is not None:
             x = x + features
-        return call.run(self.motion_modules[i], x, call)
+        return call.move(self.motion_modules[i], x)
 
     def _of_frames(self, i: int, x: Tensor, call: Call) -> Tensor:
         """What the layer does to each frame alone."""
@@ -112,7 +112,7 @@ class MidBlock(nn.Module):
         for i, attention in enumerate(self.attentions):
             x = by_frames(call, x, attention)
             if self.motion_modules is not None:
-                x = call.run(self.motion_modules[i], x, call)
+                x = call.move(self.motion_modules[i], x)
             resnet = self.resnets[i + 1]
             x = by_frames(call, x, lambda part, call, resnet=resnet: call.run(resnet, part, call))
         if residual is not None:

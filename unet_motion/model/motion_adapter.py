@@ -34,15 +34,15 @@ class MotionAdapter(nn.Module):
 
     Args:
         config: keyword arguments of :class:`MotionAdapterConfig`, positional in the same order.
-        operations, dtype, device: as for :class:`unet_motion.UNetMotionModel`.
+        operations, weights, dtype, device: as for :class:`unet_motion.UNetMotionModel`.
     """
 
     config_class = MotionAdapterConfig
 
-    def __init__(self, *args: Any, operations=None, dtype=None, device=None, **kwargs: Any):
+    def __init__(self, *args: Any, operations=None, weights=None, dtype=None, device=None, **kwargs: Any):
         super().__init__()
         self.config = config = MotionAdapterConfig(*args, **kwargs)
-        make = make_factory(operations, None, dtype, device)
+        make = make_factory(operations, weights, dtype, device)
         groups, length = config.motion_norm_num_groups, config.motion_max_seq_length
         width = config.block_out_channels[0]
         self.conv_in = make.conv(config.conv_in_channels, width, 3, padding=1) if config.conv_in_channels else None

@@ -95,11 +95,13 @@ class MotionModule(nn.Module):
             nn.init.zeros_(self.proj_out.bias)
         self._tree: tuple[tuple[nn.Module, tuple[tuple[str, nn.Module | None], ...]], ...] = ()
 
-    def forward(self, x: Tensor, call: Call) -> Tensor:
+    def forward(self, x: Tensor, call: Call, onto: Tensor | None = None) -> Tensor:
+        """What the module makes of x (B*F, C, H, W), added to ``onto``, which is x by default."""
         n, c, h, w = x.shape
+        onto = x if onto is None else onto
         scale, effect = call.amounts_of(self, h, w)
         if isinstance(effect, float) and effect == 0:
-            return x
+            return onto
         hidden = scoped_group_norm(self.norm, x, call.frames, call.settings.motion_norm_scope)
         hidden = hidden.permute(0, 2, 3, 1).reshape(call.batch, call.frames, h * w, c)
         inplace = overwritable(self.norm, self.proj_out)
@@ -111,7 +113,7 @@ class MotionModule(nn.Module):
                 part.copy_(self._transform(part.contiguous(), call, _of_pixels(scale, start, part.shape[2])))
         if effect is not None:
             hidden = (hidden * effect).to(hidden.dtype)
-        return add_into(hidden.reshape(n, h, w, c).permute(0, 3, 1, 2), x, inplace)
+        return add_into(hidden.reshape(n, h, w, c).permute(0, 3, 1, 2), onto, inplace)
 
     def _transform(self, hidden: Tensor, call: Call, scale: float | Tensor | None) -> Tensor:
         """(B, F, P, C) -> (B, F, P, C); no pixel depends on another."""

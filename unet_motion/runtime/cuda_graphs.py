@@ -76,6 +76,8 @@ class StepGraphs:
             return "`frame_positions` are checked on the host"
         if options is not None and (options.views is not None or options.frames_at_once is not None):
             return "a call in parts would take a graph for each way to cut it"
+        if options is not None and options.more_motion:
+            return "further motion modules lie outside of the model, whose weights alone are looked after"
         return "an earlier capture failed; it is tried again later" if self._wait else self._declines_layers()
 
     def _declines_layers(self) -> str | None:

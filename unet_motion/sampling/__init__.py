@@ -2,6 +2,7 @@
 
 from .context_windows import FUSES, SCHEDULES, ContextWindows
 from .free_init import FILTERS, FreeInit
+from .image_injection import ImageInjection
 from .named_schedules import NAMED_SCHEDULES, named_schedule, noise_ratios
 from .noise import (
     NOISES,
@@ -40,6 +41,7 @@ __all__ = [
     "SPACINGS",
     "ContextWindows",
     "FreeInit",
+    "ImageInjection",
     "MotionPipeline",
     "NoiseMix",
     "NoiseSchedule",

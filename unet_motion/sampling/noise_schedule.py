@@ -68,6 +68,10 @@ class Steps:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def part(self, start: int, stop: int) -> Steps:
+        """The steps from ``start`` to before ``stop``."""
+        return Steps(self.timesteps[start:stop], self.alphas[start : stop + 1], self.sigmas[start : stop + 1])
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:

@@ -20,9 +20,10 @@ from ..runtime.cuda_graphs import StepGraphs
 from ..schedule.curve import Curve, product
 from .context_windows import ContextWindows
 from .free_init import FreeInit
+from .image_injection import ImageInjection
 from .noise import NoiseMix, clip_noise, seeded_generator
-from .noise_schedule import INFO_KEYS, NoiseSchedule
-from .samplers import get_sampler
+from .noise_schedule import INFO_KEYS, NoiseSchedule, Steps
+from .samplers import Sampler, get_sampler
 from .text import Prompt, RunText
 from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
 from .windowed import in_parts, options_of
@@ -42,7 +43,7 @@ class TextEncoder(Protocol):
 
 class Autoencoder(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures in 0..1, (N, 3, H, W), of latents (N, C, h, w)."""
+        """Pictures in 0..1, (N, 3, H, W), of latents (N, C, h, w); `encode`, the way back, for `ImageInjection`."""
 
 
 class MotionPipeline:
@@ -112,6 +113,7 @@ class MotionPipeline:
         height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
         windows: Windows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
         free_init: FreeInit | None = None, views: ContextWindows | None = None, frames_at_once: int | None = None,
+        injection: ImageInjection | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
@@ -131,10 +133,13 @@ class MotionPipeline:
         free_init: samples the clip several times; see `FreeInit`.
         views: windows inside the motion modules, in the place of `windows`: all else runs once for each frame.
         frames_at_once: frames that layers between motion modules see at a time: less memory, the same values.
+        injection: a picture that is laid into the clip while it is sampled; see `ImageInjection`.
         Raises ValueError where an argument is out of its range.
         """
         parts = parts_of(windows, views)
         self._check(frames, guidance, width, height, parts, windows_at_once)
+        if injection is not None:
+            injection.check(frames, height, width)
         run = get_sampler(sampler)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
         predict = self._guided(prompts, frames, guidance, options, frames_at_once)
@@ -144,6 +149,8 @@ class MotionPipeline:
             last = len(self.schedule.alphas_cumprod) - 1
             model = in_parts(predict, parts, frames, plan.timesteps, last, windows_at_once)
             watch = partial(track, total=len(plan), description=label, enabled=progress)
+            if injection is not None and not injection.is_idle:
+                return self._with_picture(injection, run, model, state, plan, generator, watch)
             return run.run(model, state, self.schedule, plan, generator, watch)
 
         # The state stays in float32 even for a half-precision model: rounding would add up over the steps.
@@ -157,6 +164,29 @@ class MotionPipeline:
             return clip_noise(noise, generator, shape, seed, cut).to(self.unet.device)
 
         return self.decode(self._runs(sample, draw, free_init or FreeInit(iterations=1), steps, seed))
+
+    def _with_picture(
+        self, injection: ImageInjection, run: Sampler, model: Callable, state: Tensor, plan: Steps,
+        generator: torch.Generator, watch: Callable,
+    ) -> Tensor:  # fmt: skip
+        """A run in two parts, between which the picture is laid in; samplers of second order begin anew."""
+        last = len(self.schedule.alphas_cumprod) - 1
+        k = injection.step([1 - float(t) / last for t in plan.timesteps])
+        if k is None:
+            return run.run(model, state, self.schedule, plan, generator, watch)
+        x = run.run(model, state, self.schedule, plan.part(0, k), generator, watch)
+        alpha, sigma = float(plan.alphas[k]), float(plan.sigmas[k])
+        clip, noise = self.schedule.split(x, model(x, plan.timesteps[k]), alpha, sigma)
+        x = alpha * injection.injected(clip, self._pictures, self._latents) + sigma * noise
+        return run.run(model, x, self.schedule, plan.part(k, len(plan)), generator, watch)
+
+    def _pictures(self, latents: Tensor) -> Tensor:
+        latents = (latents / self.latent_scale).to(self.unet.dtype)
+        return torch.cat([self.autoencoder.decode(part) for part in latents.split(16)]).float()
+
+    def _latents(self, pictures: Tensor) -> Tensor:
+        pictures = pictures.to(self.unet.dtype)
+        return torch.cat([self.autoencoder.encode(part) for part in pictures.split(16)]).float() * self.latent_scale
 
     def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit, steps: int, seed: int) -> Tensor:
         """The latents of the last run: one, or as many as FreeInit makes."""
@@ -174,9 +204,7 @@ class MotionPipeline:
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents (F, C, h, w) as the UNet leaves them to pictures, uint8 (F, H, W, 3)."""
-        latents = (latents / self.latent_scale).to(self.unet.dtype)
-        pictures = torch.cat([self.autoencoder.decode(part) for part in latents.split(16)])
-        return (pictures.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return (self._pictures(latents).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that the tokenizer does not know; empty where it cannot tell."""

@@ -95,19 +95,23 @@ def step_of(timesteps: Tensor, timestep: Tensor) -> int:
 
 
 def options_of(options: ForwardOptions, windows: Sequence[Sequence[int]], frames: int, prompts: int) -> ForwardOptions:
-    """Options of a whole clip for some of its windows: what `motion_loras` and `motion_amounts` have over the frames
-    follows their frames.
+    """Options of a whole clip for some of its windows: what `motion_loras`, `motion_amounts` and those of `more_motion`
+    have over the frames follows their frames.
 
     All else is the same for each window; `frame_positions` are those of a window.
 
     Args:
         prompts: clips that a call holds for each window, such as 2 with guidance; their rows come one after the other.
     """
-    if not options.motion_loras and not options.motion_amounts:
+    if not options.motion_loras and not options.motion_amounts and not options.more_motion:
         return options
     loras = [_of_windows(lora, windows, frames, prompts) for lora in options.motion_loras]
-    amounts = [_amount_of_windows(amount, windows, frames, prompts) for amount in options.motion_amounts]
-    return replace(options, motion_loras=loras, motion_amounts=amounts)
+
+    def of_windows(amounts: Sequence[MotionAmount]) -> list[MotionAmount]:
+        return [_amount_of_windows(amount, windows, frames, prompts) for amount in amounts]
+
+    more = [replace(more, amounts=of_windows(more.amounts)) for more in options.more_motion]
+    return replace(options, motion_loras=loras, motion_amounts=of_windows(options.motion_amounts), more_motion=more)
 
 
 def _of_windows(lora: MotionLora, windows: Sequence[Sequence[int]], frames: int, prompts: int) -> MotionLora:

@@ -4,10 +4,12 @@ from .curve import WAYS, Curve, Key, Pieces
 from .mixing import mix_tokens, mix_vectors
 from .places import OVER, Place
 from .prompts import INTERPOLATIONS, PromptKey, PromptSchedule
+from .timeline import TRACKS, Timeline
 
 __all__ = [
     "INTERPOLATIONS",
     "OVER",
+    "TRACKS",
     "WAYS",
     "Curve",
     "Key",
@@ -15,6 +17,7 @@ __all__ = [
     "Place",
     "PromptKey",
     "PromptSchedule",
+    "Timeline",
     "mix_tokens",
     "mix_vectors",
 ]

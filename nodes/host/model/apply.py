@@ -43,7 +43,8 @@ def trained_sampling(motion: MotionModule | None, beta_schedule: str) -> dict[st
     return sampling_settings(known.comfy_schedule, known.beta_start, known.beta_end)
 
 
-def _motion_weights(motion: MotionModule, dtype: torch.dtype) -> dict[str, Tensor]:
+def motion_weights(motion: MotionModule, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights under the names that they have in a view of a UNet (`motion.`), in the dtype of a MODEL."""
     # 8-bit weights need the scaling that checkpoints of that kind carry: motion modules keep their own precision.
     own = {key: tensor for key, tensor in motion.whole_state().items() if not key.startswith("conv_in.")}
     return {
@@ -92,7 +93,7 @@ def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO
         _widen_input(unet, spatial, motion.state_dict["conv_in.weight"], name)
     config = UNetMotionConfig(**unet, **motion_arguments(motion.config), **norm_scopes(norm_scope, motion))
     new = motion_base_model(base, config, trained_sampling(motion, beta_schedule))
-    _fill(new.diffusion_model, {**spatial, **_motion_weights(motion, base.get_dtype())}, name)
+    _fill(new.diffusion_model, {**spatial, **motion_weights(motion, base.get_dtype())}, name)
     new.diffusion_model.motion_kind = motion.version
     clone = with_model(model, new)
     if beta_schedule not in (AUTO, KEEP):

@@ -154,7 +154,7 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
         model = _own_model(source, config, dtype, offload_device)
     else:
         model = _without_unet(source.base, config, source.model_type, offload_device)
-        _set_view(model, source.config, _operations(model), dtype)
+        _set_view(model, source.config, operations_of(model), dtype)
     if source.inpaint:
         model.set_inpaint()
     describe_when_saved(model, source.config)
@@ -198,7 +198,7 @@ def original_weights(model: Any) -> dict[str, Tensor]:
     return found
 
 
-def _operations(base: torch.nn.Module) -> Any:
+def operations_of(base: torch.nn.Module) -> Any:
     """The layers that ComfyUI chose for a model, as `BaseModel` chooses them."""
     config = base.model_config
     if config.custom_operations is not None:
@@ -242,7 +242,7 @@ def motion_base_model(base: torch.nn.Module, config: UNetMotionConfig, sampling:
         settings.memory_usage_factor = base.memory_usage_factor * MotionConfig.memory_usage_factor
     settings.sampling_settings = {**base.model_config.sampling_settings, **sampling}
     model = _without_unet(type(base), settings, base.model_type, base.device)
-    _set_view(model, config, _operations(base), base.get_dtype())
+    _set_view(model, config, operations_of(base), base.get_dtype())
     if base.concat_keys:
         model.set_inpaint()
     describe_when_saved(model, config)

@@ -120,6 +120,7 @@ FILE_INPUTS: dict[str, dict[str, Callable[[str], Choice]]] = {
     "UNetMotion_LoadUNet": {"unet_name": describe_unet, "motion_module": describe_motion_module},
     "UNetMotion_LoadLoRA": {"lora_name": describe_lora},
     "UNetMotion_LoadMotionLoRA": {"lora_name": describe_motion_lora},
+    "UNetMotion_LoRAHook": {"lora_name": describe_motion_lora},
 }
 """Node -> its inputs that name a file, and what describes such a file."""
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from ....unet_motion.files.limits import parse_object
 from ..step.preview import choose_preview
 from .file_info import describe_choices
-from .windows import picture_of_settings
+from .windows import frames_of_settings, picture_of_settings
 from .workflows import convert_for_page, register_importer
 
 PREFIX = "/unet_motion"
@@ -63,6 +63,15 @@ async def _windows(request: web.Request) -> web.Response:
     return web.Response(body=png, content_type="image/png", headers={"Cache-Control": "no-store"})
 
 
+async def _window_frames(request: web.Request) -> web.Response:
+    """GET, asked as above: {windows}, each as runs [first, last] of frames in the first step."""
+    try:
+        found = await asyncio.get_running_loop().run_in_executor(None, frames_of_settings, dict(request.query))
+    except ValueError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    return web.json_response({"windows": found})
+
+
 def register_routes() -> None:
     """Add the routes to the running server; without one (the pack imported by a tool) nothing happens."""
     server: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
@@ -71,5 +80,6 @@ def register_routes() -> None:
     server.routes.post(f"{PREFIX}/preview")(_preview)
     server.routes.get(f"{PREFIX}/file_info")(_file_info)
     server.routes.get(f"{PREFIX}/windows")(_windows)
+    server.routes.get(f"{PREFIX}/window_frames")(_window_frames)
     server.routes.post(f"{PREFIX}/convert_workflow")(convert_for_page)
     register_importer(server)

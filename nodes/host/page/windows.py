@@ -1,4 +1,4 @@
-"""The picture of context windows that the page shows on their node while its settings are chosen."""
+"""Which window covers which frames, for the page: a picture on the node that sets windows, runs for a timeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ....unet_motion.sampling import ContextWindows
 from ....unet_motion.sampling.window_picture import draw_windows
 
 STEPS = 6
-MOST_FRAMES, MOST_LINES = 4096, 400
+MOST_FRAMES, MOST_LINES, MOST_RUNS = 4096, 400, 64
 WIDEST, TALLEST = 260, 130
 """Pixels, about those of a node."""
 
@@ -21,11 +21,30 @@ WIDEST, TALLEST = 260, 130
 def picture_of_settings(query: Mapping[str, str]) -> bytes:
     """A PNG of the windows of the first steps.
 
+    Raises:
+        ValueError: see :func:`_read`; or more windows than there is room for.
+    """
+    return _drawn(*_read(query))
+
+
+def frames_of_settings(query: Mapping[str, str]) -> list[list[list[int]]]:
+    """The first windows of the first step, each as runs [first, last] of neighbouring frames; none where none act.
+
+    Raises:
+        ValueError: see :func:`_read`.
+    """
+    windows, frames = _read(query)
+    return [_runs(window) for window in windows.windows(frames)[:MOST_RUNS]] if windows.apply_to(frames) else []
+
+
+def _read(query: Mapping[str, str]) -> tuple[ContextWindows, int]:
+    """Windows and the frames of their clip.
+
     Args:
         query: `frames` of the clip and settings of :class:`ContextWindows` by their names, as the page writes them.
 
     Raises:
-        ValueError: a setting that is unknown or cannot be, or more windows than there is room for.
+        ValueError: a setting that is unknown or cannot be.
     """
     given = dict(query)
     frames = _value("frames", given.pop("frames", ""), 0)
@@ -36,8 +55,7 @@ def picture_of_settings(query: Mapping[str, str]) -> bytes:
         if name not in known:
             raise ValueError(f"found the setting {name[:40]!r}, expected one of {', '.join(known)}.")
     settings = {name: _value(name, text, known[name]) for name, text in given.items()}
-    windows = ContextWindows(**{**settings, "loop_frames": settings.get("loop_frames") or None})
-    return _drawn(windows, frames)
+    return ContextWindows(**{**settings, "loop_frames": settings.get("loop_frames") or None}), frames
 
 
 def _value(name: str, text: str, before: Any) -> Any:
@@ -69,3 +87,13 @@ def _drawn(windows: ContextWindows, frames: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return file.getvalue()
+
+
+def _runs(frames: list[int]) -> list[list[int]]:
+    runs: list[list[int]] = []
+    for frame in frames:
+        if runs and frame == runs[-1][1] + 1:
+            runs[-1][1] = frame
+        else:
+            runs.append([frame, frame])
+    return runs

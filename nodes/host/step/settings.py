@@ -9,15 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.patcher_extension
+import torch
 from torch import Tensor
 
 from ....unet_motion import ForwardOptions, FreeU, Views
 from .amounts import amounts_for_batch, motion_amounts
 from .compiled_settings import encode_settings
 from .hooks import KEY, ComfyHooks
+from .more_motion import VaryingMotion, more_motion
 from .strengths import for_batch, motion_loras
-from .varying import LAST_TIMESTEP, frames_of_window
+from .varying import LAST_TIMESTEP, Varying, at_step, frames_of_window
 from .window_hints import RUN, Window, WindowHints
+
+ON = 0.5
+"""From this value of a curve on FreeU acts."""
 
 
 def settings(transformer_options: dict) -> dict[str, Any]:
@@ -52,11 +57,21 @@ def clip_frames(x: Tensor, transformer_options: dict) -> int:
 def for_this_call(x: Tensor, transformer_options: dict) -> dict[str, Any]:
     """The settings of a call with what they mean for its batch: frames per clip, strengths of those frames."""
     chosen, frames = settings(transformer_options), clip_frames(x, transformer_options)
+    if isinstance((chosen.get("freeu") or {}).get("curve"), Varying):
+        curve = chosen["freeu"]["curve"]
+        steps = {"number": float(curve.number), "steps": curve.step_pieces(x.device)}
+        chosen = {**chosen, "freeu": {**chosen["freeu"], "curve": steps}}
     if "motion_loras" in chosen:
         chosen = {**chosen, "motion_loras": for_batch(chosen["motion_loras"], x, frames, transformer_options)}
     if "motion_amounts" in chosen:
         amounts = amounts_for_batch(chosen["motion_amounts"], x, frames, transformer_options)
         chosen = {**chosen, "motion_amounts": amounts}
+    if "more_motion" in chosen:
+        more = [
+            one.for_batch(x, frames, transformer_options) if isinstance(one, VaryingMotion) else one
+            for one in chosen["more_motion"]
+        ]
+        chosen = {**chosen, "more_motion": more}
     return {**chosen, "frames_per_clip": frames}
 
 
@@ -128,7 +143,12 @@ def in_range(timesteps: Tensor, start_percent: float, end_percent: float) -> Ten
 
 def _freeu(chosen: dict, timesteps: Tensor) -> FreeU:
     factors = {name: chosen[name] for name in ("s1", "s2", "b1", "b2", "version")}
-    return FreeU(**factors, active=in_range(timesteps, chosen["start_percent"], chosen["end_percent"]))
+    active, curve = in_range(timesteps, chosen["start_percent"], chosen["end_percent"]), chosen.get("curve")
+    if curve is not None:
+        now = timesteps.flatten()[:1].float()
+        on = at_step(torch.full_like(now, curve["number"]), curve["steps"], now) >= ON
+        active = on if active is None else active & on
+    return FreeU(**factors, active=active)
 
 
 def _frames_at_once(size: int, hooks: ComfyHooks) -> int | None:
@@ -160,4 +180,6 @@ def forward_options(x: Tensor, transformer_options: dict, timesteps: Tensor, hoo
     if "views" in chosen:
         overrides["views"] = Views.of(chosen["views"])
         overrides["frames_at_once"] = _frames_at_once(chosen["frames_at_once"], hooks)
+    if "more_motion" in chosen:
+        overrides["more_motion"] = more_motion(chosen["more_motion"], timesteps)
     return ForwardOptions(**overrides)

@@ -39,6 +39,10 @@ class Varying:
         rest = [curve for curve in curves if not curve.is_constant]
         return cls(number, *(tuple(c for c in rest if c.over == over) for over in ("frames", "steps")))
 
+    def times(self, other: Varying) -> Varying:
+        """The product of both."""
+        return Varying(self.number * other.number, self.frames + other.frames, self.steps + other.steps)
+
     @property
     def is_constant(self) -> bool:
         return not self.frames and not self.steps

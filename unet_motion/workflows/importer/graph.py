@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...files.errors import one_line
+
 Key = int | str
 MUTED, BYPASSED = 2, 4
 VIRTUAL_PASSES = ("Reroute", "SetNode")
@@ -18,7 +20,10 @@ PRIMITIVE, GET, SET = "PrimitiveNode", "GetNode", "SetNode"
 
 
 class WorkflowError(ValueError):
-    """What was given is no graph of ComfyUI that can be read; one sentence."""
+    """What was given is no graph of ComfyUI that can be read; one sentence that can be printed anywhere."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(one_line(text))
 
 
 @dataclass
