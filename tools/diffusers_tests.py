@@ -52,7 +52,7 @@ def replace_tokenizer(folder: Path) -> None:
     from transformers import CLIPTokenizer
 
     letters = [chr(code) for code in range(33, 127)]
-    words = ["<|startoftext|>", "!", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    words = ["<|startoftext|>", "!", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters), "an</w>"]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
     special = dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": words[0], **special}

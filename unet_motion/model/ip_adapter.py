@@ -69,18 +69,25 @@ class IPAdapterProcessor(nn.Module):
         """Add to ``hidden`` what ``query`` (both (N, L, heads*dim)) finds in the images of the call."""
         shape = hidden.shape
         for i, (to_k, to_v, scale) in enumerate(zip(self.to_k_ip, self.to_v_ip, self.scale, strict=True)):
-            if scale == 0:
+            scales = list(scale) if isinstance(scale, Sequence) else [scale]
+            if not any(scales):
                 continue
             tokens = call.ip_tokens[i]
             rows = tokens.shape[0]
             queries = query.reshape(rows, -1, query.shape[-1])
             mask = call.ip_masks[i] if call.ip_masks is not None else None
+            if len(scales) > 1 and (mask is None or len(scales) != tokens.shape[1]):
+                raise ValueError(
+                    f"the scale of IP-Adapter {i} holds {len(scales)} numbers, expected one, or one for each of the "
+                    f"{tokens.shape[1]} images beside `ip_adapter_masks`."
+                )
             if mask is None:
                 tokens = tokens.flatten(1, 2)
-                result = attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
+                result = scales[0] * attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
             else:
+                mask = mask * torch.tensor(scales, dtype=mask.dtype, device=mask.device)[:, None, None]
                 result = self._masked(queries, tokens, mask, to_k, to_v, attention, kernel, call)
-            hidden = hidden + scale * result.reshape(shape)
+            hidden = hidden + result.reshape(shape)
         return hidden
 
     @staticmethod
@@ -142,7 +149,7 @@ def attach(unet: nn.Module, state: Mapping[str, Tensor], scale: float = 1.0) -> 
             raise ValueError(f"the IP-Adapter has {found} for {path}, expected width {inner}.")
         processor = IPAdapterProcessor(make, inner, key.shape[1], len(layers), [scale] * len(layers))
         processor.kernel = getattr(attention.processor, "kernel", attention.processor)
-        _replace(attention, processor)
+        put_processor(attention, processor)
     unet.config = unet.config.replace(encoder_hid_dim_type="ip_image_proj")
     return True
 
@@ -164,7 +171,7 @@ def unload(unet: nn.Module) -> None:
     """Remove the image layers and their projection."""
     for _, attention in _cross_attentions(unet):
         if isinstance(attention.processor, IPAdapterProcessor):
-            _replace(attention, attention.processor.kernel)
+            put_processor(attention, attention.processor.kernel)
     unet.encoder_hid_proj = None
     unet.config = unet.config.replace(encoder_hid_dim_type=None)
 
@@ -175,10 +182,11 @@ def set_processor(attention: Attention, processor: Any) -> None:
     if isinstance(current, nn.Module) and isinstance(processor, AttentionProcessor):
         current.kernel = processor
     else:
-        _replace(attention, processor)
+        put_processor(attention, processor)
 
 
-def _replace(attention: Attention, processor: Any) -> None:
+def put_processor(attention: Attention, processor: Any) -> None:
+    """Set an attention's processor, with image layers or without, in the place of what was there."""
     if isinstance(attention.processor, nn.Module):
         del attention.processor  # else what is no module could not take a module's place
     attention.processor = processor
@@ -189,9 +197,11 @@ def _cross_attentions(unet: nn.Module) -> list[tuple[str, Attention]]:
 
 
 def project_images(
-    projections: ImageProjections, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
+    projections: nn.Module, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
 ) -> tuple[list[Tensor], list[Tensor | None] | None]:
     """The image tokens of a call, one per IP-Adapter, and their masks if it has some.
+
+    ``projections`` are :class:`ImageProjections`, or a host's that take images of several tokens too.
 
     Raises:
         ValueError: images or masks that are missing or of another shape.
@@ -205,7 +215,8 @@ def project_images(
     if isinstance(embeds, Tensor):
         embeds = [embeds.unsqueeze(1) if embeds.dim() == 2 else embeds]
     for i, e in enumerate(embeds):
-        if e.dim() != 3 or e.shape[0] != batch and e.shape[0] != batch * frames:
+        dims = (3,) if isinstance(projections, ImageProjections) else (3, 4)
+        if e.dim() not in dims or e.shape[0] != batch and e.shape[0] != batch * frames:
             raise ValueError(
                 f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({batch} per clip or "
                 f"{batch * frames} per frame, images, width)."

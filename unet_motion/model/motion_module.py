@@ -78,7 +78,12 @@ class MotionModule(nn.Module):
     """A temporal transformer behind a group norm, with a residual around it.
 
     ``proj_out`` starts at zero, so a module without trained weights changes nothing.
+
+    Attributes:
+        most_pixels: so many pixels at a time at most, for less memory, or None.
     """
+
+    most_pixels: int | None = None
 
     def __init__(self, make: LayerFactory, channels: int, heads: int, depth: int, groups: int, max_seq_length: int):
         super().__init__()
@@ -125,7 +130,8 @@ class MotionModule(nn.Module):
 
     def _pixels_at_once(self, hidden: Tensor, call: Call) -> int:
         """So many that what is computed of them stays in caches; all, where others want to see them."""
-        pixels, every = pixels_at_once(hidden), hidden.shape[2]
+        every = hidden.shape[2]
+        pixels = min(pixels_at_once(hidden), self.most_pixels or every)
         if pixels == every or call.settings.forward_chunking is not None:
             return every
         layers = [layer for layer, _ in self._layers()]
