@@ -47,10 +47,8 @@ def replace_classes() -> None:
                 setattr(module, name, getattr(ours, name))
 
 
-def replace_tokenizer(folder: Path) -> None:
-    """A CLIP tokenizer of single letters in place of one that would be fetched."""
-    from transformers import CLIPTokenizer
-
+def write_tokenizer(folder: Path) -> None:
+    """The files of a CLIP tokenizer of single letters: fewer than 200 words."""
     letters = [chr(code) for code in range(33, 127)]
     words = ["<|startoftext|>", "!", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters), "an</w>"]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
@@ -59,6 +57,13 @@ def replace_tokenizer(folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\na n</w>\n")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def replace_tokenizer(folder: Path) -> None:
+    """Such a tokenizer in place of one that would be fetched."""
+    from transformers import CLIPTokenizer
+
+    write_tokenizer(folder)
     fetched = CLIPTokenizer.from_pretrained.__func__
 
     def from_pretrained(cls, name, *arguments, **options):

@@ -125,7 +125,7 @@ def free_noise_views(unet: nn.Module, frames: int) -> FreeNoiseViews | None:
     """The windows of diffusers' FreeNoise for a clip, or None where it is off.
 
     Raises:
-        ValueError: the clip is shorter than a window.
+        ValueError: the clip is shorter than a window, or diffusers has no weights for a window of this length.
     """
     module = unet.motion_modules_at[0][1] if unet.motion_modules_at else None
     block = module.transformer_blocks[0] if module is not None and len(module.transformer_blocks) else None
@@ -140,6 +140,8 @@ def free_noise_views(unet: nn.Module, frames: int) -> FreeNoiseViews | None:
 @lru_cache(maxsize=8)
 def _views(length: int, frames: int, spans: tuple[tuple[int, int], ...], scheme: str) -> FreeNoiseViews:
     shares = theirs.FreeNoiseTransformerBlock._get_frame_weights(None, length, scheme)
+    if len(shares) != length:
+        raise ValueError(f"`context_length` is {length}, expected an even number for the weighting scheme {scheme!r}.")
     windows = [tuple(range(*span)) for span in spans]
     weights = [list(map(float, shares)) for _ in windows]
     rest = frames - spans[-1][1]

@@ -120,6 +120,14 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
             raise ValueError(f"`attention_op` is {attention_op!r}, expected None: xformers chooses its operator.")
         self.set_attn_processor("xformers" if valid else "auto")
 
+    def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
+        """xformers' attention in all layers; see :meth:`set_use_memory_efficient_attention_xformers`."""
+        self.set_use_memory_efficient_attention_xformers(True, attention_op)
+
+    def disable_xformers_memory_efficient_attention(self) -> None:
+        """This project's choice of attention in all layers."""
+        self.set_use_memory_efficient_attention_xformers(False)
+
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float, version: str = "v1") -> None:
         """Apply FreeU; see :class:`unet_motion.FreeU` for the factors."""
         OURS.enable_freeu(self, s1, s2, b1, b2, version)

@@ -25,7 +25,7 @@ def _resnet(make: LayerFactory, config: UNetMotionConfig, channels_in: int, chan
 
 
 class _LayeredBlock(nn.Module):
-    """Resnets, attentions and motion modules of one resolution."""
+    """Resnets, attentions and motion modules of one resolution; without text there are no ``attentions``."""
 
     def __init__(self, make: LayerFactory, config: UNetMotionConfig, plan: BlockPlan, resnets: list[ResnetBlock]):
         super().__init__()
@@ -37,8 +37,6 @@ class _LayeredBlock(nn.Module):
                 )
                 for depth in plan.depths
             )
-        else:
-            self.attentions = None
         self.resnets = nn.ModuleList(resnets)
         self.motion_modules = nn.ModuleList(
             MotionModule(make, width, heads, depth, groups, config.motion_max_seq_length)
@@ -55,7 +53,8 @@ class _LayeredBlock(nn.Module):
     def _of_frames(self, i: int, x: Tensor, call: Call) -> Tensor:
         """What the layer does to each frame alone."""
         x = call.run(self.resnets[i], x, call)
-        return x if self.attentions is None else self.attentions[i](x, call)
+        attentions = getattr(self, "attentions", None)
+        return x if attentions is None else attentions[i](x, call)
 
 
 class DownBlock(_LayeredBlock):
@@ -82,7 +81,7 @@ class DownBlock(_LayeredBlock):
 
 
 class MidBlock(nn.Module):
-    """A resnet, then per layer a spatial transformer, a motion module where wanted, and a resnet."""
+    """A resnet, then per layer a spatial transformer, a motion module where there are any, and a resnet."""
 
     def __init__(self, make: LayerFactory, config: UNetMotionConfig):
         super().__init__()
@@ -97,7 +96,6 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(
             _resnet(make, config, width, width, scale) for _ in range(config.mid_block_layers + 1)
         )
-        self.motion_modules = None
         if config.use_motion_mid_block:
             self.motion_modules = nn.ModuleList(
                 MotionModule(make, width, config.mid_motion_heads(), depth, groups, config.motion_max_seq_length)
@@ -109,10 +107,11 @@ class MidBlock(nn.Module):
         if call.hooks is not None:
             call.hooks.before_stage("middle", 0)
         x = by_frames(call, x, lambda part, call: call.run(self.resnets[0], part, call))
+        motion_modules = getattr(self, "motion_modules", None)
         for i, attention in enumerate(self.attentions):
             x = by_frames(call, x, attention)
-            if self.motion_modules is not None:
-                x = call.run(self.motion_modules[i], x, call)
+            if motion_modules is not None:
+                x = call.run(motion_modules[i], x, call)
             resnet = self.resnets[i + 1]
             x = by_frames(call, x, lambda part, call, resnet=resnet: call.run(resnet, part, call))
         if residual is not None:

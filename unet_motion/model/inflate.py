@@ -70,7 +70,7 @@ def load_motion_modules(unet: MotionUNet, adapter: nn.Module) -> None:
 def _match_mid_blocks(unet: MotionUNet, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Leave the mid block out of ``state`` where the UNet has none, or fill it so that it changes nothing."""
     theirs = [k for k in state if k.startswith("mid_block.")]
-    if unet.mid_block.motion_modules is None:
+    if not hasattr(unet.mid_block, "motion_modules"):
         if theirs:
             warnings.warn("the adapter's mid block is left out: the UNet has no motion modules there.", stacklevel=4)
         for name in theirs:

@@ -203,7 +203,7 @@ class MotionUNet(nn.Module):
     def motion_parts(self) -> list[nn.Module]:
         """The ModuleLists of motion modules, from input to output."""
         blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
-        return [block.motion_modules for block in blocks if block.motion_modules is not None]
+        return [block.motion_modules for block in blocks if hasattr(block, "motion_modules")]
 
     def _apply(self, *args: Any, **kwargs: Any):
         moved = super()._apply(*args, **kwargs)
