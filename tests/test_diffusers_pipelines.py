@@ -209,6 +209,15 @@ def test_two_ip_adapters_with_masks_and_scales_by_image_and_by_block_give_diffus
     assert_differs(ours, plain)
 
 
+def test_another_pipeline_takes_over_these_parts(pipe):
+    accelerate(pipe)
+    pipe.motion_adapter = MotionAdapter.of(pipe.unet.motion_adapter())
+    other = diffusers.AnimateDiffVideoToVideoPipeline.from_pipe(pipe)
+    assert other.unet is pipe.unet and other.motion_adapter is pipe.motion_adapter
+    assert UNetMotionModel == diffusers.UNetMotionModel and UNetMotionModel != diffusers.MotionAdapter
+    assert len({UNetMotionModel, diffusers.UNetMotionModel}) == 2
+
+
 def test_fused_projections_and_diffusers_processors_change_no_value(pipe):
     plain = draw(pipe)
     accelerate(pipe)

@@ -48,6 +48,7 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
     The values are those of both classes to 1e-5; docs/diffusers.md names what differs.
     """
 
+    stands_for = theirs.UNetMotionModel
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ["norm"]
 
@@ -186,6 +187,8 @@ def _with_groups(adapter: nn.Module, groups: int) -> nn.Module:
 
 class MotionAdapter(Model, theirs.MotionAdapter, motion_adapter.MotionAdapter):
     """diffusers' ``MotionAdapter`` over :class:`unet_motion.MotionAdapter`, with what that inherits."""
+
+    stands_for = theirs.MotionAdapter
 
     def __init__(self, *args: Any, **kwargs: Any):
         motion_adapter.MotionAdapter.__init__(self, *args, **kwargs)
