@@ -125,3 +125,14 @@ def test_gradient_checkpointing_takes_diffusers_function(ours, inputs):
     assert called
     ours.disable_gradient_checkpointing()
     assert not ours.is_gradient_checkpointing
+
+
+def test_a_new_adapter_has_the_random_values_that_diffusers_has_from_the_same_seed():
+    sizes = dict(block_out_channels=(8, 16), motion_norm_num_groups=4, motion_num_attention_heads=2)
+    states = []
+    for kind in (MotionAdapter, diffusers.MotionAdapter):
+        torch.manual_seed(3)
+        states.append(kind(**sizes).state_dict())
+    for name, value in states[1].items():
+        assert torch.equal(value, states[0][name]) or name.endswith(".pe") and torch.allclose(value, states[0][name]), name
+    assert UNetMotionModel(**TINY).mid_block.motion_modules[0].proj_out.weight.any()

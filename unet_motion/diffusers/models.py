@@ -49,6 +49,7 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
     """
 
     stands_for = theirs.UNetMotionModel
+    silent = False
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ["norm"]
 
@@ -189,6 +190,7 @@ class MotionAdapter(Model, theirs.MotionAdapter, motion_adapter.MotionAdapter):
     """diffusers' ``MotionAdapter`` over :class:`unet_motion.MotionAdapter`, with what that inherits."""
 
     stands_for = theirs.MotionAdapter
+    silent = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         motion_adapter.MotionAdapter.__init__(self, *args, **kwargs)

@@ -22,12 +22,14 @@ class LayerFactory:
         operations: namespace with ``Linear``, ``Conv2d``, ``GroupNorm`` and ``LayerNorm`` as in ``torch.nn``.
         weights: (layer, input) -> (weight, bias); the only way in which fused code reads parameters.
         dtype, device: given to every layer.
+        silent: new motion modules change nothing; else their last layers start with random values, as in diffusers.
     """
 
     operations: Any = nn
     weights: Weights = module_weights
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
+    silent: bool = True
 
     def __deepcopy__(self, memo) -> LayerFactory:
         # Nothing here changes, and a namespace such as torch.nn cannot be copied: a copied model shares it.
@@ -37,7 +39,7 @@ class LayerFactory:
         # A module such as torch.nn cannot be pickled; it is found again by its name.
         operations = self.operations
         found = _Module(operations.__name__) if isinstance(operations, ModuleType) else operations
-        return _unpickled, (found, self.weights, self.dtype, self.device)
+        return _unpickled, (found, self.weights, self.dtype, self.device, self.silent)
 
     @property
     def _where(self) -> dict[str, Any]:
@@ -79,10 +81,10 @@ def _unpickled(operations: Any, *others: Any) -> LayerFactory:
     return LayerFactory(operations, *others)
 
 
-def make_factory(operations=None, weights=None, dtype=None, device=None) -> LayerFactory:
+def make_factory(operations=None, weights=None, dtype=None, device=None, silent: bool = True) -> LayerFactory:
     """A factory with the defaults filled in."""
     valueless = device is not None and torch.device(device).type == "meta"
-    return LayerFactory(operations or (_Valueless if valueless else nn), weights or module_weights, dtype, device)
+    return LayerFactory(operations or (_Valueless if valueless else nn), weights or module_weights, dtype, device, silent)
 
 
 def _valueless(layer: type[nn.Module]) -> Callable[..., nn.Module]:

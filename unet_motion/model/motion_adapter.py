@@ -38,11 +38,12 @@ class MotionAdapter(nn.Module):
     """
 
     config_class = MotionAdapterConfig
+    silent = True
 
     def __init__(self, *args: Any, operations=None, dtype=None, device=None, **kwargs: Any):
         super().__init__()
         self.config = config = MotionAdapterConfig(*args, **kwargs)
-        make = make_factory(operations, None, dtype, device)
+        make = make_factory(operations, None, dtype, device, self.silent)
         groups, length = config.motion_norm_num_groups, config.motion_max_seq_length
         width = config.block_out_channels[0]
         self.conv_in = make.conv(config.conv_in_channels, width, 3, padding=1) if config.conv_in_channels else None

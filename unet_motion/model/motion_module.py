@@ -77,7 +77,7 @@ class MotionTransformerBlock(nn.Module):
 class MotionModule(nn.Module):
     """A temporal transformer behind a group norm, with a residual around it.
 
-    ``proj_out`` starts at zero, so a module without trained weights changes nothing.
+    ``proj_out`` starts at zero, so a module without trained weights changes nothing, unless the factory says otherwise.
 
     Attributes:
         most_pixels: so many pixels at a time at most, for less memory, or None.
@@ -95,7 +95,7 @@ class MotionModule(nn.Module):
             MotionTransformerBlock(make, inner, heads, head_dim, max_seq_length) for _ in range(depth)
         )
         self.proj_out = make.linear(inner, channels)
-        if isinstance(self.proj_out.weight, nn.Parameter):
+        if make.silent and isinstance(self.proj_out.weight, nn.Parameter):
             nn.init.zeros_(self.proj_out.weight)
             nn.init.zeros_(self.proj_out.bias)
         self._tree: tuple[tuple[nn.Module, tuple[tuple[str, nn.Module | None], ...]], ...] = ()

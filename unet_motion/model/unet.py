@@ -59,15 +59,17 @@ class MotionUNet(nn.Module):
         attention_layers: (path, layer) of each attention, in diffusers' order.
         motion_modules_at: (path, module) of each motion module.
         text_widths: widths of the text that the cross-attentions read.
+        silent: whether new motion modules change nothing.
         adapter_conv_in: whether the input layer has channels that came with an adapter and are saved with it.
     """
 
+    silent = True
     adapter_conv_in = False
 
     def __init__(self, config: UNetMotionConfig, operations=None, weights=None, dtype=None, device=None):
         super().__init__()
         self.config = config
-        self.factory = make = make_factory(operations, weights, dtype, device)
+        self.factory = make = make_factory(operations, weights, dtype, device, self.silent)
         width = config.block_out_channels[0]
         temb = width * 4
         self.conv_in = make.conv(config.in_channels, width, 3, padding=1)
