@@ -84,7 +84,8 @@ def _unpickled(operations: Any, *others: Any) -> LayerFactory:
 def make_factory(operations=None, weights=None, dtype=None, device=None, silent: bool = True) -> LayerFactory:
     """A factory with the defaults filled in."""
     valueless = device is not None and torch.device(device).type == "meta"
-    return LayerFactory(operations or (_Valueless if valueless else nn), weights or module_weights, dtype, device, silent)
+    operations = operations or (_Valueless if valueless else nn)
+    return LayerFactory(operations, weights or module_weights, dtype, device, silent)
 
 
 def _valueless(layer: type[nn.Module]) -> Callable[..., nn.Module]:
