@@ -248,7 +248,7 @@ def _load(args: argparse.Namespace, prompts: list):
     if unknown:
         print(
             f"unet-motion generate: the model does not know {', '.join(unknown)}; "
-            f"it knows: {', '.join(pipeline.tokenizer.words)}",
+            f"it knows: {', '.join(getattr(pipeline.tokenizer, 'words', ()))}",
             file=sys.stderr,
         )
     return pipeline, unknown

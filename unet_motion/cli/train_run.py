@@ -193,7 +193,7 @@ def watchers(args: argparse.Namespace, ready: Prepared) -> list[Watcher]:
     board = TensorBoard(args.out / "tensorboard") if args.tensorboard else None
     if args.validate_every:
         texts = clips.texts[:2]
-        if args.validate_prompt:
+        if args.validate_prompt and base.parts is not None:  # `prepare` refuses others
             encoder = bundled_encoder(base.parts, base.source["base_sha256"])
             texts = [dict(encoder.text(prompt)) for prompt in args.validate_prompt]
         empty = clips.empty_text() if ready.recipe.drop_prompt else None

@@ -55,16 +55,6 @@ class StandsFor(type):
 class Model(ModelMixin, ConfigMixin, metaclass=StandsFor):
     """What the two models share: diffusers' loading and saving, and one configuration for both projects."""
 
-    @property
-    def config(self) -> Configuration:
-        return self.__dict__["_internal_dict"]
-
-    @config.setter
-    def config(self, fields: ConfigBase | Configuration) -> None:
-        others = {name: value for name, value in self.__dict__.get("_internal_dict", {}).items() if name[0] == "_"}
-        fields = getattr(fields, "_fields", fields)
-        self.__dict__["_internal_dict"] = Configuration(fields, others)
-
     def register_to_config(self, **values: Any) -> None:
         fields = self.config._fields
         names = fields.field_names()
@@ -74,7 +64,9 @@ class Model(ModelMixin, ConfigMixin, metaclass=StandsFor):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "config":
-            type(self).config.fset(self, value)
+            # Which `ConfigMixin` reads as `_internal_dict`.
+            others = {key: other for key, other in self.__dict__.get("_internal_dict", {}).items() if key[0] == "_"}
+            self.__dict__["_internal_dict"] = Configuration(getattr(value, "_fields", value), others)
         else:
             super().__setattr__(name, value)
 

@@ -6,7 +6,7 @@ A layer changes its class, not its weights: what diffusers builds in its place o
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from diffusers.models import attention as theirs
 from diffusers.models import attention_processor as processors
@@ -19,6 +19,7 @@ from ..model.attention import Attention
 from ..model.ip_adapter import IPAdapterProcessor, put_processor
 from ..model.motion_module import MotionModule, MotionTransformerBlock
 from ..model.transformer import SpatialTransformer
+from ..model.unet import MotionUNet
 from ..ops.attention.processors import get_processor
 
 
@@ -92,14 +93,15 @@ class MotionBlocks(nn.ModuleList):
         block = self[index]
         if isinstance(module, theirs.FreeNoiseTransformerBlock) and isinstance(block, MotionTransformerBlock):
             block.__class__ = FreeNoiseBlock
-            block.set_free_noise_properties(module.context_length, module.context_stride, module.weighting_scheme)
+            settings = module.context_length, module.context_stride, module.weighting_scheme
+            cast(Any, block).set_free_noise_properties(*settings)
         elif isinstance(module, theirs.BasicTransformerBlock) and isinstance(block, MotionTransformerBlock):
             block.__class__ = MotionBlock
         else:
             super().__setitem__(index, module)
 
 
-def name_layers(unet: nn.Module) -> None:
+def name_layers(unet: MotionUNet) -> None:
     """Give the layers of a motion UNet diffusers' names."""
     kinds = (*unet.config.down_block_types, *unet.config.up_block_types)
     for block, kind in zip((*unet.down_blocks, *unet.up_blocks), kinds, strict=True):
@@ -121,20 +123,21 @@ class FreeNoiseViews(Views):
         pass
 
 
-def free_noise_views(unet: nn.Module, frames: int) -> FreeNoiseViews | None:
+def free_noise_views(unet: MotionUNet, frames: int) -> FreeNoiseViews | None:
     """The windows of diffusers' FreeNoise for a clip, or None where it is off.
 
     Raises:
         ValueError: the clip is shorter than a window, or diffusers has no weights for a window of this length.
     """
     module = unet.motion_modules_at[0][1] if unet.motion_modules_at else None
-    block = module.transformer_blocks[0] if module is not None and len(module.transformer_blocks) else None
+    block: Any = module.transformer_blocks[0] if module is not None and len(module.transformer_blocks) else None
     if not isinstance(block, FreeNoiseBlock):
         return None
-    length = block.context_length
+    length = int(cast(Any, block).context_length)
     if frames < length:
         raise ValueError(f"the clip has {frames} frames, expected at least `context_length` {length} for FreeNoise.")
-    return _views(length, frames, tuple(block._get_frame_indices(frames)), block.weighting_scheme)
+    spans, scheme = cast(Any, block)._get_frame_indices(frames), cast(Any, block).weighting_scheme
+    return _views(length, frames, tuple(spans), scheme)
 
 
 @lru_cache(maxsize=8)
@@ -162,7 +165,7 @@ def _views(length: int, frames: int, spans: tuple[tuple[int, int], ...], scheme:
     return FreeNoiseViews(tuple(windows), tuple(parts))
 
 
-def take_splits(unet: nn.Module) -> None:
+def take_splits(unet: Any) -> None:
     """Put layers that a pipeline wrapped to run in parts back, and run the network in parts of these sizes."""
     if not isinstance(unet.mid_block.resnets[0], SplitInferenceModule):
         return
@@ -179,7 +182,7 @@ def take_splits(unet: nn.Module) -> None:
 class ImageProcessor(IPAdapterProcessor, processors.IPAdapterAttnProcessor2_0):
     """The image layers of an IP-Adapter, which pipelines look for by diffusers' class."""
 
-    def __init__(self, layers: nn.Module):
+    def __init__(self, layers: Any):
         nn.Module.__init__(self)
         self.to_k_ip, self.to_v_ip = layers.to_k_ip, layers.to_v_ip
         self.scale, self.kernel = list(layers.scale), None

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.unets import unet_motion_model as theirs
@@ -21,6 +21,7 @@ from ..forward.options import ForwardOptions
 from ..forward.processor_plan import choose_processors
 from ..forward.settings import Settings
 from ..model import motion_adapter, unet_motion_model
+from ..model.attention import Attention
 from ..model.ip_adapter import set_processor
 from . import layers
 from .configuration import Model, signature
@@ -29,7 +30,7 @@ RETURN_DICT = list(inspect.signature(unet_motion_model.UNetMotionModel.forward).
 """Its place among the arguments of ``forward``."""
 
 
-def read_weights(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def read_weights(layer: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """A layer's weights for input x, wherever diffusers keeps them and in any dtype; a PEFT layer's with its LoRAs."""
     weight, bias = layer.weight, layer.bias
     for name in getattr(layer, "active_adapters", ()) if hasattr(layer, "base_layer") else ():
@@ -59,7 +60,7 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
         del self.gradient_checkpointing
         layers.name_layers(self)
 
-    __init__.__signature__ = signature(UNetMotionConfig)
+    cast(Any, __init__).__signature__ = signature(UNetMotionConfig)
 
     # All else that diffusers' class inherits is diffusers' own.
     attn_processors = OURS.attn_processors
@@ -81,7 +82,8 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
         if len(args) > RETURN_DICT:
             args, return_dict = (*args[:RETURN_DICT], *args[RETURN_DICT + 1 :]), args[RETURN_DICT]
         sample = args[0] if args else kwargs.get("sample")
-        out = OURS.forward(self, *args, return_dict=False, options=self._options(options, sample), **kwargs)
+        kwargs |= {"return_dict": False, "options": self._options(options, sample)}
+        out = OURS.forward(self, *args, **kwargs)
         return theirs.UNetMotionOutput(sample=out[0]) if return_dict else out
 
     def _options(self, options: ForwardOptions | None, sample: Any) -> ForwardOptions | None:
@@ -109,8 +111,8 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
                 return
         own = layers.own_processor
         chosen = {k: own(p) for k, p in processor.items()} if isinstance(processor, dict) else own(processor)
-        for layer, one in choose_processors(chosen, self.attention_layers).items():
-            set_processor(layer, one)
+        for attention, one in choose_processors(chosen, self.attention_layers).items():
+            set_processor(cast(Attention, attention), one)
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Any = None) -> None:
         """xformers' attention in all layers, or this project's choice again.
@@ -162,7 +164,7 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
         That is what diffusers does, whatever the adapter says of its groups.
         """
         if motion_adapter is not None:
-            motion_adapter = _with_groups(motion_adapter, unet.config["norm_num_groups"])
+            motion_adapter = _with_groups(motion_adapter, cast(Any, unet.config)["norm_num_groups"])
         return OURS.__dict__["from_unet2d"].__func__(cls, unet, motion_adapter, load_weights, **kwargs)
 
     def save_motion_modules(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -171,7 +173,8 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
 
     def load_ip_adapter(self, state_dicts: Sequence[Mapping[str, Any]] | Mapping[str, Any], scale: float = 1.0) -> None:
         """Set image layers from IP-Adapter files of all kinds that diffusers knows; ``scale``: of each adapter."""
-        self._load_ip_adapter_weights([state_dicts] if isinstance(state_dicts, Mapping) else list(state_dicts))
+        given = [state_dicts] if isinstance(state_dicts, Mapping) else list(state_dicts)
+        cast(Any, self)._load_ip_adapter_weights(given)
         OURS.set_ip_adapter_scale(self, scale)
 
 
@@ -195,7 +198,7 @@ class MotionAdapter(Model, theirs.MotionAdapter, motion_adapter.MotionAdapter):
     def __init__(self, *args: Any, **kwargs: Any):
         motion_adapter.MotionAdapter.__init__(self, *args, **kwargs)
 
-    __init__.__signature__ = signature(MotionAdapterConfig)
+    cast(Any, __init__).__signature__ = signature(MotionAdapterConfig)
 
     forward = motion_adapter.MotionAdapter.forward
 

@@ -33,8 +33,9 @@ def accelerate(pipe: Any) -> None:
     for mine, their in zip(ours.parameters(), theirs.parameters(), strict=True):
         mine.requires_grad_(their.requires_grad)
     factors = [getattr(theirs.up_blocks[0], name, None) for name in ("s1", "s2", "b1", "b2")]
-    if None not in factors:
-        ours.enable_freeu(*(float(factor) for factor in factors))
+    given = [float(factor) for factor in factors if factor is not None]
+    if len(given) == len(factors):
+        ours.enable_freeu(*given)
     object.__setattr__(ours, "_replaced", theirs)
     pipe.unet = ours.train(theirs.training)
 

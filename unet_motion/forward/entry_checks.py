@@ -81,7 +81,7 @@ def check_types(given: Mapping[str, Any]) -> None:
             raise ValueError(f"`{name}` is a {type(value).__name__}, expected {words}.")
 
 
-_KINDS = {
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "timestep_cond": (Tensor, "a tensor"),
     "attention_mask": (Tensor, "a tensor"),
     "cross_attention_kwargs": (Mapping, "a dictionary"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -22,6 +23,10 @@ def _resnet(make: LayerFactory, config: UNetMotionConfig, channels_in: int, chan
     return ResnetBlock(
         make, channels_in, channels_out, temb, config.norm_num_groups, config.norm_eps, config.act_fn, scale
     )
+
+
+def _run(layer: nn.Module, x: Tensor, call: Call) -> Tensor:
+    return call.run(layer, x, call)
 
 
 class _LayeredBlock(nn.Module):
@@ -66,7 +71,7 @@ class DownBlock(_LayeredBlock):
             for i in range(plan.layers)
         ]
         super().__init__(make, config, plan, resnets)
-        self.downsamplers = None
+        self.downsamplers: nn.ModuleList | None = None
         if plan.resample:
             self.downsamplers = nn.ModuleList([Downsample(make, plan.out_channels, config.downsample_padding)])
 
@@ -75,8 +80,9 @@ class DownBlock(_LayeredBlock):
             skips.before()
             x = skips.keep(self.layer(i, x, call, features if i == 1 else None))
         if self.downsamplers is not None:
+            (downsample,) = self.downsamplers
             skips.before()
-            x = skips.keep(by_frames(call, x, lambda part, _: self.downsamplers[0](part)))
+            x = skips.keep(by_frames(call, x, lambda part, _: downsample(part)))
         return x
 
 
@@ -113,7 +119,7 @@ class MidBlock(nn.Module):
             if motion_modules is not None:
                 x = call.run(motion_modules[i], x, call)
             resnet = self.resnets[i + 1]
-            x = by_frames(call, x, lambda part, call, resnet=resnet: call.run(resnet, part, call))
+            x = by_frames(call, x, partial(_run, resnet))
         if residual is not None:
             x = x + residual_for(x, residual, "mid_block_additional_residual")
         return x if call.hooks is None else call.hooks.after_middle(x)
@@ -137,8 +143,9 @@ class UpBlock(_LayeredBlock):
             x, skip = skips.pop(x)
             x = self.layer(i, freeu_concat(x, skip, call.settings.freeu, self.resolution), call)
         if self.upsamplers is not None:
+            (upsample,) = self.upsamplers
             size = skips.next_size()
-            x = by_frames(call, x, lambda part, _: self.upsamplers[0](part, size))
+            x = by_frames(call, x, lambda part, _: upsample(part, size))
         return x
 
 
@@ -191,7 +198,8 @@ class Skips:
         # A host's hooks may resize; else halving was exact where all sizes are multiples.
         if not self.stack or self.hooks is None and not any(size % self.factor for size in self.stack[0].shape[-2:]):
             return None
-        return tuple(self.stack[-1].shape[-2:])
+        height, width = self.stack[-1].shape[-2:]
+        return height, width
 
     def pop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden state and the skip of the next output stage."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config.unet import UNetMotionConfig
 from ..forward.call import Call
 from ..forward.conditioning import Conditioning
 from ..ops.attention.processors import AttentionProcessor
@@ -17,6 +18,25 @@ from .attention import Attention
 from .layer_factory import LayerFactory
 
 _PROJECTION = "encoder_hid_proj.image_projection_layers."
+
+
+class ImageUNet(Protocol):
+    """What image layers are put on: a :class:`unet_motion.model.unet.MotionUNet`, which knows of this file."""
+
+    factory: LayerFactory
+    config: UNetMotionConfig
+    encoder_hid_proj: nn.Module | None
+    attention_layers: tuple[tuple[str, Attention], ...]
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
 
 
 class ImageProjection(nn.Module):
@@ -72,7 +92,7 @@ class IPAdapterProcessor(nn.Module):
             scales = list(scale) if isinstance(scale, Sequence) else [scale]
             if not any(scales):
                 continue
-            tokens = call.ip_tokens[i]
+            tokens = cast(list[Tensor], call.ip_tokens)[i]
             rows = tokens.shape[0]
             queries = query.reshape(rows, -1, query.shape[-1])
             mask = call.ip_masks[i] if call.ip_masks is not None else None
@@ -94,7 +114,7 @@ class IPAdapterProcessor(nn.Module):
     def _masked(queries, tokens, mask, to_k, to_v, attention, kernel, call: Call) -> Tensor:
         pixels = queries.shape[0] * queries.shape[1] // (call.batch * call.frames)
         weights = downsample_mask(mask, pixels).to(queries)
-        total = 0
+        total = torch.zeros_like(queries)
         for image in range(tokens.shape[1]):
             part = tokens[:, image]
             result = attention.attend(kernel, queries, to_k(part), to_v(part), None)
@@ -113,7 +133,7 @@ def downsample_mask(mask: Tensor, pixels: int) -> Tensor:
     return F.pad(small, (0, max(0, pixels - small.shape[-1])))[..., :pixels]
 
 
-def load(unet: nn.Module, state_dicts: Sequence[Mapping[str, Any]], scale: float = 1.0) -> None:
+def load(unet: ImageUNet, state_dicts: Sequence[Mapping[str, Any]], scale: float = 1.0) -> None:
     """Set image layers from published files: see :meth:`unet_motion.UNetMotionModel.load_ip_adapter`."""
     converted: dict[str, Tensor] = {}
     for i, state in enumerate(state_dicts):
@@ -123,7 +143,7 @@ def load(unet: nn.Module, state_dicts: Sequence[Mapping[str, Any]], scale: float
     unet.load_state_dict({k: v.to(own[k].dtype) for k, v in converted.items()}, strict=False)
 
 
-def attach(unet: nn.Module, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
+def attach(unet: ImageUNet, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
     """Build the image layers that ``state`` (diffusers' names) has tensors for; False if it has none.
 
     Raises:
@@ -154,7 +174,7 @@ def attach(unet: nn.Module, state: Mapping[str, Tensor], scale: float = 1.0) -> 
     return True
 
 
-def set_scale(unet: nn.Module, scale: float | Sequence[float]) -> None:
+def set_scale(unet: ImageUNet, scale: float | Sequence[float]) -> None:
     """Strength of the image prompts: one number, or one per adapter; 0 skips an adapter."""
     for _, attention in _cross_attentions(unet):
         processor = attention.processor
@@ -167,7 +187,7 @@ def set_scale(unet: nn.Module, scale: float | Sequence[float]) -> None:
         processor.scale = scales
 
 
-def unload(unet: nn.Module) -> None:
+def unload(unet: ImageUNet) -> None:
     """Remove the image layers and their projection."""
     for _, attention in _cross_attentions(unet):
         if isinstance(attention.processor, IPAdapterProcessor):
@@ -179,7 +199,7 @@ def unload(unet: nn.Module) -> None:
 def set_processor(attention: Attention, processor: Any) -> None:
     """Set an attention's default processor; image layers stay, and take a named processor as their kernel."""
     current = attention.processor
-    if isinstance(current, nn.Module) and isinstance(processor, AttentionProcessor):
+    if isinstance(current, IPAdapterProcessor) and isinstance(processor, AttentionProcessor):
         current.kernel = processor
     else:
         put_processor(attention, processor)
@@ -192,7 +212,7 @@ def put_processor(attention: Attention, processor: Any) -> None:
     attention.processor = processor
 
 
-def _cross_attentions(unet: nn.Module) -> list[tuple[str, Attention]]:
+def _cross_attentions(unet: ImageUNet) -> list[tuple[str, Attention]]:
     return [(path, attention) for path, attention in unet.attention_layers if attention.is_cross_attention]
 
 

@@ -6,12 +6,14 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..ops.layer import Weights, module_weights
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -45,28 +47,28 @@ class LayerFactory:
     def _where(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "device": self.device}
 
-    def _owned(self, layer: nn.Module) -> nn.Module:
+    def _owned(self, layer: Layer) -> Layer:
         """The layer, which knows from now on how its weights are read: see :func:`unet_motion.ops.layer.weights_of`."""
         if self.weights is not module_weights:
-            layer.read_weights = self.weights
+            layer.__dict__["read_weights"] = self.weights
         return layer
 
-    def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
+    def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
         return self._owned(self.operations.Linear(in_features, out_features, bias=bias, **self._where))
 
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
-    ) -> nn.Module:
+    ) -> nn.Conv2d:
         return self._owned(
             self.operations.Conv2d(
                 in_channels, out_channels, kernel_size, stride=stride, padding=padding, **self._where
             )
         )
 
-    def group_norm(self, groups: int, channels: int, eps: float) -> nn.Module:
+    def group_norm(self, groups: int, channels: int, eps: float) -> nn.GroupNorm:
         return self._owned(self.operations.GroupNorm(groups, channels, eps=eps, affine=True, **self._where))
 
-    def layer_norm(self, width: int) -> nn.Module:
+    def layer_norm(self, width: int) -> nn.LayerNorm:
         return self._owned(self.operations.LayerNorm(width, eps=1e-5, elementwise_affine=True, **self._where))
 
 

@@ -70,9 +70,8 @@ class MotionAdapter(nn.Module):
     @classmethod
     def from_config(cls, config: MotionAdapterConfig | dict, **kwargs: Any) -> MotionAdapter:
         """Build from a configuration object or dictionary."""
-        if isinstance(config, dict):
-            config = MotionAdapterConfig.from_dict(config)
-        return cls(**{name: config[name] for name in config.field_names()}, **kwargs)
+        found = MotionAdapterConfig.from_dict(config) if isinstance(config, dict) else config
+        return cls(**{name: found[name] for name in found.field_names()}, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> MotionAdapter:

@@ -21,6 +21,8 @@ from .transformer import FeedForward
 class PositionTable(nn.Module):
     """The position table ``pe`` (1, L, C) as a leaf module, a persistent buffer under diffusers' name."""
 
+    pe: Tensor
+
     def __init__(self, length: int, channels: int, dtype: torch.dtype | None, device: torch.device | str | None):
         super().__init__()
         self.register_buffer("pe", sinusoidal_table(length, channels, device).to(dtype or torch.get_default_dtype()))
@@ -70,7 +72,8 @@ class MotionTransformerBlock(nn.Module):
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""
         size, dim = call.settings.forward_chunking or (None, 0)
-        lora = None if call.lora is None else call.lora.of(self.ff.net[0].proj, self.ff.net[2])
+        first, last = self.ff.layers
+        lora = None if call.lora is None else call.lora.of(first.proj, last)
         return self.ff.chunked(tokens, size, 2 if dim == 0 else 1, lora)
 
 

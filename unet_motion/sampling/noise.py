@@ -173,7 +173,10 @@ class NoiseMix:
 def mix_noise(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
     """Independent noises of one shape added up with weights: sum of w n, divided by the root of the sum of w**2."""
     scale = math.sqrt(sum(weight**2 for _, weight in parts))
-    return sum(noise * (weight / scale) for noise, weight in parts)
+    total = torch.zeros_like(parts[0][0])
+    for noise, weight in parts:
+        total = total + noise * (weight / scale)
+    return total
 
 
 def clip_noise(

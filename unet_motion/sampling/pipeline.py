@@ -70,7 +70,7 @@ class MotionPipeline:
         tokenizer: Tokenizer,
         autoencoder: Autoencoder,
         schedule: NoiseSchedule | None = None,
-        added_cond: Callable[[Tensor, int], dict[str, Tensor]] | None = None,
+        added_cond: Callable[[Any, int], dict[str, Tensor]] | None = None,
         latent_scale: float | None = None,
         pixels_per_latent: int | None = None,
         cuda_graphs: bool | None = None,

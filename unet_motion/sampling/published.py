@@ -29,7 +29,7 @@ def load_tokenizer(name: Any) -> Any:
     return _package("transformers").CLIPTokenizer.from_pretrained(str(name))
 
 
-def parts_of_checkpoint(path: str | Path, dtype: torch.dtype | None, device: Any) -> tuple[nn.Module, nn.Module]:
+def parts_of_checkpoint(path: str | Path, dtype: torch.dtype | None, device: Any) -> tuple[Any, Any]:
     """The text encoder and the autoencoder that a Stable Diffusion 1.5 checkpoint holds.
 
     Raises:
@@ -46,7 +46,7 @@ def parts_of_checkpoint(path: str | Path, dtype: torch.dtype | None, device: Any
     return built[0].to(device).eval(), built[1].to(device).eval()
 
 
-def parts_of_folder(folder: str | Path, dtype: torch.dtype | None, device: Any) -> tuple[nn.Module, nn.Module, Any]:
+def parts_of_folder(folder: str | Path, dtype: torch.dtype | None, device: Any) -> tuple[Any, Any, Any]:
     """The text encoder, the autoencoder and the tokenizer in a folder that a pipeline of diffusers was saved in."""
     folder = Path(folder)
     for name in ("text_encoder", "vae", "tokenizer"):
@@ -90,7 +90,7 @@ def _text_encoder(source: TensorSource, dtype: torch.dtype | None) -> nn.Module:
 
 
 def _autoencoder(source: TensorSource, dtype: torch.dtype | None) -> nn.Module:
-    single_file = importlib.import_module("diffusers.loaders.single_file_utils") if _package("diffusers") else None
+    single_file = _package("diffusers.loaders.single_file_utils")
     state = _read(source, VAE, dtype)
     levels = _count(state, "encoder.down.")
     widths = tuple(len(state[f"encoder.down.{i}.block.0.conv2.weight"]) for i in range(levels))
