@@ -76,7 +76,7 @@ with measured("saved and read"):
 '''
 SIZES = {
     "small": {"widths": (32, 64), "text": 64, "layers": 2, "words": 200, "side": 16, "frames": 3, "steps": 2},
-    "full": {"widths": (320, 640, 1280, 1280), "text": 768, "layers": 12, "words": 49408, "side": 128, "frames": 4,
+    "full": {"widths": (320, 640, 1280, 1280), "text": 768, "layers": 12, "words": 49408, "side": 64, "frames": 4,
              "steps": 2},
 }  # fmt: skip
 

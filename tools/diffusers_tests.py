@@ -103,8 +103,10 @@ def main() -> int:
     theirs, ours = (outcomes(args.checkout, classes, arguments) for classes in ("theirs", "ours"))
     wanted = sorted(test for test, outcome in theirs.items() if outcome == "passed")
     lost = [test for test in wanted if ours.get(test) != "passed"]
-    for test in lost:
-        print(f"{ours.get(test, 'absent'):8} {test}")
+    print("diffusers this project")
+    for test in sorted({**theirs, **ours}):
+        mark = "  <-- lost" if test in lost else ""
+        print(f"{theirs.get(test, 'absent'):9} {ours.get(test, 'absent'):12} {test}{mark}")
     print(f"{len(wanted)} tests pass with diffusers' classes, {len(wanted) - len(lost)} of them with this project's")
     return int(bool(lost))
 

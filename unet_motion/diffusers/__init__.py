@@ -15,7 +15,7 @@ try:
     from .pipelines import accelerate, restore
 except ImportError as error:
     raise ImportError(
-        f"unet_motion.diffusers needs diffusers 0.36 or newer ({error}): pip install 'unet-motion[diffusers]'"
+        f"unet_motion.diffusers needs diffusers 0.35 or newer ({error}): pip install 'unet-motion[diffusers]'"
     ) from error
 
 for _model in (MotionAdapter, UNetMotionModel):
