@@ -22,7 +22,10 @@ def scheduled_conditioning(clip: Any, schedule: PromptSchedule, frames: int) -> 
     Raises:
         ValueError: keys that the clip has no frames for, or texts whose hooks do not fit together.
     """
-    schedule.shares(frames)  # before the encoder is loaded
+    try:
+        schedule.shares(frames)  # before the encoder is loaded
+    except ValueError as error:
+        raise ValueError(f"`text`: {error}.") from None
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in schedule.texts]
     if len(encoded) == 1:
         return encoded[0]

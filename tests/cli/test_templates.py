@@ -98,3 +98,18 @@ def test_the_first_template_draws_another_clip_each_time():
     nodes = nodes_of(ROOT / "example_workflows" / "first_animation.json")
     (sampler,) = (node for node in nodes if node["type"] == "KSampler")
     assert sampler["widgets_values"][1] == "randomize"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_node_but_notes_stands_in_one_group(path):
+    groups = json.loads(path.read_text())["groups"]
+    assert all(group["title"] for group in groups)
+    for node in nodes_of(path):
+        left, top = node["pos"][0], node["pos"][1] - 30  # with its title
+        right, bottom = left + node["size"][0], node["pos"][1] + node["size"][1]
+        around = [
+            group["title"]
+            for group, (x, y, width, height) in ((group, group["bounding"]) for group in groups)
+            if x <= left and y <= top and right <= x + width and bottom <= y + height
+        ]
+        assert len(around) == (node["type"] != "MarkdownNote"), (node["type"], around)

@@ -100,7 +100,7 @@ def test_a_motion_module_that_does_not_fit_the_unet_is_marked(server, files):
 def test_no_file_is_nothing_to_tell_and_other_inputs_are_refused(server):
     assert info(server, "UNetMotion_LoadUNet", motion_module="none") == {}
     status, found = ask(server, "GET", "file_info", params={"node": "UNetMotion_LoadUNet", "norm_scope": "auto"})
-    assert (status, found["error"]) == (400, "UNetMotion_LoadUNet has no input 'norm_scope' that names a file.")
+    assert (status, found["error"]) == (400, "node 'UNetMotion_LoadUNet' has no input 'norm_scope' that names a file.")
 
 
 def test_nothing_outside_the_model_folders_is_read(server, elsewhere):

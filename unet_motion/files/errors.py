@@ -20,7 +20,7 @@ class FileFormatError(ValueError):
     """
 
     def __init__(self, text: str = "") -> None:
-        super().__init__(_sentence(text))
+        super().__init__(one_line(text))
 
 
 class UnsafeFileError(FileFormatError):
@@ -44,7 +44,8 @@ def shorten(text: str, limit: int = 100) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}...{text[3 - limit + limit // 2 :]}"
 
 
-def _sentence(text: str) -> str:
+def one_line(text: str) -> str:
+    """An error's text that begins with a path, as one line that can be printed anywhere, cut where it is long."""
     path, mark, rest = text[: 10 * _LONGEST].partition(": ")
     if mark and len(path) > _LONGEST_PATH:
         text = f"...{path[3 - _LONGEST_PATH :]}: {text[len(path) + 2 :]}"

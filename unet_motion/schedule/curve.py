@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .places import OVER, Place, check_order, resolve
+from .places import OVER, Place, check_order, quoted, resolve
 
 WAYS = ("hold", "linear", "smooth", "monotone")
 """From a key to the next one.
@@ -35,9 +35,9 @@ class Key:
 
     def __post_init__(self) -> None:
         if isinstance(self.value, bool) or not isinstance(self.value, (int, float)) or not math.isfinite(self.value):
-            raise ValueError(f"the value at {self.at} is {self.value!r}, expected a finite number")
+            raise ValueError(f"the value at {self.at} is {quoted(self.value)}, expected a finite number")
         if self.way not in WAYS:
-            raise ValueError(f"the way from {self.at} is {self.way!r}, expected one of {', '.join(WAYS)}")
+            raise ValueError(f"the way from {self.at} is {quoted(self.way)}, expected one of {', '.join(WAYS)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         if self.over not in OVER:
-            raise ValueError(f"a curve over {self.over!r} was asked for, expected one over {' or '.join(OVER)}")
+            raise ValueError(f"a curve over {quoted(self.over)} was asked for, expected one over {' or '.join(OVER)}")
         if not 1 <= len(self.keys) <= MOST_KEYS:
             raise ValueError(f"found {len(self.keys)} keys, expected 1 to {MOST_KEYS}")
         check_order([key.at for key in self.keys], most=2)
@@ -143,13 +143,13 @@ class Curve:
         if isinstance(found, list):
             found = {"keys": found}
         if not isinstance(found, dict) or not isinstance(found.get("keys"), list):
-            raise ValueError(f"found {_short(found)}, expected a number or {{'over': ..., 'keys': [...]}}")
+            raise ValueError(f"found {quoted(found)}, expected a number or {{'over': ..., 'keys': [...]}}")
         unknown = found.keys() - {"over", "keys"}
         if unknown:
-            raise ValueError(f"found the unknown entry {min(unknown)!r}, expected `over` and `keys`")
+            raise ValueError(f"found the unknown entry {quoted(min(unknown))}, expected `over` and `keys`")
         over = found.get("over", over)
         if over not in OVER:
-            raise ValueError(f"`over` is {over!r}, expected {' or '.join(OVER)}")
+            raise ValueError(f"`over` is {quoted(over)}, expected {' or '.join(OVER)}")
         return cls(tuple(_key_of_json(key, over) for key in found["keys"]), over)
 
     def to_json(self) -> dict[str, Any]:
@@ -252,14 +252,14 @@ def _number(word: str) -> float:
     try:
         return float(word)
     except ValueError:
-        raise ValueError(f"found {word!r}, expected a number, or keys such as 0:1, 8:0.5") from None
+        raise ValueError(f"found {quoted(word)}, expected a number, or keys such as 0:1, 8:0.5") from None
 
 
 def _key_of_text(part: str, over: str) -> Key:
     place, colon, rest = part.rpartition(":")
     words = rest.split()
     if not colon or not 1 <= len(words) <= 2:
-        raise ValueError(f"found {part!r}, expected PLACE:VALUE, or PLACE:VALUE and one of {', '.join(WAYS)}")
+        raise ValueError(f"found {quoted(part)}, expected PLACE:VALUE, or PLACE:VALUE and one of {', '.join(WAYS)}")
     return Key(Place.read(place, over), _number(words[0]), *words[1:])
 
 
@@ -267,10 +267,5 @@ def _key_of_json(found: Any, over: str) -> Key:
     if isinstance(found, list) and 2 <= len(found) <= 3:
         found = dict(zip(("at", "value", "way"), found, strict=False))
     if not isinstance(found, dict) or not {"at", "value"} <= found.keys() <= {"at", "value", "way"}:
-        raise ValueError(f"found the key {_short(found)}, expected {{'at': ..., 'value': ..., 'way': ...}}")
+        raise ValueError(f"found the key {quoted(found)}, expected {{'at': ..., 'value': ..., 'way': ...}}")
     return Key(Place.read(found["at"], over), found["value"], found.get("way", "linear"))
-
-
-def _short(found: Any) -> str:
-    text = repr(found)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -19,6 +19,12 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 MOST_FRAMES = 1e9
 
 
+def quoted(found: Any) -> str:
+    """What was found, for an error; of a long text the beginning."""
+    text = repr(found)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 @dataclass(frozen=True)
 class Place:
     """A frame, or a share of the way from the first frame (or step) to the last.
@@ -43,7 +49,7 @@ class Place:
         """
         place = cls._read(found, over)
         if place is None:
-            raise ValueError(f"found {found!r}, expected {EXPECTED[over]}")
+            raise ValueError(f"found {quoted(found)}, expected {EXPECTED[over]}")
         return place
 
     @classmethod

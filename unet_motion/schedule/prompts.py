@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .places import Place, check_order, resolve
+from .places import Place, check_order, quoted, resolve
 from .prompt_lines import read_lines
 
 INTERPOLATIONS = ("linear", "slerp")
@@ -30,9 +30,9 @@ class PromptKey:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
-            raise ValueError(f"the prompt at {self.at} is {self.text!r}, expected text")
+            raise ValueError(f"the prompt at {self.at} is {quoted(self.text)}, expected text")
         if self.way not in PROMPT_WAYS:
-            raise ValueError(f"the way from {self.at} is {self.way!r}, expected one of {', '.join(PROMPT_WAYS)}")
+            raise ValueError(f"the way from {self.at} is {quoted(self.way)}, expected one of {', '.join(PROMPT_WAYS)}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PromptSchedule:
             raise ValueError('found no prompts, expected lines such as "0": "a red star"')
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(INTERPOLATIONS)
-            raise ValueError(f"the interpolation is {self.interpolation!r}, expected one of {known}")
+            raise ValueError(f"the interpolation is {quoted(self.interpolation)}, expected one of {known}")
         check_order([key.at for key in self.keys])
 
     @classmethod
@@ -104,11 +104,11 @@ class PromptSchedule:
         """
         unknown = found.keys() - {"keys", "before", "after", "interpolation"}
         if unknown or not isinstance(found.get("keys"), list):
-            part = f"the unknown entry {min(unknown)!r}" if unknown else "no list `keys`"
+            part = f"the unknown entry {quoted(min(unknown))}" if unknown else "no list `keys`"
             raise ValueError(f"found {part}, expected `keys` and perhaps `before`, `after` and `interpolation`")
         texts = {name: found.get(name, "") for name in ("before", "after")}
         if wrong := [name for name, text in texts.items() if not isinstance(text, str)]:
-            raise ValueError(f"`{wrong[0]}` is {found[wrong[0]]!r}, expected text")
+            raise ValueError(f"`{wrong[0]}` is {quoted(found[wrong[0]])}, expected text")
         keys = tuple(_key(key) for key in found["keys"])
         return cls(keys, **texts, interpolation=found.get("interpolation", "linear"))
 
@@ -196,5 +196,5 @@ def _object(text: str) -> dict | None:
 
 def _key(found: Any) -> PromptKey:
     if not isinstance(found, dict) or not {"at", "text"} <= found.keys() <= {"at", "text", "way"}:
-        raise ValueError(f"found the key {found!r}, expected {{'at': ..., 'text': ..., 'way': ...}}")
+        raise ValueError(f"found the key {quoted(found)}, expected {{'at': ..., 'text': ..., 'way': ...}}")
     return PromptKey(Place.read(found["at"], "frames"), found["text"], found.get("way", "linear"))

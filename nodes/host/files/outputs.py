@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 
 import folder_paths
 
 from ....unet_motion.files.atomic import check_place
+from ....unet_motion.files.errors import shorten
 from .paths import is_within
 
 
@@ -31,7 +33,12 @@ def new_output(prefix: str, suffix: str, width: int = 0, height: int = 0) -> New
     path = os.path.abspath(os.path.join(output, prefix))
     if "\0" in prefix or path == os.path.abspath(output) or not is_within(path, output):
         raise ValueError(f"`filename_prefix` is {prefix[:200]!r}, expected a name in ComfyUI's output folder.")
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
-    file = f"{name}_{counter:05}_{suffix}"
-    check_place(os.path.join(folder, file))
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
+        file = f"{name}_{counter:05}_{suffix}"
+        check_place(os.path.join(folder, file))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # the error itself has the whole path in it
+            raise OSError(error.errno, f"`filename_prefix` is {shorten(prefix)!r}: {error.strerror}") from None
+        raise
     return NewFile(os.path.join(folder, file), file, subfolder)

@@ -41,6 +41,8 @@ def decode_to_file(
         OSError: the file cannot be written there.
     """
     check_latent_clip("samples", samples)
+    if samples.shape[1] != (expected := getattr(vae, "latent_channels", samples.shape[1])):
+        raise ValueError(f"`samples` has {samples.shape[1]} channels, expected {expected} as this VAE decodes.")
     decoded = _decoded(samples, vae, at_once)
     first = next(decoded)
     height, width = first.shape[:2]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....unet_motion.files.errors import name_some
+from ....unet_motion.files.errors import name_some, shorten
 from ....unet_motion.files.reading import open_tensors
 from ....unet_motion.formats import FileFormatError, FileInfo, inspect_file
 from ....unet_motion.formats.detect import KINDS, MOTION_KINDS, MOTION_UNET_KINDS, UNET_KINDS, detect
@@ -133,7 +133,7 @@ def describe_choices(node: str, chosen: Mapping[str, str]) -> dict[str, dict[str
     known = FILE_INPUTS.get(node, {})
     for name in chosen:
         if name not in known:
-            raise ValueError(f"{node} has no input {name!r} that names a file.")
+            raise ValueError(f"node {shorten(node)!r} has no input {shorten(name)!r} that names a file.")
     choices = {name: _described(known[name], file) for name, file in chosen.items() if file != NONE}
     pair = [choices.get(name) for name in ("unet_name", "motion_module")]
     if all(choice is not None and choice.problem is None for choice in pair):

@@ -15,6 +15,7 @@ from aiohttp import web
 
 import nodes as core_nodes
 
+from ....unet_motion.files.errors import shorten
 from ....unet_motion.workflows.importer import WorkflowError, convert_workflow, old_types
 from ....unet_motion.workflows.importer.table import OTHER_PACKS, is_old, one_to_one, written_for
 
@@ -89,7 +90,7 @@ async def convert_for_page(request: web.Request) -> web.Response:
         body = await request.json()
         workflow, packs = body["workflow"], body.get("replace_packs")
         if packs is not None and not (isinstance(packs, list) and all(isinstance(kind, str) for kind in packs)):
-            raise ValueError(f"replace_packs is {type(packs).__name__}, expected a list of types of nodes.")
+            raise ValueError(f"replace_packs is {shorten(repr(packs))}, expected a list of types of nodes.")
         converted = convert_workflow(workflow, missing_packs() if packs is None else packs)
     except (KeyError, TypeError, AttributeError):
         return web.json_response({"error": "expected an object with a workflow"}, status=400)

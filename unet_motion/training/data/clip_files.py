@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ...files.errors import shorten
+from ...files.errors import one_line, shorten
 
 VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 ANIMATIONS = (".gif", ".webp")
@@ -87,7 +87,8 @@ def find_clips(folder: str | os.PathLike) -> list[ClipSource]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder, expected one with videos, GIFs, WebPs or folders of frames.")
+        expected = "expected one with videos, GIFs, WebPs or folders of frames"
+        raise NotADirectoryError(one_line(f"{folder} is no folder, {expected}."))
     paths = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and _is_clip(p))
     captions, unread = _captions(folder / "metadata.jsonl", {p.name for p in paths})
     found = []

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...files.errors import one_line
 from .clip_files import ClipOptions, ClipSource
 from .dataset import ClipDataset
 
@@ -35,7 +36,7 @@ class EncodedClips(ClipDataset):
     def __init__(self, folder: str | os.PathLike, frames: int = 16) -> None:
         folder = Path(folder)
         if not folder.is_dir():
-            raise NotADirectoryError(f"{folder} is no folder, expected one with encoded clips.")
+            raise NotADirectoryError(one_line(f"{folder} is no folder, expected one with encoded clips."))
         self.options, self.skipped, self.sources = ClipOptions(frames=frames), [], []
         self.latents, self.texts, self._empty, first = [], [], None, None
         for path in sorted(folder.glob("*.safetensors")):
