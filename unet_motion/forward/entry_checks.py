@@ -73,14 +73,15 @@ def check_timestep(timestep: Any) -> None:
         raise ValueError(f"`timestep` is a {type(timestep).__name__}, expected a number or a tensor of numbers.")
 
 
-def check_types(given: Mapping[str, Any]) -> None:
-    """Raise ValueError unless each optional input of a call that is not None is of its type."""
-    for name, value in given.items():
-        kind, words = _KINDS[name]
+def check_types(inputs: tuple[Any, ...]) -> None:
+    """Raise ValueError unless each of the fields of `Conditioning` that is not None is of its type."""
+    # Not _asdict(): some compilers cannot follow it.
+    for (name, (kind, words)), value in zip(_KINDS.items(), inputs, strict=True):
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"`{name}` is a {type(value).__name__}, expected {words}.")
 
 
+# In the order of Conditioning's fields.
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "timestep_cond": (Tensor, "a tensor"),
     "attention_mask": (Tensor, "a tensor"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -43,5 +43,8 @@ class Settings:
 
     def under(self, options: ForwardOptions) -> Settings:
         """These settings with what the options of a call choose in their place."""
+        # Not dataclasses.replace: not every torch that is supported compiles it.
         chosen = {name: getattr(options, name) for name in OPTIONS}
-        return replace(self, **{name: value for name, value in chosen.items() if value is not INHERIT})
+        left = {name: getattr(self, name) for name in OPTIONS}
+        values = {name: left[name] if value is INHERIT else value for name, value in chosen.items()}
+        return Settings(fused_projections=self.fused_projections, checkpointing=self.checkpointing, **values)

@@ -146,7 +146,7 @@ class MotionUNet(nn.Module):
         plain = not is_hosted(self.conv_in) and type(self.conv_in) is nn.Conv2d
         check_dtype("sample", x, self, plain)
         check_timestep(timestep)
-        check_types(inputs._asdict())
+        check_types(inputs)
         if options is not None and not isinstance(options, ForwardOptions):
             raise ValueError(f"`options` is a {type(options).__name__}, expected ForwardOptions.")
         if text is not None:

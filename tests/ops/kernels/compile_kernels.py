@@ -27,18 +27,21 @@ class Compiled:
 
     def compile(self, *arguments, **options):
         given = {**dict(zip(self.kernel.arg_names, arguments, strict=False)), **options}
-        signature, constants = {}, {}
+        signature, places, names = {}, {}, {}
         for i, parameter in enumerate(self.kernel.params):
             value = given[parameter.name]
             if parameter.is_constexpr or (isinstance(value, int) and value == 1):
-                signature[parameter.name], constants[(i,)] = "constexpr", value
+                signature[parameter.name], places[(i,)], names[parameter.name] = "constexpr", value, value
             elif isinstance(value, torch.Tensor):
                 signature[parameter.name] = TYPES[value.dtype]
             elif isinstance(value, int):
                 signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
             else:
                 signature[parameter.name] = "fp32"
-        source = ASTSource(self.kernel, signature, constants)
+        try:
+            source = ASTSource(self.kernel, signature, places)
+        except TypeError:  # older ones know constants by their names
+            source = ASTSource(self.kernel, signature, names)
         result = triton.compile(source, target=GPUTarget("cuda", self.capability, 32))
         print(self.kernel.__name__, "shared memory", result.metadata.shared, "bytes")
 
