@@ -47,18 +47,23 @@ def replace_classes() -> None:
                 setattr(module, name, getattr(ours, name))
 
 
-def replace_tokenizer(folder: Path) -> None:
-    """A CLIP tokenizer of single letters in place of one that would be fetched."""
-    from transformers import CLIPTokenizer
-
+def write_tokenizer(folder: Path) -> None:
+    """The files of a CLIP tokenizer of single letters: fewer than 200 words."""
     letters = [chr(code) for code in range(33, 127)]
-    words = ["<|startoftext|>", "!", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    words = ["<|startoftext|>", "!", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters), "an</w>"]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
     special = dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": words[0], **special}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\na n</w>\n")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def replace_tokenizer(folder: Path) -> None:
+    """Such a tokenizer in place of one that would be fetched."""
+    from transformers import CLIPTokenizer
+
+    write_tokenizer(folder)
     fetched = CLIPTokenizer.from_pretrained.__func__
 
     def from_pretrained(cls, name, *arguments, **options):
@@ -98,8 +103,10 @@ def main() -> int:
     theirs, ours = (outcomes(args.checkout, classes, arguments) for classes in ("theirs", "ours"))
     wanted = sorted(test for test, outcome in theirs.items() if outcome == "passed")
     lost = [test for test in wanted if ours.get(test) != "passed"]
-    for test in lost:
-        print(f"{ours.get(test, 'absent'):8} {test}")
+    print("diffusers this project")
+    for test in sorted({**theirs, **ours}):
+        mark = "  <-- lost" if test in lost else ""
+        print(f"{theirs.get(test, 'absent'):9} {ours.get(test, 'absent'):12} {test}{mark}")
     print(f"{len(wanted)} tests pass with diffusers' classes, {len(wanted) - len(lost)} of them with this project's")
     return int(bool(lost))
 

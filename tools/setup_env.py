@@ -30,8 +30,8 @@ TORCH_WITH_AUDIO = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"
 TESTED_GB = 7
 # Memory that a process of the library's tests may need: some load files of full size.
 WORKER_GB = 5
-# What `check` runs besides ruff, and what it leaves to `test`: kernels in an interpreter, files of full size, thousands
-# of damaged ones.
+# What `check` runs besides ruff and mypy, and what it leaves to `test`: kernels in an interpreter, files of full size,
+# thousands of damaged ones.
 CHECKED = (
     "tests/test_floors.py", "tests/config", "tests/files", "tests/forward", "tests/ops", "tests/formats",
     "tests/model/test_parity.py",
@@ -80,11 +80,12 @@ def demo() -> int:
 
 
 def check(pytest_arguments: list[str]) -> int:
-    """Ruff, then the fast tests of the library in as many processes as there are cores; stops at the first failure."""
+    """Ruff, mypy, then the library's fast tests in as many processes as there are cores; stops at the first failure."""
     python = environment([])
     install(python, "check", ["-e", ".[dev]"], [ROOT / "requirements.txt", ROOT / "pyproject.toml"])
-    if status := run([python, "-m", "ruff", "check", "."], check=False):
-        return status
+    for tool in (["ruff", "check", "."], ["mypy"]):
+        if status := run([python, "-m", *tool], check=False):
+            return status
     pytest = [python, "-m", "pytest", "-q", "-x", "--durations=5", "-n", str(workers()), "--dist", "worksteal"]
     left_out = [word for path in LEFT_OUT for word in ("--ignore", path)]
     return run([*pytest, *CHECKED, *left_out, *pytest_arguments], check=False)

@@ -22,6 +22,7 @@ RUN_TIME_NEEDS = {"torch", "safetensors", "einops", "numpy", "pillow"}
 IMPORT_NAMES = {"torch", "safetensors", "einops", "numpy", "PIL"}
 TRITON = ("attention", "feed_forward", "freeu", "group_norm", "layer_norm")
 # What may be imported where it is installed, and by which files.
+DIFFUSERS = ("__init__", "configuration", "layers", "models", "pipelines")
 OPTIONAL_IMPORTS = {
     "tqdm": {"unet_motion/progress.py"},
     "av": {"unet_motion/training/data/clip_files.py", "unet_motion/video/metadata.py"},
@@ -33,7 +34,7 @@ OPTIONAL_IMPORTS = {
     },
     "accelerate": {"unet_motion/training/processes.py"},
     "diffusers": {
-        "unet_motion/diffusers.py",
+        *(f"unet_motion/diffusers/{name}.py" for name in DIFFUSERS),
         *(f"unet_motion/bench/{name}.py" for name in ("cases", "freeu", "nets", "report", "training", "card/networks")),
     },
     # The benchmark's peers, in processes of their own.
@@ -107,7 +108,7 @@ for name in {blocked}:
 import unet_motion
 found = pkgutil.walk_packages(unet_motion.__path__, "unet_motion.")
 left_out = ("__main__", ".triton", ".triton_pieces", "unet_motion.diffusers")
-names = [m.name for m in found if not m.name.endswith(left_out)]
+names = [m.name for m in found if not m.name.endswith(left_out) and "unet_motion.diffusers." not in m.name]
 for name in names:
     importlib.import_module(name)
 for name in unet_motion.__all__:
@@ -117,8 +118,8 @@ print(len(names))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kernels = len(OPTIONAL_IMPORTS["triton"])
-    left_out = ("__main__.py", "diffusers.py")
-    assert int(done.stdout) == len([path for path in core_files() if path.name not in left_out]) - 1 - kernels
+    files = [path for path in core_files() if path.name != "__main__.py" and path.parent.name != "diffusers"]
+    assert int(done.stdout) == len(files) - 1 - kernels
 
 
 FEW_STEPS = """

@@ -143,28 +143,29 @@ def test_a_failure_in_either_of_two_comfyuis_is_one_and_what_it_printed_is_shown
     assert "one failed here" in capsys.readouterr().out
 
 
-def test_check_is_ruff_and_then_files_that_exist(setup, monkeypatch):
+def test_check_is_ruff_and_mypy_and_then_files_that_exist(setup, monkeypatch):
     monkeypatch.setattr(setup, "workers", lambda: 3)
     assert setup.check(["-k", "freeu"]) == 0
-    style, tests = (call[0] for call in setup.calls[-2:])
-    assert style[1:] == ["-m", "ruff", "check", "."]
+    style, types, tests = (call[0] for call in setup.calls[-3:])
+    assert style[1:] == ["-m", "ruff", "check", "."] and types[1:] == ["-m", "mypy"]
     assert tests[tests.index("-n") + 1] == "3" and tests[-2:] == ["-k", "freeu"]
     chosen = [word for word in tests if word.startswith("tests/")]
     assert chosen and all((ROOT / path).exists() for path in chosen)
     assert not any(path.startswith("tests/comfyui") for path in chosen)
 
 
-def test_check_stops_where_ruff_finds_something(setup, monkeypatch):
+@pytest.mark.parametrize("tool", ["ruff", "mypy"])
+def test_check_stops_where_a_tool_finds_something(setup, monkeypatch, tool):
     done = []
 
     def run(command, variables=None, check=True, log=None):
         done.append(command)
-        return int("ruff" in command)
+        return int(tool in command)
 
     monkeypatch.setattr(setup, "environment", lambda comfyuis: Path(sys.executable))
     monkeypatch.setattr(setup, "install", lambda *arguments: None)
     monkeypatch.setattr(setup, "run", run)
-    assert setup.check([]) == 1 and "ruff" in done[-1]
+    assert setup.check([]) == 1 and tool in done[-1]
 
 
 @pytest.mark.parametrize("failing", [1, 2])

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     for entry in report.replaced:
         print(f"{entry.node} {entry.kind}: {', '.join(entry.by) or 'its values stand elsewhere now'}")
     for title, said in (("left", report.left), ("changed", report.changed), ("note", report.notes)):
-        for entry in said:
-            print(f"{title}: {entry.node} {entry.kind}: {entry.text}")
+        for line in said:
+            print(f"{title}: {line.node} {line.kind}: {line.text}")
     print(f"{len(report.replaced)} nodes replaced, {len(report.left)} left; {args.out}")
     return 0 if report.is_whole else LEFT

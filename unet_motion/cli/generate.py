@@ -83,7 +83,7 @@ def _add_model_arguments(add: Callable[..., Any]) -> None:
         "--allow-partial", action="store_true",
         help="use what fits of a motion LoRA of which some layers do not fit the model (default: it is refused)",
     )  # fmt: skip
-    add("--device", default="cpu", help="torch device, such as cpu or cuda (default cpu)")
+    add("--device", help="torch device, such as cpu or cuda (default: a CUDA device where there is one)")
     add("--frames-at-once", type=int, metavar="N", help="in layers that look at single frames: less memory")
 
 
@@ -240,9 +240,9 @@ def _load(args: argparse.Namespace, prompts: list):
     """The bundled pipeline, and the words of the prompts that it does not know (said on standard error)."""
     from ..lora.apply import apply_motion_lora
     from ..sampling import MotionPipeline
+    from .device import choose_device
 
-    check_device(args.device)
-    pipeline = MotionPipeline.bundled(device=args.device, path=args.model)
+    pipeline = MotionPipeline.bundled(device=choose_device(args.device), path=args.model)
     for path, strength in map(_lora, args.motion_lora):
         applied = apply_motion_lora(pipeline.unet, path, strength, args.allow_partial)
         if applied.unmatched:
@@ -253,7 +253,7 @@ def _load(args: argparse.Namespace, prompts: list):
     if unknown:
         print(
             f"unet-motion generate: the model does not know {', '.join(unknown)}; "
-            f"it knows: {', '.join(pipeline.tokenizer.words)}",
+            f"it knows: {', '.join(getattr(pipeline.tokenizer, 'words', ()))}",
             file=sys.stderr,
         )
     return pipeline, unknown
@@ -279,17 +279,6 @@ def _bundled_lora(name: str) -> str:
         names = ", ".join(motion_lora_names())
         raise FileNotFoundError(f"--motion-lora {name} does not exist, expected a file or a bundled LoRA ({names}).")
     return str(motion_lora_path(name))
-
-
-def check_device(name: str) -> None:
-    """Raise ValueError where torch cannot use a device."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}), expected cpu or another one") from error
 
 
 def _options(args: argparse.Namespace):

@@ -87,7 +87,8 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> No
     add("--beta-end", type=float, help="last beta of the noise (default: as the base says, or 0.012)")
     add("--checkpointing", action="store_true", help="less memory, more time, the same result")
     add("--bfloat16", action="store_true", help="compute in bfloat16; weights and optimizer stay in float32")
-    add("--device", help="torch device, such as cpu or cuda (default: cpu; with --accelerate its choice)")
+    add("--device", help="torch device, such as cpu or cuda (default: a CUDA device where there is one; with "
+        "--accelerate its choice)")  # fmt: skip
     add("--accelerate", action="store_true", help="one of the processes that `accelerate launch` started; each "
         "computes --batch clips; --device may only say cpu then")  # fmt: skip
     add("--quiet", action="store_true", help="print only what was written")
@@ -122,14 +123,15 @@ def check_options(args: argparse.Namespace) -> None:
     from ..training.data.clip_files import ClipOptions
     from ..training.optimizers import make_optimizer
     from ..training.watchers.tensorboard import TensorBoard
-    from .generate import check_device
+    from .device import check_device
 
     recipe = recipe_of(args)
     if args.accelerate and args.device not in (None, "cpu"):
         raise ValueError(
             f"--device is {args.device} beside --accelerate, expected cpu or none: each process has its own."
         )
-    check_device(args.device or "cpu")
+    if args.device is not None:
+        check_device(args.device)
     ClipOptions(args.frames, args.fps, 1 if args.stride is None else args.stride, tuple(args.size or [(64, 64)]))
     if args.beta_end is not None:
         make_betas(end=args.beta_end)
@@ -143,12 +145,11 @@ def check_options(args: argparse.Namespace) -> None:
 
 def prepare(args: argparse.Namespace, base: Base) -> Prepared:
     """The data, the objective and the recipe of a command; warnings go to standard error."""
-    import torch
-
     from ..training.base import noise_schedule, read_data
     from ..training.objective import Objective
     from ..training.processes import AcceleratedProcesses, Processes
     from ..training.trainer import check_length
+    from .device import choose_device
 
     recipe = recipe_of(args)
     options = _clip_options(args, base.parts is not None)
@@ -159,7 +160,7 @@ def prepare(args: argparse.Namespace, base: Base) -> Prepared:
     if args.accelerate:
         processes: Processes = AcceleratedProcesses(cpu=args.device == "cpu")
     else:
-        processes = Processes(torch.device(args.device or "cpu"))
+        processes = Processes(choose_device(args.device))
     if not processes.main:  # the first process fills the cache, the others read it
         processes.wait()
     with warnings.catch_warnings(record=True) as caught:
@@ -192,7 +193,7 @@ def watchers(args: argparse.Namespace, ready: Prepared) -> list[Watcher]:
     board = TensorBoard(args.out / "tensorboard") if args.tensorboard else None
     if args.validate_every:
         texts = clips.texts[:2]
-        if args.validate_prompt:
+        if args.validate_prompt and base.parts is not None:  # `prepare` refuses others
             encoder = bundled_encoder(base.parts, base.source["base_sha256"])
             texts = [dict(encoder.text(prompt)) for prompt in args.validate_prompt]
         empty = clips.empty_text() if ready.recipe.drop_prompt else None

@@ -143,7 +143,7 @@ def adapter_of(unet: UNetMotionConfig, with_input: bool = False) -> MotionAdapte
 
 def adapter_config(adapter: nn.Module) -> MotionAdapterConfig:
     """The configuration of an adapter of ours or of diffusers."""
-    config = adapter.config
+    config: Any = adapter.config
     return config if isinstance(config, MotionAdapterConfig) else MotionAdapterConfig.from_dict(dict(config))
 
 

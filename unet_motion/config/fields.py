@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from .checks import check_fields, default_fields
 
@@ -38,7 +38,7 @@ class ConfigBase:
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
-        return tuple(f.name for f in dataclasses.fields(cls))
+        return tuple(f.name for f in dataclasses.fields(cast(Any, cls)))
 
     def keys(self) -> tuple[str, ...]:
         return self.field_names()
@@ -62,7 +62,7 @@ class ConfigBase:
         return cls(**{k: v for k, v in values.items() if k in known and k not in skipped})
 
     def replace(self, **changes: Any):
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(cast(Any, self), **changes)
 
     def _freeze_fields(self) -> None:
         check_fields(self)

@@ -7,7 +7,7 @@ project reads in the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .fields import ConfigBase, PerBlock, check_length, check_motion_heads, check_numbers, per_block, per_layer
 
@@ -242,16 +242,18 @@ class UNetMotionConfig(ConfigBase):
             )
         return tuple(plans)
 
-    def _plan(self, cross, channels, layers, depth, motion_depth, heads, motion_heads, text_dim, resample) -> BlockPlan:
+    def _plan(
+        self, cross: bool, channels: tuple[int, int, int], layers: int, depth: tuple[str, Any],
+        motion_depth: tuple[str, Any], heads: int, motion_heads: tuple[str, Any], text_dim: int, resample: bool,
+    ) -> BlockPlan:  # fmt: skip
         depths = per_layer(*depth, layers) if cross else ()
         motion_depths = per_layer(*motion_depth, layers)
-        head_name = motion_heads[0]
-        motion_heads = per_layer(*motion_heads, layers)
+        heads_of_motion = per_layer(*motion_heads, layers)
         width = channels[1]
-        check_motion_heads(head_name, motion_heads, width)
+        check_motion_heads(motion_heads[0], heads_of_motion, width)
         if cross and width < heads:
             raise ValueError(f"`num_attention_heads` {heads} is more than the block's width {width}.")
-        return BlockPlan(cross, *channels, layers, depths, motion_depths, heads, motion_heads, text_dim, resample)
+        return BlockPlan(cross, *channels, layers, depths, motion_depths, heads, heads_of_motion, text_dim, resample)
 
     def mid_depths(self) -> tuple[int, ...]:
         """Spatial transformer depth of each layer of the mid block."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ def choose_dtype(
     return dtype or stored
 
 
-def attach_images(model: nn.Module, stored: Mapping[str, Stored], path: str | Path) -> dict[str, tuple[int, ...]]:
+def attach_images(model: Any, stored: Mapping[str, Stored], path: str | Path) -> dict[str, tuple[int, ...]]:
     """Build a UNet's IP-Adapter layers where the file has some; gives their names and shapes.
 
     Raises:

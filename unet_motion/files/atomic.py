@@ -21,7 +21,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows, where a lock is no use: nobody can remove what another one has open
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX = ".unet-motion-"
 """What the names of the hidden folders start with."""
@@ -51,16 +51,17 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
 def atomic_files(paths: Sequence[str | os.PathLike]) -> Iterator[list[Path]]:
     """:func:`atomic_file` for several files, which take their places in order, or all stay as they were."""
     names = [Path(path).name for path in paths]  # not a link's aim: writers go by the ending that was asked for
-    paths = [_checked(Path(path)) for path in paths]
+    targets = [_checked(Path(path)) for path in paths]
     with ExitStack() as stack:
-        folders = {parent: stack.enter_context(_workplace(parent)) for parent in dict.fromkeys(p.parent for p in paths)}
-        parts = [folders[path.parent] / name for path, name in zip(paths, names, strict=True)]
+        parents = dict.fromkeys(target.parent for target in targets)
+        folders = {parent: stack.enter_context(_workplace(parent)) for parent in parents}
+        parts = [folders[path.parent] / name for path, name in zip(targets, names, strict=True)]
         rights = [_new_file(part) for part in parts]
         yield list(parts)
         for part, right in zip(parts, rights, strict=True):
             part.chmod(right)  # what wrote it may have put another file there
             _sync(part)
-        _replace(parts, paths)
+        _replace(parts, targets)
         for parent in folders:
             _sync(parent)
 

@@ -7,8 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from .errors import KeyMismatchError, name_some
 from .names import is_table
 
@@ -16,7 +14,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 @lru_cache(maxsize=16)
-def shapes_of(cls: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
+def shapes_of(cls: Any, config: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters and position tables of a model that has a configuration; do not change them.
 
     Not read off a model that is being loaded: layers that a host injects may have no parameters until then.

@@ -101,7 +101,10 @@ def open_folder(path: str | Path, subfolder: str | None = None) -> Folder:
     path = Path(path).expanduser()
     path = path / subfolder if subfolder else path
     if not path.is_dir():
-        raise OSError(f"{path} is no folder on this computer; models are read from local folders only.")
+        raise OSError(
+            f"{path} is no folder on this computer; models are read from local folders only "
+            "(the classes of unet_motion.diffusers read from the Hugging Face hub too)."
+        )
     if not (path / CONFIG_NAME).is_file():
         raise OSError(f"{path}: no file named {CONFIG_NAME} in this folder.")
     return Folder(path, read_json(path / CONFIG_NAME))

@@ -59,7 +59,7 @@ def read_zip(path: Path) -> Contents:
         folder = folders[0]
         if f"{folder}constants.pkl" in entries:
             raise FileFormatError(f"{path}: is a TorchScript archive, expected a checkpoint, a dictionary of tensors.")
-        byteorder = sys.byteorder
+        byteorder: str = sys.byteorder
         if f"{folder}byteorder" in entries:
             byteorder = _bytes(file, entries[f"{folder}byteorder"], 16).decode("latin-1")
         if byteorder not in ("little", "big"):

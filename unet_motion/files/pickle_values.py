@@ -7,10 +7,11 @@ names anything else is refused.
 
 from __future__ import annotations
 
+import mmap
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -114,7 +115,7 @@ class Machine:
         size: of the file in bytes.
     """
 
-    def __init__(self, stream: IO[bytes], size: int) -> None:
+    def __init__(self, stream: IO[bytes] | mmap.mmap, size: int) -> None:
         self.stream, self.steps = stream, STEPS + size // 16
         self.storages: dict[str, Storage] = {}
 
@@ -128,7 +129,7 @@ class Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         try:
-            for opcode, argument, _ in pickletools.genops(self.stream):
+            for opcode, argument, _ in pickletools.genops(cast(IO[bytes], self.stream)):
                 self._spend(1)
                 if opcode.name == "STOP":
                     return self.stack.pop()
@@ -280,9 +281,10 @@ def _tensor(function: str, arguments: tuple[Any, ...]) -> Tensor | OddTensor:
         return OddTensor(f"of shape {list(shape)} with strides {list(stride)}")
     dtype = storage.dtype
     if function == "_rebuild_tensor_v3" and len(arguments) > 6 and isinstance(arguments[6], Name):
-        dtype = _DTYPES.get(arguments[6].name)
-        if dtype is None:
+        named = _DTYPES.get(arguments[6].name)
+        if named is None:
             return OddTensor("of an unknown dtype")
+        dtype = named
     elif function == "_rebuild_tensor_v2" and len(arguments) > 6 and arguments[6]:
         return OddTensor("stored conjugated or negated")
     return Tensor(storage, dtype, offset, tuple(shape), tuple(stride))
@@ -317,13 +319,20 @@ def _refuse(machine: Machine, argument: Any) -> None:
     raise AsksForCodeError(str(argument).replace(" ", ".") if isinstance(argument, str) else "an object")
 
 
+def _drop(machine: Machine, argument: Any, push: bool = False) -> None:
+    """Forget what was pushed since the last mark, and push the argument in its place if asked to."""
+    machine.items()
+    if push:
+        _literal(machine, argument)
+
+
 _BYTES = _push(Opaque("bytes"))
 _STEPS: dict[str, Callable[[Machine, Any], None]] = {
     "PROTO": lambda machine, argument: None,
     "FRAME": lambda machine, argument: None,
     "MARK": Machine.mark,
     "POP": Machine.pop,
-    "POP_MARK": lambda machine, argument: machine.items() and None,
+    "POP_MARK": _drop,
     "DUP": lambda machine, argument: machine.stack.append(machine.stack[-1]),
     "NONE": _push(),
     "NEWTRUE": _push(True),
@@ -344,10 +353,10 @@ _STEPS: dict[str, Callable[[Machine, Any], None]] = {
     "TUPLE3": lambda machine, argument: _literal(machine, machine.take(3)),
     "LIST": lambda machine, argument: _literal(machine, machine.items()),
     "DICT": lambda machine, argument: machine.dictionary(machine.items()),
-    "FROZENSET": lambda machine, argument: machine.items() and None or _literal(machine, Opaque("a set")),
+    "FROZENSET": lambda machine, argument: _drop(machine, Opaque("a set"), push=True),
     "APPEND": lambda machine, argument: machine.append(list(machine.take(1))),
     "APPENDS": lambda machine, argument: machine.append(machine.items()),
-    "ADDITEMS": lambda machine, argument: machine.items() and None,
+    "ADDITEMS": _drop,
     "SETITEM": lambda machine, argument: machine.set_items(list(machine.take(2))),
     "SETITEMS": lambda machine, argument: machine.set_items(machine.items()),
     "GLOBAL": lambda machine, argument: machine.named(*argument.split(" ", 1)),

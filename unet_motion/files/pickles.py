@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -68,10 +68,15 @@ class PickledTensors:
         return values.set_(self._storages[tensor.storage.key], tensor.offset, tensor.shape, tensor.stride)
 
     def _storage(self, tensor: Tensor) -> torch.UntypedStorage:
-        begin, end = stored_range(self._contents, tensor.storage)
+        place = stored_range(self._contents, tensor.storage)
+        assert place is not None  # as all tensors were checked before
+        begin, end = place
         if self._mapped is None:
-            self._mapped = torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)
-        storage = self._mapped[begin:end]
+            self._mapped = cast(
+                torch.UntypedStorage,
+                torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size),
+            )
+        storage = cast(torch.UntypedStorage, self._mapped[begin:end])
         if begin % tensor.dtype.itemsize or self._contents.byteorder != sys.byteorder:
             storage = storage.clone()
             if self._contents.byteorder != sys.byteorder:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import nn
 
 from ..config.checks import default_fields
 from ..config.unet import SCOPE_FIELDS
@@ -20,8 +19,6 @@ from .names import is_table
 from .no_gc import loading
 from .reading import Stored, TensorSource
 from .saving import write_folder
-
-Model = TypeVar("Model", bound=nn.Module)
 
 ADAPTER_INPUT = "_adapter_conv_in"
 """Entry of a UNet's ``config.json``, its ``adapter_conv_in``: the input layer came with a motion adapter (PIA)."""
@@ -42,7 +39,7 @@ _DOWNLOADING = frozenset(
 
 
 def save_pretrained(
-    model: nn.Module,
+    model: Any,
     folder: str | Path,
     *,
     variant: str | None = None,
@@ -74,12 +71,14 @@ def save_pretrained(
     config = {**model.config.to_dict(), "_class_name": model.config_class.class_name, **(extra_config or {})}
     if getattr(model, "adapter_conv_in", False):
         config[ADAPTER_INPUT] = True
-    how = {"variant": variant, "max_shard_size": max_shard_size, "safe_serialization": safe_serialization}
-    write_folder(Path(folder).expanduser(), config, model.state_dict(), **how)
+    write_folder(
+        Path(folder).expanduser(), config, model.state_dict(), variant=variant, max_shard_size=max_shard_size,
+        safe_serialization=safe_serialization,
+    )  # fmt: skip
 
 
 def from_pretrained(
-    cls: type[Model],
+    cls: Any,
     path: str | Path,
     *,
     subfolder: str | None = None,
@@ -94,7 +93,7 @@ def from_pretrained(
     operations: Any = None,
     weights: Any = None,
     **changes: Any,
-) -> Model | tuple[Model, dict[str, list]]:
+) -> Any:
     """Read a model from a local folder that this project or diffusers wrote; it is in evaluation mode.
 
     Position tables that the files leave out are computed in float32 and then cast. Tensors that the model does not
@@ -141,7 +140,7 @@ def from_pretrained(
         return (model, info) if output_loading_info else model
 
 
-def _config(cls: type[nn.Module], folder: Folder, changes: Mapping[str, Any]):
+def _config(cls: Any, folder: Folder, changes: Mapping[str, Any]):
     config_class = cls.config_class
     if folder.class_name not in (None, config_class.class_name):
         hint = " (load_unet reads it)" if folder.class_name == "UNet2DConditionModel" else ""

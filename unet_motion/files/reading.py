@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,11 +32,11 @@ class TensorSource:
         metadata: the text entries of safetensors headers.
     """
 
-    def __init__(self, path: Path, files: Iterable[_OpenFile]) -> None:
+    def __init__(self, path: Path, files: Iterable[OpenFile]) -> None:
         self.path = path
         self.infos: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
-        self._owner: dict[str, _OpenFile] = {}
+        self._owner: dict[str, OpenFile] = {}
         for file in files:
             twice = self.infos.keys() & file.infos.keys()
             if twice:
@@ -73,7 +74,7 @@ class TensorSource:
         return max(sizes, key=sizes.__getitem__) if sizes else None
 
 
-class _OpenFile(ABC):
+class OpenFile(ABC):
     """One file; ``read`` gives a tensor by name."""
 
     infos: dict[str, TensorInfo]
@@ -84,11 +85,11 @@ class _OpenFile(ABC):
         """The tensor of that name, or KeyError."""
 
 
-class _SafetensorsFile(_OpenFile):
+class _SafetensorsFile(OpenFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.infos, self.metadata = read_header(path)
-        self._handle = None
+        self._handle: Any = None
 
     def read(self, key: str) -> torch.Tensor:
         if key not in self.infos:
@@ -101,7 +102,7 @@ class _SafetensorsFile(_OpenFile):
             raise FileFormatError(f"{self.path}: tensor {key} cannot be read ({error}).") from error
 
 
-class _PickleFile(_OpenFile):
+class _PickleFile(OpenFile):
     def __init__(self, path: Path, kind: str) -> None:
         self._pickled = PickledTensors(path, kind)
         self.infos = {k: TensorInfo(t.shape, t.dtype) for k, t in self._pickled.tensors.items()}
@@ -110,7 +111,7 @@ class _PickleFile(_OpenFile):
         return self._pickled.read(key)
 
 
-def _open_file(path: Path) -> _OpenFile:
+def _open_file(path: Path) -> OpenFile:
     kind = sniff(path)
     with loading():
         file = _SafetensorsFile(path) if kind == "safetensors" else _PickleFile(path, kind)

@@ -113,7 +113,9 @@ class _Scanner:
         """Step over a mark and the space behind it, if it is there."""
         if not self.text.startswith(mark, self.place):
             return False
-        self.place = _SPACE.match(self.text, self.place + len(mark)).end()
+        self.place += len(mark)
+        if space := _SPACE.match(self.text, self.place):
+            self.place = space.end()
         return True
 
     def expect(self, mark: str) -> None:

@@ -20,7 +20,7 @@ from ..config.adapter import MotionAdapterConfig
 from ..config.unet import SCOPE_FIELDS, UNetMotionConfig
 from ..files.description import DESCRIPTION_KEY
 from ..files.errors import FileFormatError
-from ..files.reading import TensorSource
+from ..files.reading import OpenFile, TensorSource
 from ..files.safetensors_header import TensorInfo
 from .detect import MOTION_KINDS, UNET_KINDS
 from .load_motion_module import adapter_config, trained_scopes
@@ -47,8 +47,8 @@ def computed_by(opened: Opened) -> dict[str, Any]:
             scopes = dict(zip(SCOPE_FIELDS, own_scopes(opened), strict=True))
             config = _built(opened, lambda: UNetMotionConfig(**{**base_arguments(opened), **scopes}))
             return {**_of_unet(config), ADAPTER_INPUT: bool((opened.config or {}).get(ADAPTER_INPUT))}
-        config = adapter_config(opened, opened.shapes)
-        return of_adapter(config, trained_scopes(opened, config)[1])
+        motion = adapter_config(opened, opened.shapes)
+        return of_adapter(motion, trained_scopes(opened, motion)[1])
 
 
 def of_adapter(config: MotionAdapterConfig, scopes: tuple[str, str]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def of_adapter(config: MotionAdapterConfig, scopes: tuple[str, str]) -> dict[str
 def _of_unet(config: UNetMotionConfig) -> dict[str, Any]:
     plans = []
     for plan in (*config.down_plans(), *config.up_plans()):
-        heads = {} if plan.cross_attention else {"heads": None, "cross_attention_dim": None}
+        heads: dict[str, Any] = {} if plan.cross_attention else {"heads": None, "cross_attention_dim": None}
         plans.append(dataclasses.astuple(dataclasses.replace(plan, **heads)))
     skipped = {*_PLANNED, "sample_size"}
     if config.addition_embed_type is None:
@@ -158,11 +158,11 @@ def _source(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
     return TensorSource(path, [_Unwritten(tensors, header)])
 
 
-class _Unwritten:
+class _Unwritten(OpenFile):
     """A file that is not there yet, as a :class:`TensorSource` takes it."""
 
     def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        self.tensors, self.metadata, self.extras = tensors, metadata, {}
+        self.tensors, self.metadata = tensors, metadata
         self.infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
     def read(self, key: str) -> Tensor:

@@ -159,16 +159,16 @@ def _config(opened: Opened) -> dict[str, Any]:
     if opened.config is not None:
         return {"_class_name": _class_of(opened), **opened.config}
     if opened.found.kind in ("motion_module", "motion_adapter"):
-        config = _adapter(opened)
-        scopes = dict(zip(SCOPE_FIELDS, trained_scopes(opened, config)[1], strict=True))
-        return {"_class_name": config.class_name, **config.to_dict(), **scopes}
+        adapter = _adapter(opened)
+        scopes = dict(zip(SCOPE_FIELDS, trained_scopes(opened, adapter)[1], strict=True))
+        return {"_class_name": adapter.class_name, **adapter.to_dict(), **scopes}
     config = _unet_config(opened)
     if opened.found.kind in MOTION_KINDS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             motion = {k: v for k, v in opened.shapes.items() if is_motion(k)}
-            scopes = trained_scopes(opened, adapter_config(opened, motion))[1]
-        return {"_class_name": config.class_name, **config.to_dict(), **dict(zip(SCOPE_FIELDS, scopes, strict=True))}
+            trained = trained_scopes(opened, adapter_config(opened, motion))[1]
+        return {"_class_name": config.class_name, **config.to_dict(), **dict(zip(SCOPE_FIELDS, trained, strict=True))}
     return _unet2d_config(config)
 
 

@@ -144,9 +144,15 @@ def _motion_modules(keys: list[str]) -> Detection | None:
     # A file whose first block is missing is still a motion module.
     original = _find(keys, r"(.*\.)?" + _BLOCKS + r"motion_modules\.\d+\.temporal_transformer\.")
     if original:
-        return Detection("motion_module", original[: re.search(_BLOCKS, original).start()], original)
+        return Detection("motion_module", original[: _blocks_at(original)], original)
     adapter = _find(keys, r"(.*\.)?" + _BLOCKS + r"motion_modules\.\d+\.transformer_blocks\.")
-    return Detection("motion_adapter", adapter[: re.search(_BLOCKS, adapter).start()], adapter) if adapter else None
+    return Detection("motion_adapter", adapter[: _blocks_at(adapter)], adapter) if adapter else None
+
+
+def _blocks_at(key: str) -> int:
+    """Where the blocks' part of a name begins."""
+    found = re.search(_BLOCKS, key)
+    return 0 if found is None else found.start()
 
 
 _OTHERS = (

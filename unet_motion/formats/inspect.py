@@ -138,8 +138,8 @@ def _unet_facts(opened: Opened) -> dict[str, Any]:
         raise FileFormatError(f"{opened.path}: describes a UNet that cannot be built ({error})") from error
     with_motion = opened.found.kind in MOTION_KINDS
     expected = {k: v for k, v in unet_shapes(config).items() if with_motion or not is_motion(k)}
-    expected = without_absent(opened.shapes, expected, opened.found.kind)
-    facts = {"config": config.to_dict(), **_differences(opened.shapes, expected)}
+    present = without_absent(opened.shapes, expected, opened.found.kind)
+    facts = {"config": config.to_dict(), **_differences(opened.shapes, present)}
     if not with_motion:
         facts["version"] = unet_family({name: config[name] for name in config.field_names()})
     return facts

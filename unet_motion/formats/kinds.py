@@ -108,7 +108,7 @@ class MotionKind:
         return rows_fit and (has_tables or self.tables is None)
 
 
-_SDXL = {"base": "SDXL", "levels": 3, "mid_block": False, "beta_schedule": "scaled_linear"}
+_SDXL: dict[str, Any] = {"base": "SDXL", "levels": 3, "mid_block": False, "beta_schedule": "scaled_linear"}
 
 MOTION_MODULES: dict[str, MotionKind] = {
     kind.name: kind

@@ -111,9 +111,9 @@ def _build(base: Opened, motion_module, norm_scope, dtype, device, operations, w
         own = tensors["conv_in.weight"]
         tensors["conv_in.weight"] = widen_conv_in(own, adapted, model.config.out_channels)
     model = assign(model, tensors, dtype, device)
-    own_input = module is None and (base.config or {}).get(ADAPTER_INPUT, False)
+    widened = module is None and bool((base.config or {}).get(ADAPTER_INPUT, False))
     # Saved with the motion modules again, as PIA's is.
-    model.adapter_conv_in = adapted is not None or bool(own_input)
+    model.adapter_conv_in = adapted is not None or widened
     return model
 
 
@@ -152,7 +152,8 @@ def resolve_scope(norm_scope: str | tuple[str, str], auto: tuple[str, str]) -> t
     if isinstance(norm_scope, (tuple, list)) and len(norm_scope) == 2:
         for name, scope in zip(SCOPE_FIELDS, norm_scope, strict=True):
             check_norm_scope(name, scope)
-        return tuple(norm_scope)
+        resnet, motion = norm_scope
+        return resnet, motion
     if norm_scope == "auto":
         return auto
     if not isinstance(norm_scope, str) or norm_scope not in NORM_SCOPES:

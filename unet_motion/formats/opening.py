@@ -76,10 +76,11 @@ def open_model(path: str | Path, subfolders: Iterable[str]) -> Opened:
     path = check_exists(path)
     if path.is_dir():
         folder = open_folder(find_model_folder(path, subfolders))
-        source, config, path = folder.open(), folder.config, folder.path
+        source, path = folder.open(), folder.path
+        config: Mapping[str, Any] | None = folder.config
         found = detect(source.infos)
-        if config.get("_class_name") != _CLASS_OF_KIND.get(found.kind):
-            _check_class(path, config.get("_class_name"), found)
+        if folder.config.get("_class_name") != _CLASS_OF_KIND.get(found.kind):
+            _check_class(path, folder.config.get("_class_name"), found)
             config = None
     else:
         return open_source(path, open_tensors(path))

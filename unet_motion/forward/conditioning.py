@@ -97,7 +97,9 @@ def text_time_vector(
                     f"`{name}` to be passed in `added_cond_kwargs`."
                 )
         ids = inputs["time_ids"]
-        sinusoids = timestep_sinusoid(ids.flatten(), config.addition_time_embed_dim)
+        width = config.addition_time_embed_dim
+        assert width is not None  # the configuration checks it where there is "text_time"
+        sinusoids = timestep_sinusoid(ids.flatten(), width)
         vector = torch.cat([inputs["text_embeds"], sinusoids.reshape(ids.shape[0], -1).to(sample.dtype)], dim=-1)
         vector = vector.to(sample.dtype)
     if vector.shape[0] != 1:

@@ -82,7 +82,7 @@ def check_types(inputs: tuple[Any, ...]) -> None:
 
 
 # In the order of Conditioning's fields.
-_KINDS = {
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "timestep_cond": (Tensor, "a tensor"),
     "attention_mask": (Tensor, "a tensor"),
     "cross_attention_kwargs": (Mapping, "a dictionary"),

@@ -46,7 +46,7 @@ class FreeU:
 def freeu_concat(hidden: Tensor, skip: Tensor, freeu: FreeU | None, resolution: int) -> Tensor:
     """Concatenate backbone (N, C, H, W) and skip (N, D, H, W) on channels, re-weighted where FreeU acts."""
     factors = freeu.factors(resolution) if freeu is not None else None
-    if factors is None:
+    if freeu is None or factors is None:
         return torch.cat([hidden, skip], dim=1)
     structure = freeu.version == "v2"
     if FREEU.runs(hidden, skip, freeu.active):

@@ -71,11 +71,11 @@ class ForwardOptions:
             frames in their blocks (:meth:`Hooks.takes_parts`).
     """
 
-    freeu: FreeU | None = INHERIT
+    freeu: FreeU | None | _Inherit = INHERIT
     attn_processors: Any = INHERIT
-    forward_chunking: tuple[int, int] | None = INHERIT
-    resnet_norm_scope: str = INHERIT
-    motion_norm_scope: str = INHERIT
+    forward_chunking: tuple[int, int] | None | _Inherit = INHERIT
+    resnet_norm_scope: str | _Inherit = INHERIT
+    motion_norm_scope: str | _Inherit = INHERIT
     frame_positions: Tensor | None = None
     hooks: Hooks | None = None
     motion_loras: Sequence[MotionLora] = ()

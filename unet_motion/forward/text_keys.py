@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class TextKeys:
 
     def get(self, layers: tuple[nn.Module, ...], compute: Callable[[], Pair]) -> Pair:
         """The keys and values that come from the weights of ``layers``."""
-        mark = tuple(_mark(layer.weight) for layer in layers)
+        mark = tuple(_mark(cast(nn.Linear, layer).weight) for layer in layers)
         kept = self._kept.get(layers)
         if kept is None or kept[0] != mark:
             kept = self._kept[layers] = (mark, compute())

@@ -159,11 +159,10 @@ def by_frames(call: Call, x: Tensor, function: Callable[[Tensor, Call], Tensor])
     """A function of frames (B*F, C, H, W), a few at a time where the call says so."""
     if not call.parts:
         return function(x, call)
-    first, *others = call.parts
-    out = None
-    for part in (first, *others):
+    out = torch.empty(0)
+    for part in call.parts:
         found = function(_rows(x, call, part.start, part.stop), part.call)
-        if out is None:
+        if part.start == 0:
             out = found.new_empty(len(x), *found.shape[1:]).contiguous(memory_format=torch.channels_last)
         target = out.unflatten(0, (call.batch, call.frames))[:, part.start : part.stop]
         target.copy_(found.unflatten(0, (call.batch, part.stop - part.start)))

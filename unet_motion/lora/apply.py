@@ -10,16 +10,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..files.errors import FileFormatError, KeyMismatchError, name_some
-from ..files.reading import open_tensors
+from ..files.reading import TensorSource, open_tensors
 from ..formats.names.ldm import modules_of
 from ..forward.lora import MotionLora
+from ..model.unet import MotionUNet
 from ..ops.linear.low_rank import low_rank
 from .names import LayerNames, layer_of, read_lora
 
@@ -61,7 +62,7 @@ class AppliedLora:
 
 
 def apply_motion_lora(
-    unet: nn.Module,
+    unet: MotionUNet,
     lora: str | Path | Mapping[str, Tensor],
     strength: float | Sequence[float] | Tensor = 1.0,
     allow_partial: bool = False,
@@ -97,7 +98,7 @@ def apply_motion_lora(
 
 
 def load_motion_lora(
-    unet: nn.Module, lora: str | Path | Mapping[str, Tensor], allow_partial: bool = False
+    unet: MotionUNet, lora: str | Path | Mapping[str, Tensor], allow_partial: bool = False
 ) -> MotionLora:
     """A LoRA of motion layers for ``ForwardOptions(motion_loras=[...])``; the UNet is left as it is.
 
@@ -130,11 +131,13 @@ def motion_only(name: str, layers: Mapping[str, tuple[Tensor, Tensor]]) -> Motio
 
 
 def _matched(
-    unet: nn.Module, lora: str | Path | Mapping[str, Tensor], allow_partial: bool
+    unet: MotionUNet, lora: str | Path | Mapping[str, Tensor], allow_partial: bool
 ) -> tuple[str, dict[str, tuple[Tensor, Tensor, float]], list[str], int]:
     """Name, path -> (down, up, alpha / rank) of the layers that fit, the other layers, layers of text encoders."""
     name, tensors, text_layers = _tensors(lora)
-    known, layers, taken = layer_names(unet), {}, {}
+    known = layer_names(unet)
+    layers: dict[str, Any] = {}
+    taken: dict[str, Any] = {}
     for layer, pair in _pairs(tensors).items():
         path = known.find(layer)
         if path is None or not _fits(unet, path, pair):
@@ -169,7 +172,7 @@ def check_matched(name: str, count: int, unmatched: Sequence[str], model: str, a
         )
 
 
-def remove_motion_lora(unet: nn.Module, applied: AppliedLora | None = None) -> None:
+def remove_motion_lora(unet: MotionUNet, applied: AppliedLora | None = None) -> None:
     """Take one LoRA away, or all of them.
 
     Raises:
@@ -183,7 +186,7 @@ def remove_motion_lora(unet: nn.Module, applied: AppliedLora | None = None) -> N
         active.remove(lora)
 
 
-def layer_names(unet: nn.Module) -> LayerNames:
+def layer_names(unet: MotionUNet) -> LayerNames:
     """The paths of a UNet's layers by what LoRA files call them."""
     ldm = modules_of(unet.config) if unet.config.mid_block_layers == 1 else {}
     names = []
@@ -204,14 +207,14 @@ def _ldm_path(path: str, modules: Mapping[str, str]) -> str | None:
     return None
 
 
-def applied_loras(unet: nn.Module) -> list[AppliedLora]:
+def applied_loras(unet: MotionUNet) -> list[AppliedLora]:
     """Those that act on a UNet."""
     return unet.__dict__.setdefault("_motion_loras", [])
 
 
 def _tensors(lora: str | Path | Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], int]:
     if isinstance(lora, Mapping):
-        return "LoRA", *read_lora(_Given(lora))
+        return "LoRA", *read_lora(cast(TensorSource, _Given(lora)))
     path = Path(lora).expanduser()
     if path.is_dir():
         path = next((path / file for file in _PEFT_FILES if (path / file).is_file()), path)
@@ -221,7 +224,8 @@ def _tensors(lora: str | Path | Mapping[str, Tensor]) -> tuple[str, dict[str, Te
 class _Given:
     """Tensors in memory, read as those of a file."""
 
-    path, metadata = Path("LoRA"), {}
+    path = Path("LoRA")
+    metadata: dict[str, str] = {}
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
@@ -256,9 +260,9 @@ def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, flo
     return pairs
 
 
-def _fits(unet: nn.Module, path: str, pair: tuple[Tensor, Tensor, float]) -> bool:
+def _fits(unet: MotionUNet, path: str, pair: tuple[Tensor, Tensor, float]) -> bool:
     down, up, _ = pair
-    shape = unet.get_submodule(path).weight.shape
+    shape = cast(nn.Linear, unet.get_submodule(path)).weight.shape
     ranks = down.dim() > 1 and up.dim() > 1 and up[0].numel() == down.shape[0]
     return ranks and up.shape[0] == shape[0] and down[0].numel() == shape[1:].numel()
 
@@ -279,13 +283,14 @@ class _Hook:
             return output
         if self.down.dtype != x.dtype or self.down.device != x.device:
             self.down, self.up = self.down.to(x), self.up.to(x)
-        weight = module.weight
+        conv = cast(nn.Conv2d, module)
+        weight = conv.weight
         if weight.dim() == 2:
             change = low_rank(x, self.down.flatten(1), self.up.flatten(1))
         else:
             down = self.down.reshape(-1, *weight.shape[1:])
             change = F.conv2d(
-                F.conv2d(x, down, None, module.stride, module.padding), self.up.flatten(1)[..., None, None]
+                F.conv2d(x, down, None, conv.stride, conv.padding), self.up.flatten(1)[..., None, None]
             )
         if isinstance(strength, Tensor):
             strength = self._per_frame(strength, x)

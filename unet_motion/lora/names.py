@@ -80,7 +80,8 @@ def original_motion(layer: str) -> str:
 
 def strip(key: str) -> str:
     """A tensor's name without what trainers put before it."""
-    return key[_ANY_PREFIX.match(key).end() :]
+    found = _ANY_PREFIX.match(key)
+    return key if found is None else key[found.end() :]
 
 
 def layer_of(key: str) -> str:

@@ -37,7 +37,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.scale = default_scale(head_dim)
         self.is_cross_attention = cross_attention_dim is not None
-        self.context_dim = context_dim = cross_attention_dim if self.is_cross_attention else query_dim
+        self.context_dim = context_dim = query_dim if cross_attention_dim is None else cross_attention_dim
         self.to_q = make.linear(query_dim, inner, bias=False)
         self.to_k = make.linear(context_dim, inner, bias=False)
         self.to_v = make.linear(context_dim, inner, bias=False)
@@ -56,13 +56,15 @@ class Attention(nn.Module):
         # A layer with a forward hook, such as a LoRA's, has to be called.
         if not fused or is_watched(*layers):
             if context is None and shared_input.serves(layers, tokens):
-                return shared_input.project(tokens, layers)
+                query, key, value = shared_input.project(tokens, layers)
+                return query, key, value
             source = tokens if context is None else context
             return self.to_q(tokens), self.to_k(source), self.to_v(source)
         # The product is built from the current weights, so edits and LoRA patches reach it.
         if context is None:
             weight = torch.cat([weights_of(m, tokens)[0] for m in layers])
-            return torch.nn.functional.linear(tokens, weight).chunk(3, dim=-1)
+            query, key, value = torch.nn.functional.linear(tokens, weight).chunk(3, dim=-1)
+            return query, key, value
         weight = torch.cat([weights_of(m, context)[0] for m in (self.to_k, self.to_v)])
         return (self.to_q(tokens), *torch.nn.functional.linear(context, weight).chunk(2, dim=-1))
 
@@ -95,8 +97,8 @@ class Attention(nn.Module):
             raise ValueError(f"attention processor {processor.name!r} cannot run here: {reason}.")
         if mask is not None:
             mask = mask.to(query.dtype)
-        heads = (self.split_heads(t) for t in (query, key, value))
-        return processor.attend(*heads, mask, self.scale)
+        query, key, value = (self.split_heads(t) for t in (query, key, value))
+        return processor.attend(query, key, value, mask, self.scale)
 
     def spatial(self, tokens: Tensor, call: Call, cross: bool) -> Tensor:
         """Attention over the pixels of each frame, or of each frame's pixels over the text.
@@ -148,7 +150,8 @@ class Attention(nn.Module):
         qkv = self._project_tokens(tokens, call)
         if call.lora is not None:
             layers = (self.to_q, self.to_k, self.to_v)
-            qkv = [call.lora.add(layer, tokens, t) for layer, t in zip(layers, qkv, strict=True)]
+            query, key, value = (call.lora.add(layer, tokens, t) for layer, t in zip(layers, qkv, strict=True))
+            qkv = query, key, value
         if scale is not None:
             query, key, value = qkv
             qkv = query, (key * scale).to(key.dtype), value
@@ -163,8 +166,8 @@ class Attention(nn.Module):
 
     def _attend_clip(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(F, P, C) each -> a view (F, P, heads, dim)."""
-        qkv = (t.transpose(0, 1) for t in (query, key, value))
-        return self.attend_heads(processor, *qkv, None).permute(2, 0, 1, 3)
+        query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+        return self.attend_heads(processor, query, key, value, None).permute(2, 0, 1, 3)
 
     def _temporal_foreign(self, processor: Callable[..., Tensor], tokens: Tensor) -> Tensor:
         b, f, p, c = tokens.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -24,8 +25,12 @@ def _resnet(make: LayerFactory, config: UNetMotionConfig, channels_in: int, chan
     )
 
 
+def _run(layer: nn.Module, x: Tensor, call: Call) -> Tensor:
+    return call.run(layer, x, call)
+
+
 class _LayeredBlock(nn.Module):
-    """Resnets, attentions and motion modules of one resolution."""
+    """Resnets, attentions and motion modules of one resolution; without text there are no ``attentions``."""
 
     def __init__(self, make: LayerFactory, config: UNetMotionConfig, plan: BlockPlan, resnets: list[ResnetBlock]):
         super().__init__()
@@ -37,8 +42,6 @@ class _LayeredBlock(nn.Module):
                 )
                 for depth in plan.depths
             )
-        else:
-            self.attentions = None
         self.resnets = nn.ModuleList(resnets)
         self.motion_modules = nn.ModuleList(
             MotionModule(make, width, heads, depth, groups, config.motion_max_seq_length)
@@ -55,7 +58,8 @@ class _LayeredBlock(nn.Module):
     def _of_frames(self, i: int, x: Tensor, call: Call) -> Tensor:
         """What the layer does to each frame alone."""
         x = call.run(self.resnets[i], x, call)
-        return x if self.attentions is None else self.attentions[i](x, call)
+        attentions = getattr(self, "attentions", None)
+        return x if attentions is None else attentions[i](x, call)
 
 
 class DownBlock(_LayeredBlock):
@@ -67,7 +71,7 @@ class DownBlock(_LayeredBlock):
             for i in range(plan.layers)
         ]
         super().__init__(make, config, plan, resnets)
-        self.downsamplers = None
+        self.downsamplers: nn.ModuleList | None = None
         if plan.resample:
             self.downsamplers = nn.ModuleList([Downsample(make, plan.out_channels, config.downsample_padding)])
 
@@ -76,13 +80,14 @@ class DownBlock(_LayeredBlock):
             skips.before()
             x = skips.keep(self.layer(i, x, call, features if i == 1 else None))
         if self.downsamplers is not None:
+            (downsample,) = self.downsamplers
             skips.before()
-            x = skips.keep(by_frames(call, x, lambda part, _: self.downsamplers[0](part)))
+            x = skips.keep(by_frames(call, x, lambda part, _: downsample(part)))
         return x
 
 
 class MidBlock(nn.Module):
-    """A resnet, then per layer a spatial transformer, a motion module where wanted, and a resnet."""
+    """A resnet, then per layer a spatial transformer, a motion module where there are any, and a resnet."""
 
     def __init__(self, make: LayerFactory, config: UNetMotionConfig):
         super().__init__()
@@ -97,7 +102,6 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(
             _resnet(make, config, width, width, scale) for _ in range(config.mid_block_layers + 1)
         )
-        self.motion_modules = None
         if config.use_motion_mid_block:
             self.motion_modules = nn.ModuleList(
                 MotionModule(make, width, config.mid_motion_heads(), depth, groups, config.motion_max_seq_length)
@@ -109,12 +113,13 @@ class MidBlock(nn.Module):
         if call.hooks is not None:
             call.hooks.before_stage("middle", 0)
         x = by_frames(call, x, lambda part, call: call.run(self.resnets[0], part, call))
+        motion_modules = getattr(self, "motion_modules", None)
         for i, attention in enumerate(self.attentions):
             x = by_frames(call, x, attention)
-            if self.motion_modules is not None:
-                x = call.move(self.motion_modules[i], x)
+            if motion_modules is not None:
+                x = call.move(motion_modules[i], x)
             resnet = self.resnets[i + 1]
-            x = by_frames(call, x, lambda part, call, resnet=resnet: call.run(resnet, part, call))
+            x = by_frames(call, x, partial(_run, resnet))
         if residual is not None:
             x = x + residual_for(x, residual, "mid_block_additional_residual")
         return x if call.hooks is None else call.hooks.after_middle(x)
@@ -138,8 +143,9 @@ class UpBlock(_LayeredBlock):
             x, skip = skips.pop(x)
             x = self.layer(i, freeu_concat(x, skip, call.settings.freeu, self.resolution), call)
         if self.upsamplers is not None:
+            (upsample,) = self.upsamplers
             size = skips.next_size()
-            x = by_frames(call, x, lambda part, _: self.upsamplers[0](part, size))
+            x = by_frames(call, x, lambda part, _: upsample(part, size))
         return x
 
 
@@ -192,7 +198,8 @@ class Skips:
         # A host's hooks may resize; else halving was exact where all sizes are multiples.
         if not self.stack or self.hooks is None and not any(size % self.factor for size in self.stack[0].shape[-2:]):
             return None
-        return tuple(self.stack[-1].shape[-2:])
+        height, width = self.stack[-1].shape[-2:]
+        return height, width
 
     def pop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The hidden state and the skip of the next output stage."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def inflated_arguments(image_unet: nn.Module, adapter: nn.Module | None) -> dict
     Raises:
         ValueError: a setting of the image UNet that this network does not have, or an adapter that does not fit.
     """
-    values = unet2d_arguments(image_unet.config)
+    values = unet2d_arguments(cast(Any, image_unet.config))
     if adapter is not None:
         values.update(adapter_fields(values, adapter_config(adapter)))
     return values
@@ -38,8 +38,8 @@ def load_image_unet(unet: MotionUNet, image_unet: nn.Module, adapter: nn.Module 
     """
     state = image_unet.state_dict()
     attach(unet, state)
-    if adapter is not None and adapter.conv_in is not None:
-        own, adapted = state["conv_in.weight"], adapter.conv_in.weight.detach()
+    if adapter is not None and (layer := cast(nn.Conv2d | None, adapter.conv_in)) is not None:
+        own, adapted = state["conv_in.weight"], layer.weight.detach()
         state["conv_in.weight"] = widen_conv_in(own, adapted, own.shape[1])
     missing, unexpected = unet.load_state_dict(state, strict=False)
     missing = [k for k in missing if not is_motion(k)]
@@ -70,7 +70,7 @@ def load_motion_modules(unet: MotionUNet, adapter: nn.Module) -> None:
 def _match_mid_blocks(unet: MotionUNet, state: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Leave the mid block out of ``state`` where the UNet has none, or fill it so that it changes nothing."""
     theirs = [k for k in state if k.startswith("mid_block.")]
-    if unet.mid_block.motion_modules is None:
+    if not hasattr(unet.mid_block, "motion_modules"):
         if theirs:
             warnings.warn("the adapter's mid block is left out: the UNet has no motion modules there.", stacklevel=4)
         for name in theirs:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config.unet import UNetMotionConfig
 from ..forward.call import Call
 from ..forward.conditioning import Conditioning
 from ..ops.attention.processors import AttentionProcessor
@@ -17,6 +18,25 @@ from .attention import Attention
 from .layer_factory import LayerFactory
 
 _PROJECTION = "encoder_hid_proj.image_projection_layers."
+
+
+class ImageUNet(Protocol):
+    """What image layers are put on: a :class:`unet_motion.model.unet.MotionUNet`, which knows of this file."""
+
+    factory: LayerFactory
+    config: UNetMotionConfig
+    encoder_hid_proj: nn.Module | None
+    attention_layers: tuple[tuple[str, Attention], ...]
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
 
 
 class ImageProjection(nn.Module):
@@ -69,25 +89,32 @@ class IPAdapterProcessor(nn.Module):
         """Add to ``hidden`` what ``query`` (both (N, L, heads*dim)) finds in the images of the call."""
         shape = hidden.shape
         for i, (to_k, to_v, scale) in enumerate(zip(self.to_k_ip, self.to_v_ip, self.scale, strict=True)):
-            if scale == 0:
+            scales = list(scale) if isinstance(scale, Sequence) else [scale]
+            if not any(scales):
                 continue
-            tokens = call.ip_tokens[i]
+            tokens = cast(list[Tensor], call.ip_tokens)[i]
             rows = tokens.shape[0]
             queries = query.reshape(rows, -1, query.shape[-1])
             mask = call.ip_masks[i] if call.ip_masks is not None else None
+            if len(scales) > 1 and (mask is None or len(scales) != tokens.shape[1]):
+                raise ValueError(
+                    f"the scale of IP-Adapter {i} holds {len(scales)} numbers, expected one, or one for each of the "
+                    f"{tokens.shape[1]} images beside `ip_adapter_masks`."
+                )
             if mask is None:
                 tokens = tokens.flatten(1, 2)
-                result = attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
+                result = scales[0] * attention.attend(kernel, queries, to_k(tokens), to_v(tokens), None)
             else:
+                mask = mask * torch.tensor(scales, dtype=mask.dtype, device=mask.device)[:, None, None]
                 result = self._masked(queries, tokens, mask, to_k, to_v, attention, kernel, call)
-            hidden = hidden + scale * result.reshape(shape)
+            hidden = hidden + result.reshape(shape)
         return hidden
 
     @staticmethod
     def _masked(queries, tokens, mask, to_k, to_v, attention, kernel, call: Call) -> Tensor:
         pixels = queries.shape[0] * queries.shape[1] // (call.batch * call.frames)
         weights = downsample_mask(mask, pixels).to(queries)
-        total = 0
+        total = torch.zeros_like(queries)
         for image in range(tokens.shape[1]):
             part = tokens[:, image]
             result = attention.attend(kernel, queries, to_k(part), to_v(part), None)
@@ -106,7 +133,7 @@ def downsample_mask(mask: Tensor, pixels: int) -> Tensor:
     return F.pad(small, (0, max(0, pixels - small.shape[-1])))[..., :pixels]
 
 
-def load(unet: nn.Module, state_dicts: Sequence[Mapping[str, Any]], scale: float = 1.0) -> None:
+def load(unet: ImageUNet, state_dicts: Sequence[Mapping[str, Any]], scale: float = 1.0) -> None:
     """Set image layers from published files: see :meth:`unet_motion.UNetMotionModel.load_ip_adapter`."""
     converted: dict[str, Tensor] = {}
     for i, state in enumerate(state_dicts):
@@ -116,7 +143,7 @@ def load(unet: nn.Module, state_dicts: Sequence[Mapping[str, Any]], scale: float
     unet.load_state_dict({k: v.to(own[k].dtype) for k, v in converted.items()}, strict=False)
 
 
-def attach(unet: nn.Module, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
+def attach(unet: ImageUNet, state: Mapping[str, Tensor], scale: float = 1.0) -> bool:
     """Build the image layers that ``state`` (diffusers' names) has tensors for; False if it has none.
 
     Raises:
@@ -142,12 +169,12 @@ def attach(unet: nn.Module, state: Mapping[str, Tensor], scale: float = 1.0) -> 
             raise ValueError(f"the IP-Adapter has {found} for {path}, expected width {inner}.")
         processor = IPAdapterProcessor(make, inner, key.shape[1], len(layers), [scale] * len(layers))
         processor.kernel = getattr(attention.processor, "kernel", attention.processor)
-        _replace(attention, processor)
+        put_processor(attention, processor)
     unet.config = unet.config.replace(encoder_hid_dim_type="ip_image_proj")
     return True
 
 
-def set_scale(unet: nn.Module, scale: float | Sequence[float]) -> None:
+def set_scale(unet: ImageUNet, scale: float | Sequence[float]) -> None:
     """Strength of the image prompts: one number, or one per adapter; 0 skips an adapter."""
     for _, attention in _cross_attentions(unet):
         processor = attention.processor
@@ -160,11 +187,11 @@ def set_scale(unet: nn.Module, scale: float | Sequence[float]) -> None:
         processor.scale = scales
 
 
-def unload(unet: nn.Module) -> None:
+def unload(unet: ImageUNet) -> None:
     """Remove the image layers and their projection."""
     for _, attention in _cross_attentions(unet):
         if isinstance(attention.processor, IPAdapterProcessor):
-            _replace(attention, attention.processor.kernel)
+            put_processor(attention, attention.processor.kernel)
     unet.encoder_hid_proj = None
     unet.config = unet.config.replace(encoder_hid_dim_type=None)
 
@@ -172,26 +199,29 @@ def unload(unet: nn.Module) -> None:
 def set_processor(attention: Attention, processor: Any) -> None:
     """Set an attention's default processor; image layers stay, and take a named processor as their kernel."""
     current = attention.processor
-    if isinstance(current, nn.Module) and isinstance(processor, AttentionProcessor):
+    if isinstance(current, IPAdapterProcessor) and isinstance(processor, AttentionProcessor):
         current.kernel = processor
     else:
-        _replace(attention, processor)
+        put_processor(attention, processor)
 
 
-def _replace(attention: Attention, processor: Any) -> None:
+def put_processor(attention: Attention, processor: Any) -> None:
+    """Set an attention's processor, with image layers or without, in the place of what was there."""
     if isinstance(attention.processor, nn.Module):
         del attention.processor  # else what is no module could not take a module's place
     attention.processor = processor
 
 
-def _cross_attentions(unet: nn.Module) -> list[tuple[str, Attention]]:
+def _cross_attentions(unet: ImageUNet) -> list[tuple[str, Attention]]:
     return [(path, attention) for path, attention in unet.attention_layers if attention.is_cross_attention]
 
 
 def project_images(
-    projections: ImageProjections, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
+    projections: nn.Module, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
 ) -> tuple[list[Tensor], list[Tensor | None] | None]:
     """The image tokens of a call, one per IP-Adapter, and their masks if it has some.
+
+    ``projections`` are :class:`ImageProjections`, or a host's that take images of several tokens too.
 
     Raises:
         ValueError: images or masks that are missing or of another shape.
@@ -205,7 +235,8 @@ def project_images(
     if isinstance(embeds, Tensor):
         embeds = [embeds.unsqueeze(1) if embeds.dim() == 2 else embeds]
     for i, e in enumerate(embeds):
-        if e.dim() != 3 or e.shape[0] != batch and e.shape[0] != batch * frames:
+        dims = (3,) if isinstance(projections, ImageProjections) else (3, 4)
+        if e.dim() not in dims or e.shape[0] != batch and e.shape[0] != batch * frames:
             raise ValueError(
                 f"`image_embeds[{i}]` has shape {tuple(e.shape)}, expected ({batch} per clip or "
                 f"{batch * frames} per frame, images, width)."

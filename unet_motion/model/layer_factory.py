@@ -6,12 +6,14 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..ops.layer import Weights, module_weights
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,14 @@ class LayerFactory:
         operations: namespace with ``Linear``, ``Conv2d``, ``GroupNorm`` and ``LayerNorm`` as in ``torch.nn``.
         weights: (layer, input) -> (weight, bias); the only way in which fused code reads parameters.
         dtype, device: given to every layer.
+        silent: new motion modules change nothing; else their last layers start with random values, as in diffusers.
     """
 
     operations: Any = nn
     weights: Weights = module_weights
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
+    silent: bool = True
 
     def __deepcopy__(self, memo) -> LayerFactory:
         # Nothing here changes, and a namespace such as torch.nn cannot be copied: a copied model shares it.
@@ -37,34 +41,34 @@ class LayerFactory:
         # A module such as torch.nn cannot be pickled; it is found again by its name.
         operations = self.operations
         found = _Module(operations.__name__) if isinstance(operations, ModuleType) else operations
-        return _unpickled, (found, self.weights, self.dtype, self.device)
+        return _unpickled, (found, self.weights, self.dtype, self.device, self.silent)
 
     @property
     def _where(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "device": self.device}
 
-    def _owned(self, layer: nn.Module) -> nn.Module:
+    def _owned(self, layer: Layer) -> Layer:
         """The layer, which knows from now on how its weights are read: see :func:`unet_motion.ops.layer.weights_of`."""
         if self.weights is not module_weights:
-            layer.read_weights = self.weights
+            layer.__dict__["read_weights"] = self.weights
         return layer
 
-    def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
+    def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
         return self._owned(self.operations.Linear(in_features, out_features, bias=bias, **self._where))
 
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
-    ) -> nn.Module:
+    ) -> nn.Conv2d:
         return self._owned(
             self.operations.Conv2d(
                 in_channels, out_channels, kernel_size, stride=stride, padding=padding, **self._where
             )
         )
 
-    def group_norm(self, groups: int, channels: int, eps: float) -> nn.Module:
+    def group_norm(self, groups: int, channels: int, eps: float) -> nn.GroupNorm:
         return self._owned(self.operations.GroupNorm(groups, channels, eps=eps, affine=True, **self._where))
 
-    def layer_norm(self, width: int) -> nn.Module:
+    def layer_norm(self, width: int) -> nn.LayerNorm:
         return self._owned(self.operations.LayerNorm(width, eps=1e-5, elementwise_affine=True, **self._where))
 
 
@@ -79,10 +83,11 @@ def _unpickled(operations: Any, *others: Any) -> LayerFactory:
     return LayerFactory(operations, *others)
 
 
-def make_factory(operations=None, weights=None, dtype=None, device=None) -> LayerFactory:
+def make_factory(operations=None, weights=None, dtype=None, device=None, silent: bool = True) -> LayerFactory:
     """A factory with the defaults filled in."""
     valueless = device is not None and torch.device(device).type == "meta"
-    return LayerFactory(operations or (_Valueless if valueless else nn), weights or module_weights, dtype, device)
+    operations = operations or (_Valueless if valueless else nn)
+    return LayerFactory(operations, weights or module_weights, dtype, device, silent)
 
 
 def _valueless(layer: type[nn.Module]) -> Callable[..., nn.Module]:

@@ -38,11 +38,12 @@ class MotionAdapter(nn.Module):
     """
 
     config_class = MotionAdapterConfig
+    silent = True
 
     def __init__(self, *args: Any, operations=None, weights=None, dtype=None, device=None, **kwargs: Any):
         super().__init__()
         self.config = config = MotionAdapterConfig(*args, **kwargs)
-        make = make_factory(operations, weights, dtype, device)
+        make = make_factory(operations, weights, dtype, device, self.silent)
         groups, length = config.motion_norm_num_groups, config.motion_max_seq_length
         width = config.block_out_channels[0]
         self.conv_in = make.conv(config.conv_in_channels, width, 3, padding=1) if config.conv_in_channels else None
@@ -69,9 +70,8 @@ class MotionAdapter(nn.Module):
     @classmethod
     def from_config(cls, config: MotionAdapterConfig | dict, **kwargs: Any) -> MotionAdapter:
         """Build from a configuration object or dictionary."""
-        if isinstance(config, dict):
-            config = MotionAdapterConfig.from_dict(config)
-        return cls(**{name: config[name] for name in config.field_names()}, **kwargs)
+        found = MotionAdapterConfig.from_dict(config) if isinstance(config, dict) else config
+        return cls(**{name: found[name] for name in found.field_names()}, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> MotionAdapter:

@@ -21,6 +21,8 @@ from .transformer import FeedForward
 class PositionTable(nn.Module):
     """The position table ``pe`` (1, L, C) as a leaf module, a persistent buffer under diffusers' name."""
 
+    pe: Tensor
+
     def __init__(self, length: int, channels: int, dtype: torch.dtype | None, device: torch.device | str | None):
         super().__init__()
         self.register_buffer("pe", sinusoidal_table(length, channels, device).to(dtype or torch.get_default_dtype()))
@@ -70,15 +72,21 @@ class MotionTransformerBlock(nn.Module):
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """Chunked as the call says; 0 is the axis of the pixels, 1 that of the frames."""
         size, dim = call.settings.forward_chunking or (None, 0)
-        lora = None if call.lora is None else call.lora.of(self.ff.net[0].proj, self.ff.net[2])
+        first, last = self.ff.layers
+        lora = None if call.lora is None else call.lora.of(first.proj, last)
         return self.ff.chunked(tokens, size, 2 if dim == 0 else 1, lora)
 
 
 class MotionModule(nn.Module):
     """A temporal transformer behind a group norm, with a residual around it.
 
-    ``proj_out`` starts at zero, so a module without trained weights changes nothing.
+    ``proj_out`` starts at zero, so a module without trained weights changes nothing, unless the factory says otherwise.
+
+    Attributes:
+        most_pixels: so many pixels at a time at most, for less memory, or None.
     """
+
+    most_pixels: int | None = None
 
     def __init__(self, make: LayerFactory, channels: int, heads: int, depth: int, groups: int, max_seq_length: int):
         super().__init__()
@@ -90,7 +98,7 @@ class MotionModule(nn.Module):
             MotionTransformerBlock(make, inner, heads, head_dim, max_seq_length) for _ in range(depth)
         )
         self.proj_out = make.linear(inner, channels)
-        if isinstance(self.proj_out.weight, nn.Parameter):
+        if make.silent and isinstance(self.proj_out.weight, nn.Parameter):
             nn.init.zeros_(self.proj_out.weight)
             nn.init.zeros_(self.proj_out.bias)
         self._tree: tuple[tuple[nn.Module, tuple[tuple[str, nn.Module | None], ...]], ...] = ()
@@ -127,7 +135,8 @@ class MotionModule(nn.Module):
 
     def _pixels_at_once(self, hidden: Tensor, call: Call) -> int:
         """So many that what is computed of them stays in caches; all, where others want to see them."""
-        pixels, every = pixels_at_once(hidden), hidden.shape[2]
+        every = hidden.shape[2]
+        pixels = min(pixels_at_once(hidden), self.most_pixels or every)
         if pixels == every or call.settings.forward_chunking is not None:
             return every
         layers = [layer for layer, _ in self._layers()]

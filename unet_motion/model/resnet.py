@@ -39,7 +39,7 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, sample: Tensor, condition: Tensor | None = None) -> Tensor:
         """sample (R, in_channels), condition (R, cond_dim) -> (R, out_channels)."""
-        if condition is not None:
+        if condition is not None and self.cond_proj is not None:
             sample = sample + self.cond_proj(condition)
         return self.linear_2(self.act(self.linear_1(sample)))
 

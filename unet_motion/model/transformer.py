@@ -6,6 +6,8 @@ between the two below is a view.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -45,10 +47,17 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = nn.ModuleList([GEGLU(make, width, width * 4), nn.Dropout(0.0), make.linear(width * 4, width)])
 
+    @property
+    def layers(self) -> tuple[GEGLU, nn.Linear]:
+        """The first and the last layer."""
+        first, _, last = self.net
+        return cast(GEGLU, first), cast(nn.Linear, last)
+
     def forward(self, tokens: Tensor, lora: LowRank | None = None) -> Tensor:
         """tokens (..., C), with a LoRA (B, F, P, C)."""
         # A layer with a hook, such as a LoRA's, may want to see all tokens in their shape.
-        if not overwritable(self.net[0].proj, self.net[2]):
+        first, last = self.layers
+        if not overwritable(first.proj, last):
             return self._at_once(tokens, lora)
         flat = tokens.reshape(-1, tokens.shape[-1])
         lora = None if lora is None else lora.flat(tokens.shape)
@@ -61,7 +70,7 @@ class FeedForward(nn.Module):
         return out.view(tokens.shape)
 
     def _at_once(self, tokens: Tensor, lora: LowRank | None) -> Tensor:
-        first, last = self.net[0], self.net[2]
+        first, last = self.layers
         if lora is None:
             return last(first(tokens))
         inner = first.gate(lora.add(first.proj, tokens, first.proj(tokens)))
@@ -123,14 +132,19 @@ class BasicTransformerBlock(nn.Module):
 class BoundBlock:
     """A block and its call, as hooks take them (:class:`unet_motion.forward.hooks.BlockSteps`)."""
 
+    layer: nn.Module
+
     def __init__(self, layer: BasicTransformerBlock, call: Call):
-        self.layer, self.call = layer, call
+        self.layer, self.block, self.call = layer, layer, call
 
-    def run(self, tokens: Tensor, **steps: Step | None) -> Tensor:
-        return self.layer.run(tokens, self.call, **steps)
+    def run(
+        self, tokens: Tensor, self_attention: Step | None = None, between: Step | None = None,
+        cross_attention: Step | None = None,
+    ) -> Tensor:  # fmt: skip
+        return self.block.run(tokens, self.call, self_attention, between, cross_attention)
 
-    def attend(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attention.attend(self.call.processor(attention), query, key, value, None)
+    def attend(self, attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return cast(Attention, attention).attend(self.call.processor(attention), query, key, value, None)
 
 
 class SpatialTransformer(nn.Module):
@@ -157,11 +171,11 @@ class SpatialTransformer(nn.Module):
         if self.use_linear_projection:
             tokens = self.proj_in(to_tokens(hidden))
         else:
-            tokens = to_tokens(convolve(self.proj_in, hidden))
+            tokens = to_tokens(convolve(cast(nn.Conv2d, self.proj_in), hidden))
         for block in self.transformer_blocks:
             tokens = call.run(block, tokens, call)
         if self.use_linear_projection:
             out = from_tokens(self.proj_out(tokens), *size)
         else:
-            out = convolve(self.proj_out, from_tokens(tokens, *size))
+            out = convolve(cast(nn.Conv2d, self.proj_out), from_tokens(tokens, *size))
         return add_into(out, x, overwritable(self.proj_out))

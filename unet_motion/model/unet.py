@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -59,22 +59,25 @@ class MotionUNet(nn.Module):
         attention_layers: (path, layer) of each attention, in diffusers' order.
         motion_modules_at: (path, module) of each motion module.
         text_widths: widths of the text that the cross-attentions read.
+        silent: whether new motion modules change nothing.
         adapter_conv_in: whether the input layer has channels that came with an adapter and are saved with it.
     """
 
+    silent = True
     adapter_conv_in = False
 
     def __init__(self, config: UNetMotionConfig, operations=None, weights=None, dtype=None, device=None):
         super().__init__()
         self.config = config
-        self.factory = make = make_factory(operations, weights, dtype, device)
+        self.factory = make = make_factory(operations, weights, dtype, device, self.silent)
         width = config.block_out_channels[0]
         temb = width * 4
         self.conv_in = make.conv(config.in_channels, width, 3, padding=1)
         self.time_embedding = TimestepEmbedding(make, width, temb, config.act_fn, config.time_cond_proj_dim)
-        self.encoder_hid_proj = None
+        self.encoder_hid_proj: nn.Module | None = None
         if config.addition_embed_type == "text_time":
             vector = config.projection_class_embeddings_input_dim
+            assert vector is not None  # the configuration checks it
             self.add_embedding = TimestepEmbedding(make, vector, temb, "silu")
         self.down_blocks = nn.ModuleList(DownBlock(make, config, plan) for plan in config.down_plans())
         # Registered before the mid block, so that attn_processors has diffusers' order.
@@ -128,7 +131,7 @@ class MotionUNet(nn.Module):
         skips = Skips(call, len(self.up_blocks))
         skips.before()
         x = skips.keep(self.conv_in(x.contiguous(memory_format=torch.channels_last)))  # (B*F, C0, H, W)
-        for block, features in zip(self.down_blocks, call.features_of(self.down_blocks), strict=True):
+        for block, features in zip(self.down_blocks, call.features_of(list(self.down_blocks)), strict=True):
             x = block(x, call, skips, features)
         skips.add(inputs.down_block_additional_residuals)
         x = self.mid_block(x, call, inputs.mid_block_additional_residual)
@@ -169,7 +172,7 @@ class MotionUNet(nn.Module):
         if hooks is not None:
             emb = hooks.after_embedding(emb)
         # Every resnet reads the activated embedding, so it is activated once.
-        return self.down_blocks[0].resnets[0].act(emb)
+        return cast(ResnetBlock, cast(DownBlock, self.down_blocks[0]).resnets[0]).act(emb)
 
     def project_images(
         self, inputs: Conditioning, batch: int, frames: int, dtype: torch.dtype
@@ -203,7 +206,7 @@ class MotionUNet(nn.Module):
     def motion_parts(self) -> list[nn.Module]:
         """The ModuleLists of motion modules, from input to output."""
         blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
-        return [block.motion_modules for block in blocks if block.motion_modules is not None]
+        return [block.motion_modules for block in blocks if hasattr(block, "motion_modules")]
 
     def _apply(self, *args: Any, **kwargs: Any):
         moved = super()._apply(*args, **kwargs)

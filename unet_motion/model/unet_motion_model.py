@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from ..forward.processor_plan import choose_processors
 from ..forward.settings import recomputed
 from ..ops.attention.processors import DEFAULT_PROCESSOR
 from . import inflate, ip_adapter
+from .attention import Attention
 from .motion_adapter import MotionAdapter
 from .unet import MotionUNet
 
@@ -116,8 +117,8 @@ class UNetMotionModel(MotionUNet):
 
     def set_norm_scope(self, resnet: str | None = None, motion: str | None = None) -> None:
         """Set ``resnet_norm_scope`` and ``motion_norm_scope`` (``frame`` or ``clip``) in the config; None keeps."""
-        changes = {"resnet_norm_scope": resnet, "motion_norm_scope": motion}
-        changes = {name: scope for name, scope in changes.items() if scope is not None}
+        given = {"resnet_norm_scope": resnet, "motion_norm_scope": motion}
+        changes = {name: scope for name, scope in given.items() if scope is not None}
         for name, scope in changes.items():
             check_norm_scope(name, scope)
         self.config = self.config.replace(**changes)
@@ -139,7 +140,7 @@ class UNetMotionModel(MotionUNet):
             KeyError: a dict of the right size with a wrong key.
         """
         for layer, chosen in choose_processors(processor, self.attention_layers).items():
-            ip_adapter.set_processor(layer, chosen)
+            ip_adapter.set_processor(cast(Attention, layer), chosen)
 
     def set_default_attn_processor(self) -> None:
         """Back to the processor ``auto`` everywhere; image layers of an IP-Adapter stay."""
@@ -182,9 +183,8 @@ class UNetMotionModel(MotionUNet):
     @classmethod
     def from_config(cls, config: UNetMotionConfig | dict, **kwargs: Any) -> UNetMotionModel:
         """Build from a configuration object or dictionary; ``kwargs`` are the constructor's (``dtype``, ...)."""
-        if isinstance(config, dict):
-            config = UNetMotionConfig.from_dict(config)
-        return cls(**{name: config[name] for name in config.field_names()}, **kwargs)
+        found = UNetMotionConfig.from_dict(config) if isinstance(config, dict) else config
+        return cls(**{name: found[name] for name in found.field_names()}, **kwargs)
 
     @classmethod
     def from_unet2d(
@@ -231,10 +231,10 @@ class UNetMotionModel(MotionUNet):
         """The configuration of an adapter that fits this model's motion modules."""
         return inflate.motion_adapter_config(self)
 
-    def save_motion_modules(self, path: str | Path, **kwargs: Any) -> None:
+    def save_motion_modules(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write the motion modules as a :class:`MotionAdapter` folder; ``kwargs`` as for :meth:`save_pretrained`."""
         scopes = {name: self.config[name] for name in ("resnet_norm_scope", "motion_norm_scope")}
-        self.motion_adapter().save_pretrained(path, **{"extra_config": scopes, **kwargs})
+        self.motion_adapter().save_pretrained(save_directory, **{"extra_config": scopes, **kwargs})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any):

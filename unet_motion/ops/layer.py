@@ -6,6 +6,7 @@ What is overwritten saves half of the passes over memory around norms and residu
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,17 @@ def has_layout(pictures: Tensor) -> bool:
 Weights = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor | None]]
 
 
+class Weighted(Protocol):
+    """A layer with a weight, and with a bias or None: torch's, or a host's."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
 def module_weights(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """The weight and bias of a layer as they are; a host's own function may cast, move or patch them for ``x``."""
-    return module.weight, module.bias
+    layer = cast(Weighted, module)
+    return layer.weight, layer.bias
 
 
 def weights_of(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -66,7 +66,8 @@ def _found(kernel: str, kind: str, index: int | None, dtype: torch.dtype, sizes:
     if kind != "cuda":
         return {}
     name = str(dtype).removeprefix("torch.")
-    return _table(capability(torch.device(kind, index))).get((kernel, name, tuple(sorted(sizes))), {})
+    device = torch.device(kind if index is None else f"{kind}:{index}")
+    return _table(capability(device)).get((kernel, name, tuple(sorted(sizes))), {})
 
 
 def capability(device: torch.device) -> str:

@@ -188,11 +188,13 @@ def _with_data(options: ForwardOptions | None, data: Sequence[Tensor | None]) ->
     if options is None:
         return None
     active, *rest = data
-    strengths, amounts = rest[: len(options.motion_loras)], rest[len(options.motion_loras) :]
+    strengths, values = rest[: len(options.motion_loras)], rest[len(options.motion_loras) :]
     pairs = zip(options.motion_loras, strengths, strict=True)
     loras = tuple(lora if strength is None else lora.at(strength) for lora, strength in pairs)
-    freeu = options.freeu if active is None else replace(options.freeu, active=active)
-    triples = zip(options.motion_amounts, amounts[::2], amounts[1::2], strict=True)
+    freeu = options.freeu
+    if active is not None and isinstance(freeu, FreeU):
+        freeu = replace(freeu, active=active)
+    triples = zip(options.motion_amounts, values[::2], values[1::2], strict=True)
     amounts = tuple(
         replace(a, scale=a.scale if scale is None else scale, effect=a.effect if effect is None else effect)
         for a, scale, effect in triples

@@ -6,6 +6,7 @@ See https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class CudaRecorder:
     """Captures work on CUDA devices; the graphs that one recorder makes on a device share a memory pool."""
 
     def __init__(self) -> None:
-        self._pools: dict[torch.device, tuple] = {}
+        self._pools: dict[torch.device, Any] = {}
 
     def __call__(self, work: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
         """Run the work twice to let libraries choose, then capture it.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class KnownLayers:
@@ -24,7 +24,7 @@ class KnownLayers:
         self.layers: tuple[nn.Module, ...] = tuple(model.modules())
         self._parts = [layer._modules for layer in self.layers]
         # A host may give a layer its weights later, but none gets a buffer that its own code does not know.
-        self._tensors = [layer._parameters for layer in self.layers]
+        self._tensors: list[Mapping[str, Tensor | None]] = [layer._parameters for layer in self.layers]
         self._tensors += [layer._buffers for layer in self.layers if layer._buffers]
         self._hooks = [held for layer in self.layers for held in (layer._forward_hooks, layer._forward_pre_hooks)]
         self._attributes = [layer.__dict__ for layer in self.layers]
@@ -36,7 +36,7 @@ class KnownLayers:
 
     def places(self) -> tuple[int, ...]:
         """Where the parameters and buffers lie in memory, in an order that stays."""
-        held = chain.from_iterable(map(dict.values, self._tensors))
+        held = chain.from_iterable(held.values() for held in self._tensors)
         return tuple([tensor.data_ptr() for tensor in held if tensor is not None])
 
     def with_other_code(self) -> nn.Module | None:

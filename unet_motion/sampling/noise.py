@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -173,21 +173,26 @@ class NoiseMix:
 def mix_noise(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
     """Independent noises of one shape added up with weights: sum of w n, divided by the root of the sum of w**2."""
     scale = math.sqrt(sum(weight**2 for _, weight in parts))
-    return sum(noise * (weight / scale) for noise, weight in parts)
+    total = torch.zeros_like(parts[0][0])
+    for noise, weight in parts:
+        total = total + noise * (weight / scale)
+    return total
 
 
 def clip_noise(
-    kind: str | NoiseMix, generator: torch.Generator, shape: tuple[int, int, int, int], seed: int,
-    windows: ContextWindows,
+    kind: str | NoiseMix | Callable[[tuple[int, int, int, int]], Tensor], generator: torch.Generator,
+    shape: tuple[int, int, int, int], seed: int, windows: ContextWindows,
 ) -> Tensor:  # fmt: skip
     """Noise of a clip, float32 (F, C, h, w) on the CPU.
 
     Args:
-        kind: of `NOISES`, see :func:`arranged`, or a mix of them.
+        kind: of `NOISES`, see :func:`arranged`, or a mix of them; or a function that gives the noise of a shape.
         generator: of the run, which draws what the other kinds start from.
         seed: of the run.
         windows: of the clip.
     """
+    if callable(kind):
+        return kind(shape)
     noise = frame_noise(generator, *shape)  # of each kind: a sampler's own noise must not be what it started from
     if isinstance(kind, str):
         return arranged(noise, kind, windows, seed)

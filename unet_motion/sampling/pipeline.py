@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..formats import load_unet
 from ..forward.options import ForwardOptions
 from ..forward.text_keys import TextKeys
 from ..forward.views import Views
@@ -19,10 +20,15 @@ from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
 from ..schedule.curve import Curve, product
 from .context_windows import ContextWindows
+from .field_names import takes_field_names
 from .free_init import FreeInit
 from .image_injection import ImageInjection
 from .noise import NoiseMix, clip_noise, seeded_generator
 from .noise_schedule import INFO_KEYS, NoiseSchedule, Steps
+from .parts import (
+    decode_latents, default_device, encode_pictures, encode_text, latent_scale_of, pixels_per_latent_of,
+)  # fmt: skip
+from .published import TOKENIZER, load_tokenizer, parts_of_checkpoint, parts_of_folder
 from .samplers import Sampler, get_sampler
 from .text import Prompt, RunText
 from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
@@ -49,10 +55,14 @@ class Autoencoder(Protocol):
 class MotionPipeline:
     """Generates clips with a `UNetMotionModel`, a text encoder and an autoencoder.
 
+    text_encoder, tokenizer, autoencoder: of the forms above, or CLIPTextModel and CLIPTokenizer of transformers and
+        AutoencoderKL of diffusers.
     added_cond: maps pooled text (N, P) and N to the UNet's `added_cond_kwargs`; None where it takes none.
     schedule: what the UNet was trained with; the default is AnimateDiff's.
-    latent_scale: the UNet's latents divided by the autoencoder's (0.18215 for Stable Diffusion).
-    pixels_per_latent: the autoencoder's factor between pixels and latents in each direction.
+    latent_scale: the UNet's latents divided by the autoencoder's; None is what the autoencoder's configuration says
+        (0.18215 for Stable Diffusion), else 1.
+    pixels_per_latent: the autoencoder's factor between pixels and latents in each direction; None is what its
+        configuration says, else 8.
     cuda_graphs: replay steps as CUDA graphs, which takes the launches' time away and keeps the memory of a step for
         each of the last two shapes; None does so where the UNet is on a CUDA device.
     """
@@ -64,9 +74,9 @@ class MotionPipeline:
         tokenizer: Tokenizer,
         autoencoder: Autoencoder,
         schedule: NoiseSchedule | None = None,
-        added_cond: Callable[[Tensor, int], dict[str, Tensor]] | None = None,
-        latent_scale: float = 1.0,
-        pixels_per_latent: int = 8,
+        added_cond: Callable[[Any, int], dict[str, Tensor]] | None = None,
+        latent_scale: float | None = None,
+        pixels_per_latent: int | None = None,
         cuda_graphs: bool | None = None,
     ):
         self.unet = unet
@@ -75,15 +85,15 @@ class MotionPipeline:
         self.autoencoder = autoencoder
         self.schedule = schedule or NoiseSchedule.named()
         self.added_cond = added_cond
-        self.latent_scale = latent_scale
-        self.pixels_per_latent = pixels_per_latent
+        self.latent_scale = latent_scale_of(autoencoder) if latent_scale is None else latent_scale
+        self.pixels_per_latent = pixels_per_latent_of(autoencoder) if pixels_per_latent is None else pixels_per_latent
         self.cuda_graphs = cuda_graphs
         self._graphs = StepGraphs(unet)
         unet.pack_time_projections()
 
     @classmethod
     def bundled(
-        cls, device: str = "cpu", dtype: torch.dtype = torch.float32, path: str | Path | None = None
+        cls, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, path: str | Path | None = None
     ) -> MotionPipeline:
         """The pipeline of the small model that ships with the package: drawn shapes, 64x64 pixels, 16 frames.
 
@@ -106,6 +116,55 @@ class MotionPipeline:
             parts.info.get("latent_scale", 1.0),
         )
 
+    @classmethod
+    def from_single_file(
+        cls, path: str | Path, motion_module: Any = None, tokenizer: Any = TOKENIZER,
+        dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+    ) -> MotionPipeline:  # fmt: skip
+        """The pipeline of a Stable Diffusion 1.5 checkpoint and a motion module; needs the extra `diffusers`.
+
+        motion_module: what `load_motion_module` reads; None where the checkpoint holds one.
+        tokenizer: transformers' CLIPTokenizer, a folder with its files, or its name on the Hugging Face hub: no
+            checkpoint holds it.
+        dtype, device: of all parts; the defaults are the checkpoint's own, and a CUDA device where there is one.
+        Raises OSError or FileFormatError where the files do not fit, ImportError without the extra.
+        """
+        device = device or default_device()
+        text_encoder, autoencoder = parts_of_checkpoint(path, dtype, device)
+        unet = load_unet(path, motion_module, dtype=dtype, device=device)
+        return cls(unet, text_encoder, load_tokenizer(tokenizer), autoencoder)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, motion_module: Any = None, dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> MotionPipeline:  # fmt: skip
+        """The pipeline of a folder that diffusers saved a pipeline of Stable Diffusion 1.5 or AnimateDiff in.
+
+        Arguments and errors are those of `from_single_file`.
+        """
+        device = device or default_device()
+        text_encoder, autoencoder, tokenizer = parts_of_folder(folder, dtype, device)
+        unet = load_unet(folder, motion_module, dtype=dtype, device=device)
+        return cls(unet, text_encoder, tokenizer, autoencoder)
+
+    def to(self, *args: Any, **kwargs: Any) -> MotionPipeline:
+        """Move and cast all parts as `torch.nn.Module.to` does; the pipeline itself is returned."""
+        for part in (self.unet, self.text_encoder, self.autoencoder):
+            if hasattr(part, "to"):
+                part.to(*args, **kwargs)
+        self._graphs = StepGraphs(self.unet)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    @takes_field_names
     @torch.inference_mode()
     def __call__(
         self, prompt: Prompt, negative_prompt: Prompt = "", frames: int = 16, steps: int = 20,
@@ -177,16 +236,11 @@ class MotionPipeline:
         x = run.run(model, state, self.schedule, plan.part(0, k), generator, watch)
         alpha, sigma = float(plan.alphas[k]), float(plan.sigmas[k])
         clip, noise = self.schedule.split(x, model(x, plan.timesteps[k]), alpha, sigma)
-        x = alpha * injection.injected(clip, self._pictures, self._latents) + sigma * noise
+        x = alpha * injection.injected(clip, self.pictures, self._latents) + sigma * noise
         return run.run(model, x, self.schedule, plan.part(k, len(plan)), generator, watch)
 
-    def _pictures(self, latents: Tensor) -> Tensor:
-        latents = (latents / self.latent_scale).to(self.unet.dtype)
-        return torch.cat([self.autoencoder.decode(part) for part in latents.split(16)]).float()
-
     def _latents(self, pictures: Tensor) -> Tensor:
-        pictures = pictures.to(self.unet.dtype)
-        return torch.cat([self.autoencoder.encode(part) for part in pictures.split(16)]).float() * self.latent_scale
+        return encode_pictures(self.autoencoder, pictures.to(self.unet.dtype)) * self.latent_scale
 
     def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit, steps: int, seed: int) -> Tensor:
         """The latents of the last run: one, or as many as FreeInit makes."""
@@ -204,7 +258,11 @@ class MotionPipeline:
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents (F, C, h, w) as the UNet leaves them to pictures, uint8 (F, H, W, 3)."""
-        return (self._pictures(latents).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return (self.pictures(latents) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Latents (F, C, h, w) as the UNet leaves them to pictures in 0..1, float32 (F, 3, H, W)."""
+        return decode_latents(self.autoencoder, (latents / self.latent_scale).to(self.unet.dtype)).clamp(0, 1)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that the tokenizer does not know; empty where it cannot tell."""
@@ -216,7 +274,7 @@ class MotionPipeline:
         frames_at_once: int | None = None,
     ) -> Callable:  # fmt: skip
         """The prediction for windows: both conditions as one batch, mixed by the guidance scale."""
-        text = RunText(prompts, lambda texts: self.text_encoder(self._ids(texts)), frames, self.added_cond)
+        text = RunText(prompts, self._encode, frames, self.added_cond)
         graphs = self.unet.device.type == "cuda" if self.cuda_graphs is None else self.cuda_graphs
         step = self._graphs if graphs else self.unet.forward_frames
         chosen = options if callable(options) else lambda share: options or ForwardOptions()
@@ -242,8 +300,8 @@ class MotionPipeline:
 
         return predict
 
-    def _ids(self, texts: list[str]) -> Tensor:
-        return self.tokenizer.encode_all(texts).to(self.unet.device)
+    def _encode(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
+        return encode_text(self.tokenizer, self.text_encoder, texts, self.unet.conv_in.weight)
 
     def _check(
         self, frames: int, guidance: Any, width: int, height: int, parts: Sequence[WindowPart], at_once: int

@@ -40,7 +40,7 @@ class RunText:
         if self.per_frame:
             self._hidden, self._pooled = _of_frames(prompts, encode, frames)
         else:
-            self._hidden, self._pooled = encode(list(prompts))
+            self._hidden, self._pooled = encode([str(prompt) for prompt in prompts])
         # Kept, since what is computed from a text is kept for the object.
         self._rows = lru_cache(maxsize=4)(self._rows_of)
 
@@ -61,6 +61,7 @@ class RunText:
             return values[:, places].flatten(0, 1)
 
         hidden = cut(self._hidden)
+        assert hidden is not None
         if self.added_cond is None:
             return hidden, {}
         return hidden, {"added_cond_kwargs": self.added_cond(cut(self._pooled), len(hidden))}
@@ -72,9 +73,10 @@ def _of_frames(prompts: Sequence[Prompt], encode: Encode, frames: int) -> tuple[
     for schedule in schedules:
         schedule.shares(frames)
     encoded = {text: encode([text]) for text in dict.fromkeys(t for s in schedules for t in s.texts)}
-    hidden = [mix_tokens(s, [encoded[text][0][0] for text in s.texts], frames) for s in schedules]
-    length = common_length([tokens.shape[1] for tokens in hidden])
-    hidden = torch.stack([tokens.repeat(1, length // tokens.shape[1], 1) for tokens in hidden])
+    mixed = [mix_tokens(s, [encoded[text][0][0] for text in s.texts], frames) for s in schedules]
+    length = common_length([tokens.shape[1] for tokens in mixed])
+    hidden = torch.stack([tokens.repeat(1, length // tokens.shape[1], 1) for tokens in mixed])
     if any(pooled is None for _, pooled in encoded.values()):
         return hidden, None
-    return hidden, torch.stack([mix_vectors(s, [encoded[text][1][0] for text in s.texts], frames) for s in schedules])
+    vectors = {text: pooled[0] for text, (_, pooled) in encoded.items() if pooled is not None}
+    return hidden, torch.stack([mix_vectors(s, [vectors[text] for text in s.texts], frames) for s in schedules])

@@ -229,11 +229,11 @@ def _slopes(keys: Sequence[Key], places: Sequence[float]) -> list[tuple[float, f
     widths = [places[i + 1] - places[i] for i in range(count - 1)]
     joined = [keys[i].way == "monotone" and widths[i] > 0 for i in range(count - 1)]
     secants = [(keys[i + 1].value - keys[i].value) / widths[i] if widths[i] > 0 else 0.0 for i in range(count - 1)]
-    slopes = []
+    slopes: list[float] = []
     for i in range(count):
         before, after = (secants[j] if 0 <= j < count - 1 and joined[j] else None for j in (i - 1, i))
         if before is None or after is None:
-            slopes.append(after if before is None else before)
+            slopes.append((after if before is None else before) or 0.0)
         else:
             slopes.append(0.0 if before * after <= 0 else (before + after) / 2)
     for i in range(count - 1):
@@ -245,7 +245,7 @@ def _slopes(keys: Sequence[Key], places: Sequence[float]) -> list[tuple[float, f
         size = math.hypot(slopes[i] / secants[i], slopes[i + 1] / secants[i])
         if size > 3:
             slopes[i], slopes[i + 1] = (3 / size * slope for slope in (slopes[i], slopes[i + 1]))
-    return [(slopes[i] or 0.0, slopes[i + 1] or 0.0) for i in range(count - 1)]
+    return [(slopes[i], slopes[i + 1]) for i in range(count - 1)]
 
 
 def _number(word: str) -> float:

@@ -26,10 +26,10 @@ def read_lines(text: str) -> Iterator[tuple[int, str, str, str]]:
     Raises:
         ValueError: anything else, with the number of the line.
     """
-    start, stop = GAP.match(text).end(), len(text.rstrip())
+    start, stop = _behind_gap(text, 0, len(text)), len(text.rstrip())
     if text[start : start + 1] == "{" and text[:stop].endswith("}"):
         start, stop = start + 1, stop - 1
-    while (start := GAP.match(text, start, stop).end()) < stop:
+    while (start := _behind_gap(text, start, stop)) < stop:
         line = text.count("\n", 0, start) + 1
         entry = ENTRY.match(text, start, stop)
         if entry is None or END.match(text, entry.end(), stop) is None:
@@ -38,6 +38,11 @@ def read_lines(text: str) -> Iterator[tuple[int, str, str, str]]:
         frame = (entry["bare"] if entry["quoted"] is None else entry["quoted"]).strip()
         yield from ((line, *key) for key in _keys(frame, ESCAPE.sub(_plain, entry["text"])))
         start = entry.end()
+
+
+def _behind_gap(text: str, start: int, stop: int) -> int:
+    gap = GAP.match(text, start, stop)
+    return start if gap is None else gap.end()
 
 
 def _keys(frame: str, prompt: str) -> list[tuple[str, str, str]]:

@@ -60,7 +60,7 @@ def load_base(
     """
     if motion is not None and new:
         raise ValueError("`motion` and `new` are both given, expected one of them.")
-    module = None if motion is None else load_motion_module(motion, torch.float32)
+    module = None if motion is None else load_motion_module(Path(motion), torch.float32)
     path = Path(WEIGHTS) if str(base) == BUNDLED else Path(base)
     with torch.random.fork_rng(devices=[]):  # new modules get their values from the global generator
         torch.manual_seed(seed)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ class LoraSettings:
                 f"`blocks` {', '.join(self.blocks) or 'all'} and `projections` {', '.join(self.projections)} "
                 f"name no {empty[0]} layers of this UNet, expected some."
             )
-        most = max(min(layer.weight.shape) for found in layers.values() for layer in found.values())
+        most = max(min(cast(nn.Linear, layer).weight.shape) for found in layers.values() for layer in found.values())
         if self.rank > most:
             raise ValueError(f"`rank` is {self.rank}, expected at most {most}, the width of this UNet's widest layer.")
 
@@ -145,10 +145,12 @@ class TrainableLora:
         for path, layer in unet.named_modules():  # in the UNet's order: the values are drawn one after the other
             if (part := parts.get(path)) is None:
                 continue
-            out, width = layer.weight.shape
+            weight = cast(nn.Linear, layer).weight
+            out, width = weight.shape
             # Like diffusers' first LoRA layers: a change of the order of the input for any rank.
             down = torch.randn(settings.rank, width, generator=generator) / settings.rank
-            pair = tuple(nn.Parameter(t.to(layer.weight.device)) for t in (down, torch.zeros(out, settings.rank)))
+            up = torch.zeros(out, settings.rank)
+            pair = nn.Parameter(down.to(weight.device)), nn.Parameter(up.to(weight.device))
             self.pairs[part][path] = pair
             self._handles.append(layer.register_forward_hook(self._hook(part, pair)))
 

@@ -34,7 +34,8 @@ class LoraTrainer(MotionTrainer):
             raise ValueError(f"`debias` is {debias}, expected at least 0.")
         self.lora, self.debias = lora, debias
         more = {"lora": lora.settings.identity(), "debias": debias}
-        super().__init__(*args, trained=lora.parameters(), more=more, **kwargs)
+        kwargs |= {"trained": lora.parameters(), "more": more}
+        super().__init__(*args, **kwargs)
 
     def draw(self) -> Draw:
         """As any batch, with the frame of each clip that the losses of a single one look at."""
@@ -65,5 +66,5 @@ class LoraTrainer(MotionTrainer):
 def _single_frames(draw: Draw) -> Draw:
     """One frame of each clip as a clip of its own."""
     rows = torch.arange(len(draw))
-    frames = (value[rows, draw.extra["frame"]][:, None] for value in (draw.clean, draw.noise))
-    return Draw(*frames, draw.timesteps, draw.text, draw.source, draw.extra)
+    clean, noise = (value[rows, draw.extra["frame"]][:, None] for value in (draw.clean, draw.noise))
+    return Draw(clean, noise, draw.timesteps, draw.text, draw.source, draw.extra)

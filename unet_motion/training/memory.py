@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -56,9 +57,10 @@ def estimate_memory(
     weights = sum(t.numel() * (width if t.ndim > 1 else 4) for t in unet.state_dict().values())
     lora = 0
     for layers in settings.layers(unet).values():
-        lora += settings.rank * sum(sum(layer.weight.shape) for layer in layers.values())
+        lora += settings.rank * sum(sum(cast(nn.Linear, layer).weight.shape) for layer in layers.values())
     kept = KEPT_CHECKPOINTED if checkpointing else KEPT
-    return MemoryEstimate(weights, 4 * COPIES * lora, rows * kept * width * _positions(unet.config, *size))
+    positions = _positions(cast(UNetMotionConfig, unet.config), *size)
+    return MemoryEstimate(weights, 4 * COPIES * lora, rows * kept * width * positions)
 
 
 def _positions(config: UNetMotionConfig, height: int, width: int) -> int:

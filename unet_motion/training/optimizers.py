@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +67,11 @@ def step_divided(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], 
     if divisor is None:
         optimizer.step()
     elif getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.grad_scale = divisor
+        cast(Any, optimizer).grad_scale = divisor
         try:
             optimizer.step()
         finally:
-            del optimizer.grad_scale
+            del cast(Any, optimizer).grad_scale
     else:
         for gradient in gradients:
             gradient.div_(divisor)

@@ -78,7 +78,7 @@ class AcceleratedProcesses(Processes):
     def mean_gradients(self, parameters: Sequence[Tensor]) -> None:
         if self.count == 1:
             return
-        flat = torch.cat([p.grad.flatten() for p in parameters])
+        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         parts = self.accelerator.reduce(flat, "mean").split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)

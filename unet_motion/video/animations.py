@@ -121,7 +121,7 @@ def _separate_webp(webp: bytes, durations: Sequence[int], loop: int) -> bytes:
             frames = [data]
             if count > 1:
                 decoded.seek(number)
-                frames = _repeated(data, decoded.convert("RGB").getpixel((0, 0)), count)
+                frames = _repeated(data, decoded.convert("RGB").crop((0, 0, 1, 1)), count)
             for frame, duration in zip(frames, durations[shown : shown + count], strict=True):
                 out.append(_chunk(name, frame[:12] + struct.pack("<I", duration)[:3] + frame[15:]))
             shown, number = shown + count, number + 1
@@ -129,10 +129,10 @@ def _separate_webp(webp: bytes, durations: Sequence[int], loop: int) -> bytes:
     return _riff(out)
 
 
-def _repeated(frame: bytes, corner: tuple[int, ...], count: int) -> list[bytes]:
+def _repeated(frame: bytes, corner: Image.Image, count: int) -> list[bytes]:
     """The ANMF data of a frame, and those that show the same again; its disposal waits for the last."""
     file = io.BytesIO()
-    Image.new("RGB", (1, 1), corner).save(file, "WEBP", lossless=True)
+    corner.save(file, "WEBP", lossless=True)
     picture = b"".join(_chunk(name, data) for name, data in _chunks(file.getvalue()[12:]) if name in _PICTURES)
     pixel = bytes(_ANMF_HEAD - 1) + bytes([_DO_NOT_BLEND]) + picture
     if not frame[15] & _DISPOSE:

@@ -115,7 +115,7 @@ def read_graphs(path: str | os.PathLike) -> dict[str, Any]:
     none."""
     path = _file_of(path)
     if path.suffix.lower() == ".mp4":
-        texts = _mp4_metadata(path)
+        texts: dict[Any, Any] = dict(_mp4_metadata(path))
     else:
         with Image.open(path) as image:
             tags = [value for value in image.getexif().values() if isinstance(value, str)]

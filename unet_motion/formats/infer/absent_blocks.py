@@ -76,4 +76,5 @@ def idle_values(
     names, generator = list(names), torch.Generator(device).manual_seed(0)
     values = initialise((name for name in names if not is_table(name)), shapes, dtype, device, generator)
     tables = [name for name in names if is_table(name)]
-    return values | {name: sinusoidal_table(*shapes[name][1:]).to(device=device, dtype=dtype) for name in tables}
+    made = {name: sinusoidal_table(shapes[name][1], shapes[name][2]) for name in tables}
+    return values | {name: table.to(device=device, dtype=dtype) for name, table in made.items()}

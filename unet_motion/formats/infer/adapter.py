@@ -66,7 +66,7 @@ def _whole_layers(reader: BlockReader) -> tuple[tuple[int, ...], Any, list, list
 
 def table_rows(shapes: Shapes, path: str | Path) -> int | None:
     """Rows of the position tables, or None without any."""
-    rows = {}
+    rows: dict[int, str] = {}
     for key, shape in shapes.items():
         if key.endswith(".pos_embed.pe"):
             if len(shape) != 3 or shape[0] != 1:

@@ -35,7 +35,7 @@ class BlockReader:
         if key not in self.shapes:
             raise KeyMismatchError(f"{self.path}: tensor {key} is missing, expected a whole UNet or motion module.")
         if dimensions is not None:
-            check_dimensions(self.path, key, self.shapes[key], dimensions)
+            check_dimensions(self.path, key, tuple(self.shapes[key]), dimensions)
         return self.shapes[key]
 
     def count(self, prefix: str) -> int:

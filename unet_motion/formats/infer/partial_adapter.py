@@ -61,9 +61,9 @@ def _all_widths(found: Mapping[Place, int], path) -> tuple[int, ...]:
         raise KeyMismatchError(f"{path}: holds no block of a motion module, expected at least one.")
     names = name_some(map(_name, found))
     least = max((place[1] + 1 for place in found if place[0] != "mid_block"), default=1)
-    counted = {_level(place, least): width for place, width in reversed(found.items())}
-    counted = tuple(counted[level] for level in sorted(counted)) if len(counted) == least else None
-    if counted in PUBLISHED_WIDTHS:
+    by_level = {_level(place, least): width for place, width in reversed(list(found.items()))}
+    counted = tuple(by_level[level] for level in sorted(by_level)) if len(by_level) == least else None
+    if counted is not None and counted in PUBLISHED_WIDTHS:
         return counted
     fitting = [
         widths
@@ -76,11 +76,13 @@ def _all_widths(found: Mapping[Place, int], path) -> tuple[int, ...]:
             f"{path}: its motion modules ({names}) fit UNets with block widths of {listed}, expected enough blocks to "
             "tell which."
         )
-    if not fitting and counted is None:
+    if fitting:
+        return fitting[0]
+    if counted is None:
         raise KeyMismatchError(
             f"{path}: has motion modules in {names} only, from which the widths of {least} levels cannot be told."
         )
-    return fitting[0] if fitting else counted
+    return counted
 
 
 def _same_number(counts: Mapping[Place, int], words: str, path) -> int:

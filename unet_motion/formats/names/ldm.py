@@ -104,7 +104,8 @@ def modules_of(config: UNetMotionConfig) -> dict[str, str]:
 def ldm_key_map(config: UNetMotionConfig) -> dict[str, str]:
     """Parameter names of the 2-D UNet, diffusers -> LDM, without a prefix; motion modules have no LDM names."""
     modules = modules_of(config)
-    return {key: _translate(key, modules) for key in unet_shapes(config) if not is_motion(key)}
+    pairs = ((key, _translate(key, modules)) for key in unet_shapes(config) if not is_motion(key))
+    return {ours: theirs for ours, theirs in pairs if theirs is not None}
 
 
 def ldm_to_diffusers(state_dict: Mapping[str, Value], config: UNetMotionConfig, prefix: str = "") -> dict[str, Value]:

@@ -291,7 +291,7 @@ OPTIONAL = {XFormersProcessor: "xformers", SageProcessor: "sageattention"}
 
 
 def _registry() -> dict[str, AttentionProcessor]:
-    built_in = (
+    built_in: tuple[AttentionProcessor, ...] = (
         AutoProcessor(),
         SDPAProcessor(),
         FlashProcessor(),

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from . import cpu
 
 
-def convolve(conv: nn.Module, x: Tensor) -> Tensor:
+def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """``conv(x)``, x (N, C, H, W) in channels-last memory."""
     algorithm = cpu.choose_algorithm(conv, x)
     return convolve_eager(conv, x) if algorithm is None else cpu.convolve(conv, x, algorithm)
 
 
-def convolve_eager(conv: nn.Module, x: Tensor) -> Tensor:
+def convolve_eager(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """The plain twin: the layer as it is."""
     return conv(x)
 
 
-def convolve_upsampled(conv: nn.Module, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+def convolve_upsampled(conv: nn.Conv2d, x: Tensor, size: tuple[int, int] | None) -> Tensor:
     """``conv`` of x (N, C, H, W) enlarged (nearest) to ``size``, by default to twice its own."""
     twice = (2 * x.shape[2], 2 * x.shape[3])
     if size in (None, twice) and cpu.upsamples_in_phases(conv, x):

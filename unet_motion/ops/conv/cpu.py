@@ -39,7 +39,7 @@ class Algorithm(enum.Enum):
     WINOGRAD = "16 products in place of 36"
 
 
-def choose_algorithm(conv: nn.Module, x: Tensor) -> Algorithm | None:
+def choose_algorithm(conv: nn.Conv2d, x: Tensor) -> Algorithm | None:
     """The fastest way to compute ``conv(x)``, x (N, C, H, W); None is to call the layer."""
     if not _plain_on_cpu(conv, x):
         return None
@@ -58,7 +58,7 @@ def choose_algorithm(conv: nn.Module, x: Tensor) -> Algorithm | None:
     return Algorithm.PLANES if channels >= PLANES_FROM * pixels else None
 
 
-def convolve(conv: nn.Module, x: Tensor, algorithm: Algorithm) -> Tensor:
+def convolve(conv: nn.Conv2d, x: Tensor, algorithm: Algorithm) -> Tensor:
     """``conv(x)`` in a chosen way, x (N, C, H, W) in channels-last memory."""
     if algorithm is Algorithm.PLANES:
         return _from_planes(conv(_in_planes(x)))
@@ -68,24 +68,24 @@ def convolve(conv: nn.Module, x: Tensor, algorithm: Algorithm) -> Tensor:
     if algorithm is Algorithm.WINOGRAD:
         return winograd.convolve(x, weight, bias)
     product = _FrozenProduct.apply if _needs_gradients(conv, x) else by_product
-    return product(x, weight, bias, conv.stride[0], conv.padding[0])
+    return product(x, weight, bias, conv.stride[0], int(conv.padding[0]))
 
 
-def _frozen(conv: nn.Module, pixels: int) -> bool:
+def _frozen(conv: nn.Conv2d, pixels: int) -> bool:
     """Whether the gradient for the input alone is wanted, and fast as a product."""
     if is_hosted(conv) or any(p.requires_grad for p in conv.parameters()):
         return False  # a host's weights may lead to parameters that the layer does not have
     return conv.in_channels * conv.out_channels >= GRADIENT_FROM * pixels
 
 
-def _is_linear(conv: nn.Module, x: Tensor) -> bool:
+def _is_linear(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether a 1x1 convolution may read its weights as they lie, as a linear layer does."""
     plain = conv.stride == (1, 1) and conv.padding == (0, 0)
     # A host's layer knows best how gradients pass.
     return plain and not (is_hosted(conv) and _needs_gradients(conv, x))
 
 
-def _plain_on_cpu(conv: nn.Module, x: Tensor) -> bool:
+def _plain_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
     return not (torch.compiler.is_compiling() or conv._forward_hooks)
@@ -114,12 +114,12 @@ def _from_planes(x: Tensor) -> Tensor:
     return _Relayout.apply(x, torch.channels_last, torch.contiguous_format)
 
 
-def _needs_gradients(conv: nn.Module, x: Tensor) -> bool:
+def _needs_gradients(conv: nn.Conv2d, x: Tensor) -> bool:
     """Not the mode alone: frozen layers take the same path, to the last bit, with gradients on and off."""
     return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in conv.parameters()))
 
 
-def _pixels(conv: nn.Module, x: Tensor) -> int:
+def _pixels(conv: nn.Conv2d, x: Tensor) -> int:
     return x.shape[0] * (x.shape[2] // conv.stride[0]) * (x.shape[3] // conv.stride[1])
 
 
@@ -162,13 +162,13 @@ def product_of_windows(planes: Tensor, weight: Tensor, bias: Tensor | None, stri
     return F.linear(columns.t(), weight.flatten(1), bias).view(n, height, width, -1)
 
 
-def upsamples_in_phases(conv: nn.Module, x: Tensor) -> bool:
+def upsamples_in_phases(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether :func:`upsample_in_phases` is faster than to enlarge x (N, C, H, W) and convolve."""
     many = x.device.type == "cpu" and x.shape[0] * x.shape[2] * x.shape[3] >= MANY_PIXELS
     return many and not conv._forward_hooks
 
 
-def upsample_in_phases(conv: nn.Module, x: Tensor) -> Tensor:
+def upsample_in_phases(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A 3x3 ``conv`` of x upsampled to twice the size (nearest), with 4 products for each 9.
 
     Rows 2i and 2i + 1 of the upsampled picture are equal, so the kernel's rows that meet them are added: each of the
@@ -184,7 +184,7 @@ def upsample_in_phases(conv: nn.Module, x: Tensor) -> Tensor:
     for i in range(2):
         for j in range(2):
             kernel = _phase_kernel(weight, i, j, buffer)
-            if few:
+            if planes is not None:
                 part = planes[:, :, i : i + height + 1, j : j + width + 1]
                 part = product_of_windows(part, kernel, bias).permute(0, 3, 1, 2)
             else:

@@ -28,7 +28,7 @@ PIXELS_AT_ONCE = 12 << 20
 _KERNEL = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
-def serves(conv: nn.Module, x: Tensor) -> bool:
+def serves(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether `convolve` computes this layer of x (N, C, H, W), and faster than a direct convolution."""
     if (conv.kernel_size, conv.stride, conv.padding) != ((3, 3), (1, 1), (1, 1)):
         return False

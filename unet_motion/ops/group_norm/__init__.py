@@ -73,7 +73,7 @@ def _(
 
 
 def scoped_group_norm(
-    norm: nn.Module, x: Tensor, frames: int, scope: str, act=None, added: Tensor | None = None,
+    norm: nn.GroupNorm, x: Tensor, frames: int, scope: str, act=None, added: Tensor | None = None,
     inplace: bool = False,
 ) -> Tensor:  # fmt: skip
     """Group norm of x (B*F, C, H, W) with statistics per frame or over all frames of a clip, and an activation.
@@ -97,11 +97,13 @@ def scoped_group_norm(
     return out if act is None else act(out)
 
 
-def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Tensor:
+def _plain_group_norm(norm: nn.GroupNorm, x: Tensor, frames: int, scope: str) -> Tensor:
     if narrow_groups.serves(norm, x):
         clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
         tokens = to_tokens(x).reshape(clips, -1, x.shape[1])
-        out = narrow_groups.group_norm(tokens, *weights_of(norm, x), norm.num_groups, norm.eps)
+        weight, bias = weights_of(norm, x)
+        assert bias is not None  # `serves` says so
+        out = narrow_groups.group_norm(tokens, weight, bias, norm.num_groups, norm.eps)
         return from_tokens(out.reshape(x.shape[0], -1, x.shape[1]), *x.shape[-2:])
     if _would_crash(norm, x):
         x = x.detach().requires_grad_()
@@ -113,7 +115,7 @@ def _plain_group_norm(norm: nn.Module, x: Tensor, frames: int, scope: str) -> Te
     return norm(clip).permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def _would_crash(norm: nn.Module, x: Tensor) -> bool:
+def _would_crash(norm: nn.GroupNorm, x: Tensor) -> bool:
     """Whether torch's backward pass would read a null pointer.
 
     On the CPU that of group norm on channels-last memory may, where only the weights want a gradient: so it is in the

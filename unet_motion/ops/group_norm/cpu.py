@@ -21,7 +21,7 @@ MANY_PIXELS = 1024
 """From here on torch's forward pass adds up whole rows of channels instead, and is faster; its gradient is not."""
 
 
-def serves(norm: nn.Module, x: Tensor) -> bool:
+def serves(norm: nn.GroupNorm, x: Tensor) -> bool:
     """Whether `group_norm` computes this layer of x (N, C, H, W) faster than torch."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling() or is_hooked(norm):
         return False

@@ -91,7 +91,7 @@ def _(
 
 
 def add_layer_norm(
-    norm: nn.Module, tokens: Tensor, added: Tensor | None = None, pos_emb: Tensor | None = None,
+    norm: nn.LayerNorm, tokens: Tensor, added: Tensor | None = None, pos_emb: Tensor | None = None,
     inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """tokens + added, and the layer norm of it; pos_emb (F, 1, C) is added to the norm of tokens (B, F, P, C).

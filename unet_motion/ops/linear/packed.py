@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +33,8 @@ class TimeProjections:
         """Whether the layers' weights lie in one tensor."""
         return self._weight is not None and all(map(_lies_at, self._layers(), self._places))
 
-    def _layers(self) -> list[nn.Module]:
-        return [resnet.time_emb_proj for resnet in self._resnets]
+    def _layers(self) -> list[nn.Linear]:
+        return [cast(nn.Linear, resnet.time_emb_proj) for resnet in self._resnets]
 
     def pack_for(self, device: torch.device) -> None:
         """:meth:`pack` where that saves time, on a GPU; not where a host reads weights in a way of its own."""

@@ -1,5 +1,6 @@
 """Measuring a text-to-video model: sample clips for known prompts and let the judge name what they show."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def evaluate(
     return figures | {"seed": seed} | how
 
 
-def missed_targets(figures: dict, targets: dict[str, float] = TARGETS) -> list[str]:
+def missed_targets(figures: dict, targets: Mapping[str, float] = TARGETS) -> list[str]:
     """Sentences naming each target that the figures miss."""
     return [
         f"{name} is {figures[name]:.1%}, the target is {least:.0%}"
@@ -181,4 +182,4 @@ def write_sheet(clips: Tensor, path: Path, every: int = 3, columns: int = 2, sca
     grid = torch.cat([torch.cat(list(strips[i::columns])) for i in range(columns)], dim=1)
     picture = Image.fromarray((grid * 255).round().byte().numpy())
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST).save(path)
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)

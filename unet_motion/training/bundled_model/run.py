@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -190,7 +191,7 @@ class BundledRun:
                     f"expected at least {self.recipe.least_outlines:.0%}"
                 )
             write_safetensors({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-        return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        return cast(Any, model).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def judge(self, autoencoder: Autoencoder) -> Judge:
         path = self.folder / "judge.safetensors"

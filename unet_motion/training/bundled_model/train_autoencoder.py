@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ def outlines_right(model: Autoencoder, count: int, seed: int = 99) -> float:
 
 def train_autoencoder(folder: Path, recipe: AutoencoderRecipe, log: RunLog) -> tuple[Autoencoder, float]:
     """Train, or go on from `folder`/autoencoder.pt; gives the averaged model in eval mode and its PSNR in dB."""
-    model = Autoencoder().to(memory_format=torch.channels_last)
+    model = cast(Any, Autoencoder()).to(memory_format=torch.channels_last)
 
     def loss(rng: np.random.Generator) -> tuple[torch.Tensor, dict]:
         pictures = sample_frames(rng, recipe.batch, recipe.any_background)
@@ -178,7 +178,7 @@ def _train(
     rng = np.random.default_rng(recipe.seed)
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99), fused=True)
     average = Average(weights, 0.995)
-    parts = {"model": model, "optimizer": optimizer, "average": average}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "average": average}
     state = load_state(path)
     with damage_named(path):
         first = _restore(state, parts, rng)
@@ -194,9 +194,9 @@ def _train(
         if step % 50 == 0:
             log.write(path.stem, step=step, loss=loss.item(), **figures)
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"rng": rng_state(rng), "torch_rng": torch.get_rng_state(), "step": step + 1}
-            save_whole(state, path)
+            saved: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+            saved |= {"rng": rng_state(rng), "torch_rng": torch.get_rng_state(), "step": step + 1}
+            save_whole(saved, path)
     average.swap()
 
 

@@ -132,7 +132,7 @@ class JudgeTrainer:
         shape, colour = self.frame_loss()
         losses = {"shape": shape, "colour": colour, "motion": self.motion_loss()}
         self.optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
         self.optimizer.step()
         return {name: loss.item() for name, loss in losses.items()}
 

@@ -109,7 +109,7 @@ def read_clip(path: str | os.PathLike, options: ClipOptions) -> np.ndarray:
     kept: list[np.ndarray] = []
     size, taken = None, 0
     for begin, end, image in _shown(path):
-        if options.fps is None or begin is None:
+        if options.fps is None or begin is None or end is None:
             times = 1
         else:  # moments k / fps at which this frame is on the screen
             times = max(0, math.ceil(end * options.fps - 1e-6) - math.ceil(begin * options.fps - 1e-6))
@@ -156,7 +156,8 @@ def _beside(path: Path) -> tuple[str | None, str | None]:
 
 def _captions(path: Path, names: set[str]) -> tuple[dict[str, tuple[str, str | None]], str | None]:
     """Clip -> its caption and what is wrong with that, and what is wrong with a line whose clip is not known."""
-    captions, unread = {}, None
+    captions: dict[str, tuple[str, str | None]] = {}
+    unread = None
     data = path.read_bytes() if path.is_file() else b""
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         if not line.strip():
@@ -173,11 +174,11 @@ def _captions(path: Path, names: set[str]) -> tuple[dict[str, tuple[str, str | N
                 unread = unread or problem
             continue
         if name is None:
-            line = shorten(line.decode("utf-8"), 80)
-            raise ValueError(f"{path}: line {number} is {line!r}, expected an object with `file_name` and `text`.")
+            short = shorten(line.decode("utf-8"), 80)
+            raise ValueError(f"{path}: line {number} is {short!r}, expected an object with `file_name` and `text`.")
         if name not in names:
             raise ValueError(f"{path}: line {number} names {name!r}, expected a clip in the same folder.")
-        captions[name] = text.strip(), None
+        captions[name] = (text or "").strip(), None
     return captions, unread
 
 

@@ -28,7 +28,8 @@ class TensorBoard(Watcher):
             raise ImportError(
                 "--tensorboard needs tensorboard, which is not installed: `pip install tensorboard`."
             ) from error
-        self._make, self._folder, self._writer = SummaryWriter, folder, None
+        self._make, self._folder = SummaryWriter, folder
+        self._writer: SummaryWriter | None = None
 
     def _open(self, step: int):
         if self._writer is None:

@@ -1,0 +1,28 @@
+"""The device that a command computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from ..sampling.parts import default_device
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError where torch cannot use a device."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}), expected cpu or another one") from error
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, or without a name a CUDA device where there is one, else the CPU.
+
+    Raises:
+        ValueError: torch cannot use it.
+    """
+    if name is None:
+        return default_device()
+    check_device(name)
+    return torch.device(name)
