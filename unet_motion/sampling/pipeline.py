@@ -26,7 +26,12 @@ from .image_injection import ImageInjection
 from .noise import NoiseMix, clip_noise, seeded_generator
 from .noise_schedule import INFO_KEYS, NoiseSchedule, Steps
 from .parts import (
-    decode_latents, default_device, encode_pictures, encode_text, latent_scale_of, pixels_per_latent_of,
+    decode_latents,
+    default_device,
+    encode_pictures,
+    encode_text,
+    latent_scale_of,
+    pixels_per_latent_of,
 )  # fmt: skip
 from .published import TOKENIZER, load_tokenizer, parts_of_checkpoint, parts_of_folder
 from .samplers import Sampler, get_sampler
