@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..forward.call import Call
 from ..model.layer_factory import make_factory
 from ..model.motion_module import MotionModule
 from ..model.unet_motion_model import UNetMotionModel
 from .measure import Ceilings, Weight, Work, take_turns, weigh
-from .nets import Inputs, both_unets, make_inputs, our_unet, randomise, relative_error
+from .nets import Inputs, both_unets, make_inputs, our_unet, randomise, relative_error, text_width_of
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest relative difference between the outputs of two networks that may be compared in time."""
@@ -96,11 +97,11 @@ class Bench:
         return int(self.device.type == "cuda")
 
 
-def step_of_ours(unet: UNetMotionModel, inputs: Inputs) -> Work:
+def step_of_ours(unet: UNetMotionModel, inputs: Inputs) -> Callable[[], Tensor]:
     return torch.no_grad()(lambda: unet(inputs.sample, inputs.timestep, inputs.text).sample)
 
 
-def step_of_theirs(unet: nn.Module, inputs: Inputs) -> Work:
+def step_of_theirs(unet: Callable[..., Any], inputs: Inputs) -> Callable[[], Tensor]:
     """diffusers wants the text once per frame."""
     text = inputs.text.repeat_interleave(inputs.frames, dim=0)
     return torch.no_grad()(lambda: unet(inputs.sample, inputs.timestep, text).sample)
@@ -109,7 +110,7 @@ def step_of_theirs(unet: nn.Module, inputs: Inputs) -> Work:
 def whole_step(bench: Bench, size: str, batch: int, frames: int, side: int, target: str) -> list[Row]:
     """A step of the UNet against diffusers, eager and (where asked for) compiled."""
     ours, theirs = both_unets(size, bench.device, bench.dtype)
-    inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, bench.device, bench.dtype)
+    inputs = make_inputs(batch, frames, side, text_width_of(ours.config), bench.device, bench.dtype)
     case = f"step {size} {batch}x{frames}x{side}x{side}"
     step, their_step = step_of_ours(ours, inputs), step_of_theirs(theirs, inputs)
     rows = [bench.compare(case, "diffusers", step, their_step, target)]
@@ -120,21 +121,22 @@ def whole_step(bench: Bench, size: str, batch: int, frames: int, side: int, targ
 
 
 def compiled_step(
-    bench: Bench, case: str, step: Work, theirs: nn.Module, inputs: Inputs, modes: tuple[str, ...]
+    bench: Bench, case: str, step: Work, theirs: Callable[..., Any], inputs: Inputs, modes: tuple[str, ...]
 ) -> Row:
     """A step against diffusers' compiled in the fastest of some modes."""
     works = {mode: compiled_in(mode, theirs, inputs) for mode in modes}
-    best, seconds = modes[0], {}
+    best = modes[0]
+    seconds: dict[str, float] = {}
     if len(works) > 1:
         turns = take_turns(works, bench.device, rounds=3, warm=3)
         seconds = {mode: turns.median(mode) for mode in modes}
-        best = min(seconds, key=seconds.get)
+        best = min(seconds, key=lambda mode: seconds[mode])
     row = bench.compare(case, f"diffusers compiled ({best})", step, works[best])
     row.note = ", ".join(f"{mode}: {1e3 * took:.3g} ms" for mode, took in seconds.items())
     return row
 
 
-def compiled_in(mode: str, theirs: nn.Module, inputs: Inputs) -> Work:
+def compiled_in(mode: str, theirs: Callable[..., Any], inputs: Inputs) -> Work:
     """diffusers' step compiled in a mode."""
     work = step_of_theirs(torch.compile(theirs, mode=mode), inputs)
     if mode != "max-autotune":
@@ -205,7 +207,7 @@ def long_clips(bench: Bench, size: str, side: int, lengths: tuple[int, ...]) -> 
     unet = our_unet(size, bench.device, bench.dtype)
     rows = []
     for frames in lengths:
-        inputs = make_inputs(1, frames, side, unet.config.cross_attention_dim, bench.device, bench.dtype)
+        inputs = make_inputs(1, frames, side, text_width_of(unet.config), bench.device, bench.dtype)
         work = step_of_ours(unet, inputs)
         weight = weigh(work, bench.device)
         turns = take_turns({"ours": work}, bench.device, bench.rounds, bench.warm)

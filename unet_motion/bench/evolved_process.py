@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -22,7 +22,7 @@ from ..model.unet_motion_model import UNetMotionModel
 from ..ops.group_norm import scoped_group_norm
 from .cases import Bench, Row, step_of_ours
 from .measure import Ceilings, Work
-from .nets import WIDTHS, Inputs, make_inputs, our_unet
+from .nets import WIDTHS, Inputs, make_inputs, our_unet, text_width_of
 
 MODULES = "unet_motion_bench.safetensors"
 PACK = "animatediff_evolved"
@@ -31,7 +31,7 @@ PACK = "animatediff_evolved"
 class ClipNorm(nn.Module):
     """A group norm whose statistics are always those of whole clips."""
 
-    def __init__(self, norm: nn.Module, frames: int) -> None:
+    def __init__(self, norm: nn.GroupNorm, frames: int) -> None:
         super().__init__()
         self.norm, self.frames = norm, frames
         # A norm that somebody watches is called, not fused.
@@ -45,7 +45,7 @@ def norm_over_clips(unet: UNetMotionModel, frames: int) -> None:
     """The norms before the attention of pixels too: the pack's way for v1 replaces every norm there is."""
     for module in list(unet.modules()):
         if isinstance(module, SpatialTransformer):
-            module.norm = ClipNorm(module.norm, frames)
+            module.register_module("norm", ClipNorm(module.norm, frames))
 
 
 def import_comfyui(folder: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -67,6 +67,7 @@ def import_pack(folder: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         PACK, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
+    assert spec is not None and spec.loader is not None
     sys.modules[PACK] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[PACK])
     return sys.modules[PACK]
@@ -102,7 +103,7 @@ def with_motion(pack: ModuleType, model: Any, ours: UNetMotionModel, folder: Pat
     folder_paths.add_model_folder_path("animatediff_models", str(folder))
 
     # The pack has SD1.5's widths in its code.
-    theirs = sys.modules[f"{PACK}.animatediff.motion_module_ad"]
+    theirs = cast(Any, sys.modules[f"{PACK}.animatediff.motion_module_ad"])
     whole = theirs.MotionModule
     widths = dict(zip(WIDTHS["sd15"], ours.config.block_out_channels, strict=True))
     theirs.MotionModule = lambda channels, *rest, **named: whole(widths[channels], *rest, **named)
@@ -165,18 +166,16 @@ def measure(request: dict) -> list[Row]:
     for scope in request["scopes"]:
         ours = our_unet(request["size"], device, dtype, resnet_norm_scope=scope, motion_norm_scope=scope)
         model = with_motion(pack, comfyui_model(ours, dtype), ours, Path(request["folder"]), scope)
-        inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, device, dtype)
+        inputs = make_inputs(batch, frames, side, text_width_of(ours.config), device, dtype)
         if scope == "clip":
             norm_over_clips(ours, frames)
         step = step_of_ours(ours, inputs)
-        rows.append(
-            inside_a_step(
-                model, inputs,
-                lambda theirs, step=step, scope=scope: bench.compare(
-                    f"{case}, norms over the {scope}", "AnimateDiff-Evolved", step, theirs, request["target"]
-                ),
-            )
-        )  # fmt: skip
+        words = f"{case}, norms over the {scope}"
+
+        def compare(theirs: Work, words: str = words, step: Work = step) -> Row:
+            return bench.compare(words, "AnimateDiff-Evolved", step, theirs, request["target"])
+
+        rows.append(inside_a_step(model, inputs, compare))
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from ..forward.freeu import FreeU, freeu_concat
 from ..model import blocks
 from .cases import LIMITS, Bench, Row, step_of_ours, step_of_theirs
 from .measure import take_turns
-from .nets import both_unets, make_inputs, relative_error
+from .nets import both_unets, make_inputs, relative_error, text_width_of
 
-FREEU = {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}
+FREEU: dict[str, Any] = {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}
 INNER = 20
 """Calls of all concatenations of a step in one sample."""
 
@@ -26,14 +27,19 @@ Concatenation = tuple[Tensor, Tensor, int]
 def freeu_step(bench: Bench, size: str, batch: int, frames: int, side: int, target: str) -> list[Row]:
     """FreeU's part of a step, whose results with it have to agree."""
     ours, theirs = both_unets(size, bench.device, bench.dtype)
-    inputs = make_inputs(batch, frames, side, ours.config.cross_attention_dim, bench.device, bench.dtype)
+    inputs = make_inputs(batch, frames, side, text_width_of(ours.config), bench.device, bench.dtype)
     results: list[Tensor] = []
     step, their_step = step_of_ours(ours, inputs), step_of_theirs(theirs, inputs)
     for unet in (ours, theirs):
         unet.enable_freeu(**FREEU)
     try:
         with concatenations() as found:
-            turns = take_turns({"step": lambda: found.clear() or results.append(step())}, bench.device, 1, bench.warm)
+
+            def run() -> None:
+                found.clear()
+                results.append(step())
+
+            turns = take_turns({"step": run}, bench.device, 1, bench.warm)
         error = relative_error(results[-1], their_step())
     finally:
         for unet in (ours, theirs):

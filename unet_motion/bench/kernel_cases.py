@@ -20,6 +20,9 @@ from .measure import Work
 
 GROUPS, EPS, HEADS = 32, 1e-5, 8
 
+Results = Tensor | tuple[Tensor, ...]
+"""Of a kernel: one tensor or several."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -30,8 +33,8 @@ class Pair:
         moved: bytes that have to be read and written at least.
     """
 
-    kernel: Work
-    plain: Work
+    kernel: Callable[[], Results]
+    plain: Callable[[], Results]
     tensors: tuple[Tensor | None, ...]
     moved: int
 
@@ -45,11 +48,12 @@ def _size(*tensors: Tensor) -> int:
 
 def _temporal_attention(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
     tokens = [make(frames, clips * side * side, channels) for _ in range(3)]
-    views = tuple(t.unflatten(-1, (HEADS, -1)).permute(1, 2, 0, 3) for t in tokens)
+    query, key, value = (t.unflatten(-1, (HEADS, -1)).permute(1, 2, 0, 3) for t in tokens)
     scale = (channels // HEADS) ** -0.5
     return Pair(
-        lambda: temporal_attention_kernel(*views, scale), lambda: temporal_attention_eager(*views, scale),
-        views, _size(*tokens, tokens[0]),
+        lambda: temporal_attention_kernel(query, key, value, scale),
+        lambda: temporal_attention_eager(query, key, value, scale),
+        (query, key, value), _size(*tokens, tokens[0]),
     )  # fmt: skip
 
 
@@ -120,12 +124,12 @@ def kernels(bench: Bench, clips: int, frames: int, side: int, channels: int = 32
         pair = pair_of(make, clips, frames, side, channels)
         row = bench.compare(case, "plain PyTorch", _one(pair.kernel), _one(pair.plain), inner=inner)
         row.flops, row.moved = None, pair.moved
-        if row.ratio:
+        if row.ours is not None and row.ratio:
             row.note = f"{100 * pair.moved / bench.ceilings.bytes / row.ours:.0f} % of the copy's bandwidth"
         rows.append(row)
     return rows
 
 
-def _one(work: Work) -> Work:
+def _one(work: Callable[[], Results]) -> Work:
     """The last of several results, which depends on all input, so that it can be compared."""
     return lambda: result[-1] if isinstance(result := work(), tuple) else result

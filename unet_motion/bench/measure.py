@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def take_turns(works: dict[str, Work], device: torch.device, rounds: int, warm: int = 1, inner: int = 1) -> Turns:
+def take_turns(works: Mapping[str, Work], device: torch.device, rounds: int, warm: int = 1, inner: int = 1) -> Turns:
     """Run the works A B A B, ``warm`` rounds untimed and ``rounds`` timed; ``inner`` calls make one sample."""
     for _ in range(warm):
         for work in works.values():
@@ -94,7 +94,7 @@ def weigh(work: Work, device: torch.device) -> Weight:
 
     On a CPU, where a call takes seconds, everything is found in one.
     """
-    on_gpu = device.type == "cuda"
+    on_gpu, memory = device.type == "cuda", 0
     if on_gpu:
         work()
         memory = _held_on_gpu(work, device)
@@ -102,7 +102,7 @@ def weigh(work: Work, device: torch.device) -> Weight:
     with profile(activities=activities, profile_memory=not on_gpu, with_flops=True) as record:
         result = work()
         synchronise(device)
-    events = [event for event in record.profiler.kineto_results.events() if event.name() != "[memory]"]
+    events = [event for event in recorded_events(record) if event.name() != "[memory]"]
     if on_gpu:
         launched = [event for event in events if event.device_type() != torch.autograd.DeviceType.CPU]
         return Weight(result, memory, len(launched), _arithmetic(events), _by_class(_durations(launched)))
@@ -118,8 +118,15 @@ def _held_on_gpu(work: Work, device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
+def recorded_events(record: profile) -> list[Any]:
+    """What a profiler that has ended recorded, as its C++ part gives it."""
+    results = None if record.profiler is None else record.profiler.kineto_results
+    assert results is not None
+    return results.events()
+
+
 def _most_held(record: profile) -> int:
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [event for event in recorded_events(record) if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()

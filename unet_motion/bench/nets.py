@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..config.unet import UNetMotionConfig
 from ..model.unet_motion_model import UNetMotionModel
 from ..ops.sinusoids import sinusoidal_table
 
@@ -30,6 +32,13 @@ class Inputs:
     @property
     def frames(self) -> int:
         return self.sample.shape[2]
+
+
+def text_width_of(config: UNetMotionConfig) -> int:
+    """Channels of the text that a network reads; those measured here have one number for all blocks."""
+    width = config.cross_attention_dim
+    assert isinstance(width, int)
+    return width
 
 
 def make_inputs(
@@ -70,7 +79,7 @@ def our_unet(size: str, device: torch.device, dtype: torch.dtype, **config) -> U
     return unet.to(device).eval().requires_grad_(False)
 
 
-def their_unet(ours: UNetMotionModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def their_unet(ours: UNetMotionModel, device: torch.device, dtype: torch.dtype) -> Any:
     """diffusers' network with the same weights, which it shares."""
     from diffusers import UNetMotionModel as DiffusersUNetMotionModel
 
@@ -79,11 +88,11 @@ def their_unet(ours: UNetMotionModel, device: torch.device, dtype: torch.dtype) 
             block_out_channels=ours.config.block_out_channels, cross_attention_dim=ours.config.cross_attention_dim
         )
     unet.load_state_dict(ours.state_dict(), strict=True, assign=True)
-    return unet.to(device, dtype).eval().requires_grad_(False)
+    return cast(Any, unet).to(device, dtype).eval().requires_grad_(False)
 
 
 @lru_cache(maxsize=1)
-def both_unets(size: str, device: torch.device, dtype: torch.dtype) -> tuple[UNetMotionModel, nn.Module]:
+def both_unets(size: str, device: torch.device, dtype: torch.dtype) -> tuple[UNetMotionModel, Any]:
     """Ours and theirs, the same ones as in the last call if that was for the same: leave them as they were."""
     ours = our_unet(size, device, dtype)
     return ours, their_unet(ours, device, dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,7 +19,7 @@ from ..training.recipe import MotionRecipe
 from ..training.trainer import MotionTrainer
 from .cases import LIMITS, Bench, Row
 from .measure import weigh
-from .nets import TEXT_TOKENS, our_unet, relative_error, their_unet
+from .nets import TEXT_TOKENS, our_unet, relative_error, text_width_of, their_unet
 
 
 class DiffusersLoop:
@@ -30,14 +31,14 @@ class DiffusersLoop:
         recipe: its learning rate, weight decay, clipping, checkpointing and precision.
     """
 
-    def __init__(self, unet: nn.Module, schedule: NoiseSchedule, recipe: MotionRecipe) -> None:
+    def __init__(self, unet: Any, schedule: NoiseSchedule, recipe: MotionRecipe) -> None:
         from diffusers import DDPMScheduler
 
         self.unet, self.recipe = unet.train(), recipe
         unet.freeze_unet2d_params()
         if recipe.checkpointing:
             unet.enable_gradient_checkpointing()
-        self.noise = DDPMScheduler(trained_betas=betas(schedule))
+        self.noise: Any = DDPMScheduler(trained_betas=betas(schedule))
         self.trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -83,7 +84,7 @@ def training_step(bench: Bench, size: str, frames: int, side: int, target: str, 
     )  # fmt: skip
     schedule = NoiseSchedule.named()
     with tempfile.TemporaryDirectory() as folder:
-        clips = made_up_clip(Path(folder) / "data", frames, side, ours.config.cross_attention_dim)
+        clips = made_up_clip(Path(folder) / "data", frames, side, text_width_of(ours.config))
         # Trained parameters get memory of their own here, so that each loop moves only its own.
         trainer = MotionTrainer(ours, clips, Objective(schedule), recipe, Path(folder) / "out", quiet=True)
         loop = DiffusersLoop(theirs, schedule, recipe)
@@ -122,7 +123,8 @@ def compare(bench: Bench, case: str, trainer: MotionTrainer, loop: DiffusersLoop
     weights = [weigh(work, bench.device) for work in (step, their_step)]
     row = bench.measure(case, "diffusers", step, their_step, weights, target, more=2)
     row.error, row.flops = error, None
-    row.note = f"{1 / row.ours:.3g} steps a second, in diffusers {1 / row.theirs:.3g}"
+    if row.ours and row.theirs:
+        row.note = f"{1 / row.ours:.3g} steps a second, in diffusers {1 / row.theirs:.3g}"
     return row
 
 

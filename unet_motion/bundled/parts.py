@@ -91,7 +91,7 @@ def build_parts(
 ) -> BundledParts:
     """Parts with fresh weights, for a vocabulary and a UNet configuration (default: the bundled one)."""
     config = dict(UNET_CONFIG if unet_config is None else unet_config)
-    factory = {"dtype": dtype, "device": device}
+    factory: dict[str, Any] = {"dtype": dtype, "device": device}
     layers = nn if operations is None else operations
     tokenizer = Tokenizer(words)
     return BundledParts(

@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _keep_output_printable() -> None:
     """Let a terminal without Unicode show a sign that it lacks as \\u2026 instead of ending the command."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def build_parser(called: str | None = None) -> argparse.ArgumentParser:

@@ -209,8 +209,9 @@ def recipe_of(args: argparse.Namespace) -> MotionRecipe:
     Raises:
         ValueError: a number out of its range.
     """
-    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(MotionRecipe)}
-    return MotionRecipe(**values | {"optimizer_options": tuple(values["optimizer_options"])})
+    values: dict[str, Any] = {f.name: getattr(args, f.name) for f in dataclasses.fields(MotionRecipe)}
+    values["optimizer_options"] = tuple(values["optimizer_options"])
+    return MotionRecipe(**values)
 
 
 def alone(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:

@@ -113,7 +113,8 @@ class UNetMotionConfig(ConfigBase):
         self._freeze_fields()
         self._check_lengths()
         self._check_values()
-        self.down_plans(), self.up_plans(), self.mid_depths(), self.mid_motion_depths()
+        for plan in (self.down_plans, self.up_plans, self.mid_depths, self.mid_motion_depths):
+            plan()
 
     def _check_lengths(self) -> None:
         blocks = len(self.down_block_types)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
@@ -56,17 +56,20 @@ class Model(ModelMixin, ConfigMixin, metaclass=StandsFor):
     """What the two models share: diffusers' loading and saving, and one configuration for both projects."""
 
     def register_to_config(self, **values: Any) -> None:
-        fields = self.config._fields
+        fields = cast(Configuration, self.config)._fields
         names = fields.field_names()
         others = {name: value for name, value in {**self.config, **values}.items() if name not in names}
         changes = {name: value for name, value in values.items() if name in names}
-        self.__dict__["_internal_dict"] = Configuration(fields.replace(**changes) if changes else fields, others)
+        self._hold(Configuration(fields.replace(**changes) if changes else fields, others))
+
+    def _hold(self, configuration: Configuration) -> None:
+        cast(dict[str, Any], self.__dict__)["_internal_dict"] = configuration
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "config":
             # Which `ConfigMixin` reads as `_internal_dict`.
             others = {key: other for key, other in self.__dict__.get("_internal_dict", {}).items() if key[0] == "_"}
-            self.__dict__["_internal_dict"] = Configuration(getattr(value, "_fields", value), others)
+            self._hold(Configuration(getattr(value, "_fields", value), others))
         else:
             super().__setattr__(name, value)
 

@@ -142,7 +142,7 @@ def free_noise_views(unet: MotionUNet, frames: int) -> FreeNoiseViews | None:
 
 @lru_cache(maxsize=8)
 def _views(length: int, frames: int, spans: tuple[tuple[int, int], ...], scheme: str) -> FreeNoiseViews:
-    shares = theirs.FreeNoiseTransformerBlock._get_frame_weights(None, length, scheme)
+    shares = theirs.FreeNoiseTransformerBlock._get_frame_weights(cast(Any, None), length, scheme)
     if len(shares) != length:
         raise ValueError(f"`context_length` is {length}, expected an even number for the weighting scheme {scheme!r}.")
     windows = [tuple(range(*span)) for span in spans]

@@ -64,13 +64,13 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
 
     # All else that diffusers' class inherits is diffusers' own.
     attn_processors = OURS.attn_processors
-    set_default_attn_processor = OURS.set_default_attn_processor
-    fuse_qkv_projections = OURS.fuse_qkv_projections
-    unfuse_qkv_projections = OURS.unfuse_qkv_projections
-    enable_forward_chunking = OURS.enable_forward_chunking
-    disable_forward_chunking = OURS.disable_forward_chunking
-    freeze_unet2d_params = OURS.freeze_unet2d_params
-    load_motion_modules = OURS.load_motion_modules
+    set_default_attn_processor = cast(Any, OURS.set_default_attn_processor)
+    fuse_qkv_projections = cast(Any, OURS.fuse_qkv_projections)
+    unfuse_qkv_projections = cast(Any, OURS.unfuse_qkv_projections)
+    enable_forward_chunking = cast(Any, OURS.enable_forward_chunking)
+    disable_forward_chunking = cast(Any, OURS.disable_forward_chunking)
+    freeze_unet2d_params = cast(Any, OURS.freeze_unet2d_params)
+    load_motion_modules = cast(Any, OURS.load_motion_modules)
 
     frames_at_once: int | None = None
     """Frames at a time in the layers between motion modules, as a pipeline's split inference says."""
@@ -84,7 +84,7 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
         sample = args[0] if args else kwargs.get("sample")
         kwargs |= {"return_dict": False, "options": self._options(options, sample)}
         out = OURS.forward(self, *args, **kwargs)
-        return theirs.UNetMotionOutput(sample=out[0]) if return_dict else out
+        return theirs.UNetMotionOutput(sample=out[0]) if return_dict else cast(tuple[Tensor], out)
 
     def _options(self, options: ForwardOptions | None, sample: Any) -> ForwardOptions | None:
         """The options of a call with what a pipeline's FreeNoise and split inference say."""
@@ -200,7 +200,7 @@ class MotionAdapter(Model, theirs.MotionAdapter, motion_adapter.MotionAdapter):
 
     cast(Any, __init__).__signature__ = signature(MotionAdapterConfig)
 
-    forward = motion_adapter.MotionAdapter.forward
+    forward = cast(Any, motion_adapter.MotionAdapter.forward)
 
     @classmethod
     def of(cls, adapter: motion_adapter.MotionAdapter) -> MotionAdapter:

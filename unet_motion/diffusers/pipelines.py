@@ -35,7 +35,8 @@ def accelerate(pipe: Any) -> None:
     factors = [getattr(theirs.up_blocks[0], name, None) for name in ("s1", "s2", "b1", "b2")]
     given = [float(factor) for factor in factors if factor is not None]
     if len(given) == len(factors):
-        ours.enable_freeu(*given)
+        s1, s2, b1, b2 = given
+        ours.enable_freeu(s1, s2, b1, b2)
     object.__setattr__(ours, "_replaced", theirs)
     pipe.unet = ours.train(theirs.training)
 

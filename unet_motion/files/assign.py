@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -112,7 +112,7 @@ def _put(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """What ``load_state_dict(strict=True, assign=True)`` does, in a fifth of its time."""
     rest = dict(tensors)
     for prefix, module in model.named_modules():
-        for values in (module._parameters, module._buffers):
+        for values in cast(tuple[dict[str, Any], ...], (module._parameters, module._buffers)):
             for leaf, old in values.items():
                 if old is None or leaf in module._non_persistent_buffers_set:
                     continue

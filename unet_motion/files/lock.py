@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 try:
     import fcntl
@@ -51,7 +52,7 @@ def _take(folder: Path) -> int:
     """A handle that holds the folder until it is closed."""
     try:
         if fcntl is None:  # the system deletes the file when its handle is closed
-            return os.open(folder / _MARK, os.O_CREAT | os.O_EXCL | os.O_TEMPORARY)
+            return os.open(folder / _MARK, os.O_CREAT | os.O_EXCL | cast(Any, os).O_TEMPORARY)
         handle = os.open(folder, os.O_RDONLY)
     except FileExistsError:
         raise _in_use(folder) from None

@@ -126,7 +126,8 @@ def base_arguments(base: Opened) -> dict[str, Any]:
     if base.found.kind == "unet2d" and base.config is not None:
         return _checked(base, unet2d_arguments(base.config, base.path))
     if base.found.kind in SELF_DESCRIBED and base.config is not None:
-        config = _guard(base.path, lambda: UNetMotionConfig.from_dict(dict(base.config)))
+        written = dict(base.config)
+        config = _guard(base.path, lambda: UNetMotionConfig.from_dict(written))
         return _checked(base, {name: config[name] for name in config.field_names()})
     shapes = base.shapes
     values = infer_unet({k: v for k, v in shapes.items() if not is_motion(k)}, base.path)

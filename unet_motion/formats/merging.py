@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def merge_motion_modules(
     for key, tensor in first.state_dict.items():
         factors = _of_block(key, blocks, weights)
         terms = (f * m.state_dict[key].float() for f, m in zip(factors, modules, strict=True))
-        state[key] = tensor if is_table(key) else _finite(sum(terms).to(tensor.dtype), key, first)
+        state[key] = tensor if is_table(key) else _finite(cast(Tensor, sum(terms)).to(tensor.dtype), key, first)
     return dataclasses.replace(first, state_dict=state, is_as_in_file=False)
 
 

@@ -80,7 +80,7 @@ class Call:
         """The image encoder's map for each down block."""
         return (None,) * len(blocks) if self.image_features is None else self.image_features
 
-    def move(self, module: Callable[..., Tensor], x: Tensor) -> Tensor:
+    def move(self, module: nn.Module, x: Tensor) -> Tensor:
         """x (B*F, C, H, W) with what a motion module adds, and what further ones at its place add."""
         moved = self.run(module, x, self)
         for other, call in self.more.get(module, ()):

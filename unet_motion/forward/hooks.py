@@ -29,9 +29,11 @@ class BlockSteps(Protocol):
             self_attention, cross_attention: normalised tokens -> what is added to the residual stream.
             between: residual stream behind self-attention -> the stream that goes on.
         """
+        ...
 
     def attend(self, attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention of (N, L, heads*dim) tensors with the processor that the call has for a layer."""
+        ...
 
 
 class Hooks:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import nn
 
+from ..config.adapter import MotionAdapterConfig
 from ..config.unet import check_norm_scope
 from .motion_amount import MotionAmount
+
+
+class Adapter(Protocol):
+    """What is read of a :class:`unet_motion.MotionAdapter`."""
+
+    config: MotionAdapterConfig
+
+    @property
+    def conv_in(self) -> nn.Module | None: ...
+
+    @property
+    def img_encoder(self) -> nn.Module | None: ...
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +45,7 @@ class MoreMotion:
         ValueError: an unknown norm scope, or an adapter that brings more than motion modules (PIA, AnimateLCM-I2V).
     """
 
-    adapter: nn.Module
+    adapter: Adapter
     amounts: Sequence[MotionAmount] = ()
     motion_norm_scope: str | None = None
     modules: tuple[tuple[str, nn.Module], ...] = field(init=False, repr=False, default=())
@@ -65,8 +81,12 @@ class MoreMotion:
                     f"`more_motion` has {path}, where this UNet has no motion module; give the UNet the motion modules "
                     "that have more places, and these others here."
                 )
-            here, there = module.norm.num_channels, at[path].norm.num_channels
+            here, there = _channels(module), _channels(at[path])
             if here != there:
                 raise ValueError(f"`more_motion` has {here} channels in {path}, but this UNet has {there} there.")
             found[at[path]] = module
         return found
+
+
+def _channels(motion_module: Any) -> int:
+    return motion_module.norm.num_channels

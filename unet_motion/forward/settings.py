@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -18,7 +18,7 @@ OPTIONS = ("freeu", "forward_chunking", "resnet_norm_scope", "motion_norm_scope"
 
 def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """Call a function, keeping its inputs alone for the backward pass."""
-    return checkpoint(function, *inputs, use_reentrant=False)
+    return cast(Tensor, checkpoint(function, *inputs, use_reentrant=False))
 
 
 @dataclass(frozen=True)

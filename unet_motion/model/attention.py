@@ -66,7 +66,8 @@ class Attention(nn.Module):
             query, key, value = torch.nn.functional.linear(tokens, weight).chunk(3, dim=-1)
             return query, key, value
         weight = torch.cat([weights_of(m, context)[0] for m in (self.to_k, self.to_v)])
-        return (self.to_q(tokens), *torch.nn.functional.linear(context, weight).chunk(2, dim=-1))
+        key, value = torch.nn.functional.linear(context, weight).chunk(2, dim=-1)
+        return self.to_q(tokens), key, value
 
     def _project_tokens(self, tokens: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         return self.project(tokens, None, call.settings.fused_projections)

@@ -87,7 +87,8 @@ def _resize_position_tables(unet: MotionUNet, table: Tensor | None) -> None:
     for part in unet.motion_parts():
         for name, module in part.named_modules():
             if name.endswith("pos_embed"):
-                module.pe = module.pe.new_zeros(1, table.shape[1], module.pe.shape[2])
+                old = cast(Tensor, module.pe)
+                module.pe = old.new_zeros(1, table.shape[1], old.shape[2])
     unet.config = unet.config.replace(motion_max_seq_length=table.shape[1])
 
 

@@ -181,7 +181,7 @@ def set_scale(unet: ImageUNet, scale: float | Sequence[float]) -> None:
         if not isinstance(processor, IPAdapterProcessor):
             raise ValueError("no IP-Adapter is loaded.")
         count = len(processor.scale)
-        scales = [scale] * count if isinstance(scale, (int, float)) else list(scale)
+        scales: list[float] = [scale] * count if isinstance(scale, (int, float)) else list(scale)
         if len(scales) != count:
             raise ValueError(f"`scale` holds {len(scales)} numbers, expected {count}, one per IP-Adapter.")
         processor.scale = scales

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -96,7 +96,7 @@ def _valueless(layer: type[nn.Module]) -> Callable[..., nn.Module]:
 
     def make(*args: Any, **kwargs: Any) -> nn.Module:
         made = quiet(*args, **kwargs)
-        made.__class__ = layer
+        cast(Any, made).__class__ = layer
         return made
 
     return make

@@ -13,7 +13,7 @@ def row_stride(x: Tensor) -> int | None:
             continue
         if step is None:
             step, whole = stride, stride * size
-        elif stride == whole:
+        elif whole is not None and stride == whole:
             whole *= size
         else:
             return None

@@ -45,16 +45,19 @@ Options = ForwardOptions | Callable[[float], ForwardOptions]
 class Tokenizer(Protocol):
     def encode_all(self, prompts: list[str]) -> Tensor:
         """Ids, int64 (N, T), of several prompts."""
+        ...
 
 
 class TextEncoder(Protocol):
     def __call__(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hidden states (N, T, D) for cross-attention, and pooled text (N, P) or None."""
+        ...
 
 
 class Autoencoder(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures in 0..1, (N, 3, H, W), of latents (N, C, h, w); `encode`, the way back, for `ImageInjection`."""
+        ...
 
 
 class MotionPipeline:
@@ -156,8 +159,9 @@ class MotionPipeline:
     def to(self, *args: Any, **kwargs: Any) -> MotionPipeline:
         """Move and cast all parts as `torch.nn.Module.to` does; the pipeline itself is returned."""
         for part in (self.unet, self.text_encoder, self.autoencoder):
-            if hasattr(part, "to"):
-                part.to(*args, **kwargs)
+            move = getattr(part, "to", None)
+            if move is not None:
+                move(*args, **kwargs)
         self._graphs = StepGraphs(self.unet)
         return self
 

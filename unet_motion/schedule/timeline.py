@@ -71,10 +71,7 @@ class Timeline:
             return cls(PromptSchedule.from_json(found))
         if unknown := sorted(found.keys() - {"prompts", "curves"}):
             raise ValueError(f"found the unknown entry {unknown[0]!r:.60}, expected `prompts` and perhaps `curves`")
-        prompts, curves = found.get("prompts"), found.get("curves", {})
-        for name, value in (("prompts", prompts), ("curves", curves)):
-            if not isinstance(value, dict):
-                raise ValueError(f"`{name}` is {value!r:.60}, expected {EXPECTED}")
+        prompts, curves = _object("prompts", found.get("prompts")), _object("curves", found.get("curves", {}))
         return cls(PromptSchedule.from_json(prompts), {name: _curve(name, curve) for name, curve in curves.items()})
 
     def to_json(self) -> dict[str, Any]:
@@ -90,6 +87,12 @@ class Timeline:
                 curve.pieces(frames if curve.over == "frames" else None)
             except ValueError as error:
                 raise ValueError(f"the curve {name!r:.60}: {error}") from None
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` is {value!r:.60}, expected {EXPECTED}")
+    return value
 
 
 def _curve(name: str, found: Any) -> Curve:

@@ -95,7 +95,8 @@ class LoraSettings:
         found: dict[str, dict[str, nn.Module]] = {TEMPORAL: {}, **({SPATIAL: {}} if self.spatial else {})}
         for path, layer in unet.named_modules():
             part = self.part(path)
-            if part is not None and isinstance(getattr(layer, "weight", None), Tensor) and layer.weight.dim() == 2:
+            weight = getattr(layer, "weight", None)
+            if part is not None and isinstance(weight, Tensor) and weight.dim() == 2:
                 found[part][path] = layer
         return found
 

@@ -91,7 +91,7 @@ def read_frames(source: str | os.PathLike | BytesIO, wanted: FrameRange = FrameR
 
 def _decoded(container: Any, stream: Any, wanted: FrameRange, name: str) -> Iterator[Any]:
     """The frames of the part that is wanted; an error names how far it came."""
-    error, base = load_av().error.FFmpegError, stream.time_base
+    error, base = load_av().FFmpegError, stream.time_base
     first, last = int(wanted.start / base), int((wanted.start + wanted.duration) / base)
     if first:
         container.seek(first, stream=stream)

@@ -71,7 +71,8 @@ def clip_graph(settings: Mapping[str, Any], kind: str, quality: int | None = Non
     model = _freeu(graph, loader, settings["freeu"]) if settings["freeu"] else loader
     for number, part in enumerate(settings.get("windows") or ()):
         model = _windows(graph, model, part, number, settings["noise"] == "free_noise")
-    sampled = _sample(graph, (model, *texts, latents), settings)
+    positive, negative = texts
+    sampled = _sample(graph, (model, positive, negative, latents), settings)
     image = [("IMAGE", "IMAGE")]
     pictures = graph.add("VAEDecode", (1090, 40, 210, 50), image, {"samples": (sampled, 0), "vae": (loader, 2)})
     if settings["scale"] > 1:

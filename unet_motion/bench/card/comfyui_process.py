@@ -33,6 +33,7 @@ def import_pack(folder: Path) -> None:
     spec = importlib.util.spec_from_file_location(
         PACK, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
+    assert spec is not None and spec.loader is not None
     sys.modules[PACK] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[PACK])
 

@@ -39,7 +39,7 @@ def measure(which: str, device: torch.device, sizes) -> dict[str, Any]:
         raise NotMeasured(steps.without)
     eager = steps.step_of_theirs if which == "diffusers" else lambda given: steps.step(given, "eager")
     expected = eager(given)
-    if which == "diffusers":
+    if which == "diffusers" and steps.theirs is not None:
         steps.theirs = torch.compile(steps.theirs, **sizes.compiling)
         step = steps.step_of_theirs
     else:

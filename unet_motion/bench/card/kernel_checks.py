@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ...ops.dispatch import KERNELS
-from ..kernel_cases import PAIRS, Make, Pair
+from ..kernel_cases import PAIRS, Make, Pair, Results
 from .sizes import Level
 from .stages import Card, Found
 from .timing import Work, milliseconds
@@ -32,9 +34,14 @@ def maker(level: Level, dtype: torch.dtype, device: torch.device, seed: int, pad
     return make
 
 
-def last(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+def last(result: Results) -> Tensor:
     """The last of several results, which depends on all input."""
     return result[-1] if isinstance(result, tuple) else result
+
+
+def launch(given: Pair) -> Tensor:
+    """The kernel's last result."""
+    return last(given.kernel())
 
 
 def pair(words: str, level: Level, make: Make) -> Pair:
@@ -63,7 +70,7 @@ class Reference:
     def error(self) -> float:
         """The kernel's largest distance to float64, over the largest value; NaN where it gave one."""
         poison(self.device, self.exact.to(self.dtype))
-        return self._distance(last(self.given.kernel()))
+        return self._distance(launch(self.given))
 
     def as_exact(self, error: float) -> bool:
         """Whether an error is no larger than the plain twin's, but for a rounding of the result."""
@@ -82,7 +89,7 @@ def declines(words: str, device: torch.device, dtype: torch.dtype) -> str | None
 def works_on(words: str, level: Level, dtype: torch.dtype, device: torch.device, sets: int) -> tuple[list[Work], Pair]:
     """The kernel on several inputs, and the first of its pairs."""
     pairs = [pair(words, level, maker(level, dtype, device, seed)) for seed in range(sets)]
-    return [lambda given=given: last(given.kernel()) for given in pairs], pairs[0]
+    return [partial(launch, given) for given in pairs], pairs[0]
 
 
 @torch.no_grad()

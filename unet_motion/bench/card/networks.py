@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ... import ForwardOptions, StepGraphs, UNetMotionModel
 from ...kernels import use
 from ..cases import NotMeasured
-from ..nets import Inputs, make_inputs, randomise
+from ..nets import Inputs, make_inputs, randomise, text_width_of
 from .sizes import Sizes
 
 MOTION = "*motion_modules*"
@@ -25,7 +25,7 @@ def build(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -
     return unet.eval().requires_grad_(False)
 
 
-def build_theirs(ours: UNetMotionModel, config: Mapping[str, Any]) -> nn.Module:
+def build_theirs(ours: UNetMotionModel, config: Mapping[str, Any]) -> Any:
     """diffusers' network, which shares our weights.
 
     Raises:
@@ -38,7 +38,7 @@ def build_theirs(ours: UNetMotionModel, config: Mapping[str, Any]) -> nn.Module:
     with torch.device("meta"):
         unet = DiffusersUNetMotionModel(**config)
     unet.load_state_dict(ours.state_dict(), strict=True, assign=True)
-    return unet.to(ours.device).eval().requires_grad_(False)
+    return cast(Any, unet).to(ours.device).eval().requires_grad_(False)
 
 
 def recorder_for(device: torch.device) -> Callable | None:
@@ -63,7 +63,7 @@ class Steps:
     """
 
     ours: UNetMotionModel
-    theirs: nn.Module | None
+    theirs: Callable[..., Any] | None
     without: str = ""
     kernels: ForwardOptions = field(default_factory=lambda: ForwardOptions(attn_processors={MOTION: "triton"}))
 
@@ -94,6 +94,7 @@ class Steps:
     def step_of_theirs(self, given: Inputs) -> Tensor:
         """diffusers wants the text once per frame."""
         text = given.text.repeat_interleave(given.frames, dim=0)
+        assert self.theirs is not None
         return self.theirs(given.sample, given.timestep, text).sample.transpose(1, 2).flatten(0, 1)
 
 
@@ -106,5 +107,5 @@ def steps_of(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Steps:
 
 
 def inputs_of(sizes: Sizes, side: int, device: torch.device, dtype: torch.dtype) -> Inputs:
-    width = UNetMotionModel.config_class(**sizes.network).cross_attention_dim
+    width = text_width_of(UNetMotionModel.config_class(**sizes.network))
     return make_inputs(sizes.batch, sizes.frames, side, width, device, dtype)

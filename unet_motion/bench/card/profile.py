@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..classes import class_of
-from ..measure import self_times, synchronise
+from ..measure import recorded_events, self_times, synchronise
 from .networks import inputs_of, steps_of
 from .stages import Card, Found
 
@@ -51,7 +51,7 @@ def recorded(work: Callable[[], object], device: torch.device) -> list[Span]:
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as record:
         work()
         synchronise(device)
-    events = [event for event in record.profiler.kineto_results.events() if event.name() != "[memory]"]
+    events = [event for event in recorded_events(record) if event.name() != "[memory]"]
     if on_gpu:
         card = [event for event in events if event.device_type() != torch.autograd.DeviceType.CPU]
         return [(event.name(), event.start_ns(), event.start_ns() + event.duration_ns()) for event in card]
@@ -73,9 +73,10 @@ def summary(spans: Iterable[Span]) -> dict[str, object]:
         by_class[class_of(name)] += (end - start) / 1e6
         idle += max(0.0, start - reached) / 1e6
         reached = max(reached, end)
+    shares = dict(sorted(by_class.items(), key=lambda item: -item[1]))
     return {
         "ms": (reached - spans[0][1]) / 1e6,
         "launches": len(spans),
         "gaps ms": idle,
-        **dict(sorted(by_class.items(), key=lambda item: -item[1])),
+        **shares,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import ForwardOptions, FreeU, apply_motion_lora, remove_motion_lora
+from ... import ForwardOptions, FreeU, UNetMotionModel, apply_motion_lora, remove_motion_lora
 from ..cases import LIMITS, NotMeasured
 from ..measure import take_turns
 from ..nets import Inputs, relative_error
@@ -62,7 +62,7 @@ def name_of(given: Inputs) -> str:
     return f"{batch}x{frames}x{side}x{side}, {str(given.sample.dtype).removeprefix('torch.')}"
 
 
-def one_size(card: Card, found: Found, steps: Steps, exact: torch.nn.Module, given: Inputs) -> None:
+def one_size(card: Card, found: Found, steps: Steps, exact: UNetMotionModel, given: Inputs) -> None:
     """A row for each way; one that gives other values is not timed."""
     whole = Inputs(given.sample.float(), given.timestep, given.text.float())
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else cuDNN computes float32 in TF32
@@ -70,9 +70,10 @@ def one_size(card: Card, found: Found, steps: Steps, exact: torch.nn.Module, giv
     rows, works = {}, {}
     for way, step in steps.ways().items():
         with found.row(f"{way}, {name_of(given)}") as row:
-            rows[way], work, results = row, partial(step, given), []
+            rows[way], work = row, partial(step, given)
+            results: list[Tensor] = []
             # The first call of a captured step also takes the memory that its graph keeps.
-            first = peak(lambda work=work, results=results: results.append(work()), card.device)
+            first = peak(partial(_keep, work, results), card.device)
             row["error"] = relative_error(results.pop(), expected)
             if not row["error"] <= LIMITS[given.sample.dtype]:
                 row["result"] = "values differ: not timed"
@@ -85,11 +86,15 @@ def one_size(card: Card, found: Found, steps: Steps, exact: torch.nn.Module, giv
     times(card, works, rows)
 
 
+def _keep(work: Callable[[], Tensor], results: list[Tensor]) -> None:
+    results.append(work())
+
+
 def in_mib(held: int | None) -> int | None:
     return None if held is None else round(held / 2**20)
 
 
-def times(card: Card, works: dict[str, Callable[[], Tensor]], rows: dict[str, dict[str, Any]]) -> None:
+def times(card: Card, works: Mapping[str, Callable[[], Tensor]], rows: dict[str, dict[str, Any]]) -> None:
     """Run the ways in turn and put their times into their rows."""
     turns = take_turns(works, card.device, card.sizes.rounds, warm=int(card.on_gpu))
     peer = "diffusers" if "diffusers" in works else "plain"
@@ -138,7 +143,7 @@ def random_lora(steps: Steps) -> dict[str, Tensor]:
     tensors = {}
     for path, layer in steps.ours.named_modules():
         if ".motion_modules." in path and path.endswith(".to_v"):
-            rows, columns = layer.weight.shape
+            rows, columns = layer.get_parameter("weight").shape
             tensors[f"{path}.lora_A.weight"] = torch.randn(4, columns, generator=generator) / columns**0.5
             tensors[f"{path}.lora_B.weight"] = torch.randn(rows, 4, generator=generator)
     return {name: tensor.to(steps.ours.device, steps.ours.dtype) for name, tensor in tensors.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ def best_of(
     works, _ = works_on(words, level, dtype, card.device, card.sizes.input_sets)
     own = row["own ms"] = milliseconds(works, card.device, card.sizes.repeats)
     reference = Reference(words, level, dtype, card.device)
-    times, sizes = [], {}
+    times: list[tuple[float, dict[str, int]]] = []
+    sizes: dict[str, int] = {}
     for use in list(grid(kernel))[: card.sizes.tries]:
         with choosing(kernel, **use) as asked:
             try:
@@ -91,7 +92,7 @@ def best_of(
     return [{**entry, "times as fast": round(own / row["best ms"], 3)}]
 
 
-def write(file: Path, entries: list[Mapping[str, Any]]) -> None:
+def write(file: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     """Write the entries, one a line, and read them as the kernels will."""
     lines = ",\n".join(json.dumps(entry) for entry in entries)
     with atomic_file(file) as part:

@@ -70,7 +70,7 @@ def warn_partial(path: str | Path, blocks: Sequence[str] | None) -> None:
 
 
 def idle_values(
-    names: Iterable[str], shapes: Shapes, dtype: torch.dtype, device: torch.device | str
+    names: Iterable[str], shapes: Shapes, dtype: torch.dtype | None, device: torch.device | str
 ) -> dict[str, torch.Tensor]:
     """Values of motion modules that change nothing, always the same ones, and their position tables."""
     names, generator = list(names), torch.Generator(device).manual_seed(0)

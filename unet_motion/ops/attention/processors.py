@@ -300,7 +300,7 @@ def _registry() -> dict[str, AttentionProcessor]:
         SlicedProcessor(),
         TritonProcessor(),
     )
-    processors = {p.name: p for p in built_in}
+    processors: dict[str, AttentionProcessor] = {p.name: p for p in built_in}
     for kind, package in OPTIONAL.items():
         if importlib.util.find_spec(package) is not None:
             processors[kind.name] = kind()

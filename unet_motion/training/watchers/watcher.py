@@ -22,6 +22,7 @@ class Run(Protocol):
 
     def averaged(self) -> AbstractContextManager[None]:
         """While it is entered, the UNet has the averaged weights, where these are kept."""
+        ...
 
 
 class Watcher:

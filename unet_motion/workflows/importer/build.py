@@ -33,6 +33,24 @@ class Built:
     mode: int = 0
     node: Node | None = None
 
+    @property
+    def entry(self) -> Stage:
+        """What the table says of the stage."""
+        entry = stage_of(self.stage)
+        assert entry is not None
+        return entry
+
+    @property
+    def target(self) -> Target:
+        """The node that is written for it."""
+        return TARGETS[self.entry.kind]
+
+    @property
+    def written(self) -> Node:
+        """That node, once it is there."""
+        assert self.node is not None
+        return self.node
+
 
 def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
     """The stages of a node's chain in their order, with the values that gifts agree on."""
@@ -56,16 +74,15 @@ def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
         places = {key: given for key, given in places.items() if key[1] != "schedule"}
     stages = [_merge(name, group, given, report) for (group, name, _), given in places.items()
               if stage_of(name) is not None]  # fmt: skip
-    fed = {goal[0] for stage in stages if stage is not None for goal in stage_of(stage.stage).feeds
-           if stage_of(stage.stage).makes}  # fmt: skip
-    made = [stage for stage in stages if stage is not None and _can_be_written(stage, stage.stage in fed, report)]
-    made = [stage for stage in made if not stage_of(stage.stage).demand or _is_read(node, stage.stage)]
+    goals = {goal[0] for built in stages if built is not None and built.entry.makes for goal in built.entry.feeds}
+    made = [built for built in stages if built is not None and _can_be_written(built, built.stage in goals, report)]
+    made = [built for built in made if not built.entry.demand or _is_read(node, built.stage)]
     made.sort(key=_first_step)
     rank = {group: place for place, group in enumerate(groups)}
     made.sort(key=lambda s: (s.stage not in ("checkpoint", "schedule"), s.stage not in PER_MODULE,
                              rank.get(s.group, 0), ORDER.get(s.stage, 0)))  # fmt: skip
-    for stage in made:
-        stage.mode = node.mode or stage.mode
+    for built in made:
+        built.mode = node.mode or built.mode
     return made
 
 
@@ -100,7 +117,7 @@ def _merge(name: str, group: Any, gifts: list[Gift], report: Report) -> Built | 
     off = all(gift.mode for gift in strong)
     counted = [gift for gift in gifts if off or not gift.mode]
     built = Built(name, group, [gift.giver for gift in counted if not gift.weak], mode=BYPASSED if off else 0)
-    stage = stage_of(name)
+    stage = built.entry
     built.inputs.update(stage.fixed)
     defaults = TARGETS[stage.kind].inputs if stage.kind in TARGETS else {}
     for gift in sorted(counted, key=lambda gift: gift.over):
@@ -139,7 +156,7 @@ def _say(value: Any) -> str:
 
 def _can_be_written(built: Built, is_fed: bool, report: Report) -> bool:
     """Whether its node is there and has something to say; values that it cannot take are lost, and said so."""
-    stage = stage_of(built.stage)
+    stage = built.entry
     known = TARGETS.get(stage.kind)
     if stage.skip and known is not None and not is_fed and _says_nothing(built, stage, known):
         return False
@@ -214,7 +231,7 @@ class Builder:
             if built is not home:
                 self._write(built, self._free_giver(built, node), near=node)
             for giver in built.givers:
-                self.by.setdefault(giver.key, []).append(TARGETS[stage_of(built.stage).kind].kind)
+                self.by.setdefault(giver.key, []).append(built.target.kind)
         end = self._chain(stages, start)
         self._feed(stages)
         for built in stages:
@@ -225,19 +242,20 @@ class Builder:
             self.graph.remove(node)
 
     def _kinds(self, stages: list[Built], node: Node) -> list[str]:
-        return [TARGETS[stage_of(b.stage).kind].kind for b in stages if node in b.givers or b.node is node]
+        return [b.target.kind for b in stages if node in b.givers or b.node is node]
 
     def _free_giver(self, built: Built, node: Node) -> Node | None:
         """The node whose place the stage takes: the first that gave to it alone and that nothing took yet."""
         for giver in built.givers:
             row = ROWS.get(giver.kind)
-            stays = row is None or row.emits is not None or giver is node
-            if not stays and giver.key not in self.taken and row.gives and row.gives[0].stage == built.stage:
+            if row is None or row.emits is not None or giver is node:
+                continue
+            if giver.key not in self.taken and row.gives and row.gives[0].stage == built.stage:
                 return giver
         return None
 
     def _write(self, built: Built, instead: Node | None, near: Node | None = None) -> None:
-        target = TARGETS[stage_of(built.stage).kind]
+        target = built.target
         if instead is None:
             node = Node(self.graph.counters.node(), target.kind, mode=built.mode)
             node.place = self.places.near(near, target.size()) if near is not None else None
@@ -265,8 +283,7 @@ class Builder:
         """Run the MODEL through the stages; returns where it comes out."""
         end = start
         for built in stages:
-            stage, node = stage_of(built.stage), built.node
-            assert node is not None
+            stage, node = built.entry, built.written
             if built.stage == "checkpoint":
                 end = (node.key, 0)
             if stage.model is None:
@@ -302,14 +319,14 @@ class Builder:
 
     def _feed(self, stages: list[Built]) -> None:
         for built in stages:
-            type_ = TARGETS[stage_of(built.stage).kind].outputs[0][1]
-            for goal, name in stage_of(built.stage).feeds:
+            type_ = built.target.outputs[0][1]
+            for goal, name in built.entry.feeds:
                 for other in stages:
                     if other.stage == goal and other.group == built.group:
-                        self.graph.join(built.node.key, 0, other.node.key, name, type_)
+                        self.graph.join(built.written.key, 0, other.written.key, name, type_)
 
     def _fill(self, built: Built) -> None:
-        target = TARGETS[stage_of(built.stage).kind]
+        target = built.target
         for name, value in built.inputs.items():
             spec = target.inputs[name]
             start = self._now((value.source.key, value.output)) if isinstance(value, Joint) else None
@@ -323,11 +340,11 @@ class Builder:
                     self.report.change(source, text, self.kinds.get(source.key, source.kind))
                     continue
                 value = float(number) if spec.type == "FLOAT" else int(number)
-            if isinstance(value, Joint):
-                self._join(start, built.node.key, name, spec.type)
+            if isinstance(value, Joint) and start is not None:
+                self._join(start, built.written.key, name, spec.type)
             elif spec.is_widget:
                 kinds = {"FLOAT": float, "STRING": str}
-                built.node.values[name] = kinds.get(spec.type, lambda same: same)(value)
+                built.written.values[name] = kinds.get(spec.type, lambda same: same)(value)
 
     def _is_odd(self, value: Joint, start: tuple[Key, int], wanted: str) -> bool:
         """Whether numbers of another kind come over a link; in an API graph, where a whole one stands at its start."""
@@ -350,7 +367,9 @@ class Builder:
     def _goal(self, goal: Any, stages: list[Built], through: dict) -> tuple[Key, int] | None:
         if isinstance(goal, str):
             return through.get(goal)
-        built = next((b for b in stages if goal is not None and b.stage == goal[0]), None)
+        if goal is None:
+            return None
+        built = next((b for b in stages if b.stage == goal[0]), None)
         return None if built is None or built.node is None else (built.node.key, goal[1])
 
     def _turn(self, number: int, to: tuple[Key, int] | None) -> None:

@@ -123,8 +123,8 @@ class _Conversion:
             row = ROWS.get(node.kind)
             if row is None:
                 self.report.leave(node, "is not known here")
-            elif row.why is not None or _why_aside(node) is not None:
-                self.report.leave(node, row.why or _why_aside(node))
+            elif (why := row.why or _why_aside(node)) is not None:
+                self.report.leave(node, why)
             elif row.emits is not None:
                 gifts = self._gather(node)
                 if gifts is not None:

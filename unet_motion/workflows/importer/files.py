@@ -67,5 +67,5 @@ def convert_file(
 
 
 def _dump(data: Any, *, spaced: bool) -> bytes:
-    form = {"indent": 2} if spaced else {"separators": (",", ":")}
+    form: dict[str, Any] = {"indent": 2} if spaced else {"separators": (",", ":")}
     return (json.dumps(data, ensure_ascii=False, **form) + "\n").encode("utf-8", "surrogatepass")

@@ -53,7 +53,7 @@ def place_of(raw: dict[str, Any]) -> tuple[float, float] | None:
 
 def _largest(scopes: Iterable[dict], kind: str) -> int:
     """The largest number of a node or link in the file, in what it counts and in what is there."""
-    found = [0]
+    found: list[Any] = [0]
     for scope in scopes:
         state = scope.get("state")
         state = state if isinstance(state, dict) else {}
@@ -136,7 +136,7 @@ def _is_place(value: Any) -> bool:
 
 def _read_node(raw: dict[str, Any]) -> Node:
     mode = raw.get("mode", 0)
-    where, size = _pair(raw.get("pos")), _pair(raw.get("size"))
+    where, (width, height) = _pair(raw.get("pos")), _pair(raw.get("size")) or (210, 100)
     return Node(
         raw["id"],
         raw["type"],
@@ -144,13 +144,14 @@ def _read_node(raw: dict[str, Any]) -> Node:
         _slots(raw.get("outputs")),
         raw=raw,
         mode=mode if isinstance(mode, int) else 0,
-        place=None if where is None else (*where, *(size or (210, 100))),
+        place=None if where is None else (*where, width, height),
         title=raw.get("title") if isinstance(raw.get("title"), str) else None,
     )
 
 
 def _read_link(graph: Graph, raw: Any) -> bool:
     """Read a link; returns whether both its ends are there."""
+    parts: list[Any]
     if isinstance(raw, dict):
         names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
         parts, type_ = [raw.get(name) for name in names], raw.get("type")
@@ -230,7 +231,7 @@ def _write_links(scope: dict[str, Any], graph: Graph, as_objects: bool) -> None:
     """Links that could not be read stay; so do the numbers of those that were."""
     kept = [raw for raw in scope.get("links") or [] if not _was_read(raw, graph)]
     gone = {_number(raw) for raw in scope.get("links") or []} - graph.links.keys() - {_number(raw) for raw in kept}
-    links = []
+    links: list[Any] = []
     for link in graph.links.values():
         ends = (link.number, link.source, link.output, link.target, link.input)
         names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
@@ -290,7 +291,7 @@ def _write_node(node: Node, order: int) -> dict[str, Any]:
     inputs = [{**(slot.raw or _input(node, slot)), "link": slot.links[0] if slot.links else None}
               for slot in node.inputs]  # fmt: skip
     outputs = [{**(slot.raw or {"name": slot.name, "type": slot.type}), "links": slot.links} for slot in node.outputs]
-    changed = {}
+    changed: dict[str, Any] = {}
     if _links_of(raw.get("inputs"), "link") != [slot["link"] for slot in inputs]:
         changed["inputs"] = inputs
     if [links or [] for links in _links_of(raw.get("outputs"), "links")] != [slot["links"] for slot in outputs]:
@@ -356,6 +357,6 @@ def _drawn(node: Node, order: int) -> dict[str, Any]:
         "properties": {"Node name for S&R": node.kind, "cnr_id": target.pack},
         "widgets_values": [node.values.get(name, target.default(name)) for name in target.page_widgets()],
     }
-    looks = {name: old[name] for name in ("color", "bgcolor", "shape") if name in old}
+    looks: dict[str, Any] = {name: old[name] for name in ("color", "bgcolor", "shape") if name in old}
     title = {} if node.title is None else {"title": node.title}
     return {**drawn, **looks, **title}

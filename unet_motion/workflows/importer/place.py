@@ -41,19 +41,22 @@ class Places:
         if node.place is None:
             return
         x, y, width, height = node.place
-        size = (max(width, size[0]), max(height, size[1]))
+        wide, high = max(width, size[0]), max(height, size[1])
         own = self.numbers.get(node.key)
         beneath = {own, *self._under(_box(node.place))}
-        places = [(x, y), (x, y + height - size[1]), *self._tries(x, y, *size, size)]
-        free = (place for place in places if self._under(_box((*place, *size))) <= beneath)
-        node.place = (*next(free, (x, y)), *size)
+        places = [(x, y), (x, y + height - high), *self._tries(x, y, wide, high, (wide, high))]
+        rects: Iterator[Rect] = ((left, top, wide, high) for left, top in places)
+        free = (rect for rect in rects if self._under(_box(rect)) <= beneath)
+        node.place = place = next(free, (x, y, wide, high))
         if own is None:
-            self.numbers[node.key] = self._put(node.place)
+            self.numbers[node.key] = self._put(place)
         else:
-            self.boxes[own] = _box(node.place)
+            self.boxes[own] = _box(place)
             self._enter(own)
 
-    def _tries(self, x: float, y: float, width: float, height: float, size: tuple[float, float]) -> Iterator[tuple]:
+    def _tries(
+        self, x: float, y: float, width: float, height: float, size: tuple[float, float]
+    ) -> Iterator[tuple[float, float]]:
         """Above first, so that a chain reads from left to right below it; then below, then aside."""
         down, across = size[1] + TITLE + GAP, size[0] + GAP * 2
         for step in range(REACH):

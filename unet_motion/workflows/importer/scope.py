@@ -11,6 +11,9 @@ from .graph import Counters
 from .table import ROWS, TARGETS
 
 End = tuple[Any, int]
+Value = tuple[Any, str | None, Any]
+"""A node inside, its widget or None for all, and a value."""
+
 NAMES = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 
 
@@ -23,14 +26,14 @@ class Part:
         links: (source, output, target, input, type) between them.
         inputs: of the instance: its slot -> inputs inside.
         outputs: of the instance: its slot -> the output inside.
-        values: (node inside, widget or None for all, value).
+        values: of widgets inside.
     """
 
     nodes: dict[Any, dict]
     links: list[tuple[Any, int, Any, int, str]]
     inputs: dict[int, list[End]] = field(default_factory=dict)
     outputs: dict[int, End] = field(default_factory=dict)
-    values: list[tuple[Any, str | None, Any]] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
 
 
 class Scope:
@@ -95,8 +98,9 @@ class Scope:
                 ends.append(end)
                 continue
             slots = end.get(side)
-            known = isinstance(slots, list) and isinstance(slot, int) and 0 <= slot < len(slots)
-            if not known or not isinstance(slots[slot], dict):
+            if not isinstance(slots, list) or not isinstance(slot, int) or not 0 <= slot < len(slots):
+                return
+            if not isinstance(slots[slot], dict):
                 return
             ends.append(end["id"])
         if isinstance(source, dict):

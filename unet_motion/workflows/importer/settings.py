@@ -143,7 +143,9 @@ class Gatherer:
         if isinstance(expression, Named):
             origin = self.graph.origin(node, expression.name)
             known = None if origin is None else ROWS.get(origin.node.kind)
-            value = self.widgets.named(origin.node, known).get(expression.wanted) if known is not None else None
+            if origin is None or known is None:
+                return None
+            value = self.widgets.named(origin.node, known).get(expression.wanted)
             return None if value is None else expression.function(value)
         if not isinstance(expression, Made):
             return expression
@@ -164,7 +166,7 @@ class Gatherer:
         """How many latents come in, or their size, as the node that makes them says."""
         origin = self.graph.origin(node, expression.name)
         name = None if origin is None else BATCHES.get(origin.node.kind, {}).get(expression.part)
-        if name is not None:
+        if origin is not None and name is not None:
             made = origin.node
             if self.graph.link_into(made, name) is not None:
                 return Joint(*self.widgets.start(made, name), "INT")

@@ -14,7 +14,7 @@ from typing import Any
 from .graph import Node
 from .page import fresh_numbers, place_of, read_page
 from .report import Report
-from .scope import End, Part, Scope, entries
+from .scope import End, Part, Scope, Value, entries
 from .settings import SETTING_TYPES
 from .table import RENAMED, is_old
 
@@ -40,7 +40,8 @@ def unpacked(data: dict[str, Any], report: Report) -> dict[str, Any]:
         return (_name(raw) in groups or str(raw.get("type")) in subgraphs) and str(raw.get("type")) not in inside
 
     for scope in scopes:
-        waiting = [(raw, frozenset()) for raw in scope["nodes"] if known(raw, frozenset())]
+        nowhere: frozenset[str] = frozenset()
+        waiting = [(raw, nowhere) for raw in scope["nodes"] if known(raw, nowhere)]
         while waiting and count < MOST:
             raw, inside = waiting.pop()
             report.note(Node(raw.get("id"), str(raw["type"])), "was turned into the nodes that it stands for")
@@ -140,7 +141,9 @@ def _of_group(group: dict[str, Any], instance: dict[str, Any], report: Report) -
     external = group.get("external")
     outside = {tuple(entry[:2]) for entry in (external if isinstance(external, list) else ())
                if isinstance(entry, list) and all(map(_is_key, entry[:2]))}  # fmt: skip
-    ins, converted, outs = [], [], []
+    ins: list[tuple[End, dict]] = []
+    converted: list[tuple[End, dict]] = []
+    outs: list[tuple[End, dict]] = []
     for number, raw in nodes.items():
         config = _config(group, number)
         for slot, entry in enumerate(entries(raw.get("inputs"))):
@@ -186,7 +189,7 @@ def _paired(slots: list, ends: list, more: list) -> Iterator[tuple[int, End]]:
             yield slot, found[0]
 
 
-def _group_values(nodes: dict[Any, dict], instance: dict[str, Any], report: Report) -> list[tuple[Any, None, Any]]:
+def _group_values(nodes: dict[Any, dict], instance: dict[str, Any], report: Report) -> list[Value]:
     """Values of the instance's widgets, which are those of its nodes one behind the other."""
     given = instance.get("widgets_values")
     if not isinstance(given, list) or not given:
@@ -194,7 +197,7 @@ def _group_values(nodes: dict[Any, dict], instance: dict[str, Any], report: Repo
     own = {number: values for number, raw in nodes.items() if isinstance(values := raw.get("widgets_values"), list)}
     if sum(map(len, own.values())) != len(given):
         text = "its values are not as many as its nodes have: those of its definition count"
-        report.change(Node(instance.get("id"), str(instance.get("type"))), text)
+        report.change(Node(instance["id"], str(instance.get("type"))), text)
         return []
     rest = iter(given)
     return [(number, None, [next(rest) for _ in values]) for number, values in own.items()]
@@ -206,11 +209,10 @@ def _of_subgraph(subgraph: dict[str, Any], instance: dict[str, Any]) -> Part:
     names = {str(entry.get("name")): slot for slot, entry in enumerate(entries(instance.get("inputs")))}
     borders = entries(subgraph.get("inputs"))
     for link in entries(subgraph.get("links")):
-        source, output, target, place = (
-            link.get(name) for name in ("origin_id", "origin_slot", "target_id", "target_slot")
-        )
-        if not all(map(_is_key, (source, output, target, place))):
+        ends: list[Any] = [link.get(name) for name in ("origin_id", "origin_slot", "target_id", "target_slot")]
+        if not all(map(_is_key, ends)):
             continue
+        source, output, target, place = ends
         if source in nodes and target in nodes:
             part.links.append((source, output, target, place, str(link.get("type", "*"))))
         elif source == -10 and target in nodes and isinstance(output, int) and 0 <= output < len(borders):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -36,8 +37,9 @@ ONE_STEP = Only((0, 1), "the setting lasts as long as its range holds a step")
 
 
 def _windows(
-    kind: str, inputs: str, schedule: Any, stride: bool = True, overlap: int | None = None, absent=MappingProxyType({})
-) -> Row:
+    kind: str, inputs: str, schedule: Any, stride: bool = True, overlap: int | None = None,
+    absent: Mapping[str, Any] = MappingProxyType({}),
+) -> Row:  # fmt: skip
     """Options of context windows; `inputs` in their order."""
     given = {"length": of("context_length"), "schedule": schedule, "start_percent": of("start_percent")}
     given["overlap"] = of("context_overlap") if overlap is None else overlap

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from . import ROWS, SAMPLERS
 from .rows import Only, Row
-from .stages import NO_NODE, stage_of
+from .stages import NO_NODE, STAGES, stage_of
 
 
 def support_table(packs: bool = False) -> str:
@@ -53,7 +53,7 @@ def _goals(row: Row) -> Iterator[str]:
     names = [give.stage for give in row.gives if not give.weak]
     names += [goal.partition(":")[0] for goals in row.reads.values() for goal in goals.values()] if not names else []
     names += row.folds
-    written = [name for name in names if stage_of(name) is None or stage_of(name).kind != NO_NODE]
+    written = [name for name in names if (known := stage_of(name)) is None or known.kind != NO_NODE]
     for name in written or [give.stage for give in row.gives]:
         stage = stage_of(name)
         if name == "sampler":
@@ -63,4 +63,4 @@ def _goals(row: Row) -> Iterator[str]:
         elif stage.kind != NO_NODE:
             yield f"`{stage.kind}`"
             if stage.makes:
-                yield f"`{stage_of(stage.feeds[0][0]).kind}`"
+                yield f"`{STAGES[stage.feeds[0][0]].kind}`"

@@ -37,9 +37,13 @@ def _size(force_size: Any, width: Any, height: Any) -> tuple[int, int]:
     """
     written = _SIZED.fullmatch(str(force_size))
     if written:
-        return tuple(0 if side == "?" else int(side) for side in written.groups())
+        return _side(written[1]), _side(written[2])
     used = _CUSTOM.get(force_size, (0, 0))
     return int(width or 0) * used[0], int(height or 0) * used[1]
+
+
+def _side(word: str) -> int:
+    return 0 if word == "?" else int(word)
 
 
 _PART = {"batch_index": of("skip_first_frames"), "length": of("frame_load_cap", {0: 4096})}

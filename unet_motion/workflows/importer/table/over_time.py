@@ -135,7 +135,7 @@ def curve(text: Any) -> str | None:
         pairs = list(read.items()) if isinstance(read, dict) else None
     except (ValueError, TypeError, RecursionError):
         lines = [_VALUE_LINE.match(line) for line in re.split(r"[,\n]", str(text)) if line.strip()]
-        pairs = [(line[1], line[2]) for line in lines] if lines and all(lines) else None
+        pairs = [(line[1], line[2]) for line in lines if line] if lines and all(lines) else None
     return None if not pairs else ", ".join(f"{frame}:{value}" for frame, value in pairs)
 
 
