@@ -30,8 +30,8 @@ TORCH_WITH_AUDIO = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"
 TESTED_GB = 7
 # Memory that a process of the library's tests may need: some load files of full size.
 WORKER_GB = 5
-# What `check` runs besides ruff and mypy, and what it leaves to `test`: kernels in an interpreter, files of full size,
-# thousands of damaged ones.
+# What `check` runs besides ruff, mypy and pyright, and what it leaves to `test`: kernels in an interpreter, files of
+# full size, thousands of damaged ones.
 CHECKED = (
     "tests/test_floors.py", "tests/config", "tests/files", "tests/forward", "tests/ops", "tests/formats",
     "tests/model/test_parity.py",
@@ -80,10 +80,10 @@ def demo() -> int:
 
 
 def check(pytest_arguments: list[str]) -> int:
-    """Ruff, mypy, then the library's fast tests in as many processes as there are cores; stops at the first failure."""
+    """Ruff, mypy, pyright, then the library's fast tests, as many processes as cores; stops at the first failure."""
     python = environment([])
     install(python, "check", ["-e", ".[dev]"], [ROOT / "requirements.txt", ROOT / "pyproject.toml"])
-    for tool in (["ruff", "check", "."], ["mypy"]):
+    for tool in (["ruff", "check", "."], ["mypy"], ["pyright", "--pythonpath", python]):
         if status := run([python, "-m", *tool], check=False):
             return status
     pytest = [python, "-m", "pytest", "-q", "-x", "--durations=5", "-n", str(workers()), "--dist", "worksteal"]

@@ -143,18 +143,19 @@ def test_a_failure_in_either_of_two_comfyuis_is_one_and_what_it_printed_is_shown
     assert "one failed here" in capsys.readouterr().out
 
 
-def test_check_is_ruff_and_mypy_and_then_files_that_exist(setup, monkeypatch):
+def test_check_is_ruff_mypy_and_pyright_and_then_files_that_exist(setup, monkeypatch):
     monkeypatch.setattr(setup, "workers", lambda: 3)
     assert setup.check(["-k", "freeu"]) == 0
-    style, types, tests = (call[0] for call in setup.calls[-3:])
+    style, types, more_types, tests = (call[0] for call in setup.calls[-4:])
     assert style[1:] == ["-m", "ruff", "check", "."] and types[1:] == ["-m", "mypy"]
+    assert more_types[1:] == ["-m", "pyright", "--pythonpath", more_types[0]]
     assert tests[tests.index("-n") + 1] == "3" and tests[-2:] == ["-k", "freeu"]
     chosen = [word for word in tests if word.startswith("tests/")]
     assert chosen and all((ROOT / path).exists() for path in chosen)
     assert not any(path.startswith("tests/comfyui") for path in chosen)
 
 
-@pytest.mark.parametrize("tool", ["ruff", "mypy"])
+@pytest.mark.parametrize("tool", ["ruff", "mypy", "pyright"])
 def test_check_stops_where_a_tool_finds_something(setup, monkeypatch, tool):
     done = []
 
