@@ -86,6 +86,20 @@ def test_views_alone_are_windows_inside_the_motion_modules(kind):
     assert prompt[str(only)]["inputs"] == first  # in its place
 
 
+def test_views_for_parts_of_the_run_follow_each_other():
+    graph, loader, sampler = legacy(frames=48)
+    links = {}
+    for length, start in ((8, 0.5), (12, 0.0)):
+        views = graph.add("ADE_StandardStaticViewOptions", view_length=length, view_overlap=2, fuse_method="flat")
+        links = {"view_opts_req": (views, 0), **links}
+        only = graph.add("ADE_ViewsOnlyContextOptions", links, start_percent=start, guarantee_steps=1)
+        links = {"prev_context": (only, 0)}
+    graph.nodes[loader].links["context_options"] = (only, 0)
+    prompt, report = both(graph)
+    found = [(inputs["length"], inputs["start_percent"], inputs["views"]) for inputs in windows_of(prompt, sampler)]
+    assert found == [(8, 0.5, True), (12, 0.0, True)] and not report.changed
+
+
 def test_noise_of_views_is_repeated_by_their_length():
     graph, *_, use, sampler = gen2()
     views = graph.add("ADE_StandardUniformViewOptions", view_length=4, view_stride=1, view_overlap=1,
