@@ -37,8 +37,9 @@ def accelerate(pipe: Any) -> None:
     for mine, their in zip(ours.parameters(), theirs.parameters(), strict=True):
         mine.requires_grad_(their.requires_grad)
     given = [getattr(theirs.up_blocks[0], name, None) for name in FACTORS]
-    if None not in given:
-        ours.enable_freeu(*map(float, given))
+    factors = [float(factor) for factor in given if factor is not None]
+    if len(factors) == len(FACTORS):
+        ours.enable_freeu(*factors)
     if theirs.is_gradient_checkpointing:
         ours.enable_gradient_checkpointing()
     object.__setattr__(ours, "_replaced", theirs)
@@ -54,7 +55,7 @@ def restore(pipe: Any) -> None:
         ValueError: the pipeline's UNet was not put there by :func:`accelerate`, or something is loaded into it or
             turned on in it that does not move.
     """
-    ours = getattr(pipe, "unet", None)
+    ours: Any = getattr(pipe, "unet", None)
     theirs = ours.__dict__.get("_replaced") if isinstance(ours, UNetMotionModel) else None
     if theirs is None:
         raise ValueError(f"`pipe.unet` is a {type(ours).__name__} that `accelerate` did not put there.")
