@@ -80,7 +80,7 @@ class Call:
         """The image encoder's map for each down block."""
         return (None,) * len(blocks) if self.image_features is None else self.image_features
 
-    def move(self, module: Callable[..., Tensor], x: Tensor) -> Tensor:
+    def move(self, module: nn.Module, x: Tensor) -> Tensor:
         """x (B*F, C, H, W) with what a motion module adds, and what further ones at its place add."""
         moved = self.run(module, x, self)
         for other, call in self.more.get(module, ()):
@@ -140,7 +140,8 @@ def _more(call: Call, options: ForwardOptions, unet) -> dict[nn.Module, list[tup
     found: dict[nn.Module, list[tuple[nn.Module, Call]]] = {}
     for more in options.more_motion:
         places = more.beside(unet.motion_modules_at)
-        rows = more.adapter.config.motion_max_seq_length
+        config: Any = more.adapter.config
+        rows = config.motion_max_seq_length
         check_frames(_rows_needed(call.frames, options.views), options.frame_positions, rows)
         chosen = {} if options.plan is None else {a: options.plan.lookup(path) for path, a in more.attentions}
         scope = more.motion_norm_scope or call.settings.motion_norm_scope

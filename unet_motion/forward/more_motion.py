@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -65,7 +66,8 @@ class MoreMotion:
                     f"`more_motion` has {path}, where this UNet has no motion module; give the UNet the motion modules "
                     "that have more places, and these others here."
                 )
-            here, there = module.norm.num_channels, at[path].norm.num_channels
+            norms: list[Any] = [module.norm, at[path].norm]
+            here, there = (norm.num_channels for norm in norms)
             if here != there:
                 raise ValueError(f"`more_motion` has {here} channels in {path}, but this UNet has {there} there.")
             found[at[path]] = module

@@ -59,13 +59,17 @@ class ImageInjection:
         object.__setattr__(self, "mask", mask[:, 0])
 
     @property
+    def _strengths(self) -> Tensor:
+        return torch.as_tensor(self.strength)
+
+    @property
     def is_idle(self) -> bool:
         """Whether it changes nothing."""
-        return not self.strength.any() or (self.mask is not None and not self.mask.any())
+        return not self._strengths.any() or (self.mask is not None and not self.mask.any())
 
     def check(self, frames: int, height: int, width: int) -> None:
         """Raise ValueError for a clip that it does not fit, whose pictures have so many pixels."""
-        counts = {"picture": len(self.picture), "strength": self.strength.numel()}
+        counts = {"picture": len(self.picture), "strength": self._strengths.numel()}
         if self.mask is not None:
             counts["mask"] = len(self.mask)
         for name, count in counts.items():
@@ -100,7 +104,7 @@ class ImageInjection:
         top, left, bottom, right = max(0, self.y), max(0, self.x), min(height, self.y + h), min(width, self.x + w)
         part = (slice(None), slice(top - self.y, bottom - self.y), slice(left - self.x, right - self.x))
         picture = self.picture[part].permute(0, 3, 1, 2).to(pictures)
-        weight = self.strength.reshape(-1, 1, 1, 1).to(pictures)
+        weight = self._strengths.reshape(-1, 1, 1, 1).to(pictures)
         if self.mask is not None:
             weight = weight * self.mask[part][:, None].to(pictures)
         made = pictures.clone()

@@ -53,7 +53,7 @@ class RunText:
         if self.per_frame:
             self._hidden, self._pooled = _of_frames(prompts, encode, frames)
         else:
-            self._hidden, self._pooled = encode(list(prompts))
+            self._hidden, self._pooled = encode([prompt for prompt in prompts if isinstance(prompt, str)])
         # Kept, since what is computed from a text is kept for the object.
         self._rows = lru_cache(maxsize=4)(self._rows_of)
 

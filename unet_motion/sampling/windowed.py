@@ -84,7 +84,7 @@ def in_parts(
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
         part = part_at(parts, 1 - float(timestep.reshape(-1)[0]) / last)
-        return models.get(part, whole)(x, timestep)
+        return (whole if part is None else models[part])(x, timestep)
 
     return model
 

@@ -71,7 +71,8 @@ class Timeline:
             return cls(PromptSchedule.from_json(found))
         if unknown := sorted(found.keys() - {"prompts", "curves"}):
             raise ValueError(f"found the unknown entry {unknown[0]!r:.60}, expected `prompts` and perhaps `curves`")
-        prompts, curves = found.get("prompts"), found.get("curves", {})
+        prompts: Any = found.get("prompts")
+        curves = found.get("curves", {})
         for name, value in (("prompts", prompts), ("curves", curves)):
             if not isinstance(value, dict):
                 raise ValueError(f"`{name}` is {value!r:.60}, expected {EXPECTED}")
