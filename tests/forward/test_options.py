@@ -174,10 +174,8 @@ class LargestHidden(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if (
-            func.overloadpacket in flop_registry
-            and out.shape[-1] in self.columns
-        ):
+        # Attention is among them in some versions, and gives more than its result.
+        if func.overloadpacket in flop_registry and isinstance(out, torch.Tensor) and out.shape[-1] in self.columns:
             self.rows = max(self.rows, out.numel() // out.shape[-1])
         return out
 
