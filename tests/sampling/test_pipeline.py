@@ -199,6 +199,7 @@ def test_unknown_words_are_found(pipeline):
         ({"free_init": 2}, ["`free_init` is 2", "FreeInit(iterations=3)"]),
         ({"windows": 16}, ["`windows` is 16", "list of WindowPart"]),
         ({"windows": [16]}, ["`windows` is [16]", "list of WindowPart"]),
+        ({"injection": 3}, ["`injection` is 3", "ImageInjection"]),
         ({"views": True}, ["`views` is True", "expected ContextWindows"]),
         ({"seed": -1}, ["seed is -1"]),
         ({"seed": 2**64}, ["seed is", str(2**64 - 1)]),

@@ -204,6 +204,8 @@ class MotionPipeline:
         parts = parts_of(windows, views)
         self._check(frames, guidance, width, height, parts, windows_at_once)
         if injection is not None:
+            if not isinstance(injection, ImageInjection):
+                raise ValueError(f"`injection` is {injection!r}, expected an ImageInjection.")
             injection.check(frames, height, width)
         run = get_sampler(sampler)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
