@@ -16,6 +16,7 @@ CORE_WIDGETS = {
     "LoraLoaderModelOnly": ["lora_name", "strength_model"],
     "KSampler": ["seed", "(control)", "steps", "cfg", "sampler_name", "scheduler", "denoise"],
     "INTConstant": ["value"],
+    "LoadImage": ["image"],
 }
 
 

@@ -198,15 +198,14 @@ def test_a_graph_without_old_nodes_is_given_back_itself():
 
 def test_a_node_without_counterpart_is_named_and_the_rest_converts():
     graph, loader, sampler = legacy()
-    views = graph.add("ADE_StandardStaticViewOptions", view_length=16, view_overlap=4, fuse_method="pyramid")
-    only = graph.add("ADE_ViewsOnlyContextOptions", {"view_opts_req": (views, 0)}, start_percent=0.0, guarantee_steps=1)
+    only = graph.add("ADE_ContextExtras_Set")
     graph.nodes[loader].links["context_options"] = (only, 0)
     unknown = graph.add("ADE_AnimateDiffSettings")
     graph.nodes[unknown].kind = "ADE_OfAnotherYear"
     old_graphs.OUTPUTS["ADE_OfAnotherYear"] = "AD_SETTINGS"
     prompt, report = both(graph)
     assert not report.is_whole
-    assert {said.kind for said in report.left} >= {"ADE_ViewsOnlyContextOptions", "ADE_OfAnotherYear"}
+    assert {said.kind for said in report.left} >= {"ADE_ContextExtras_Set", "ADE_OfAnotherYear"}
     assert prompt[up(prompt, str(sampler), "model")]["class_type"] == "UNetMotion_ApplyMotionModule"
     page = convert_workflow(graph.page()).graph
     assert {node["id"]: node["mode"] for node in page["nodes"]}[only] == 2

@@ -53,6 +53,82 @@ def test_context_options_become_windows_of_the_model(kind, widgets, expected):
     assert report.is_whole and not report.changed
 
 
+VIEWS = {
+    "ADE_StandardStaticViewOptions": ({"view_length": 12, "view_overlap": 3, "fuse_method": "flat"},
+        {"length": 12, "overlap": 3, "stride": 1, "schedule": "standard_static", "fuse": "flat", "closed_loop": False}),
+    "ADE_StandardUniformViewOptions": (
+        {"view_length": 8, "view_stride": 2, "view_overlap": 2, "fuse_method": "pyramid"},
+        {"length": 8, "overlap": 2, "stride": 2, "schedule": "standard_uniform", "fuse": "pyramid"}),
+    "ADE_LoopedUniformViewOptions": (
+        {"view_length": 10, "view_stride": 1, "view_overlap": 5, "closed_loop": True, "fuse_method": "overlap-linear",
+         "use_on_equal_length": True},
+        {"length": 10, "overlap": 5, "schedule": "looped_uniform", "closed_loop": True, "fuse": "overlap-linear",
+         "use_on_equal_length": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_views_alone_are_windows_inside_the_motion_modules(kind):
+    widgets, expected = VIEWS[kind]
+    graph, loader, sampler = legacy(frames=48)
+    views = graph.add(kind, **widgets)
+    late = graph.add("ADE_StandardUniformContextOptions", context_length=16, context_stride=1, context_overlap=4,
+                     fuse_method="pyramid", use_on_equal_length=False, start_percent=0.6)  # fmt: skip
+    links = {"view_opts_req": (views, 0), "prev_context": (late, 0)}
+    only = graph.add("ADE_ViewsOnlyContextOptions", links, start_percent=0.2, guarantee_steps=1)
+    graph.nodes[loader].links["context_options"] = (only, 0)
+    prompt, report = both(graph)
+    assert report.is_whole and not report.changed and not report.notes[1:]
+    last, first = windows_of(prompt, sampler)
+    assert (last["views"], last["start_percent"]) == (False, 0.6)
+    assert {name: first[name] for name in expected} == expected
+    assert (first["views"], first["frames_at_once"], first["start_percent"]) == (True, 0, 0.2)
+    assert prompt[str(only)]["inputs"] == first  # in its place
+
+
+def test_views_for_parts_of_the_run_follow_each_other():
+    graph, loader, sampler = legacy(frames=48)
+    links = {}
+    for length, start in ((8, 0.5), (12, 0.0)):
+        views = graph.add("ADE_StandardStaticViewOptions", view_length=length, view_overlap=2, fuse_method="flat")
+        links = {"view_opts_req": (views, 0), **links}
+        only = graph.add("ADE_ViewsOnlyContextOptions", links, start_percent=start, guarantee_steps=1)
+        links = {"prev_context": (only, 0)}
+    graph.nodes[loader].links["context_options"] = (only, 0)
+    prompt, report = both(graph)
+    found = [(inputs["length"], inputs["start_percent"], inputs["views"]) for inputs in windows_of(prompt, sampler)]
+    assert found == [(8, 0.5, True), (12, 0.0, True)] and not report.changed
+
+
+def test_noise_of_views_is_repeated_by_their_length():
+    graph, *_, use, sampler = gen2()
+    views = graph.add("ADE_StandardUniformViewOptions", view_length=4, view_stride=1, view_overlap=1,
+                      fuse_method="pyramid")  # fmt: skip
+    only = graph.add("ADE_ViewsOnlyContextOptions", {"view_opts_req": (views, 0)}, start_percent=0.0, guarantee_steps=1)
+    for kind in ("repeated_context", "FreeNoise"):
+        settings = graph.add("ADE_AnimateDiffSamplingSettings", batch_offset=0, noise_type=kind, seed_gen="comfy",
+                             seed_offset=0, adapt_denoise_steps=False)  # fmt: skip
+        graph.nodes[use].links.update(sample_settings=(settings, 0), context_options=(only, 0))
+        prompt, report = both(graph)
+        (windows,) = windows_of(prompt, sampler)
+        assert windows["views"] is True and windows["free_noise"] is (kind == "FreeNoise") and not report.changed
+        if kind == "repeated_context":
+            _, noise = find(prompt, "UNetMotion_Noise")
+            assert (noise["kind"], noise["window_length"], noise["overlap"]) == ("repeated", 4, 1)
+
+
+def test_views_inside_windows_are_lost_and_said():
+    graph, loader, sampler = legacy(frames=48)
+    views = graph.add("ADE_StandardStaticViewOptions", view_length=8, view_overlap=2, fuse_method="flat")
+    options = graph.add("ADE_StandardStaticContextOptions", {"view_opts": (views, 0)}, context_length=16,
+                        context_overlap=4, fuse_method="flat")  # fmt: skip
+    graph.nodes[loader].links["context_options"] = (options, 0)
+    prompt, report = both(graph)
+    (windows,) = windows_of(prompt, sampler)
+    assert (windows["length"], windows["views"]) == (16, False)
+    assert [(said.node, said.text.split(" has ")[0]) for said in report.changed] == [(str(options), "view_opts a link")]
+
+
 def test_windows_for_parts_of_the_run_follow_each_other():
     graph, loader, sampler = legacy(frames=48)
     uniform = {"context_length": 16, "context_stride": 1, "context_overlap": 4, "fuse_method": "pyramid"}
@@ -291,21 +367,6 @@ def test_blocks_have_amounts_of_their_own(monkeypatch):
         "up_blocks.3.motion_modules.2": (1.5, 1.0),
     }  # fmt: skip
     assert report.is_whole and ["scale_1" in said.text for said in report.changed] == [True]
-
-
-def test_the_last_of_several_motion_models_acts():
-    graph, load, apply, _, sampler = gen2()
-    whole = {"start_percent": 0.0, "end_percent": 1.0}
-    other = graph.add("ADE_LoadAnimateDiffModel", model_name="other.ckpt")
-    scale = graph.add("ADE_MultivalDynamic", float_val=1.3)
-    links = {"motion_model": (other, 0), "scale_multival": (scale, 0)}
-    before = graph.add("ADE_ApplyAnimateDiffModel", links, **whole)
-    graph.nodes[apply] = Spec("ADE_ApplyAnimateDiffModel", whole, {"motion_model": (load, 0),
-                              "prev_m_models": (before, 0)})  # fmt: skip
-    prompt, report = both(graph)
-    applied, inputs = find(prompt, "UNetMotion_ApplyMotionModule")
-    assert up(prompt, str(sampler), "model") == applied and inputs["motion_module"] == [str(load), 0]
-    assert [said.node for said in report.changed] == [str(before)] and not amounts(prompt, sampler)
 
 
 def test_what_a_file_without_a_value_means():

@@ -131,8 +131,9 @@ def begin(
         amounts=amounts,
         hooks=options.hooks,
     )
-    more = _more(call, options, unet) if options.more_motion else {}
-    return replace(_in_parts(call, options, sample.device), more=more)
+    whole = _in_parts(call, options, sample.device)
+    # Made anew only where it must be: not every torch that is supported compiles `replace`.
+    return replace(whole, more=_more(call, options, unet)) if options.more_motion else whole
 
 
 def _more(call: Call, options: ForwardOptions, unet) -> dict[nn.Module, list[tuple[nn.Module, Call]]]:

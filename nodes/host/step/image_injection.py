@@ -52,7 +52,7 @@ def _wrapper(injection: ImageInjection, vae: Any, strength: Varying) -> Callable
         if step is None or own.is_idle:
             return executor(guider, sigmas, extra_args, *more, **named)
         changed = copy.copy(sampler)
-        changed.sampler_function = run.in_two_parts(sampler.sampler_function, step)
+        changed.sampler_function = run.in_two_parts(sampler.sampler_function, sigmas[step])
         rest = WrapperExecutor.new_class_executor(changed.sample, changed, executor.wrappers, executor.idx + 1)
         return rest.execute(guider, sigmas, extra_args, *more, **named)
 
@@ -70,11 +70,18 @@ class _Run:
         unit = int(self.vae.spacial_compression_decode())
         self.injection.check(self.frames, *(unit * size for size in noise.shape[-2:]))
 
-    def in_two_parts(self, sampler: Callable, k: int) -> Callable:
-        """A sampler's function that lays the picture in before step k; those of second order begin anew there."""
+    def in_two_parts(self, sampler: Callable, sigma: Tensor) -> Callable:
+        """A sampler's function that lays the picture in before the step of a noise level.
+
+        Samplers of second order begin anew there. Where other pictures part the run, too, the function gets a part of
+        its steps: the one that begins with the noise level or runs through it is parted again, no other.
+        """
 
         def function(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
             given = {} if extra_args is None else extra_args
+            k = next(iter((sigmas[:-1] == sigma.to(sigmas)).nonzero().flatten().tolist()), None)
+            if k is None:
+                return sampler(model, x, sigmas, extra_args=given, callback=callback, disable=disable, **options)
             if k:
                 x = sampler(model, x, sigmas[: k + 1], extra_args=given, callback=callback, disable=disable, **options)
             clip = model(x, sigmas[k] * x.new_ones([len(x)]), **given)

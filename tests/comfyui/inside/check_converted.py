@@ -15,10 +15,12 @@ import comfy.model_management
 import folder_paths
 import pytest
 import torch
+from pack.nodes.host.step.image_injection import _Run
 from pack.unet_motion.sampling import FreeInit
 from pack.unet_motion.workflows.importer import convert_workflow
 from pack.unet_motion.workflows.importer.table import is_old
 from pack.unet_motion.workflows.importer.table.over_time import MIXED_AGAIN
+from pack.unet_motion.workflows.importer.table.pictures import LATER
 from pack.unet_motion.workflows.importer.table.values import NORMS
 from peer import EVOLVED, FOLDER, Clip, Vae, load_other_pack, narrow, run, write_lora, write_module
 from safetensors.torch import load_file
@@ -247,6 +249,15 @@ def chain_of_windows(g):
     g.frames(20)
     late = g.context("StandardStatic", context_length=8, start_percent=0.5, fuse_method="pyramid")
     g.gen2(context_options=g.context("StandardUniform", context_length=12, prev_context=late, fuse_method="flat"))
+    g.sampler["steps"] = 3
+
+
+@case
+def views_only(g):
+    g.frames(20)
+    views = g.add("ADE_StandardUniformViewOptions", view_length=8, view_stride=2, view_overlap=2, fuse_method="flat")
+    late = g.context("StandardStatic", context_length=12, start_percent=0.5, fuse_method="pyramid")
+    g.gen2(context_options=g.add("ADE_ViewsOnlyContextOptions", view_opts_req=views, prev_context=late))
     g.sampler["steps"] = 3
 
 
@@ -551,14 +562,62 @@ def test_free_init_mixes_the_same_with_the_same_fresh_noise(weights, base, monke
     assert relative(ours, theirs) < TOLERANCE
 
 
-def test_one_of_two_motion_models_is_left_out_and_said():
-    graph = Graph()
-    first, second = (graph.add("ADE_LoadAnimateDiffModel", model_name=name) for name in (V2, V3))
-    whole = {"start_percent": 0.0, "end_percent": 1.0}
-    before = graph.add("ADE_ApplyAnimateDiffModel", motion_model=first, **whole)
-    graph.use(graph.add("ADE_ApplyAnimateDiffModel", motion_model=second, prev_m_models=before, **whole), PLAIN)
-    report = convert_workflow(graph.prompt()[0]).report
-    assert [said.node for said in report.changed] == [before[0]]
+def two_models(g):
+    """One in the first part of the run, the other in the rest."""
+    first, second = (g.add("ADE_LoadAnimateDiffModel", model_name=name) for name in (V2, V3))
+    before = g.add("ADE_ApplyAnimateDiffModel", motion_model=first, start_percent=0.0, end_percent=0.5,
+                   effect_multival=g.multival(0.7))  # fmt: skip
+    g.use(g.add("ADE_ApplyAnimateDiffModel", motion_model=second, prev_m_models=before, start_percent=0.5,
+                end_percent=1.0, scale_multival=g.multival(1.2)), PLAIN)  # fmt: skip
+    g.sampler["steps"] = 4
+
+
+def test_two_motion_models_one_after_the_other_in_time(weights, base, still):
+    """Where both act they do so beside each other, which the report says; in parts of the run it is all the same."""
+    theirs, ours, report = both(two_models, base)
+    assert ["beside that of node" in said.text for said in report.changed] == [True]
+    assert relative(ours, theirs) < TOLERANCE and relative(ours, still) > SEEN
+
+
+def with_pictures(g):
+    first = g.add("ADE_NoisedImageInjection", image=g.picture(), vae=["1", 2], invert_mask=True, resize_image=True,
+                  mask_opt=g.mask(0.25), start_percent=0.0, strength_multival=g.multival(0.7))  # fmt: skip
+    small = g.add("EmptyImage", width=24, height=32, batch_size=1, color=0x20E0A0)
+    second = g.add("ADE_NoisedImageInjection", image=small, vae=["1", 2], invert_mask=False, resize_image=False,
+                   start_percent=0.5, prev_image_inject=first)  # fmt: skip
+    g.gen2(sample_settings=g.settings(image_inject=second))
+    g.sampler["steps"] = 4
+
+
+def test_pictures_are_laid_into_the_clip_of_the_step_before(weights, base, monkeypatch):
+    """The report says that it is the clip of that step here; with the clip of the step before, both draw the same."""
+    theirs, ours, report = both(with_pictures, base)
+    assert {said.text for said in report.changed} == {LATER} and len(report.changed) == 2
+    assert TOLERANCE < relative(ours, theirs)
+    monkeypatch.setattr(_Run, "in_two_parts", of_the_step_before)
+    theirs, ours, _ = both(with_pictures, base)
+    plain = Graph()
+    plain.gen2()
+    plain.sampler["steps"] = 4
+    prompt, key = plain.prompt()
+    # The latents of random weights are so large that pictures are a small part of them.
+    assert relative(ours, theirs) < 1e-5 < TOLERANCE < relative(ours, latents(prompt, key, base))
+
+
+def of_the_step_before(self, sampler, sigma):
+    """As `_Run.in_two_parts`, with the clip that the callback of the step before got."""
+
+    def function(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+        known = {"extra_args": extra_args, "disable": disable, **options}
+        k = next((i for i, one in enumerate(sigmas[:-1]) if one == sigma), None)
+        if k is None:
+            return sampler(model, x, sigmas, callback=callback, **known)
+        seen = []
+        x = sampler(model, x, sigmas[: k + 1], callback=lambda state: seen.append(state["denoised"]), **known)
+        x = x + self._injected(seen[-1]) - seen[-1]
+        return sampler(model, x, sigmas[k:], callback=callback, **known)
+
+    return function
 
 
 def test_a_loader_that_animatediff_evolved_does_not_run_any_more_runs_here(weights, base):

@@ -96,6 +96,21 @@ def test_runs_that_do_not_come_by_and_no_strength_change_no_bit(moving):
     assert relative(watched(twice)[1], watched(injected(moving, at=0.2))[1]) > 1e-3
 
 
+@pytest.mark.parametrize("shares", [(0.3, 0.6), (0.5, 0.5), (0.0, 0.8)])
+def test_each_of_several_pictures_is_laid_in_once(moving, monkeypatch, shares):
+    """In whatever order the nodes stand, where the pictures are at other steps."""
+    first, second = ({"image": picture(seed=5 + i), "at": at} for i, at in enumerate(shares))
+    both_ways = [injected(injected(moving, **one), **other) for one, other in ((first, second), (second, first))]
+    decoded, decode = [], VAE.decode
+    monkeypatch.setattr(VAE, "decode", lambda self, latents: (decoded.append(latents), decode(self, latents))[1])
+    found = [watched(model) for model in both_ways]
+    assert len(decoded) == 4 and all([entry[0] for entry in seen] == list(range(STEPS)) for seen, _ in found)
+    if shares[0] != shares[1]:
+        assert relative(found[0][1], found[1][1]) < 1e-5
+        early = watched(injected(moving, **first))[0]
+        assert relative(found[0][0][1][1], early[1][1]) < 1e-5
+
+
 def test_clips_of_a_batch_have_the_picture_each(moving):
     model = with_settings(injected(moving, strength_curve=curve("0:0, 1:1")), frames_per_clip=2)
     start = noise(2).repeat(2, 1, 1, 1)

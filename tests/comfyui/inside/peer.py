@@ -126,11 +126,16 @@ class Vae:
 
     downscale_ratio = 8
     spacial_compression_encode = staticmethod(lambda: 8)
+    spacial_compression_decode = staticmethod(lambda: 8)
     temporal_compression_decode = staticmethod(lambda: None)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         small = torch.nn.functional.avg_pool2d(pixels[..., :3].movedim(-1, 1), 8)
         return torch.cat([small, small.mean(dim=1, keepdim=True)], dim=1) * 4 - 2
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        pictures = ((latents[:, :3] + 2) / 4).clamp(0, 1)
+        return pictures.repeat_interleave(8, -1).repeat_interleave(8, -2).movedim(1, -1)
 
 
 @functools.lru_cache

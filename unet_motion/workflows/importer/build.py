@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .graph import BYPASSED, Graph, Joint, Key, Node, Slot, constant_of
 from .place import Places
 from .report import Report
 from .settings import Gift
-from .table import CHOICES, KEYS, NO_NODE, PER_MODULE, ROWS, STAGES, TARGETS, Row, Stage, Target, stage_of
+from .table import (
+    CHOICES,
+    FURTHER,
+    KEYS,
+    NO_NODE,
+    PER_MODULE,
+    PER_PICTURE,
+    ROWS,
+    STAGES,
+    TARGETS,
+    Row,
+    Stage,
+    Target,
+    has_mid_block,
+    stage_of,
+)
 
 ORDER = {name: place for place, name in enumerate(STAGES)}
 SCHEDULES_KEPT = (None, "keep", "auto")
@@ -36,11 +51,10 @@ class Built:
 
 def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
     """The stages of a node's chain in their order, with the values that gifts agree on."""
-    gifts = _of_one_module(gifts, report)
-    groups = list(dict.fromkeys(gift.group for gift in gifts if gift.group is not None)) or [None]
+    gifts, groups = _modules(gifts, report)
     places: dict[tuple[Any, str, int], list[Gift]] = {}
     for number, gift in enumerate(gifts):
-        group = gift.group if gift.stage in PER_MODULE else None
+        group = gift.group if gift.stage in PER_MODULE | PER_PICTURE else None
         for one in groups if gift.stage in PER_MODULE and group is None else [group]:
             places.setdefault((one, gift.stage, number if gift.again else -1), []).append(gift)
     for (group, name, number), given in places.items():
@@ -69,14 +83,49 @@ def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
     return made
 
 
-def _of_one_module(gifts: list[Gift], report: Report) -> list[Gift]:
-    """Without those of motion modules before the last: one acts on a MODEL here."""
+def _modules(gifts: list[Gift], report: Report) -> tuple[list[Gift], list[Any]]:
+    """Gifts, and the motion modules that they are for: first the one that the MODEL has, then those beside it."""
+    groups = list(dict.fromkeys(g.group for g in gifts if g.group is not None and g.stage in PER_MODULE)) or [None]
     acting = {gift.group: gift.giver for gift in gifts if gift.stage == "apply" and gift.group and not gift.mode}
-    *dropped, last = acting or [None]
-    for group in dropped:
-        text = f"its motion model is left out: one acts on a MODEL here, that of node {acting[last].key}"
+    if len(acting) < 2:
+        return gifts, groups
+    with_picture = {gift.group for gift in gifts if gift.stage in ("encode", "pia", "i2v")}
+    named = {gift.group: gift.inputs.get("name") for gift in gifts if gift.stage == "file"}
+    *_, last = acting
+    # Beside others there are no pictures, and no modules where the MODEL has none.
+    *_, main = sorted(acting, key=lambda group: (group in with_picture, has_mid_block(named.get(group))))
+    schedules = [g.inputs["beta_schedule"] for g in gifts
+                 if g.group == last and g.stage == "apply" and "beta_schedule" in g.inputs]  # fmt: skip
+    kept: list[Gift] = []
+    for gift in gifts:
+        if gift.group not in acting:
+            kept.append(gift)
+        elif gift.group != main:
+            kept += _beside(gift, acting[gift.group], gift.group in with_picture, report)
+        elif gift.stage == "apply" and schedules:
+            kept.append(replace(gift, inputs={**gift.inputs, "beta_schedule": schedules[-1]}))
+        else:
+            kept.append(gift)
+    for group in (group for group in acting if group != main):
+        text = f"its motion module acts beside that of node {acting[main].key} here, not behind it: the clip differs"
+        if group in with_picture:
+            text = f"its motion module is left out: it takes a picture, and node {acting[main].key} does already"
         report.change(acting[group], text)
-    return [gift for gift in gifts if gift.group not in dropped]
+    return kept, [main, *(group for group in groups if group != main)]
+
+
+def _beside(gift: Gift, applied: Node, is_left_out: bool, report: Report) -> list[Gift]:
+    """What a gift to a motion module is for one beside another."""
+    if is_left_out or (gift.stage == "effect_curve" and gift.giver is applied):
+        return []  # the latter is its part of the steps, for which there are inputs
+    if gift.stage in FURTHER:
+        inputs = {name: value for name, value in gift.inputs.items() if name != "beta_schedule"}
+        return [replace(gift, stage=FURTHER[gift.stage], inputs=inputs)]
+    if gift.stage not in PER_MODULE:
+        return [gift]
+    if not gift.weak and not gift.mode:
+        report.change(gift.giver, "is lost: a motion module beside another has its effect and scale alone")
+    return []
 
 
 def _first_step(built: Built) -> float:
@@ -130,7 +179,7 @@ def _from_the_first_step(text: str, before: str | None) -> str:
 
 
 def _multiplies(stage: str, name: str) -> bool:
-    return stage == "amount" and name in ("scale", "effect")
+    return stage in ("amount", "add") and name in ("scale", "effect")
 
 
 def _say(value: Any) -> str:
@@ -173,6 +222,14 @@ def _says_nothing(built: Built, stage: Stage, known: Target) -> bool:
         else _is_default(known.inputs, name, value)
         for name, value in built.inputs.items()
     )
+
+
+def _main_stage(row: Row, built: Built) -> str | None:
+    """The stage that takes the place of a node of a row."""
+    if not row.gives:
+        return row.folds[0] if row.folds else None
+    name = row.gives[0].stage
+    return FURTHER.get(name) if built.stage == "add" else name
 
 
 def _is_default(inputs: dict[str, Any], name: str, value: Any) -> bool:
@@ -232,7 +289,7 @@ class Builder:
         for giver in built.givers:
             row = ROWS.get(giver.kind)
             stays = row is None or row.emits is not None or giver is node
-            if not stays and giver.key not in self.taken and row.gives and row.gives[0].stage == built.stage:
+            if not stays and giver.key not in self.taken and _main_stage(row, built) == built.stage:
                 return giver
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .api import is_api_graph, read_api, write_api
@@ -128,7 +128,7 @@ class _Conversion:
             elif row.emits is not None:
                 gifts = self._gather(node)
                 if gifts is not None:
-                    plans.append((node, row, plan(node, self._to_samplers(node, gifts), self.report)))
+                    plans.append((node, row, plan(node, self._from_samplers(node, gifts), self.report)))
                     if row.home is not None and all(built.stage != row.home for built in plans[-1][2]):
                         self.report.leave(node, "has no counterpart")
                         plans.pop()
@@ -147,6 +147,21 @@ class _Conversion:
         except UnknownWidgets as error:
             self.report.leave(node, str(error))
             return None
+
+    def _from_samplers(self, node: Node, gifts: list[Gift]) -> list[Gift]:
+        """The gifts that a node's stages take, with the size of the clip where that is wanted."""
+        return [self._fitted(node, gift) if gift.stage == "fitted" else gift for gift in self._to_samplers(node, gifts)]
+
+    def _fitted(self, node: Node, gift: Gift) -> Gift:
+        """A picture that gets the size of the clip behind a node, or its own where that is not known."""
+        samplers = self._samplers_behind(node)
+        sizes = [[self.gatherer.size_of(sampler, "latent_image", part) for part in ("width", "height")]
+                 for sampler in samplers]  # fmt: skip
+        if sizes and None not in sizes[0] and all(size == sizes[0] for size in sizes):
+            return replace(gift, inputs={**gift.inputs, "width": sizes[0][0], "height": sizes[0][1]})
+        text = "resize_image: the size of the clip is not known, so that its picture keeps its own"
+        self.report.change(gift.giver, text)
+        return replace(gift, stage="injection")
 
     def _to_samplers(self, node: Node, gifts: list[Gift]) -> list[Gift]:
         """Guidance goes to the samplers behind a node; where one is not known, the MODEL carries it."""

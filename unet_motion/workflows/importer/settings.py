@@ -161,20 +161,26 @@ class Gatherer:
             return expression.function(default, *read[1:])
 
     def _batch_of(self, node: Node, expression: BatchOf) -> Any:
-        """How many latents come in, or their size, as the node that makes them says."""
-        origin = self.graph.origin(node, expression.name)
-        name = None if origin is None else BATCHES.get(origin.node.kind, {}).get(expression.part)
-        if name is not None:
-            made = origin.node
-            if self.graph.link_into(made, name) is not None:
-                return Joint(*self.widgets.start(made, name), "INT")
-            row = ROWS.get(made.kind)
-            number = self.widgets.named(made, row).get(name) if row else self.widgets.target_value(made, name)
-            if isinstance(number, int):
-                return number
-        text = f"the {expression.part} of its {expression.name} is not known: {expression.unknown} is set"
-        self.report.change(node, text)
-        return expression.unknown
+        """How many latents come in, or their size; said where that is not known."""
+        found = self.size_of(node, expression.name, expression.part)
+        if found is None:
+            text = f"the {expression.part} of its {expression.name} is not known: {expression.unknown} is set"
+            self.report.change(node, text)
+            return expression.unknown
+        return found
+
+    def size_of(self, node: Node, name: str, part: str) -> Any:
+        """The batch_size, width or height of the latents of an input, as the node that makes them says, or None."""
+        origin = self.graph.origin(node, name)
+        word = None if origin is None else BATCHES.get(origin.node.kind, {}).get(part)
+        if word is None:
+            return None
+        made = origin.node
+        if self.graph.link_into(made, word) is not None:
+            return Joint(*self.widgets.start(made, word), "INT")
+        row = ROWS.get(made.kind)
+        number = self.widgets.named(made, row).get(word) if row else self.widgets.target_value(made, word)
+        return number if isinstance(number, int) else None
 
     def _of_input(self, node: Node, row: Row, expression: Of, values: dict[str, Any]) -> Any:
         value = values.get(expression.name)

@@ -1,12 +1,23 @@
 """How the nodes of other packs read here: the one place that knows their names, inputs and values."""
 
-from . import animatediff, conditioning, other_packs, over_time, sampling, without
+from . import animatediff, conditioning, other_packs, over_time, pictures, sampling, without
 from .rows import BatchOf, Give, Made, Named, Of, Row, Stage
-from .stages import BATCHES, KEYS, NO_NODE, PER_MODULE, RENAMED, SAMPLERS, STAGES, stage_of
+from .stages import (
+    BATCHES,
+    FURTHER,
+    KEYS,
+    NO_NODE,
+    PER_MODULE,
+    PER_PICTURE,
+    RENAMED,
+    SAMPLERS,
+    STAGES,
+    stage_of,
+)
 from .targets import CHOICES, TARGETS, Input, Target
-from .values import BETA_SCHEDULES
+from .values import BETA_SCHEDULES, has_mid_block
 
-_PARTS = (animatediff, sampling, over_time, conditioning, other_packs, without)
+_PARTS = (animatediff, sampling, pictures, over_time, conditioning, other_packs, without)
 ROWS: dict[str, Row] = {row.kind: row for part in _PARTS for row in part.ROWS}
 
 OWNED_PREFIX = "ADE_"
@@ -50,11 +61,13 @@ def one_to_one() -> dict[str, tuple[str, dict[str, str], list[str]]]:
 __all__ = [
     "BATCHES",
     "CHOICES",
+    "FURTHER",
     "KEEPS",
     "KEYS",
     "NO_NODE",
     "OTHER_PACKS",
     "PER_MODULE",
+    "PER_PICTURE",
     "RENAMED",
     "ROWS",
     "SAMPLERS",
@@ -69,6 +82,7 @@ __all__ = [
     "Row",
     "Stage",
     "Target",
+    "has_mid_block",
     "is_old",
     "one_to_one",
     "stage_of",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from .over_time import MULTIVAL, range_of
-from .rows import Give, Named, Only, Row, made, of, row
+from .rows import Fold, Give, Named, Only, Row, made, of, row
 from .values import (
     BETA_SCHEDULES,
     FUSES,
@@ -32,7 +33,13 @@ APPLIED = Give(
     "apply",
     {"motion_module": of("motion_model"), "beta_schedule": Named(schedule_by_name, "motion_model", "model_name")},
 )
+# For one beside others: its part of the steps, and what tells which of them has to be the first.
+BESIDE = (
+    Give("add", {"start_percent": of("start_percent"), "end_percent": of("end_percent")}, weak=True),
+    Give("file", {"name": Named(str, "motion_model", "model_name")}, weak=True),
+)
 ONE_STEP = Only((0, 1), "the setting lasts as long as its range holds a step")
+INSIDE = Only((), "windows inside the motion modules of each window are not there; the window is their window")
 
 
 def _windows(
@@ -57,7 +64,33 @@ def _windows(
         Give("windows", given, again=True),
         Give("noise", noise, weak=True),
         chain="prev_context",
-        only={"guarantee_steps": ONE_STEP},
+        only={"guarantee_steps": ONE_STEP, **({"view_opts": INSIDE} if "view_opts" in inputs else {})},
+        absent=absent,
+    )
+
+
+def views_only(values: Mapping[str, Any], reads: Mapping[str, Any]) -> Iterator[Fold]:
+    """Windows inside the motion modules, of the length and overlap of the views."""
+    views = reads.get("view_opts_req", {})
+    if views:
+        yield "windows", {**views, "views": True, "start_percent": values["start_percent"]}, None
+    else:
+        yield "", {}, "view_opts_req is not there or not known: there are no windows"
+
+
+def _views(kind: str, inputs: str, schedule: str, more: tuple[str, ...] = (), absent=MappingProxyType({})) -> Row:
+    """Options of windows inside the motion modules."""
+    sizes = {"length": of("view_length"), "overlap": of("view_overlap")}
+    given = {**sizes, "schedule": schedule, "fuse": of("fuse_method", FUSES)}
+    given |= {"stride": of("view_stride")} if "view_stride" in inputs else {}
+    noise = {"window_length": sizes["length"], "overlap": sizes["overlap"]}
+    return row(
+        kind,
+        inputs,
+        "VIEW_OPTS",
+        Give("value", {**given, **{name: of(name) for name in more}}),
+        Give("noise", noise, weak=True),
+        folds=("windows",),
         absent=absent,
     )
 
@@ -87,6 +120,33 @@ WINDOWS = (
         of("context_schedule", SCHEDULES),
     ),
     _windows("ADE_BatchedContextOptions", f"context_length INT 16; {_SPAN}", "batched", stride=False, overlap=0),
+)
+
+_VIEWED = "view_length INT 16; view_stride INT 1; view_overlap INT 4"
+_VIEWS_FUSED = 'fuse_method COMBO "pyramid"'
+VIEWS = (
+    row(
+        "ADE_ViewsOnlyContextOptions",
+        "view_opts_req VIEW_OPTS; start_percent FLOAT 0.0; guarantee_steps INT 1; prev_context CONTEXT_OPTIONS",
+        "CONTEXT_OPTIONS",
+        fold=views_only,
+        folds=("windows",),
+        only={"guarantee_steps": ONE_STEP},
+        chain="prev_context",
+    ),
+    _views(
+        "ADE_StandardStaticViewOptions",
+        f"view_length INT 16; view_overlap INT 4; {_VIEWS_FUSED}",
+        "standard_static",
+        absent={"fuse_method": "flat"},
+    ),
+    _views("ADE_StandardUniformViewOptions", f"{_VIEWED}; {_VIEWS_FUSED}", "standard_uniform"),
+    _views(
+        "ADE_LoopedUniformViewOptions",
+        f"{_VIEWED}; closed_loop BOOLEAN false; {_VIEWS_FUSED}; use_on_equal_length BOOLEAN false",
+        "looped_uniform",
+        ("closed_loop", "use_on_equal_length"),
+    ),
 )
 
 LOADERS = (
@@ -184,7 +244,9 @@ LOADERS = (
         "ad_keyframes AD_KEYFRAMES; per_block PER_BLOCK",
         "M_MODELS",
         APPLIED,
+        BESIDE[1],
         reads=MULTIVAL,
+        folds=("add",),
         groups=True,
     ),
     row(
@@ -194,9 +256,10 @@ LOADERS = (
         "per_block PER_BLOCK",
         "M_MODELS",
         APPLIED,
+        *BESIDE,
         reads=MULTIVAL,
         fold=range_of,
-        folds=("effect_curve",),
+        folds=("effect_curve", "add"),
         chain="prev_m_models",
         groups=True,
     ),
@@ -208,10 +271,11 @@ LOADERS = (
         "prev_m_models M_MODELS; per_block PER_BLOCK",
         "M_MODELS",
         APPLIED,
+        *BESIDE,
         Give("i2v", {"picture": of("ref_latent"), "motion_scale": of("ref_drift")}),
         reads=MULTIVAL,
         fold=range_of,
-        folds=("effect_curve",),
+        folds=("effect_curve", "add"),
         ignored=("apply_ref_when_disabled",),
         chain="prev_m_models",
         groups=True,
@@ -338,10 +402,11 @@ PIA = (
         _PIA_APPLY,
         "M_MODELS",
         APPLIED,
+        *BESIDE,
         Give("encode", {"pixels": of("image"), "vae": of("vae")}),
         reads=MULTIVAL,
         fold=range_of,
-        folds=("effect_curve",),
+        folds=("effect_curve", "add"),
         chain="prev_m_models",
         groups=True,
         defect=NORMS,
@@ -364,4 +429,4 @@ PIA = (
     ),
 )
 
-ROWS: tuple[Row, ...] = (*WINDOWS, *LOADERS, *MOTION, *WEIGHTS, *OLD_SETTINGS, *PIA)
+ROWS: tuple[Row, ...] = (*WINDOWS, *VIEWS, *LOADERS, *MOTION, *WEIGHTS, *OLD_SETTINGS, *PIA)

@@ -50,7 +50,7 @@ def _becomes(row: Row) -> str:
 
 
 def _goals(row: Row) -> Iterator[str]:
-    names = [give.stage for give in row.gives if not give.weak]
+    names = [give.stage for give in row.gives if not give.weak and not (give.stage == "value" and row.folds)]
     names += [goal.partition(":")[0] for goals in row.reads.values() for goal in goals.values()] if not names else []
     names += row.folds
     written = [name for name in names if stage_of(name) is None or stage_of(name).kind != NO_NODE]

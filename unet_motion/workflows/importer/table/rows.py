@@ -110,7 +110,7 @@ class Row:
         chain: the input through which nodes of this type follow each other; the earlier ones give first.
         groups: each node of the chain is a motion module of its own, with what it reads.
         fold: makes gifts of its values and of what its inputs read, where that takes more than one of them.
-        folds: the stages that these gifts may go to.
+        folds: the stages that these gifts, or values that others fold, may go to.
         more: widgets of the chosen format stand behind the inputs, whatever they are.
         orders: names of widgets in orders of older versions that their types do not tell.
         emits: output -> "model" for the end of the chain of stages, the name of an input that goes through, or

@@ -7,6 +7,7 @@ from .values import loops_of_pia, norms_of_module, norms_of_v1, positions_of_lcm
 
 NO_NODE = ""
 CURVE = "UNetMotion_Curve"
+FITTED = {"upscale_method": "bilinear", "crop": "disabled"}
 SCALED = {"upscale_method": "lanczos", "crop": "center"}
 STAGES = {
     "checkpoint": Stage("CheckpointLoaderSimple"),
@@ -36,11 +37,15 @@ STAGES = {
     "schedule": Stage(NO_NODE, model="model"),
     "module": Stage(
         "UNetMotion_LoadMotionModule",
-        feeds=(("apply", "motion_module"),),
+        feeds=(("apply", "motion_module"), ("add", "motion_module")),
         without=positions_of_lcm,
         says=norms_of_module,
     ),
     "apply": Stage("UNetMotion_ApplyMotionModule", model="model", says=norms_of_v1),
+    "add": Stage("UNetMotion_AddMotionModule", model="model"),
+    "add_scale_curve": Stage(CURVE, feeds=(("add", "scale_curve"),)),
+    "add_effect_curve": Stage(CURVE, feeds=(("add", "effect_curve"),)),
+    "file": Stage(NO_NODE),
     "lora": Stage("UNetMotion_LoadMotionLoRA", model="model"),
     "scale_curve": Stage(CURVE, feeds=(("amount", "scale_curve"),), makes=True),
     "effect_curve": Stage(CURVE, feeds=(("amount", "effect_curve"),), makes=True),
@@ -54,7 +59,10 @@ STAGES = {
     "encode": Stage("VAEEncode", feeds=(("pia", "first_frame"),), makes=True),
     "pia": Stage("UNetMotion_PIA", model="model", says=loops_of_pia),
     "i2v": Stage("UNetMotion_AnimateLCMI2V", model="model"),
-    "windows": Stage("UNetMotion_ContextWindows", model="model"),
+    "windows": Stage("UNetMotion_ContextWindows", model="model", each=True),
+    "fitted": Stage("ImageScale", feeds=(("injection", "image"),), fixed=FITTED),
+    "inverted": Stage("InvertMask", feeds=(("injection", "mask"),)),
+    "injection": Stage("UNetMotion_ImageInjection", model="model"),
     "resize": Stage("ImageScale", feeds=(("encode_resized", "pixels"),)),
     "encode_resized": Stage("VAEEncode"),
     "picture_latents": Stage("EmptyLatentImage", feeds=(("picture", "latent_image"),)),
@@ -70,12 +78,32 @@ STAGES = {
 """Each stage's node. Those without `model` stand beside the chain."""
 
 PER_MODULE = frozenset(
-    "module apply lora scale_curve effect_curve amount block black_scale dark_scale black_effect dark_effect white "
-    "encode pia i2v".split()
+    "module apply add add_scale_curve add_effect_curve file lora scale_curve effect_curve amount block black_scale "
+    "dark_scale black_effect dark_effect white encode pia i2v".split()
 )
 """Stages of which each motion module has its own."""
 
-KEYS = {"scale_curve": "1", "effect_curve": "1", "guidance_curve": None}
+PER_PICTURE = frozenset("fitted inverted injection".split())
+"""Stages of which each picture that is laid into a clip has its own."""
+
+FURTHER = {
+    "module": "module",
+    "apply": "add",
+    "add": "add",
+    "amount": "add",
+    "scale_curve": "add_scale_curve",
+    "effect_curve": "add_effect_curve",
+    "file": "file",
+}
+"""What stages of a motion module are for one beside another."""
+
+KEYS = {
+    "scale_curve": "1",
+    "effect_curve": "1",
+    "add_scale_curve": "1",
+    "add_effect_curve": "1",
+    "guidance_curve": None,
+}
 """Stages whose texts are keys of one curve, and the value before the first key; None: that of the first."""
 
 SAMPLERS = {

@@ -115,6 +115,12 @@ _ALL = (
         "model:MODEL",
     ),
     _target(
+        "UNetMotion_AddMotionModule",
+        "model MODEL; motion_module MOTION_MODULE; effect FLOAT 1.0; scale FLOAT 1.0; start_percent FLOAT 0.0;"
+        f'end_percent FLOAT 1.0; norm_scope COMBO "auto"; effect_curve {_CURVES}; scale_curve {_CURVES}',
+        "model:MODEL",
+    ),
+    _target(
         "UNetMotion_LoadMotionLoRA",
         'model MODEL; lora_name COMBO; strength FLOAT 1.0; strength_over_steps STRING "";'
         f'strength_over_frames STRING ""; allow_partial BOOLEAN false; strength_curve {_CURVES}',
@@ -156,6 +162,12 @@ _ALL = (
         "UNetMotion_Curve",
         f'text STRING "0:1, -1:1"; over COMBO "frames"; frames INT 16; times {_CURVES}',
         "motion_curve:UNET_MOTION_CURVE curve:CURVE floats:FLOAT",
+    ),
+    _target(
+        "UNetMotion_ImageInjection",
+        "model MODEL; vae VAE; image IMAGE; at FLOAT 0.3; strength FLOAT 1.0; x INT 0; y INT 0; mask MASK;"
+        f"strength_curve {_CURVES}",
+        "model:MODEL",
     ),
     _target("UNetMotion_Guidance", f"model MODEL; cfg FLOAT 7.0; cfg_curve {_CURVES}", "model:MODEL"),
     _target(

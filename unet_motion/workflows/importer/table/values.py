@@ -41,6 +41,7 @@ PIA_PRESETS = {
 FORMATS = {"image/gif": "gif", "image/webp": "webp"}
 # Motion modules that the switch for v2 does not concern, by the names of their files.
 NOT_V2 = re.compile(r"v3|sdxl|xl_|hsxl|hotshot", re.IGNORECASE)
+V2 = re.compile(r"v2", re.IGNORECASE)
 LCM = re.compile(r"lcm", re.IGNORECASE)
 
 
@@ -73,6 +74,11 @@ def norm_scope(properly: Any, model_name: Any) -> str | None:
     if properly or NOT_V2.search(str(model_name)):
         return None
     return "v1"
+
+
+def has_mid_block(model_name: Any) -> bool:
+    """Whether the name of a file says that it has a motion module in the mid block, too."""
+    return bool(V2.search(str(model_name))) and not NOT_V2.search(str(model_name))
 
 
 NORMS = (

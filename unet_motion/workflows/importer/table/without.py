@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .rows import Row
 
-VIEWS = "windows inside the motion modules have no node here"
 REFERENCE = "what one window shows of another is not read here"
 CAMERA = "CameraCtrl's encoder of camera poses is not there"
 INJECTION = "layers of one motion model are not put into another"
@@ -13,12 +12,6 @@ LAYERS = "layers of noise start from other random numbers here"
 SIGMAS = "noise schedules that are made by hand have no node here"
 
 _WHY = {
-    VIEWS: {
-        "ADE_StandardStaticViewOptions": "VIEW_OPTS",
-        "ADE_StandardUniformViewOptions": "VIEW_OPTS",
-        "ADE_LoopedUniformViewOptions": "VIEW_OPTS",
-        "ADE_ViewsOnlyContextOptions": "CONTEXT_OPTIONS",
-    },
     REFERENCE: {
         "ADE_ContextExtras_Set": "CONTEXT_OPTIONS",
         "ADE_ContextExtras_ContextRef": "CONTEXT_EXTRAS",
@@ -70,10 +63,6 @@ _WHY = {
         "ADE_SigmaScheduleToSigmas": "SIGMAS",
     },
     "noise that samplers add between steps is the sampler's own": {"ADE_AncestralOptions": "ANCESTRAL_OPTS"},
-    "pictures are not laid into a clip while it is sampled": {
-        "ADE_NoisedImageInjection": "IMAGE_INJECT",
-        "ADE_NoisedImageInjectOptions": "IMAGE_INJECT_OPTIONS",
-    },
     "prompts take no numbers from elsewhere": {"ADE_ValuesReplace": "VALUES_REPLACE"},
     "one frame's conditioning is not taken out of a schedule": {"ADE_ConditionExtraction": "CONDITIONING"},
     "a mask is not made of a number over frames": {"ADE_MultivalConvertToMask": "MASK"},
