@@ -76,9 +76,72 @@ def test_freeu_of_a_pipeline_stays(pipe):
     assert_differs(draw(pipe), expected)
 
 
+def test_freeu_that_is_set_after_accelerate_stays_and_so_does_gradient_checkpointing(pipe, theirs):
+    plain = draw(pipe)
+    theirs.enable_gradient_checkpointing()
+    accelerate(pipe)
+    assert pipe.unet.is_gradient_checkpointing
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+    expected = draw(pipe)
+    assert_differs(expected, plain)
+    restore(pipe)
+    assert_close(draw(pipe), expected)
+    accelerate(pipe)
+    pipe.disable_freeu()
+    restore(pipe)
+    assert_close(draw(pipe), plain)
+
+
+IMMOVABLE = {
+    "LoRAs": lambda pipe: pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"])),
+    "FreeNoise": lambda pipe: pipe.enable_free_noise(4, 2),
+    "hooks of offloading or casting": lambda pipe: pipe.unet.enable_layerwise_casting(storage_dtype=torch.float16),
+}
+
+
+@pytest.mark.parametrize("kind", IMMOVABLE)
+def test_what_would_be_lost_on_the_way_is_refused_both_ways(pipe, theirs, kind):
+    """Without a refusal FreeNoise goes on with half of its parts, and the rest ends inside torch."""
+    accelerate(pipe)
+    ours = pipe.unet
+    IMMOVABLE[kind](pipe)
+    with pytest.raises(ValueError, match=f"`pipe.unet` has {kind}, expected none: unload or turn them off before"):
+        restore(pipe)
+    assert pipe.unet is ours
+    pipe.unet = theirs
+    IMMOVABLE[kind](pipe)
+    with pytest.raises(ValueError, match=f"`pipe.unet` has {kind}, expected none: load or turn them on after"):
+        accelerate(pipe)
+    assert pipe.unet is theirs
+
+
+@pytest.mark.parametrize(
+    ("kind", "turn_on"),
+    [
+        ("fused projections", lambda pipe: pipe.unet.fuse_qkv_projections()),
+        ("split inference", lambda pipe: pipe.enable_free_noise_split_inference(spatial_split_size=3)),
+    ],
+)
+def test_other_layers_in_the_place_of_diffusers_own_are_refused(pipe, kind, turn_on):
+    turn_on(pipe)
+    with pytest.raises(ValueError, match=f"`pipe.unet` has {kind}, expected none: load or turn them on after"):
+        accelerate(pipe)
+
+
+def test_off_again_is_nothing_that_is_lost(pipe):
+    plain = draw(pipe, frames=6)
+    for turn in (accelerate, restore):
+        pipe.enable_free_noise(4, 2)
+        pipe.disable_free_noise()
+        turn(pipe)
+        assert_close(draw(pipe, frames=6), plain)
+    with pytest.raises(ValueError, match="`pipe.unet` is a NoneType that `accelerate` did not put there"):
+        restore(object())
+
+
 def test_what_cannot_be_moved_is_refused(pipe, theirs):
     theirs.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
-    with pytest.raises(ValueError, match="has LoRAs or an IP-Adapter loaded, expected none"):
+    with pytest.raises(ValueError, match="has LoRAs, expected none"):
         accelerate(pipe)
     with pytest.raises(TypeError, match="`pipe.unet` is a NoneType, expected diffusers' UNetMotionModel"):
         accelerate(object())

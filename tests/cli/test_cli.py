@@ -61,6 +61,13 @@ def test_prompts_over_the_frames_come_from_a_file(generate, tmp_path, capsys):
     lines.write_text('"0": "a red star",\n"9" "a blue star"')
     assert generate(prompt=f"--prompts={lines}")[0] == 2
     assert f"`{lines}`: line 2: found" in capsys.readouterr().err
+    lines.write_text('"0": "a red star", "3": "a blue star --neg green"')
+    assert generate("--negative", "grey", prompt=f"--prompts={lines}")[0] == 2
+    assert f"--negative is 'grey', but {lines} has negative prompts" in capsys.readouterr().err
+    lines.write_bytes(b"\xff\xfe\x00")
+    for path, words in ((lines, "is not UTF-8"), (tmp_path, "cannot be read"), (tmp_path / "none", "cannot be read")):
+        assert generate(prompt=f"--prompts={path}")[0] == 2
+        assert f"--prompts {path} {words}" in capsys.readouterr().err
     lines.write_text('"0": "a red star", "3": "a ring", "9": "a blue star"')
     assert generate(prompt=f"--prompts={lines}")[0] == 2
     assert "9 is never reached: the clip has 4 frames" in capsys.readouterr().err
@@ -206,6 +213,11 @@ def test_without_out_the_name_comes_from_the_prompt(model_file, tmp_path, monkey
         (["--window", "8", "--overlap", "8"], ["`overlap` is 8", "less than `length`"]),
         (["--loop"], ["--loop needs --window"]),
         (["--overlap", "2"], ["--overlap needs --window"]),
+        (["--overlap", "0"], ["--overlap needs --window"]),
+        (["--loop-frames", "0"], ["--loop-frames needs --window"]),
+        (["--windows-at-once", "0"], ["--windows-at-once needs --window"]),
+        (["--window", "8", "--window-part", "0.5"], ["--window-part is '0.5'", "START[-END]"]),
+        (["--window", "8", "--window-part", "0.5:,"], ["--window-part is '0.5:,'", "START[-END]"]),
         (["--free-noise"], ["--noise needs --window"]),
         (["--views"], ["--views needs --window"]),
         (["--window-part", "0.5:stride=2"], ["--window-part needs --window"]),

@@ -99,6 +99,13 @@ def test_guidance_one_ignores_the_negative_prompt_and_more_does_not(pipeline):
     assert not np.array_equal(clip(pipeline, guidance=3), clip(pipeline, guidance=3, negative_prompt="red"))
 
 
+def test_no_negative_prompt_is_an_empty_one_as_in_diffusers(pipeline):
+    empty = clip(pipeline, negative_prompt="")
+    assert np.array_equal(clip(pipeline, negative_prompt=None), empty)
+    assert not np.array_equal(clip(pipeline, negative_prompt="a blue ring"), empty)
+    assert np.array_equal(clip(pipeline, prompt=["a red star"], negative_prompt=None)[0], empty)
+
+
 def test_options_reach_the_model_and_leave_it_as_it_was(pipeline):
     plain = clip(pipeline)
     freeu = clip(pipeline, options=ForwardOptions(freeu=FreeU(s1=0.3, s2=0.2, b1=1.5, b2=1.6)))
@@ -183,6 +190,17 @@ def test_unknown_words_are_found(pipeline):
         ({"height": 0}, ["height is 0", "multiple of 8"]),
         ({"guidance": -1}, ["guidance is -1"]),
         ({"steps": 0}, ["steps is 0"]),
+        ({"steps": 2.5}, ["steps is 2.5", "whole number"]),
+        ({"prompt": None}, ["`prompt` is None", "PromptSchedule"]),
+        ({"prompt": ["a", 3]}, ["`prompt` is 3", "PromptSchedule"]),
+        ({"negative_prompt": ["a"]}, ["`negative_prompt` is ['a']", "PromptSchedule"]),
+        ({"prompt": ["a"], "seed": [1]}, ["`seed` is [1]", "whole number"]),
+        ({"seed": 1, "generator": torch.Generator()}, ["`seed` and `generator`", "one of them"]),
+        ({"free_init": 2}, ["`free_init` is 2", "FreeInit(iterations=3)"]),
+        ({"windows": 16}, ["`windows` is 16", "list of WindowPart"]),
+        ({"windows": [16]}, ["`windows` is [16]", "list of WindowPart"]),
+        ({"injection": 3}, ["`injection` is 3", "ImageInjection"]),
+        ({"views": True}, ["`views` is True", "expected ContextWindows"]),
         ({"seed": -1}, ["seed is -1"]),
         ({"seed": 2**64}, ["seed is", str(2**64 - 1)]),
         ({"sampler": "fast"}, ["'fast'", "euler"]),

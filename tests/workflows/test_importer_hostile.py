@@ -9,6 +9,7 @@ import pytest
 
 from tests.workflows.conversions import gen2, legacy
 from unet_motion.workflows.importer import WorkflowError, convert_workflow, old_types
+from unet_motion.workflows.importer.files import convert_file
 from unet_motion.workflows.importer.table import OTHER_PACKS
 
 SEED = int(os.environ.get("UNET_MOTION_SEED", random.SystemRandom().randrange(2**32)))
@@ -80,3 +81,19 @@ def test_damaged_graphs(form):
             assert json.dumps(again.graph) == json.dumps(converted.graph), (SEED, number)
             old_types(data)
         assert json.dumps(data) == before, (SEED, number)
+
+
+SAME = [("graph.json", None), ("new.json", "graph.json"), ("new.json", "new.json")]
+
+
+@pytest.mark.parametrize(("out", "report"), SAME)
+def test_a_file_that_is_converted_stays_as_it_is(tmp_path, out, report):
+    """Also under another name of the same file."""
+    graph = tmp_path / "graph.json"
+    graph.write_text('{"1": {"class_type": "ADE_AnimateDiffUnload", "inputs": {"model": ["2", 0]}}}')
+    before = graph.read_bytes()
+    named = tmp_path / "folder" / ".." / out
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="graph.json, `out` .*, expected different files"):
+        convert_file(graph, named, report and tmp_path / report)
+    assert graph.read_bytes() == before and not (tmp_path / "new.json").exists()

@@ -180,10 +180,21 @@ def _prompts(args: argparse.Namespace) -> tuple[Any, Any]:
 
     if args.prompts is None:
         return args.prompt, args.negative
-    text = args.prompts.read_text(encoding="utf-8-sig")
+    try:
+        text = args.prompts.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"--prompts {args.prompts} cannot be read ({error.strerror}), expected a text file") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts {args.prompts} is not UTF-8 ({error.reason}), expected a text file") from error
     prompt, negative = PromptSchedule.parse(str(args.prompts), text).split_negative()
     prompt.shares(args.frames)
-    return prompt, args.negative if negative.texts == ("",) else negative
+    if negative.texts == ("",):
+        return prompt, args.negative
+    if args.negative:
+        raise ValueError(
+            f"--negative is {args.negative!r}, but {args.prompts} has negative prompts, expected one of both"
+        )
+    return prompt, negative
 
 
 def _check_output(args: argparse.Namespace) -> Path:
@@ -297,10 +308,10 @@ def _windows(args: argparse.Namespace):
         needing = {
             "--loop": args.loop, "--schedule": args.schedule, "--overlap": args.overlap, "--stride": args.stride,
             "--fuse": args.fuse, "--views": args.views, "--noise": any(kind in args.noise for kind in OF_WINDOWS),
-            "--windows-at-once": args.windows_at_once > 1, "--loop-frames": args.loop_frames,
+            "--windows-at-once": args.windows_at_once != 1, "--loop-frames": args.loop_frames,
             "--use-on-equal-length": args.use_on_equal_length, "--window-part": args.window_part,
         }  # fmt: skip
-        if given := [name for name, value in needing.items() if value]:
+        if given := [name for name, value in needing.items() if value or type(value) is int]:
             raise ValueError(f"{given[0]} needs --window, the frames of a window, such as --window 16")
         return None
     if args.loop and args.frames < args.window:
@@ -321,6 +332,8 @@ def _window_part(text: str, whole):
     given = {}
     try:
         place = {"start": float(start), "end": float(end or 1)}
+        if not changes.strip(", "):
+            raise ValueError("no setting")
         for change in filter(None, changes.split(",")):
             name, _, value = (part.strip() for part in change.partition("="))
             before = whole.views if name == "views" else asdict(whole.windows)[name]

@@ -141,7 +141,8 @@ def _more(call: Call, options: ForwardOptions, unet) -> dict[nn.Module, list[tup
     found: dict[nn.Module, list[tuple[nn.Module, Call]]] = {}
     for more in options.more_motion:
         places = more.beside(unet.motion_modules_at)
-        rows = more.adapter.config.motion_max_seq_length
+        config: Any = more.adapter.config
+        rows = config.motion_max_seq_length
         check_frames(_rows_needed(call.frames, options.views), options.frame_positions, rows)
         chosen = {} if options.plan is None else {a: options.plan.lookup(path) for path, a in more.attentions}
         scope = more.motion_norm_scope or call.settings.motion_norm_scope

@@ -35,6 +35,8 @@ def takes_field_names(call: Callable[..., np.ndarray]) -> Callable[..., np.ndarr
                 kwargs[ours] = kwargs.pop(theirs)
         values = plain.bind(self, *args, **kwargs).arguments
         values.pop("self")
+        if generator is not None and "seed" in values:
+            raise ValueError("`seed` and `generator` both say which noise there is, expected one of them.")
         size = getattr(self.unet.config, "sample_size", None)
         if isinstance(size, int):
             for side in ("width", "height"):
@@ -55,6 +57,8 @@ def _clips(call: Callable[..., np.ndarray], values: dict[str, Any], generator: A
     if not prompts:
         raise ValueError("`prompt` is an empty list, expected at least one prompt.")
     negative, seed = values.pop("negative_prompt", ""), values.pop("seed", 0)
+    if not isinstance(seed, int):
+        raise ValueError(f"`seed` is {seed!r}, expected a whole number, which counts up with the prompts.")
     negatives = _of_each("negative_prompt", negative, len(prompts))
     generators = _of_each("generator", generator, len(prompts))
     if latents is not None and len(latents) != len(prompts):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -135,8 +136,8 @@ class NoiseSchedule:
         steps_offset: it is added to the "leading" timesteps and has no meaning for the others.
         """
         total = len(self.alphas_cumprod)
-        if not 1 <= count <= total:
-            raise ValueError(f"steps is {count}, expected 1 to {total}")
+        if not isinstance(count, Integral) or not 1 <= count <= total:
+            raise ValueError(f"steps is {count}, expected a whole number, 1 to {total}")
         if spacing == "linspace":
             timesteps = torch.linspace(total - 1, 0, count, dtype=torch.float64)
         elif spacing == "leading":

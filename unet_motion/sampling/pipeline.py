@@ -35,7 +35,7 @@ from .parts import (
 )  # fmt: skip
 from .published import TOKENIZER, load_tokenizer, parts_of_checkpoint, parts_of_folder
 from .samplers import Sampler, get_sampler
-from .text import Prompt, RunText
+from .text import Prompt, RunText, checked_texts
 from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
 from .windowed import in_parts, options_of
 
@@ -204,9 +204,12 @@ class MotionPipeline:
         injection: a picture that is laid into the clip while it is sampled; see `ImageInjection`.
         Raises ValueError where an argument is out of its range.
         """
+        prompt, negative_prompt = checked_texts(prompt, negative_prompt)
         parts = parts_of(windows, views)
         self._check(frames, guidance, width, height, parts, windows_at_once)
         if injection is not None:
+            if not isinstance(injection, ImageInjection):
+                raise ValueError(f"`injection` is {injection!r}, expected an ImageInjection.")
             injection.check(frames, height, width)
         run = get_sampler(sampler)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
@@ -231,7 +234,7 @@ class MotionPipeline:
         def draw(generator: torch.Generator, seed: int) -> Tensor:
             return clip_noise(noise, generator, shape, seed, cut).to(self.unet.device)
 
-        return self.decode(self._runs(sample, draw, free_init or FreeInit(iterations=1), steps, seed))
+        return self.decode(self._runs(sample, draw, free_init, steps, seed))
 
     def _with_picture(
         self, injection: ImageInjection, run: Sampler, model: Callable, state: Tensor, plan: Steps,
@@ -251,8 +254,11 @@ class MotionPipeline:
     def _latents(self, pictures: Tensor) -> Tensor:
         return encode_pictures(self.autoencoder, pictures.to(self.unet.dtype)) * self.latent_scale
 
-    def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit, steps: int, seed: int) -> Tensor:
+    def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit | None, steps: int, seed: int) -> Tensor:
         """The latents of the last run: one, or as many as FreeInit makes."""
+        free_init = FreeInit(iterations=1) if free_init is None else free_init
+        if not isinstance(free_init, FreeInit):
+            raise ValueError(f"`free_init` is {free_init!r}, expected a FreeInit such as FreeInit(iterations=3).")
         generator, count = seeded_generator(seed), free_init.iterations
         state = first = draw(generator, seed)
         last = self.schedule.alphas_cumprod[-1]

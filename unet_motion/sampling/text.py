@@ -17,6 +17,19 @@ Encode = Callable[[list[str]], tuple[Tensor, Tensor | None]]
 """Prompts -> hidden states (N, T, D), pooled text (N, P) or None."""
 
 
+def checked_texts(prompt: Any, negative_prompt: Any) -> tuple[Prompt, Prompt]:
+    """The two texts of a clip; a negative one of None is an empty one, as in diffusers' pipelines.
+
+    Raises:
+        ValueError: something else than text or a schedule of it.
+    """
+    texts = {"prompt": prompt, "negative_prompt": "" if negative_prompt is None else negative_prompt}
+    for name, text in texts.items():
+        if not isinstance(text, Prompt):
+            raise ValueError(f"`{name}` is {text!r}, expected text or a PromptSchedule, or a list of them as `prompt`.")
+    return texts["prompt"], texts["negative_prompt"]
+
+
 class RunText:
     """What a model call takes as text for windows of a clip.
 
@@ -40,7 +53,7 @@ class RunText:
         if self.per_frame:
             self._hidden, self._pooled = _of_frames(prompts, encode, frames)
         else:
-            self._hidden, self._pooled = encode([str(prompt) for prompt in prompts])
+            self._hidden, self._pooled = encode([prompt for prompt in prompts if isinstance(prompt, str)])
         # Kept, since what is computed from a text is kept for the object.
         self._rows = lru_cache(maxsize=4)(self._rows_of)
 

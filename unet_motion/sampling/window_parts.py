@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .context_windows import ContextWindows
 
@@ -42,15 +43,21 @@ def parts_of(windows: Windows | None, views: ContextWindows | None) -> tuple[Win
     """The parts that a run's arguments mean; none where no windows are given.
 
     Raises:
-        ValueError: windows and views.
+        ValueError: windows and views, or one of them is something else than windows.
     """
     if windows is not None and views is not None:
         raise ValueError("found `windows` and `views`, expected one of them")
     if views is not None:
+        if not isinstance(views, ContextWindows):
+            raise ValueError(f"`views` is {views!r}, expected ContextWindows.")
         return (WindowPart(views, views=True),)
     if isinstance(windows, ContextWindows):
         return (WindowPart(windows),)
-    return tuple(windows or ())
+    given: Any = windows
+    parts: tuple[Any, ...] = tuple(given or ()) if isinstance(given, (list, tuple, type(None))) else (given,)
+    if not all(isinstance(part, WindowPart) for part in parts):
+        raise ValueError(f"`windows` is {windows!r}, expected ContextWindows or a list of WindowPart.")
+    return parts
 
 
 def part_at(parts: Sequence[WindowPart], share: float) -> WindowPart | None:

@@ -49,8 +49,12 @@ def convert_file(
 
     Raises:
         WorkflowError: the file is no graph; nothing is written.
+        ValueError: two of the files are one.
         OSError: a file cannot be read or written; both are written or none.
     """
+    names = [os.path.realpath(name) for name in (path, out, report) if name is not None]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the workflow is {path}, `out` {out} and `report` {report}, expected different files.")
     text = read_bounded(Path(path), MAX_BYTES)
     data = parse_workflow(text, str(path))
     try:
