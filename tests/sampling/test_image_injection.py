@@ -119,6 +119,11 @@ def test_no_strength_and_runs_that_do_not_come_by_change_no_bit(pipe):
     [
         ({"picture": noise(4, 4)}, r"`picture` has shape \(4, 4\), expected \(frames, height, width, 3\)"),
         ({"picture": noise(4, 4, 3) / 0}, "`picture` has shape .* all finite"),
+        ({"picture": np.zeros((4, 4, 3))}, "`picture` is a ndarray, expected a tensor of floats"),
+        ({"picture": torch.ones(4, 4, 3, dtype=torch.uint8)}, "`picture` is a tensor of torch.uint8"),
+        ({"mask": "all"}, "`mask` is a str, expected a tensor of floats"),
+        ({"at": "x"}, "`at` is 'x', expected a number from 0 to 1"),
+        ({"strength": "x"}, "`strength` is 'x', expected a number or a tensor"),
         ({"at": float("nan")}, "`at` is nan, expected 0 to 1"),
         ({"strength": float("inf")}, "`strength` is inf, expected one finite number"),
         ({"mask": noise(1)}, r"`mask` has shape \(1,\), expected \(frames, height, width\)"),

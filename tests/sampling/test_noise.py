@@ -150,3 +150,5 @@ def test_mixes_from_text():
             NoiseMix.parse(text)
     with pytest.raises(ValueError, match="expected a kind of noise with a weight above 0"):
         NoiseMix(())
+    with pytest.raises(ValueError, match="noise mix is 'default', expected pairs"):
+        NoiseMix("default")

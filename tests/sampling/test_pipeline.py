@@ -6,6 +6,7 @@ import torch
 
 from unet_motion import ForwardOptions, FreeU, MotionPipeline, UNetMotionModel
 from unet_motion.sampling import NoiseSchedule, frame_noise, get_sampler, seeded_generator
+from unet_motion.schedule import Curve
 
 WIDTH = 16
 
@@ -191,6 +192,15 @@ def test_unknown_words_are_found(pipeline):
         ({"guidance": -1}, ["guidance is -1"]),
         ({"steps": 0}, ["steps is 0"]),
         ({"steps": 2.5}, ["steps is 2.5", "whole number"]),
+        ({"frames": "3"}, ["frames is '3'", "whole number"]),
+        ({"width": 64.0}, ["width is 64.0", "whole number"]),
+        ({"windows_at_once": 1.5}, ["windows_at_once is 1.5", "whole number"]),
+        ({"guidance": None}, ["guidance is None", "a number or curves"]),
+        ({"guidance": torch.tensor(3.0)}, ["guidance is a Tensor", "a number or curves"]),
+        ({"guidance": Curve.parse("g", "0:1, 2:-5")}, ["guidance: the value at 2 is -5", "0 to 100"]),
+        ({"noise": 3}, ["`noise` is 3", "NoiseMix"]),
+        ({"noise": ["default"]}, ["`noise` is ['default']", "NoiseMix"]),
+        ({"options": 3}, ["`options` is 3", "ForwardOptions"]),
         ({"prompt": None}, ["`prompt` is None", "PromptSchedule"]),
         ({"prompt": ["a", 3]}, ["`prompt` is 3", "PromptSchedule"]),
         ({"negative_prompt": ["a"]}, ["`negative_prompt` is ['a']", "PromptSchedule"]),
@@ -211,6 +221,11 @@ def test_bad_arguments_are_named(pipeline, change, words):
     with pytest.raises(ValueError) as error:
         clip(pipeline, **change)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers(pipeline):
+    given = {"frames": np.int64(3), "steps": np.int32(2), "guidance": np.float32(2.5)}
+    assert np.array_equal(clip(pipeline, **given), clip(pipeline, frames=3, steps=2, guidance=2.5))
 
 
 def test_progress_says_one_line_where_nobody_watches(pipeline, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,7 @@ class ImageInjection:
     y: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
         picture = self.picture[None] if self.picture.dim() == 3 else self.picture
         if picture.dim() != 4 or picture.shape[-1] != 3 or not picture.numel() or not picture.isfinite().all():
             shape = tuple(self.picture.shape)
@@ -57,6 +59,16 @@ class ImageInjection:
             raise ValueError(f"`mask` has shape {shape}, expected (frames, height, width), all finite.")
         mask = F.interpolate(mask[:, None].float(), size=picture.shape[1:3], mode="bilinear").clamp(0, 1)
         object.__setattr__(self, "mask", mask[:, 0])
+
+    def _check_types(self) -> None:
+        for name, value in (("picture", self.picture), ("mask", self.mask)):
+            if not (isinstance(value, Tensor) and value.is_floating_point()) and not (name == "mask" and value is None):
+                kind = f"tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"`{name}` is a {kind}, expected a tensor of floats from 0 to 1.")
+        if isinstance(self.at, bool) or not isinstance(self.at, Real):
+            raise ValueError(f"`at` is {self.at!r:.80}, expected a number from 0 to 1.")
+        if not isinstance(self.strength, (Real, Tensor)):
+            raise ValueError(f"`strength` is {self.strength!r:.80}, expected a number or a tensor of numbers.")
 
     @property
     def strengths(self) -> Tensor:

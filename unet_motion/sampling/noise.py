@@ -147,6 +147,9 @@ class NoiseMix:
     parts: tuple[tuple[str, float], ...]
 
     def __post_init__(self) -> None:
+        pairs = isinstance(self.parts, (list, tuple)) and all(isinstance(p, tuple) and len(p) == 2 for p in self.parts)
+        if not pairs:
+            raise ValueError(f"noise mix is {self.parts!r:.80}, expected pairs of a kind of noise and its weight")
         for kind, weight in self.parts:
             check_noise(kind)
             if not (math.isfinite(weight) and weight >= 0):

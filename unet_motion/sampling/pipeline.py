@@ -19,6 +19,7 @@ from ..forward.views import Views
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
 from ..schedule.curve import Curve, product
+from .call_checks import check_kinds, checked_guidance, whole
 from .context_windows import ContextWindows
 from .field_names import takes_field_names
 from .free_init import FreeInit
@@ -205,8 +206,15 @@ class MotionPipeline:
         Raises ValueError where an argument is out of its range.
         """
         prompt, negative_prompt = checked_texts(prompt, negative_prompt)
+        frames, steps, width, height = (
+            whole(name, number)
+            for name, number in (("frames", frames), ("steps", steps), ("width", width), ("height", height))
+        )
+        windows_at_once = whole("windows_at_once", windows_at_once)
+        check_kinds(noise, options)
         parts = parts_of(windows, views)
-        self._check(frames, guidance, width, height, parts, windows_at_once)
+        self._check(frames, width, height, parts, windows_at_once)
+        guidance = checked_guidance(guidance, frames)
         if injection is not None:
             if not isinstance(injection, ImageInjection):
                 raise ValueError(f"`injection` is {injection!r}, expected an ImageInjection.")
@@ -319,8 +327,8 @@ class MotionPipeline:
         return encode_text(self.tokenizer, self.text_encoder, texts, self.unet.conv_in.weight)
 
     def _check(
-        self, frames: int, guidance: Any, width: int, height: int, parts: Sequence[WindowPart], at_once: int
-    ) -> None:  # fmt: skip
+        self, frames: int, width: int, height: int, parts: Sequence[WindowPart], at_once: int
+    ) -> None:
         most = self.unet.config.motion_max_seq_length
         for part in parts:
             if part.windows.length > most:
@@ -340,31 +348,16 @@ class MotionPipeline:
             )
         if at_once < 1:
             raise ValueError(f"windows_at_once is {at_once}, expected at least 1")
-        _check_guidance(guidance, frames)
         unit = self.pixels_per_latent
         for name, size in (("width", width), ("height", height)):
             if size < unit or size % unit:
                 raise ValueError(f"{name} is {size}, expected a multiple of {unit} pixels, at least {unit}")
 
 
-def _check_guidance(guidance: Any, frames: int) -> None:
-    if isinstance(guidance, (int, float)):
-        if not 0 <= guidance <= 100:
-            raise ValueError(f"guidance is {guidance}, expected 0 to 100")
-        return
-    curves = [guidance] if isinstance(guidance, Curve) else list(guidance)
-    if not curves or not all(isinstance(curve, Curve) for curve in curves):
-        raise ValueError(f"guidance is {guidance!r}, expected a number or curves")
-    try:
-        product(curves, frames, 0.0)
-    except ValueError as error:
-        raise ValueError(f"guidance: {error}") from None
-
-
 def _scale(guidance: Any, frames: int, share: float, windows: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:
     """The guidance scale for the frames of windows: a number, or (rows, 1, 1, 1)."""
-    if isinstance(guidance, (int, float)):
+    if isinstance(guidance, float):
         return guidance
-    values = product([guidance] if isinstance(guidance, Curve) else guidance, frames, share)
+    values = product(guidance, frames, share)
     rows = values[[frame for window in windows for frame in window]]
     return rows.to(like.device, torch.float32).view(-1, 1, 1, 1)
