@@ -104,7 +104,8 @@ def acting_amounts(
         scale, effect = (_placed(name, getattr(amount, name), batch, frames, like) for name in ("scale", "effect"))
         for path, module in modules:
             if amount.acts_on(path):
-                before = found.get(module) or Acting()
+                # Written out: not every torch that is supported compiles a default that is a tuple itself.
+                before = found.get(module) or Acting(Factor(), Factor())
                 found[module] = Acting(before.scale.times(scale), before.effect.times(effect))
     return found
 
