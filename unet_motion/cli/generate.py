@@ -104,12 +104,15 @@ def _add_window_arguments(group) -> None:
     )  # fmt: skip
     add("--views", action="store_true", help="windows inside the motion modules only: all else runs once a frame")
     add("--windows-at-once", type=int, default=1, metavar="N", help="in one call of the model (default 1)")
-    add(
+    one = group.add_mutually_exclusive_group()
+    one.add_argument(
         "--noise", default="default", metavar="KIND[:WEIGHT],...",
         help="default, free_noise, repeated, constant, seed_per_frame or empty, or several with weights, such as "
         "default:1,constant:0.5",
     )  # fmt: skip
-    add("--free-noise", dest="noise", action="store_const", const="free_noise", help="the same as --noise free_noise")
+    one.add_argument(
+        "--free-noise", dest="noise", action="store_const", const="free_noise", help="the same as --noise free_noise"
+    )
 
 
 def _add_prompt(group) -> None:
@@ -314,6 +317,10 @@ def _windows(args: argparse.Namespace):
         if given := [name for name, value in needing.items() if value or type(value) is int]:
             raise ValueError(f"{given[0]} needs --window, the frames of a window, such as --window 16")
         return None
+    if args.window < 1:
+        raise ValueError(f"--window is {args.window}, expected at least 1 frame")
+    if args.loop_frames is not None and not args.loop:
+        raise ValueError("--loop-frames needs --loop")
     if args.loop and args.frames < args.window:
         raise ValueError(f"--loop needs at least a window of frames, found --frames {args.frames}")
     schedule = args.schedule or ("looped_uniform" if args.loop else "standard_uniform")
@@ -322,7 +329,10 @@ def _windows(args: argparse.Namespace):
     equal = args.use_on_equal_length or args.loop
     windows = ContextWindows(args.window, schedule=schedule, **chosen, **looped, use_on_equal_length=equal)
     whole = WindowPart(windows, views=args.views)
-    return [whole, *(_window_part(text, whole) for text in args.window_part)]
+    parts = [whole, *(_window_part(text, whole) for text in args.window_part)]
+    if args.windows_at_once != 1 and all(part.views for part in parts):
+        raise ValueError(f"--windows-at-once is {args.windows_at_once}, expected 1 with --views: these are one call")
+    return parts
 
 
 def _window_part(text: str, whole):
@@ -375,6 +385,8 @@ def _free_init(args: argparse.Namespace):
             name = "stop" if stops else next(iter(given))
             raise ValueError(f"--free-init-{name} needs --free-init, the number of runs, such as --free-init 3")
         return None
+    if args.free_init_order is not None and args.free_init_filter not in (None, "butterworth"):
+        raise ValueError(f"--free-init-order is butterworth's, found --free-init-filter {args.free_init_filter}")
     return FreeInit(args.free_init, **given)
 
 
