@@ -298,6 +298,14 @@ class Builder:
         if home is None:
             self.graph.remove(node)
 
+    def put(self, built: Built, near: Node) -> Node:
+        """Write a stage beside a node, when all nodes are built."""
+        self._write(built, None, near)
+        self._fill(built)
+        for giver in built.givers:
+            self.by.setdefault(giver.key, []).append(built.target.kind)
+        return built.written
+
     def _kinds(self, stages: list[Built], node: Node) -> list[str]:
         return [b.target.kind for b in stages if node in b.givers or b.node is node]
 

@@ -10,6 +10,7 @@ from typing import Any
 from .api import is_api_graph, read_api, write_api
 from .arrange import arrange, is_heap
 from .build import Builder, plan
+from .control import Strengths
 from .graph import GET, MUTED, SET, VIRTUAL_PASSES, Graph, Joint, Link, Node, WorkflowError
 from .page import in_group_nodes, is_page_graph, read_page, write_page
 from .place import Places
@@ -112,6 +113,7 @@ class _Conversion:
         self.graph, self.report = graph, report
         self.gatherer = Gatherer(graph, Widgets(graph), report)
         self.builder = Builder(graph, Places(graph.nodes.values()), report)
+        self.strengths = Strengths(graph, self.gatherer, self.builder, report)
         self.unplaced = is_heap(graph)
         self.changed = False
 
@@ -129,12 +131,14 @@ class _Conversion:
                 gifts = self._gather(node)
                 if gifts is not None:
                     plans.append((node, row, plan(node, self._from_samplers(node, gifts), self.report)))
+                    self.strengths.read(node, row)
                     if row.home is not None and all(built.stage != row.home for built in plans[-1][2]):
                         self.report.leave(node, "has no counterpart")
                         plans.pop()
         for node, row, stages in plans:
             self.builder.build(node, row, stages)
             self.changed = True
+        self.strengths.write()
         self._clear_settings(wanted)
         self._rename_links()
         if self.changed and self.unplaced:

@@ -49,6 +49,17 @@ class Gatherer:
         """Everything that ends at a node, its own gifts last."""
         return list(self._of(node, ROWS[node.kind], ()))
 
+    def values_of(self, node: Node, name: str) -> list[tuple[Node, Any]]:
+        """The values that come in through an input of settings, in their order, each with its giver."""
+        row = self.row_of(node)
+        gifts = self._through(node, row, name, (node.key,), False) if row is not None else ()
+        return [(gift.giver, value) for gift in gifts if gift.stage == "value" and not gift.mode
+                for value in gift.inputs.values()]  # fmt: skip
+
+    def row_of(self, node: Node) -> Row | None:
+        """How nodes of its type translate."""
+        return ROWS.get(node.kind)
+
     def _of(self, node: Node, row: Row, seen: tuple[Any, ...], off: bool = False) -> Iterator[Gift]:
         if node.key in seen:
             self.report.leave(node, "its settings lead back to itself")

@@ -1,6 +1,6 @@
 """How the nodes of other packs read here: the one place that knows their names, inputs and values."""
 
-from . import animatediff, conditioning, other_packs, over_time, pictures, sampling, without
+from . import animatediff, conditioning, control, other_packs, over_time, pictures, sampling, without
 from .rows import BatchOf, Give, Made, Named, Of, Row, Stage
 from .stages import (
     BATCHES,
@@ -17,7 +17,7 @@ from .stages import (
 from .targets import CHOICES, TARGETS, Input, Target
 from .values import BETA_SCHEDULES, has_mid_block
 
-_PARTS = (animatediff, sampling, pictures, over_time, conditioning, other_packs, without)
+_PARTS = (animatediff, sampling, pictures, over_time, conditioning, other_packs, control, without)
 ROWS: dict[str, Row] = {row.kind: row for part in _PARTS for row in part.ROWS}
 
 OWNED_PREFIX = "ADE_"

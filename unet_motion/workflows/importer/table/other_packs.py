@@ -6,12 +6,11 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
+from .control import CONTROL, LAYERS, WHOLE
 from .rows import BatchOf, Give, Only, Row, made, of, row
 from .targets import parse_inputs
 
-VIDEO, PROMPTS, CONTROL, FRAMES = (
-    "ComfyUI-VideoHelperSuite", "ComfyUI_FizzNodes", "ComfyUI-Advanced-ControlNet", "ComfyUI-Frame-Interpolation",
-)  # fmt: skip
+VIDEO, PROMPTS, FRAMES = "ComfyUI-VideoHelperSuite", "ComfyUI_FizzNodes", "ComfyUI-Frame-Interpolation"
 _FORMATS = {
     "image/gif": "gif", "image/webp": "webp", "video/h264-mp4": "mp4", "video/h265-mp4": "mp4", "video/av1-webm": "mp4",
     "video/webm": "mp4", "video/nvenc_h264-mp4": "mp4", "video/nvenc_hevc-mp4": "mp4", "video/ProRes": "mp4",
@@ -114,10 +113,8 @@ def _control(kind: str, more: str, outputs: str, **rest: Any) -> Row:
         outputs,
         Give("control", {**{name: of(name) for name in names}, "vae": of("vae_optional")}),
         only={
-            "mask_optional": Only((), "it acts on the whole picture"),
-            "timestep_kf": Only((), "its strength is the same in all steps and layers"),
-            "latent_kf_override": Only((), "its strength is the same for all frames"),
-            "weights_override": Only((), "its strength is the same in all layers"),
+            "mask_optional": WHOLE,
+            "weights_override": LAYERS,
         },
         home="control",
         pack=CONTROL,
@@ -126,13 +123,12 @@ def _control(kind: str, more: str, outputs: str, **rest: Any) -> Row:
 
 
 def _control_loader(kind: str, name: str) -> Row:
-    steps = Only((), "its strength is the same in all steps and layers")
     return row(
         kind,
-        f"{name} COMBO; timestep_keyframe TIMESTEP_KEYFRAME; tk_optional TIMESTEP_KEYFRAME",
+        f"{name} COMBO; tk_optional TIMESTEP_KEYFRAME",
         "CONTROL_NET",
         Give("control_loader", {"control_net_name": of(name)}),
-        only={"tk_optional": steps, "timestep_keyframe": steps},
+        formerly={"timestep_keyframe": "tk_optional", "_tk_opt": "tk_optional"},
         emits={0: ("control_loader", 0)},
         home="control_loader",
         pack=CONTROL,

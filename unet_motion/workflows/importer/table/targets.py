@@ -164,6 +164,11 @@ _ALL = (
         "motion_curve:UNET_MOTION_CURVE curve:CURVE floats:FLOAT",
     ),
     _target(
+        "UNetMotion_ControlStrength",
+        f"positive CONDITIONING; negative CONDITIONING; strength FLOAT 1.0; strength_curve {_CURVES}",
+        "positive:CONDITIONING negative:CONDITIONING",
+    ),
+    _target(
         "UNetMotion_ImageInjection",
         "model MODEL; vae VAE; image IMAGE; at FLOAT 0.3; strength FLOAT 1.0; x INT 0; y INT 0; mask MASK;"
         f"strength_curve {_CURVES}",
