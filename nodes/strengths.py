@@ -24,8 +24,8 @@ class ControlStrength(io.ComfyNode):
             description="Makes the strength of the last ControlNet or T2I-Adapter change over the frames or the steps.",
             search_aliases=["controlnet keyframes", "timestep keyframe", "latent keyframe", "control weights"],
             inputs=[
-                make_input(io.Conditioning, "positive", tooltip="From Apply ControlNet."),
-                make_input(io.Conditioning, "negative", tooltip="From the same Apply ControlNet."),
+                make_input(io.Conditioning, "positive", tooltip="The positive prompt, from Apply ControlNet."),
+                make_input(io.Conditioning, "negative", tooltip="The negative prompt, from the same Apply ControlNet."),
                 make_input(
                     io.Float, "strength", default=1.0, min=0.0, max=10.0, step=0.01,
                     tooltip="Multiplied with the strength of Apply ControlNet. 1 changes nothing.",

@@ -139,3 +139,12 @@ def test_what_does_not_fit_is_named(unet):
         graphs = StepGraphs(unet, recorder=lambda work, device: None)
         options = ForwardOptions(more_motion=[MoreMotion(adapter(unet))])
         assert "further motion modules" in graphs.declines(torch.zeros(1), options)
+
+
+def test_no_graph_is_captured_of_modules_that_lie_outside_of_the_model(unet):
+    graphs = StepGraphs(unet, recorder=object())  # which it would capture with
+    sample = torch.zeros(CLIPS, 4, FRAMES, *SIZE, dtype=torch.float64)
+    with torch.no_grad():
+        assert graphs.declines(sample, ForwardOptions()) is None
+        found = graphs.declines(sample, ForwardOptions(more_motion=(MoreMotion(copied(unet)),)))
+    assert "further motion modules" in found

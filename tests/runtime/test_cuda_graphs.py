@@ -123,7 +123,7 @@ def option_values(unet):
 def test_no_option_of_a_call_is_left_out_of_what_a_graph_is_for(unet):
     values = option_values(unet)
     # Not captured; not used in graphs; made of another.
-    elsewhere = {"frame_positions", "views", "frames_at_once", "text_keys", "plan"}
+    elsewhere = {"frame_positions", "views", "frames_at_once", "more_motion", "text_keys", "plan"}
     assert {field.name for field in fields(ForwardOptions)} == values.keys() | elsewhere
     for name, choices in values.items():
         recorder = Recorder()
