@@ -77,11 +77,10 @@ def test_every_node_comes_from_the_search_box_by_its_name(page):
     assert len(info) > 10
     page.problems.clear()
     for index, (name, node) in enumerate(sorted(info.items())):
-        row, column = divmod(index % 15, 5)
-        if row == column == 0:
+        column = index % 3  # some nodes are wide and tall, and a click has to meet the canvas
+        if column == 0:
             empty_canvas(page, scale=0.58)
-        x, y = 160 + 245 * column, 130 + 250 * row
-        assert add_from_search_box(page, node["display_name"], x, y) == name
+        assert add_from_search_box(page, node["display_name"], 160 + 400 * column, 130) == name
     page.picture("search_box")
     assert page.problems == []
 

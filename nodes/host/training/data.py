@@ -106,7 +106,8 @@ def folder_path(folder: str) -> str:
     allowed = [folder_paths.get_input_directory(), *folder_paths.folder_names_and_paths.get(TRAINING_CLIPS, ((),))[0]]
     given = os.path.expanduser(folder.strip())
     # A whole path stays as it is when it is joined.
-    inside = [path for place in allowed if is_within(path := os.path.abspath(os.path.join(place, given)), place)]
+    places = [] if "\0" in given else allowed
+    inside = [path for place in places if is_within(path := os.path.abspath(os.path.join(place, given)), place)]
     if inside:
         return next((path for path in inside if os.path.isdir(path)), inside[0])
     raise ValueError(

@@ -341,6 +341,7 @@ WRONG = {
     "neither is given": {"images": None},
     "both are given": {"folder": "clips"},
     "nowhere is no folder, expected one with videos": {"images": None, "folder": "nowhere"},
+    "`folder` is 'nul\\x00byte', expected a folder in": {"images": None, "folder": "nul\0byte"},
     "has no clips, expected videos": {"images": None, "folder": "."},
     "`captions` has 2 lines for 1 clips": {"captions": "a\nb"},
     "`steps` is 0, expected at least 1": {"steps": 0},
