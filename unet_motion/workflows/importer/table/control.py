@@ -122,7 +122,7 @@ def _listed(text: str) -> Iterator[tuple[int, float]]:
 
 def list_of_frames(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Fold]:
     """A strength for each frame from another node."""
-    if _is_linked(values["float_strengths"]):
+    if _is_linked(values.get("float_strengths")):
         yield _value(FrameKeys({}, True, values["float_strengths"]))
 
 
