@@ -397,7 +397,7 @@ class Builder:
             start = self._now((value.source.key, value.output)) if isinstance(value, Joint) else None
             if isinstance(value, Joint) and (start is None or self._is_odd(value, start, spec.type)):
                 # Links do not turn whole numbers into others.
-                number = constant_of(value.source) if start is not None else None
+                number = constant_of(value.source) if start is not None and spec.is_widget else None
                 if number is None:
                     what = "nothing gives any more" if start is None else "is of another type"
                     text = f"its {name} is a link that {what}; {spec.default} counts"
@@ -417,7 +417,7 @@ class Builder:
         known = outputs[start[1]].type if start[1] < len(outputs) else "*"
         if known == "*":
             return wanted == "FLOAT" and isinstance(constant_of(value.source), int)
-        return {known, wanted} == {"INT", "FLOAT"}
+        return known != wanted and {known, wanted} <= {"INT", "FLOAT", "FLOATS"}
 
     def _send_on(self, node: Node, row: Row, stages: list[Built], through: dict, readers: list) -> None:
         """Let what read the node's outputs read those of the stages, or what goes through the node."""
