@@ -218,9 +218,10 @@ class _Conversion:
         if row is None or row.emits is None or "model" not in row.inputs or "beta_schedule" not in row.inputs:
             return False
         try:
-            return node.mode == 0 and self.gatherer.widgets.read(node, row)["beta_schedule"] not in KEEPS
+            chosen = self.gatherer.widgets.read(node, row)["beta_schedule"]
         except UnknownWidgets:
             return False
+        return node.mode == 0 and not (isinstance(chosen, str) and chosen in KEEPS)  # a link may choose any
 
     def _model_readers(self, node: Node):
         for number, slot in enumerate(node.outputs):
