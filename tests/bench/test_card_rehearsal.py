@@ -12,7 +12,7 @@ from unet_motion.bench.card.step_times import LIMITS
 from unet_motion.ops.dispatch import KERNELS
 from unet_motion.ops.tuning import PARAMETERS, read
 
-SECONDS = 1800
+SECONDS = 540
 """A rehearsal takes half of that on two cores that have nothing else to do."""
 
 
