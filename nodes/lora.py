@@ -32,10 +32,9 @@ class LoadLoRA(io.ComfyNode):
                     tooltip="File in loras or animatediff_motion_lora; recognised by its content. A file with "
                     "layers that do not fit the model is refused.",
                 ),
-                make_input(
-                    io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
-                    tooltip="How much of the change: 0 none, 1 as trained, negative the opposite; 0.5 to 1 is "
-                    "usual. Costs a moment when the model is loaded and nothing per step.",
+                _strength(
+                    "How much of the change: 0 none, 1 as trained, negative the opposite; 0.5 to 1 is "
+                    "usual. Costs a moment when the model is loaded and nothing per step."
                 ),
                 make_input(
                     io.Boolean, "allow_partial", default=False, optional=True, advanced=True,
@@ -55,19 +54,26 @@ class LoadLoRA(io.ComfyNode):
         return io.NodeOutput(load_lora(model, paths.find_lora(lora_name), strength, allow_partial))
 
 
+def _motion_lora_file():
+    return make_input(
+        io.Combo, "lora_name", options=paths.list_motion_loras(),
+        tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file with layers that do not "
+        "fit the model is refused. Those marked (bundled) are for the bundled model.",
+    )  # fmt: skip
+
+
+def _strength(tooltip: str):
+    return make_input(io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=tooltip)
+
+
 def _motion_lora_inputs() -> list:
     """The file and its strength."""
     return [
         model_input("A motion UNet, or what an earlier Load Motion LoRA gave."),
-        make_input(
-            io.Combo, "lora_name", options=paths.list_motion_loras(),
-            tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file with "
-            "layers that do not fit the model is refused. Those marked (bundled) are for the bundled model.",
-        ),
-        make_input(
-            io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
-            tooltip="How much of the motion: 0 none, 1 as trained, negative the opposite; 0.5 to 1 is usual. "
-            "Multiplies the two below. Costs a moment when the model is loaded and nothing per step.",
+        _motion_lora_file(),
+        _strength(
+            "How much of the motion: 0 none, 1 as trained, negative the opposite; 0.5 to 1 is usual. "
+            "Multiplies the two below. Costs a moment when the model is loaded and nothing per step."
         ),
         make_input(
             io.String, "strength_over_steps", default="", optional=True,
@@ -141,15 +147,8 @@ class MotionLoRAHook(io.ComfyNode):
             search_aliases=["create hook lora", "motion lora hook", "scheduled lora", "lora keyframes"],
             inputs=[
                 model_input("The model that will be sampled; only its names are read."),
-                make_input(
-                    io.Combo, "lora_name", options=paths.list_motion_loras(),
-                    tooltip="File in animatediff_motion_lora or loras; recognised by its content. A file with "
-                    "layers that do not fit the model is refused. Those marked (bundled) are for the bundled model.",
-                ),
-                make_input(
-                    io.Float, "strength", default=1.0, min=-100.0, max=100.0, step=0.01,
-                    tooltip="How much of the change: 0 none, 1 as trained, negative the opposite.",
-                ),
+                _motion_lora_file(),
+                _strength("How much of the change: 0 none, 1 as trained, negative the opposite."),
                 make_input(
                     io.Hooks, "prev_hooks", optional=True,
                     tooltip="Hooks that act beside this one, such as those of another LoRA.",

@@ -10,7 +10,7 @@ from pack.nodes.noise import FreeInit as FreeInitNode
 from pack.nodes.noise import Noise, UseNoise
 from pack.unet_motion.sampling import ContextWindows, free_noise
 from pack.unet_motion.sampling.window_picture import draw_windows
-from sampled import models, noise, sample, text
+from sampled import noise, sample, text
 from small import relative
 
 FRAMES, LENGTH, OVERLAP = 11, 6, 2
@@ -43,11 +43,6 @@ def mean_of_windows(run, frames=FRAMES, **changes):
         total = torch.zeros(frames, *own.shape[1:], dtype=torch.float64) if total is None else total
         total[window] += own
     return total.float()
-
-
-@pytest.fixture(scope="module")
-def moving():
-    return models(active=True, shallow=True)[1]
 
 
 @pytest.fixture(scope="module")

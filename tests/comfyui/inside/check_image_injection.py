@@ -12,7 +12,7 @@ from comfy.k_diffusion.sampling import get_ancestral_step
 from pack.nodes.host.step.settings import with_settings
 from pack.nodes.image_injection import InjectImage
 from pack.unet_motion import ImageInjection
-from sampled import models, noise, sample, text
+from sampled import noise, sample, text
 from small import relative
 
 STEPS, FRAMES = 4, 3
@@ -30,11 +30,6 @@ class VAE:
     def encode(self, pictures):
         small = (F.avg_pool2d(pictures.movedim(-1, 1), 8) - 0.5) * 12
         return torch.cat([small, torch.zeros_like(small[:, :1])], 1)
-
-
-@pytest.fixture(scope="module")
-def moving():
-    return models(active=True, shallow=True)[1]
 
 
 def picture(frames=1, seed=3):

@@ -20,11 +20,6 @@ FRAMES = 9
 
 
 @pytest.fixture(scope="module")
-def moving():
-    return models(active=True, shallow=True)[1]
-
-
-@pytest.fixture(scope="module")
 def plain():
     return models(shallow=True)[0]
 

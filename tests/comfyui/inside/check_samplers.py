@@ -26,11 +26,6 @@ def pair():
     return models(shallow=True)
 
 
-@pytest.fixture(scope="module")
-def moving():
-    return models(active=True, shallow=True)[1]
-
-
 def ksampler(model, latent, seed=8, steps=1, denoise=1.0):
     torch.manual_seed(0)
     return KSampler().sample(model, seed, steps, 3.0, "euler", "normal", text(1), text(2), latent, denoise)[0]

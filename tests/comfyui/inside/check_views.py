@@ -20,11 +20,6 @@ LOOP = {"schedule": "looped_uniform", "closed_loop": True, "fuse": "flat"}
 
 
 @pytest.fixture(scope="module")
-def moving():
-    return models(active=True, shallow=True)[1]
-
-
-@pytest.fixture(scope="module")
 def start():
     return noise(FRAMES)
 

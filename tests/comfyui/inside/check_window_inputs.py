@@ -14,7 +14,7 @@ from pack.nodes.host.step.pia import set_first_frame
 from pack.nodes.host.step.settings import with_settings
 from pack.unet_motion import MotionAdapter
 from pack.unet_motion.formats import MotionModule
-from sampled import SHALLOW, SIZE, models, noise, sample, text
+from sampled import SHALLOW, SIZE, noise, sample, text
 from small import WIDTHS, fill, relative, sd15
 
 import nodes as core_nodes
@@ -22,11 +22,6 @@ import nodes as core_nodes
 FRAMES = 7
 SIZES = {"length": 4, "overlap": 1}
 TOLERANCE = 2e-6
-
-
-@pytest.fixture(scope="module")
-def moving():
-    return models(active=True, shallow=True)[1]
 
 
 @pytest.fixture(scope="module")

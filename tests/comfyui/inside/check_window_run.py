@@ -39,11 +39,6 @@ CORE = {
 
 
 @pytest.fixture(scope="module")
-def moving():
-    return models(active=True, shallow=True)[1]
-
-
-@pytest.fixture(scope="module")
 def start():
     return noise(FRAMES)
 

@@ -48,3 +48,11 @@ def seeded():
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def moving():
+    """A small MODEL whose motion modules move something."""
+    from sampled import models
+
+    return models(active=True, shallow=True)[1]
