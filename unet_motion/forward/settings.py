@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from torch import Tensor
@@ -44,7 +44,12 @@ class Settings:
     def under(self, options: ForwardOptions) -> Settings:
         """These settings with what the options of a call choose in their place."""
         # Not dataclasses.replace: not every torch that is supported compiles it.
-        chosen = {name: getattr(options, name) for name in OPTIONS}
-        left = {name: getattr(self, name) for name in OPTIONS}
-        values = {name: left[name] if value is INHERIT else value for name, value in chosen.items()}
-        return Settings(fused_projections=self.fused_projections, checkpointing=self.checkpointing, **values)
+        values = {name: getattr(self, name) for name in _FIELDS}
+        for name in OPTIONS:
+            chosen = getattr(options, name)
+            if chosen is not INHERIT:
+                values[name] = chosen
+        return Settings(**values)
+
+
+_FIELDS = tuple(field.name for field in fields(Settings))
