@@ -51,12 +51,27 @@ def test_every_example_workflow_opens_without_a_complaint(page, path):
     assert complaints(page) == [] and page.problems == []
 
 
+def template_card(page, name):
+    """The card of the workflow `name`. The browser makes further cards only when its list is scrolled to its end."""
+    cards = page.page.locator("[data-testid^='template-workflow-']")
+    card = page.page.get_by_test_id(f"template-workflow-{name}")
+    cards.first.wait_for()
+    while not card.count():
+        shown = cards.count()
+        cards.last.scroll_into_view_if_needed()
+        page.page.mouse.wheel(0, 2000)
+        page.page.wait_for_function(
+            """shown => document.querySelectorAll("[data-testid^='template-workflow-']").length > shown""", arg=shown
+        )
+    return card
+
+
 def test_the_template_browser_shows_each_workflow_with_its_picture_and_opens_it(page):
     page.problems.clear()
     page.page.get_by_role("button", name="Templates").first.click()
     page.page.get_by_text("ComfyUI-UNetMotion").first.click()
     for path in WORKFLOWS:
-        card = page.page.get_by_test_id(f"template-workflow-{path.stem}")
+        card = template_card(page, path.stem)
         card.scroll_into_view_if_needed()
         with Image.open(path.with_suffix(".jpg")) as picture:
             size = [*picture.size]
