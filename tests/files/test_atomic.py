@@ -140,6 +140,24 @@ def test_several_files_are_replaced_together_or_not_at_all(tmp_path, monkeypatch
     assert all(path.read_text() == "new" for path in paths)
 
 
+def test_a_new_file_that_is_gone_again_does_not_hide_the_error_or_stop_the_others_return(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("new.json", "index.json", "config.json")]
+    paths[1].write_text("old")
+    refuse(monkeypatch, paths[2])
+    refusing = os.replace
+
+    def remove_before(source, target):
+        if os.fspath(target) == os.fspath(paths[2]):
+            paths[0].unlink()
+        refusing(source, target)
+
+    monkeypatch.setattr(os, "replace", remove_before)
+    with pytest.raises(PermissionError), atomic_files(paths) as parts:
+        for part in parts:
+            part.write_text("new")
+    assert names(tmp_path) == ["index.json"] and paths[1].read_text() == "old"
+
+
 @pytest.mark.parametrize("name", ["clip.webp", "clip"])
 def test_what_was_written_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch, name):
     done, fsync, replace = [], os.fsync, os.replace

@@ -102,6 +102,24 @@ def test_ddim_from_zero_terminal_snr_equals_diffusers():
     assert relative(ours, run_diffusers(reference, noise())) <= 1e-5
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_step_from_pure_noise_to_pure_noise_changes_nothing_or_draws_anew(name):
+    """Timesteps above the last but one are all without signal where the last one is."""
+    schedule = NoiseSchedule.named("scaled_linear", prediction="v_prediction", zero_terminal_snr=True)
+    ours = run_seeded(name, noise(), schedule, [999.0, 998.5, 400.0, 30.0])
+    generator, start = torch.Generator().manual_seed(3), noise()
+    if name in ("euler_ancestral", "lcm"):
+        start = torch.randn(SHAPE, generator=generator)
+    expected = run_seeded(name, start, schedule, [998.5, 400.0, 30.0], generator)
+    assert torch.isfinite(ours).all() and relative(ours, expected) <= 1e-6
+
+
+def run_seeded(name, x, schedule, timesteps, generator=None):
+    generator = generator or torch.Generator().manual_seed(3)
+    steps = schedule.steps_at(torch.tensor(timesteps))
+    return get_sampler(name).run(model, x, schedule, steps, generator)
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("spacing, count", [("linspace", 10), ("linspace", 28), ("leading", 20), ("trailing", 25)])
 def test_euler_equals_diffusers(spacing, count, prediction):

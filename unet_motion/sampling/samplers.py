@@ -60,6 +60,8 @@ def dpmpp_2m(model, x, schedule, steps, generator=None, watch=iter) -> Tensor:
     step_before = 0.0
     for i in watch(range(len(steps))):
         alpha, sigma, next_alpha, next_sigma = _levels(steps, i)
+        if not next_alpha:  # from pure noise to pure noise: x stays
+            continue
         x0, _ = schedule.split(x, model(x, steps.timesteps[i]), alpha, sigma)
         step = _log_snr(next_alpha, next_sigma) - _log_snr(alpha, sigma)
         target = x0
