@@ -37,7 +37,8 @@ EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
         ({f"{i}{'a' * 490}": EMPTY for i in range(6000)}, "by more than 2500000 letters together"),
         ({"a\x1b[31m": EMPTY}, "expected characters that can be printed"),
         ({"__metadata__": {"a": [1]}}, "the entry a of its __metadata__ is .*expected a text"),
-        ({"__metadata__": {str(i): "" for i in range(20_000)}}, "has a header that is not JSON"),
+        ({"a" * 40 + ".a" * 40: EMPTY}, "name is 120 characters and 41 parts long"),
+        ({"__metadata__": {str(i): "" for i in range(10_001)}}, "has a header that is not JSON"),
         ('{"a":' + json.dumps(EMPTY) + ',"a":' + json.dumps(EMPTY) + "}", "names the tensor a twice"),
         ('{"a":' + json.dumps(EMPTY) + "}}", "has a header that is not JSON"),
         ('{"a":' + json.dumps(EMPTY) + ",}", "has a header that is not JSON"),
@@ -50,6 +51,23 @@ def test_what_no_model_has_is_refused(tmp_path, content, sentence):
         open_tensors(header(tmp_path / "a.safetensors", content))
     assert time.process_time() - start < 1
     assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a" * 500: EMPTY},
+        {"a" * 40 + ".a" * 39: EMPTY},
+        {"a": {**EMPTY, "shape": [1] * 7 + [0]}},
+        {str(i): EMPTY for i in range(25_000)},
+        {"__metadata__": {str(i): "" for i in range(10_000)}, "a": EMPTY},
+    ],
+    ids=["letters", "parts", "rank", "tensors", "metadata"],
+)
+def test_a_header_at_the_bound_is_read(tmp_path, content):
+    source = open_tensors(header(tmp_path / "a.safetensors", content))
+    metadata = content.pop("__metadata__", {})
+    assert source.metadata == metadata and set(source.keys()) == set(content)
 
 
 def test_a_header_is_read_as_json_reads_it(tmp_path):

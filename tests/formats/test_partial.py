@@ -137,6 +137,18 @@ def test_widths_that_are_not_there_are_those_of_the_published_unet(tmp_path):
 
 
 @quiet
+@pytest.mark.parametrize("part", ["down_blocks.", "up_blocks."])
+def test_blocks_that_are_not_there_are_as_deep_as_those_opposite(tmp_path, part):
+    whole = adapter(
+        block_out_channels=(32, 64, 96), motion_transformer_layers_per_block=(1, 2, 3), use_motion_mid_block=False,
+    ).state_dict()  # fmt: skip
+    module = load_motion_module(write(tmp_path / "a.safetensors", to_original(only(whole, part))))
+    assert module.config.motion_transformer_layers_per_block == (1, 2, 3)
+    shapes = {key: value.shape for key, value in module.to_adapter().state_dict().items()}
+    assert shapes == {key: value.shape for key, value in whole.items()}
+
+
+@quiet
 @pytest.mark.parametrize("part", ["down and mid", "up"])
 def test_each_missing_tensor_and_module_of_a_block_is_an_error(tmp_path, part):
     state = to_original(only(adapter().state_dict(), *PARTS[part]))

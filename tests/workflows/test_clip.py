@@ -34,6 +34,15 @@ def test_the_settings_stand_in_the_widgets_in_the_pages_order():
     assert values(workflow, "UNetMotion_SaveClip") == [["UNetMotion", "mp4", 12.0, 90]]
 
 
+def test_the_two_texts_are_told_apart_by_their_titles_and_other_nodes_have_none():
+    graph = clip_graph(settings_of("--freeu", "0.9,0.2,1.2,1.4"), "webp")
+    nodes = graph.workflow()["nodes"]
+    assert [node.get("title") for node in nodes if node["type"] == "CLIPTextEncode"] == ["Prompt", "Negative prompt"]
+    assert not any("title" in node for node in nodes if node["type"] != "CLIPTextEncode")
+    shown = {node["id"]: node.get("title", node["type"]) for node in nodes}
+    assert {int(number): node["_meta"]["title"] for number, node in graph.prompt().items()} == shown
+
+
 def test_every_link_joins_an_output_to_an_input_and_both_know_it():
     workflow = clip_graph(settings_of("--freeu", "0.9,0.2,1.2,1.4"), "webp").workflow()
     nodes = {node["id"]: node for node in workflow["nodes"]}
