@@ -90,6 +90,18 @@ def test_a_checkpoint_computes_what_diffusers_computes(tmp_path, config):
     assert same_state(spatial(model), dict(unet.state_dict()))
 
 
+def test_a_distilled_checkpoint_keeps_what_it_reads_guidance_with(tmp_path):
+    unet = unet2d(time_cond_proj_dim=7)
+    model = load_unet(write(tmp_path / "a.safetensors", to_ldm(unet.state_dict(), 2)))
+    assert model.config.time_cond_proj_dim == 7
+    guidance = torch.randn(1, 7)
+    (sample, timestep, text, *more), extra, plain = run_unet2d(unet)
+    with torch.no_grad():
+        expected = unet(sample, timestep, text, timestep_cond=guidance.expand(len(sample), -1)).sample
+        out = model.forward_frames(sample, timestep, text, *more, **extra, timestep_cond=guidance)
+    assert relative_error(out, expected) < 1e-5 < relative_error(plain, expected)
+
+
 @pytest.mark.parametrize(
     "prefix", ["", "model.diffusion_model.", "diffusion_model.", "model.", "module.unet.", "_orig_mod."]
 )

@@ -56,6 +56,21 @@ def test_a_video_is_read_at_the_rate_and_stride_asked_for(tmp_path):
     assert seen(stride=5) == [0, 5, 10]
 
 
+def test_a_video_whose_first_frame_has_a_later_time_is_read_from_there(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.mkv"), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        for number, time in enumerate((30, 31, 32, 36, 37)):  # tenths of a second: the third is shown for long
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 40 * number, np.uint8), format="rgb24")
+            frame.pts = time
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    frames = read_clip(tmp_path / "clip.mkv", ClipOptions(frames=1, buckets=SIZE, fps=10.0))
+    assert np.rint(frames.mean((1, 2, 3)) / 40).astype(int).tolist() == [0, 1, 2, 2, 2, 2, 3, 4]
+
+
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
 def test_animations_are_sampled_by_how_long_each_frame_is_shown(tmp_path, suffix):
     images = [Image.fromarray(frame) for frame in grey([0, 100, 200])]

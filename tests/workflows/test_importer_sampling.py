@@ -258,6 +258,24 @@ def test_ranges_and_keyframes_over_the_steps():
     assert report.is_whole and not report.changed
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "effect"),
+    [(0.25, 1.0, [0, 0, 1, 1, 1]), (0.0, 0.75, [1, 1, 1, 1, 0]), (0.25, 0.75, [0, 0, 1, 1, 0]), (0.0, 1.0, None)],
+)
+def test_a_module_acts_from_its_start_to_its_end_where_only_one_is_set_too(start, end, effect):
+    graph = gen2()[0]
+    widgets = {"start_percent": start, "end_percent": end}
+    graph.nodes[3] = Spec("ADE_ApplyAnimateDiffModel", widgets, graph.nodes[3].links)
+    prompt, report = both(graph)
+    assert report.is_whole and not report.changed
+    if effect is None:
+        assert amounts(prompt, 8) == [] and "UNetMotion_Curve" not in kinds(prompt)
+        return
+    (inputs,) = amounts(prompt, 8)
+    at = curve_of(prompt, inputs, "effect_curve").pieces().at
+    assert [float(at(torch.tensor(x))) for x in (0.0, 0.24, 0.26, 0.74, 0.76)] == effect
+
+
 def test_guidance_over_the_steps():
     graph, *_, use, sampler = gen2()
     old_graphs.OUTPUTS["ADE_CustomCFGKeyframeInterpolation"] = "CUSTOM_CFG"
