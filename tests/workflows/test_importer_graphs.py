@@ -319,6 +319,24 @@ def test_nodes_in_a_subgraph_convert_where_they_are():
     assert converted.graph["nodes"] == outer["nodes"]
 
 
+@pytest.mark.parametrize("slot", [0, 1, -1, None, "0"])
+def test_a_link_to_an_output_that_a_subgraph_does_not_have_is_said_and_stays(slot):
+    inner = legacy()[0].page()
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    links = [dict(zip(names, link, strict=True)) for link in inner["links"]]
+    out = dict(zip(names, (99, inner["nodes"][0]["id"], 0, -20, slot, "MODEL"), strict=True))
+    inner["nodes"][0]["outputs"][0]["links"].append(99)
+    border = {"id": "u", "name": "model", "type": "MODEL", "linkIds": [99]}
+    subgraph = {"id": "s", "name": "AD", "nodes": inner["nodes"], "links": [*links, out], "inputs": [],
+                "outputs": [border], "inputNode": {"id": -10}, "outputNode": {"id": -20}}  # fmt: skip
+    instance = {"id": 500, "type": "s", "inputs": [], "outputs": [], "mode": 0}
+    converted = convert_workflow({"nodes": [instance], "links": [], "definitions": {"subgraphs": [subgraph]}})
+    after = converted.graph["definitions"]["subgraphs"][0]
+    assert out in after["links"] and after["outputs"][0]["linkIds"] == ([99] if slot == 0 else [])
+    said = [note.text for note in converted.report.notes if note.kind == "links"]
+    assert said == ([] if slot == 0 else ["1 of subgraph AD lead from or to nothing; left as they are"])
+
+
 @pytest.mark.parametrize("form", ["api", "page"])
 def test_five_thousand_nodes_take_under_two_seconds(form):
     graph = Description()
