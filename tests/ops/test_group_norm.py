@@ -141,3 +141,13 @@ def test_rows_that_are_added_before_reach_their_own_frames(rows, scope, fused, m
         out = group_norms.group_norm_eager(tokens, norm.weight, norm.bias, 4, norm.eps, True, added)
         out = out.reshape(6, 3, 5, 24).permute(0, 3, 1, 2)
         torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("function", [group_norms.group_norm, group_norms.group_norm_eager])
+def test_silu_comes_only_where_it_is_asked_for(function):
+    norm, tokens = norm_of(12, 4), torch.randn(3, 7, 12)
+    plain = F.group_norm(tokens.double().transpose(1, 2), 4, norm.weight.double(), norm.bias.double(), 1e-5)
+    plain = plain.transpose(1, 2)
+    for asked, expected in (({}, plain), ({"silu": False}, plain), ({"silu": True}, plain * plain.sigmoid())):
+        out = function(tokens, norm.weight, norm.bias, 4, 1e-5, **asked)
+        torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
