@@ -21,6 +21,7 @@ from unet_motion.training import trainer as motion_loop
 from unet_motion.training.data.encoded import EncodedClips
 from unet_motion.training.objective import Objective
 from unet_motion.training.recipe import MotionRecipe
+from unet_motion.training.runs import Average
 from unet_motion.training.trainer import MotionTrainer
 
 TINY = {
@@ -279,6 +280,18 @@ def test_the_average_is_that_of_a_loop_by_hand(data, tmp_path):
         torch.testing.assert_close(run.trained[name].detach().double(), expected, rtol=0, atol=1e-6)
         assert not torch.equal(run.trained[name], live)
     assert torch.equal(run.trained[name], live)
+
+
+def test_an_average_grows_slower_up_to_its_decay_and_no_further():
+    weight, draw = torch.nn.Parameter(torch.zeros(3)), torch.Generator().manual_seed(2)
+    average, expected = Average([weight], 0.7), torch.zeros(3, dtype=torch.float64)
+    for count in range(1, 60):
+        with torch.no_grad():
+            weight.copy_(torch.randn(3, generator=draw))
+        average.update()
+        decay = (1 + count) / (10 + count) if count < 20 else 0.7
+        expected = decay * expected + (1 - decay) * weight.detach().double()
+    torch.testing.assert_close(average.values[0].double(), expected, rtol=0, atol=1e-6)
 
 
 def test_a_step_is_adamw_on_the_clipped_gradient_at_the_scheduled_rate(data, tmp_path):

@@ -21,7 +21,7 @@ from ..files.writing import as_os_error
 class Average:
     """Exponential moving average of a list of parameters; young averages follow faster, so no start-up bias stays."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float = 0.999):
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
         self.parameters = list(parameters)
         self.decay = decay
         self.count = 0
