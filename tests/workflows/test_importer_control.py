@@ -324,6 +324,32 @@ def test_frames_that_cannot_be_read_are_said(kind, values):
     assert [said.kind for said in report.changed] == [kind]
 
 
+BETWEEN = {"start_percent": 0.2, "end_percent": 0.8, "strength_start": 1.0, "strength_end": 0.25, "intervals": 4,
+           "interpolation": "linear"}  # fmt: skip
+LINKED = [
+    *((*frame(1, 0.5), name) for name in ("batch_index", "strength")),
+    *((*timing(0, 5, 1.0, 0.2), name) for name in timing(0, 5, 1.0, 0.2)[1] if name != "print_keyframes"),
+    ("LatentKeyframeGroup", {"index_strengths": "1=0.5", **GROUP}, "index_strengths"),
+    *(("TimestepKeyframe", {"start_percent": 0.5, "strength": 0.5}, name)
+      for name in ("start_percent", "strength", "inherit_missing")),
+    *(("ACN_TimestepKeyframeInterpolation", BETWEEN, name) for name in BETWEEN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "values", "name"), LINKED)
+def test_a_value_that_comes_over_a_link_is_said_and_its_keyframe_left_out(kind, values, name):
+    graph, _, apply, sampler = with_control()
+    other = graph.add("FloatList")
+    last = graph.add(kind, {name: (other, 0)}, **{key: value for key, value in values.items() if key != name})
+    over_frames = kind.startswith("Latent")
+    graph.nodes[apply].links["latent_kf_override" if over_frames else "timestep_kf"] = (last, 0)
+    result = convert_workflow(graph.api(), OTHER_PACKS)
+    assert [said.node for said in result.report.changed if "link" in said.text] == [str(last)]
+    curves = [node for node in result.graph.values() if node["class_type"] == FRAMES and node["inputs"].get("text")]
+    assert curves == []
+    assert not any(node["class_type"] == kind for node in result.graph.values())
+
+
 def test_a_bypassed_keyframe_lets_those_before_it_through():
     graph, _, apply, sampler = with_control()
     last = chain(graph, *(frame(i, 0.5) for i in (1, 2, 3)))
