@@ -135,6 +135,31 @@ def test_links_through_reroutes_primitives_set_and_get_nodes():
     assert find(prompt, "UNetMotion_SaveClip")[1]["fps"] == 24.0
 
 
+@pytest.mark.parametrize("words", [("first", "second", "third"), (1, 2, 3)])
+def test_several_set_nodes_are_told_apart_by_their_names(words):
+    graph, loader, sampler = legacy()
+    loras = [graph.add("ADE_AnimateDiffLoRALoader", name=f"{name}.ckpt", strength=0.5) for name in "abc"]
+    for lora, word in zip(loras, words, strict=True):
+        graph.add("SetNode", {"MOTION_LORA": (lora, 0)}, word=word)
+    graph.nodes[loras[1]].links["prev_motion_lora"] = (graph.add("GetNode", word=words[0]), 0)
+    graph.nodes[loader].links["motion_lora"] = (graph.add("GetNode", word=words[1]), 0)
+    prompt = prompt_of(convert_workflow(graph.page()).graph, widgets_of())
+    last = up(prompt, str(sampler), "model")
+    first = up(prompt, last, "model")
+    assert [prompt[key]["inputs"]["lora_name"] for key in (first, last)] == ["a.ckpt", "b.ckpt"]
+    assert prompt[up(prompt, first, "model")]["class_type"] == "UNetMotion_ApplyMotionModule"
+
+
+def test_a_choice_that_a_primitive_gives_is_that_choice():
+    graph, loader, _ = legacy(beta="autoselect")
+    choice = graph.add("PrimitiveNode", value="lcm[100_ots]", control="fixed")
+    graph.nodes[loader].links["beta_schedule"] = (choice, 0)
+    converted = convert_workflow(graph.page())
+    prompt = prompt_of(converted.graph, widgets_of())
+    assert find(prompt, "UNetMotion_ApplyMotionModule")[1]["beta_schedule"] == "lcm 100"
+    assert converted.report.is_whole and not converted.report.changed
+
+
 def test_bypassed_and_muted_nodes_mean_what_they_meant():
     """A bypassed LoRA is bypassed in the chain; one before a muted one does not count, on the page as before."""
     graph, loader, sampler = legacy()
