@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,6 +188,13 @@ def test_size_follows_scale_and_json_is_all_that_is_printed(generate, capsys):
     report = json.loads(out[-1])
     assert report["path"] == str(path) and report["seed"] == 0 and report["unknown_words"] == []
     assert Image.open(path.with_name("s.png")).size == (2 * 64 + 2, 2 * 64 + 2)
+
+
+def test_the_seconds_of_a_run_are_those_between_its_beginning_and_its_end(generate, capsys, monkeypatch):
+    times = iter([50.0, 52.346])
+    monkeypatch.setattr("unet_motion.cli.generate.time", SimpleNamespace(perf_counter=lambda: next(times)))
+    assert generate("--json", "--frames", "1")[0] == 0
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["seconds"] == 2.35
 
 
 def test_unknown_words_are_named_beside_the_known_ones(generate, capsys):

@@ -1,5 +1,7 @@
 """Attention processors, their choice per layer, and fused projections."""
 
+import importlib
+
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
@@ -27,6 +29,7 @@ from unet_motion.ops.attention.processors import (
     MathProcessor,
     SlicedProcessor,
     available_processors,
+    get_processor,
 )
 
 EXACT = [name for name in available_processors() if name != "sage"]
@@ -267,6 +270,18 @@ def test_processor_written_for_diffusers(mask):
         short = inputs["encoder_hidden_states"][:, mask.bool()]
         result = run_ours(ours, inputs, attention_mask=mask.expand(2, -1))
         assert_close(result, run_theirs(theirs, inputs, encoder_hidden_states=short))
+
+
+@pytest.mark.parametrize(("name", "package"), [("xformers", "xformers"), ("sage", "sageattention")])
+def test_a_processor_of_a_package_is_there_where_the_package_is(name, package):
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        with pytest.raises(ValueError, match=f"unknown attention processor '{name}'"):
+            get_processor(name)
+        assert name not in available_processors()
+    else:
+        assert get_processor(name).name == name
 
 
 # fused projections
