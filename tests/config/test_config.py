@@ -150,7 +150,7 @@ REFUSED_CLEARLY = [
     ("temporal_transformer_layers_per_block", dict(temporal_transformer_layers_per_block=(1, -1, 1))),
     ("out_channels", dict(out_channels="4")),
     ("resnet_norm_scope", dict(resnet_norm_scope="video")),
-    ("motion_norm_scope", dict(motion_norm_scope=None)),
+    ("motion_norm_scope", dict(motion_norm_scope="clips")),
     ("transformer_layers_per_block", dict(transformer_layers_per_block=(1, 1))),
     ("temporal_transformer_layers_per_block", dict(temporal_transformer_layers_per_block=(1, 1))),
 ]

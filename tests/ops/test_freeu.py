@@ -1,5 +1,7 @@
 """FreeU: the filter against a Fourier transform, the factors against diffusers and against the paper's formulas."""
 
+from types import SimpleNamespace
+
 import diffusers.models.unets.unet_motion_model as their_module
 import pytest
 import torch
@@ -18,6 +20,7 @@ from tests.reference import (
     run_theirs,
 )
 from unet_motion import ForwardOptions, FreeU
+from unet_motion.forward import freeu as forward_freeu
 from unet_motion.ops.freeu import scale_low_frequencies
 
 FACTORS = dict(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
@@ -194,3 +197,14 @@ def test_wrong_version_and_factors():
         FreeU(**FACTORS, version="v3")
     with pytest.raises(ValueError, match="b1"):
         FreeU(**{**FACTORS, "b1": float("nan")})
+
+
+def test_a_kernel_is_asked_about_every_tensor_that_it_would_read(monkeypatch):
+    """The switch, too: one that lies on another device would be read from there."""
+    asked = []
+    monkeypatch.setattr(forward_freeu, "FREEU", SimpleNamespace(runs=lambda *tensors: bool(asked.append(tensors))))
+    hidden, skip, switch = torch.randn(1, 8, 4, 4), torch.randn(1, 4, 4, 4), torch.tensor(False)
+    out = forward_freeu.freeu_concat(hidden, skip, FreeU(0.9, 0.2, 1.2, 1.4, active=switch), 0)
+    assert torch.equal(out, torch.cat([hidden, skip], 1))
+    ((first, second, third),) = asked
+    assert first is hidden and second is skip and third is switch
