@@ -24,6 +24,7 @@ from tests.formats.files import (
 )
 from unet_motion import MotionAdapter, UNetMotionModel, load_motion_module, load_unet
 from unet_motion.formats import FileFormatError, KeyMismatchError
+from unet_motion.formats.load_unet import resolve_scope
 from unet_motion.formats.names.animatediff import animatediff_to_diffusers, diffusers_to_animatediff
 
 FOUR = (32, 32, 64, 64)
@@ -253,6 +254,9 @@ def test_norm_scopes_come_from_the_module(tmp_path):
     assert scopes() == ("frame", "clip")
     with pytest.raises(ValueError, match="`norm_scope` is 'v9', expected 'auto' or one of diffusers"):
         scopes(paths["v1"], "v9")
+    for pair, name in ((("video", "frame"), "resnet_norm_scope"), (("frame", "video"), "motion_norm_scope")):
+        with pytest.raises(ValueError, match=f"`{name}` is 'video', expected 'frame' or 'clip'"):
+            resolve_scope(pair, ("frame", "clip"))
 
 
 def four_blocks():
