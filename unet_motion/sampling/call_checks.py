@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
 from ..files.errors import shorten
 from ..forward.options import ForwardOptions
 from ..schedule.curve import Curve, product
-from .noise import NoiseMix
+from .free_init import FreeInit
+from .noise import NoiseMix, check_noise, seeded_generator
 
 MOST_GUIDANCE = 100
 
@@ -29,6 +30,8 @@ def check_kinds(noise: Any, options: Any) -> None:
     """Raise ValueError for noise or options of another type."""
     if not isinstance(noise, (str, NoiseMix)) and not callable(noise):
         raise ValueError(f"`noise` is {_words(noise)}, expected a kind of noise or a NoiseMix.")
+    if isinstance(noise, str):
+        check_noise(noise)
     if options is not None and not isinstance(options, ForwardOptions) and not callable(options):
         raise ValueError(f"`options` is {_words(options)}, expected ForwardOptions or a function that gives them.")
 
@@ -54,6 +57,25 @@ def checked_guidance(guidance: Any, frames: int) -> float | Sequence[Curve]:
     except ValueError as error:
         raise ValueError(f"guidance: {error}") from None
     return curves
+
+
+def checked_runs(free_init: Any, steps: int, seed: Any, steps_of: Callable[[int], Any]) -> FreeInit:
+    """The runs of the sampler: one where no FreeInit is given.
+
+    Args:
+        steps_of: the noise levels of so many steps.
+
+    Raises:
+        ValueError: something else than a FreeInit, a number of steps that the schedule does not have, or a seed out of
+            range.
+    """
+    runs = FreeInit(iterations=1) if free_init is None else free_init
+    if not isinstance(runs, FreeInit):
+        raise ValueError(f"`free_init` is {free_init!r}, expected a FreeInit such as FreeInit(iterations=3).")
+    for run in {0, runs.iterations - 1}:
+        steps_of(runs.steps(run, steps))
+    seeded_generator(seed)
+    return runs
 
 
 def _words(found: Any) -> str:

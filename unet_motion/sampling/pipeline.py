@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..forward.views import Views
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
 from ..schedule.curve import Curve, product
-from .call_checks import check_kinds, checked_guidance, whole
+from .call_checks import check_kinds, checked_guidance, checked_runs, whole
 from .context_windows import ContextWindows
 from .field_names import takes_field_names
 from .free_init import FreeInit
@@ -106,6 +107,7 @@ class MotionPipeline:
     ) -> MotionPipeline:
         """The pipeline of the small model that ships with the package: drawn shapes, 64x64 pixels, 16 frames.
 
+        device: "meta" for a pipeline that holds no weights and can only `check`.
         path: another file of the same form, as `unet-motion train bundled` writes it.
         """
         from ..bundled import WEIGHTS, added_cond, load_bundled
@@ -220,11 +222,13 @@ class MotionPipeline:
                 raise ValueError(f"`injection` is {injection!r}, expected an ImageInjection.")
             injection.check(frames, height, width)
         run = get_sampler(sampler)
+        steps_of = partial(self.schedule.steps, spacing=spacing or run.spacing)
+        free_init = checked_runs(free_init, steps, seed, steps_of)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
         predict = self._guided(prompts, frames, guidance, options, frames_at_once)
 
         def sample(state: Tensor, steps: int, generator: torch.Generator, label: str) -> Tensor:
-            plan = self.schedule.steps(steps, spacing or run.spacing)
+            plan = steps_of(steps)
             last = len(self.schedule.alphas_cumprod) - 1
             model = in_parts(predict, parts, frames, plan.timesteps, last, windows_at_once)
             watch = partial(track, total=len(plan), description=label, enabled=progress)
@@ -242,6 +246,15 @@ class MotionPipeline:
         def draw(generator: torch.Generator, seed: int) -> Tensor:
             return clip_noise(noise, generator, shape, seed, cut).to(self.unet.device)
 
+        return self._drawn(sample, draw, free_init, steps, seed)
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        """Raise the ValueError that a call with these arguments would raise; nothing is sampled."""
+        rehearsal = copy(self)
+        rehearsal._drawn = lambda *_: np.empty((0, 0, 0, 3), np.uint8)  # type: ignore[method-assign]
+        rehearsal(*args, **kwargs)
+
+    def _drawn(self, sample: Callable, draw: Callable, free_init: FreeInit, steps: int, seed: int) -> np.ndarray:
         return self.decode(self._runs(sample, draw, free_init, steps, seed))
 
     def _with_picture(
@@ -262,11 +275,8 @@ class MotionPipeline:
     def _latents(self, pictures: Tensor) -> Tensor:
         return encode_pictures(self.autoencoder, pictures.to(self.unet.dtype)) * self.latent_scale
 
-    def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit | None, steps: int, seed: int) -> Tensor:
+    def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit, steps: int, seed: int) -> Tensor:
         """The latents of the last run: one, or as many as FreeInit makes."""
-        free_init = FreeInit(iterations=1) if free_init is None else free_init
-        if not isinstance(free_init, FreeInit):
-            raise ValueError(f"`free_init` is {free_init!r}, expected a FreeInit such as FreeInit(iterations=3).")
         generator, count = seeded_generator(seed), free_init.iterations
         state = first = draw(generator, seed)
         last = self.schedule.alphas_cumprod[-1]
@@ -297,6 +307,10 @@ class MotionPipeline:
         frames_at_once: int | None = None,
     ) -> Callable:  # fmt: skip
         """The prediction for windows: both conditions as one batch, mixed by the guidance scale."""
+        if not callable(options):
+            checked = replace(options or ForwardOptions(), frames_at_once=frames_at_once)
+            if checked.plan is not None:
+                checked.plan.check(path for path, _ in self.unet.attention_layers)
         text = RunText(prompts, self._encode, frames, self.added_cond)
         graphs = self.unet.device.type == "cuda" if self.cuda_graphs is None else self.cuda_graphs
         step = self._graphs if graphs else self.unet.forward_frames
