@@ -35,7 +35,7 @@ def add_arguments(subparsers) -> None:
         "generate",
         help="make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames",
         description="Make a clip from a prompt with the bundled model, which knows drawn shapes, colours and motions.",
-        epilog=WORKFLOW_INSIDE,
+        epilog=f"{WORKFLOW_INSIDE} Under torchrun the processes share the windows of one clip.",
     )
     add_clip_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
@@ -149,13 +149,20 @@ def _add_free_init_arguments(group) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from .torchrun import Launch
+
     path, call = check_output(args), call_arguments(args)
+    launch = Launch.of(args)
     start = time.perf_counter()
-    pipeline = load(args, args.device)
+    pipeline = load(args, launch.device)
     unknown = unknown_words(pipeline, call)
-    for line in [*left_out(pipeline), *words_said(pipeline, unknown)]:
-        print(f"unet-motion generate: {line}", file=sys.stderr)
-    frames = pipeline(**call, progress=not args.json)
+    if launch.speaks:
+        for line in [*left_out(pipeline), *words_said(pipeline, unknown)]:
+            print(f"unet-motion generate: {line}", file=sys.stderr)
+    with launch.ranks() as ranks:
+        frames = pipeline(**call, progress=launch.speaks and not args.json, ranks=ranks)
+    if not launch.speaks:
+        return
     height, width = write(args, path, frames)
     seconds = time.perf_counter() - start
     if args.json:
@@ -228,7 +235,7 @@ def check_output(args: argparse.Namespace) -> Path:
     """The file to write, after checking all that concerns files: better before a long run than after it."""
     from .. import video
 
-    path = args.out or default_path(args.prompt or args.prompts.stem, args.seed)
+    path = args.out or default_path(args.prompt if args.prompts is None else args.prompts.stem, args.seed)
     video.check_playback(args.fps, args.quality, path.suffix)
     video.check_resize(args.scale, args.filter)
     if args.sheet is not None and args.sheet.suffix.lower() != ".png":

@@ -12,6 +12,8 @@ from ..forward.options import ForwardOptions
 from ..schedule.curve import Curve, product
 from .free_init import FreeInit
 from .noise import NoiseMix, check_noise, seeded_generator
+from .ranks import Ranks
+from .window_parts import WindowPart
 
 MOST_GUIDANCE = 100
 
@@ -34,6 +36,17 @@ def check_kinds(noise: Any, options: Any) -> None:
         check_noise(noise)
     if options is not None and not isinstance(options, ForwardOptions) and not callable(options):
         raise ValueError(f"`options` is {_words(options)}, expected ForwardOptions or a function that gives them.")
+
+
+def check_ranks(ranks: Any, parts: Sequence[WindowPart]) -> None:
+    """Raise ValueError for ranks that have no windows to share, or for something else than ranks."""
+    if ranks is None:
+        return
+    if not isinstance(ranks, Ranks):
+        raise ValueError(f"`ranks` is {_words(ranks)}, expected Ranks.")
+    if all(part.views for part in parts):
+        found = "windows inside the motion modules, which are one call" if parts else "no `windows`"
+        raise ValueError(f"`ranks` share the windows of a step, but there are {found}: expected ContextWindows.")
 
 
 def checked_guidance(guidance: Any, frames: int) -> float | Sequence[Curve]:

@@ -20,7 +20,7 @@ from ..forward.views import Views
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
 from ..schedule.curve import Curve, product
-from .call_checks import check_kinds, checked_guidance, checked_runs, whole
+from .call_checks import check_kinds, check_ranks, checked_guidance, checked_runs, whole
 from .context_windows import ContextWindows
 from .field_names import takes_field_names
 from .free_init import FreeInit
@@ -36,6 +36,7 @@ from .parts import (
     pixels_per_latent_of,
 )  # fmt: skip
 from .published import TOKENIZER, load_tokenizer, parts_of_checkpoint, parts_of_folder
+from .ranks import Ranks
 from .samplers import Sampler, get_sampler
 from .text import Prompt, RunText, checked_texts
 from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
@@ -184,7 +185,7 @@ class MotionPipeline:
         height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
         windows: Windows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
         free_init: FreeInit | None = None, views: ContextWindows | None = None, frames_at_once: int | None = None,
-        injection: ImageInjection | None = None,
+        injection: ImageInjection | None = None, ranks: Ranks | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
@@ -205,6 +206,7 @@ class MotionPipeline:
         views: windows inside the motion modules, in the place of `windows`: all else runs once for each frame.
         frames_at_once: frames that layers between motion modules see at a time: less memory, the same values.
         injection: a picture that is laid into the clip while it is sampled; see `ImageInjection`.
+        ranks: processes that share the windows of each step; all of them get the clip. See `Ranks`.
         Raises ValueError where an argument is out of its range.
         """
         prompt, negative_prompt = checked_texts(prompt, negative_prompt)
@@ -216,6 +218,7 @@ class MotionPipeline:
         check_kinds(noise, options)
         parts = parts_of(windows, views)
         self._check(frames, width, height, parts, windows_at_once)
+        check_ranks(ranks, parts)
         guidance = checked_guidance(guidance, frames)
         if injection is not None:
             if not isinstance(injection, ImageInjection):
@@ -230,7 +233,7 @@ class MotionPipeline:
         def sample(state: Tensor, steps: int, generator: torch.Generator, label: str) -> Tensor:
             plan = steps_of(steps)
             last = len(self.schedule.alphas_cumprod) - 1
-            model = in_parts(predict, parts, frames, plan.timesteps, last, windows_at_once)
+            model = in_parts(predict, parts, frames, plan.timesteps, last, windows_at_once, ranks)
             watch = partial(track, total=len(plan), description=label, enabled=progress)
             if injection is not None and not injection.is_idle:
                 return self._with_picture(injection, run, model, state, plan, generator, watch)
