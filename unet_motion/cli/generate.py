@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
     from .torchrun import Launch
 
     path, call = check_output(args), call_arguments(args)
-    launch = Launch.of(args)
+    launch = Launch.of(args.device, call["windows"])
     start = time.perf_counter()
     pipeline = load(args, launch.device)
     unknown = unknown_words(pipeline, call)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..sampling import Ranks
+    from ..sampling import Ranks, WindowPart
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,12 @@ class Launch:
     number: int = 0
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> Launch:
+    def of(cls, device: str | None, windows: Sequence[WindowPart] | None) -> Launch:
         """What torchrun's variables in the environment say.
+
+        Args:
+            device: that the command was given.
+            windows: of the clip.
 
         Raises:
             ValueError: several processes, but nothing that they could share, or one device for all of them.
@@ -39,10 +42,12 @@ class Launch:
         # torchrun sets the first; others, such as Slurm's steps, set the sizes alone for programs that never ask.
         count = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
         if count == 1:
-            return cls(args.device)
-        if args.window is None:
+            return cls(device)
+        if windows is None:
             raise ValueError(f"torchrun started {count} processes, which share windows: give --window as well")
-        kind = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if all(part.views for part in windows):
+            raise ValueError(f"torchrun started {count} processes, but --views makes one call of all windows")
+        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if kind not in ("cuda", "cpu"):
             raise ValueError(f"--device is {kind}, but torchrun started {count} processes: expected cuda or cpu")
         number, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
