@@ -46,7 +46,9 @@ def ray_workers(address: str, device: str | None, threads: int) -> Iterator[Work
         def make(number: int) -> RayWorker:
             return RayWorker(ray, actor.remote(device, threads))
 
-        yield make, max(1, int(found.get(kind, 0)) // per_worker), (ray.exceptions.RayActorError,)
+        errors = ray.exceptions
+        lost = (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
+        yield make, max(1, int(found.get(kind, 0)) // per_worker), lost
     finally:
         ray.shutdown()
 
