@@ -100,7 +100,7 @@ def _todo(args: argparse.Namespace) -> tuple[list[Job], int, list[str]]:
                 todo.append(job)
             else:
                 wrong.append(f"line {job.line}: {error}")
-    first = {}
+    first: dict[tuple, int] = {}
     for job in todo:
         first.setdefault(job.model, job.line)
     return sorted(todo, key=lambda job: (first[job.model], job.line)), len(jobs) - len(todo), wrong

@@ -102,46 +102,68 @@ def spread(
     Raises:
         OSError: workers end before they finish anything.
     """
-    waiting, tries, in_a_row = deque(jobs), Counter[int](), 0
-    idle = {number: make(number) for number in range(min(count, len(jobs)))}
-    busy: dict[Future[Drawn], tuple[int, Worker, Job]] = {}
+    run = _Run(jobs, count, make, lost, say)
     try:
-        while waiting or busy:
-            for number in list(idle)[: len(waiting)]:
-                worker, job = idle.pop(number), waiting.popleft()
-                busy[_submitted(worker, job, lost)] = number, worker, job
-            # Nobody waits for these any more, but a worker that has no place yet may wait for theirs.
-            _close(idle.values() if not waiting else ())
-            idle = idle if waiting else {}
-            for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                number, worker, job = busy.pop(future)
-                try:
-                    drawn = future.result()
-                    idle[number], in_a_row = worker, 0
-                except lost:
-                    worker.close()
-                    tries[job.line] += 1
-                    in_a_row += 1
-                    if in_a_row > IN_A_ROW:
-                        raise OSError(f"{in_a_row} workers in a row ended before they finished a job") from None
-                    idle[number] = make(number)
-                    if tries[job.line] < TRIES:
-                        say(f"line {job.line}: its worker was lost, another one draws it")
-                        waiting.appendleft(job)
-                        continue
-                    drawn = Drawn({}, f"its worker was lost {TRIES} times, expected it to finish: is the memory enough")
-                yield job, drawn
+        while run.waiting or run.busy:
+            run.begin()
+            for future in wait(run.busy, return_when=FIRST_COMPLETED).done:
+                found = run.end(future)
+                if found is not None:
+                    yield found
     finally:
-        _close([*idle.values(), *(worker for _, worker, _ in busy.values())])
+        _close([*run.idle.values(), *(worker for _, worker, _ in run.busy.values())])
 
 
-def _submitted(worker: Worker, job: Job, lost: tuple[type[BaseException], ...]) -> Future[Drawn]:
-    try:
-        return worker.submit(job)
-    except lost as error:  # it ended between two jobs
-        future: Future[Drawn] = Future()
-        future.set_exception(error)
-        return future
+class _Run:
+    """The workers and the jobs of :func:`spread`, whose arguments it takes."""
+
+    def __init__(
+        self, jobs: Sequence[Job], count: int, make: Callable[[int], Worker], lost: tuple[type[BaseException], ...],
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.make, self.lost, self.say = make, lost, say
+        self.waiting, self.tries, self.in_a_row = deque(jobs), Counter[int](), 0
+        self.idle = {number: make(number) for number in range(min(count, len(jobs)))}
+        self.busy: dict[Future[Drawn], tuple[int, Worker, Job]] = {}
+
+    def begin(self) -> None:
+        """Give jobs to workers that have none, and let those go for which there are no more."""
+        for number in list(self.idle)[: len(self.waiting)]:
+            worker, job = self.idle.pop(number), self.waiting.popleft()
+            self.busy[self._submitted(worker, job)] = number, worker, job
+        if not self.waiting:
+            # A worker that has no place yet may wait for theirs.
+            _close(self.idle.values())
+            self.idle = {}
+
+    def end(self, future: Future[Drawn]) -> tuple[Job, Drawn] | None:
+        """What became of a job whose answer is there; None where it is begun again."""
+        number, worker, job = self.busy.pop(future)
+        try:
+            drawn = future.result()
+        except self.lost:
+            worker.close()
+        else:
+            self.idle[number], self.in_a_row = worker, 0
+            return job, drawn
+        self.tries[job.line] += 1
+        self.in_a_row += 1
+        if self.in_a_row > IN_A_ROW:
+            raise OSError(f"{self.in_a_row} workers in a row ended before they finished a job")
+        self.idle[number] = self.make(number)
+        if self.tries[job.line] < TRIES:
+            self.say(f"line {job.line}: its worker was lost, another one draws it")
+            self.waiting.appendleft(job)
+            return None
+        return job, Drawn({}, f"its worker was lost {TRIES} times, expected it to finish: is the memory enough?")
+
+    def _submitted(self, worker: Worker, job: Job) -> Future[Drawn]:
+        try:
+            return worker.submit(job)
+        except self.lost as error:  # it ended between two jobs
+            future: Future[Drawn] = Future()
+            future.set_exception(error)
+            return future
 
 
 def _close(workers: Any) -> None:

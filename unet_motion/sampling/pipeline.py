@@ -225,7 +225,10 @@ class MotionPipeline:
                 raise ValueError(f"`injection` is {injection!r}, expected an ImageInjection.")
             injection.check(frames, height, width)
         run = get_sampler(sampler)
-        steps_of = partial(self.schedule.steps, spacing=spacing or run.spacing)
+
+        def steps_of(count: int) -> Steps:
+            return self.schedule.steps(count, spacing or run.spacing)
+
         free_init = checked_runs(free_init, steps, seed, steps_of)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
         predict = self._guided(prompts, frames, guidance, options, frames_at_once)
