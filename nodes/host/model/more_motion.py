@@ -37,16 +37,15 @@ def add_motion_module(model: Any, motion: MotionModule, scale: Varying, effect: 
     """
     core, name = require_motion_model(model).core, motion.path.name
     check_fits(motion.config, core.config, name)
-    base = model.model
-    patcher = _loadable(motion, operations_of(base), base.get_dtype(), model.load_device, model.offload_device)
-    adapter = patcher.model["adapter"]
+    operations, dtype = operations_of(model.model), model.model.get_dtype()
     scope = norm_scopes(norm_scope, motion)["motion_norm_scope"]
     try:
-        MoreMotion(adapter, motion_norm_scope=scope).beside(core.motion_modules_at)
+        MoreMotion(_empty(motion, operations, dtype), motion_norm_scope=scope).beside(core.motion_modules_at)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    patcher = _loadable(motion, operations, dtype, model.load_device, model.offload_device)
     before = settings(model.model_options["transformer_options"]).get("more_motion", [])
-    made = VaryingMotion(adapter, VaryingAmount(scale, effect), scope)
+    made = VaryingMotion(patcher.model["adapter"], VaryingAmount(scale, effect), scope)
     clone = with_settings(model, more_motion=[*before, made])
     clone.set_additional_models(KEY, [*clone.get_additional_models_with_key(KEY), patcher])
     _follow_copies(clone)
@@ -58,8 +57,7 @@ def _loadable(
     disable_dynamic: bool = False,
 ) -> Any:  # fmt: skip
     """The modules as ComfyUI loads models, in the layers and the dtype of a MODEL; it can ask for them once more."""
-    config = {field: motion.config[field] for field in motion.config.field_names()}
-    adapter = MotionAdapter(**config, operations=operations, weights=cast_weights, dtype=dtype, device="meta")
+    adapter = _empty(motion, operations, dtype)
     getattr(mm, "archive_model_dtypes", lambda _: None)(adapter)
     weights = {key.removeprefix("motion."): tensor for key, tensor in motion_weights(motion, dtype).items()}
     adapter.load_state_dict(weights, strict=True, assign=True)
@@ -71,12 +69,18 @@ def _loadable(
     return patcher
 
 
+def _empty(motion: MotionModule, operations: Any, dtype: Any) -> MotionAdapter:
+    """The modules without storage."""
+    config = {field: motion.config[field] for field in motion.config.field_names()}
+    return MotionAdapter(**config, operations=operations, weights=cast_weights, dtype=dtype, device="meta")
+
+
 def _follow_copies(model: Any) -> None:
     """Let the settings of a MODEL find the modules of the copies that ComfyUI makes of it for other devices."""
     kinds = comfy.patcher_extension.CallbacksMP
     for kind, callback in (("ON_DEEPCLONE_MULTIGPU", _give_own), ("ON_MATCH_MULTIGPU_CLONES", _note_copies)):
         if hasattr(kinds, kind):  # older versions compute on one device
-            model.callbacks.get(getattr(kinds, kind), {}).pop(KEY, None)
+            model.remove_callbacks_with_key(getattr(kinds, kind), KEY)
             model.add_callback_with_key(getattr(kinds, kind), KEY, callback)
 
 
