@@ -33,6 +33,7 @@ OPTIONAL_IMPORTS = {
         *(f"unet_motion/ops/{name}/triton.py" for name in TRITON),
     },
     "accelerate": {"unet_motion/training/processes.py"},
+    "ray": {"unet_motion/cli/render_ray.py"},
     "diffusers": {
         *(f"unet_motion/diffusers/{name}.py" for name in DIFFUSERS),
         *(f"unet_motion/bench/{name}.py" for name in ("cases", "freeu", "nets", "report", "training", "card/networks")),

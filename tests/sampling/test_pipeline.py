@@ -238,3 +238,20 @@ def test_progress_says_one_line_where_nobody_watches(pipeline, capsys):
 def test_every_sampler_has_a_default_spacing_that_works():
     for name in ("euler", "euler_ancestral", "dpmpp_2m", "ddim", "lcm"):
         assert len(NoiseSchedule.named().steps(7, get_sampler(name).spacing)) == 7
+
+
+def test_check_refuses_what_a_call_refuses_and_samples_nothing(pipeline, monkeypatch):
+    wrong = [
+        {"frames": 9}, {"seed": -1}, {"seed": "1"}, {"steps": 0}, {"steps": 1001}, {"steps": 2.5}, {"width": 30},
+        {"sampler": "fast"}, {"spacing": "wide"}, {"guidance": 101}, {"noise": "pink"}, {"free_init": 3},
+        {"frames_at_once": 0}, {"options": 3}, {"prompt": 3}, {"windows": 3}, {"windows_at_once": 0}, {"ranks": 3},
+        {"options": ForwardOptions(attn_processors={"*.nowhere.*": "math"})},
+    ]  # fmt: skip
+    monkeypatch.setattr(pipeline.unet, "forward_frames", lambda *_, **__: pytest.fail("computed"))
+    for arguments in wrong:
+        with pytest.raises(ValueError) as called:
+            clip(pipeline, **arguments)
+        with pytest.raises(ValueError) as checked:
+            pipeline.check(**{"prompt": "a red star", "frames": 4, "width": 32, "height": 24, **arguments})
+        assert str(checked.value) == str(called.value), arguments
+    assert pipeline.check("a red star", width=32, height=24, frames=8) is None

@@ -126,7 +126,7 @@ def load_bundled(
     """Load the model that ships with the package, in eval mode.
 
     Args:
-        device, dtype: of all parts.
+        device, dtype: of all parts; on "meta" they have shapes but no values, and only the file's header is read.
         path: another file of the same format.
         operations: namespace that layers are taken from; default `torch.nn`.
 
@@ -141,10 +141,17 @@ def load_bundled(
         )
     description = read_metadata(path)
     parts = build_parts(description["words"], description["unet"], operations, dtype, device, description["info"])
-    with safe_open(str(path), framework="pt", device=str(device)) as file:
+    empty = torch.device(device).type == "meta"
+    with safe_open(str(path), framework="pt", device="cpu" if empty else str(device)) as file:
+
+        def read(key: str) -> Tensor:
+            if empty:
+                return torch.empty(file.get_slice(key).get_shape(), dtype=dtype, device=device)
+            return file.get_tensor(key).to(dtype)
+
         for name, prefix in PREFIXES.items():
             keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
-            state = {key.removeprefix(prefix): file.get_tensor(key).to(dtype) for key in keys}
+            state = {key.removeprefix(prefix): read(key) for key in keys}
             module = getattr(parts, name)
             found = module.load_state_dict(state, strict=False)
             if found.missing_keys or found.unexpected_keys:

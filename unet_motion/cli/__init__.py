@@ -16,6 +16,7 @@ from .. import __version__
 
 COMMANDS = {
     "generate": (".generate", "make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames"),
+    "render": (".render", "many clips from a file of jobs, on several cards or machines"),
     "inspect": (".inspect", "tell what a model file is: kind, version, frames, dtype, odd keys"),
     "convert": (".convert", "write a UNet or motion modules under other names, bit for bit"),
     "merge": (".convert", "mix motion modules, or scale them block by block"),

@@ -9,6 +9,8 @@ from ..sampling.parts import default_device
 
 def check_device(name: str) -> None:
     """Raise ValueError where torch cannot use a device."""
+    if name.split(":")[0] == "meta":
+        raise ValueError(f"device {name!r} holds no values, expected cpu or another one")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

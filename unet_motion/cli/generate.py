@@ -10,9 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..sampling import MotionPipeline
 
 OF_WINDOWS = ("free_noise", "repeated")
 """Kinds of noise that say nothing without windows."""
@@ -30,8 +35,15 @@ def add_arguments(subparsers) -> None:
         "generate",
         help="make a clip from a prompt: animated WebP, GIF, MP4, or PNG frames",
         description="Make a clip from a prompt with the bundled model, which knows drawn shapes, colours and motions.",
-        epilog=WORKFLOW_INSIDE,
+        epilog=f"{WORKFLOW_INSIDE} Under torchrun the processes share the windows of one clip.",
     )
+    add_clip_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else")
+    parser.set_defaults(run=run)
+
+
+def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
+    """All that says what a clip is, how it is made and where it goes."""
     add = parser.add_argument
     _add_prompt(parser.add_mutually_exclusive_group(required=True))
     add(
@@ -57,8 +69,6 @@ def add_arguments(subparsers) -> None:
     _add_model_arguments(add)
     _add_window_arguments(parser.add_argument_group("clips of any length, drawn in overlapping windows"))
     _add_free_init_arguments(parser.add_argument_group("FreeInit: less flicker, for several times the time"))
-    add("--json", action="store_true", help="print the result as one JSON object, and nothing else")
-    parser.set_defaults(run=run)
 
 
 def _add_model_arguments(add: Callable[..., Any]) -> None:
@@ -139,14 +149,35 @@ def _add_free_init_arguments(group) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from .. import video
+    from .torchrun import Launch
 
-    path, windows, free_init = _check_output(args), _windows(args), _free_init(args)
-    prompt, negative = _prompts(args)
+    path, call = check_output(args), call_arguments(args)
+    launch = Launch.of(args.device, call["windows"])
     start = time.perf_counter()
-    pipeline, unknown = _load(args, [prompt, negative])
-    frames = pipeline(
-        prompt,
+    pipeline = load(args, launch.device)
+    unknown = unknown_words(pipeline, call)
+    if launch.speaks:
+        for line in [*left_out(pipeline), *words_said(pipeline, unknown)]:
+            print(f"unet-motion generate: {line}", file=sys.stderr)
+    with launch.ranks() as ranks:
+        frames = pipeline(**call, progress=launch.speaks and not args.json, ranks=ranks)
+    if not launch.speaks:
+        return
+    height, width = write(args, path, frames)
+    seconds = time.perf_counter() - start
+    if args.json:
+        report = {"path": str(path), "seconds": round(seconds, 2), "unknown_words": unknown, **describe(args)}
+        print(json.dumps(report))
+    else:
+        print(f"{path}: {len(frames)} frames of {width}x{height}, in {seconds:.1f} s")
+
+
+def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What a pipeline is called with for the clip; all that can be said without a model is checked."""
+    windows, free_init = _windows(args), _free_init(args)
+    prompt, negative = _prompts(args)
+    return dict(
+        prompt=prompt,
         negative_prompt=negative,
         frames=args.frames,
         steps=args.steps,
@@ -156,25 +187,25 @@ def run(args: argparse.Namespace) -> None:
         width=args.width,
         height=args.height,
         options=_options(args),
-        progress=not args.json,
         windows=windows,
         frames_at_once=args.frames_at_once,
         windows_at_once=args.windows_at_once,
         noise=_noise(args),
         free_init=free_init,
     )
+
+
+def write(args: argparse.Namespace, path: Path, frames: np.ndarray) -> tuple[int, int]:
+    """Write the clip, and the sheet where one is asked for; the height and width of the pictures."""
+    from .. import video
+
     settings = describe(args)
     enlarged = video.resize(frames, args.scale, args.filter)
     graphs = _graphs(settings, path, args.quality)
     video.write_video(path, enlarged, args.fps, settings, quality=args.quality, graphs=graphs)
     if args.sheet is not None:
         video.write_video(args.sheet, enlarged, metadata=settings, graphs=_graphs(settings, args.sheet))
-    seconds = time.perf_counter() - start
-    if args.json:
-        report = {"path": str(path), "seconds": round(seconds, 2), "unknown_words": unknown, **settings}
-        print(json.dumps(report))
-    else:
-        print(f"{path}: {len(frames)} frames of {enlarged.shape[2]}x{enlarged.shape[1]}, in {seconds:.1f} s")
+    return enlarged.shape[1], enlarged.shape[2]
 
 
 def _prompts(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -200,11 +231,11 @@ def _prompts(args: argparse.Namespace) -> tuple[Any, Any]:
     return prompt, negative
 
 
-def _check_output(args: argparse.Namespace) -> Path:
+def check_output(args: argparse.Namespace) -> Path:
     """The file to write, after checking all that concerns files: better before a long run than after it."""
     from .. import video
 
-    path = args.out or default_path(args.prompt or args.prompts.stem, args.seed)
+    path = args.out or default_path(args.prompt if args.prompts is None else args.prompts.stem, args.seed)
     video.check_playback(args.fps, args.quality, path.suffix)
     video.check_resize(args.scale, args.filter)
     if args.sheet is not None and args.sheet.suffix.lower() != ".png":
@@ -250,27 +281,40 @@ def _graphs(settings: dict, path: Path, quality: int | None = None) -> dict:
     return {} if graph is None else {"workflow": graph.workflow(), "prompt": graph.prompt()}
 
 
-def _load(args: argparse.Namespace, prompts: list):
-    """The bundled pipeline, and the words of the prompts that it does not know (said on standard error)."""
+def load(args: argparse.Namespace, device: str | None) -> MotionPipeline:
+    """The pipeline of the model that is asked for, with its LoRAs; on "meta" without weights, to check with."""
     from ..lora.apply import apply_motion_lora
     from ..sampling import MotionPipeline
     from .device import choose_device
 
-    pipeline = MotionPipeline.bundled(device=choose_device(args.device), path=args.model)
+    place = "meta" if device == "meta" else choose_device(device)
+    pipeline = MotionPipeline.bundled(device=place, path=args.model)
     for path, strength in map(_lora, args.motion_lora):
-        applied = apply_motion_lora(pipeline.unet, path, strength, args.allow_partial)
-        if applied.unmatched:
-            left = f"{len(applied.unmatched)} layers do not fit the model and are left out"
-            print(f"unet-motion generate: {applied.name}: {left}: {', '.join(applied.unmatched)}", file=sys.stderr)
-    texts = [text for p in prompts for text in ([p] if isinstance(p, str) else p.texts)]
-    unknown = pipeline.unknown_words(" ".join(texts))
-    if unknown:
-        print(
-            f"unet-motion generate: the model does not know {', '.join(unknown)}; "
-            f"it knows: {', '.join(getattr(pipeline.tokenizer, 'words', ()))}",
-            file=sys.stderr,
-        )
-    return pipeline, unknown
+        apply_motion_lora(pipeline.unet, path, strength, args.allow_partial)
+    return pipeline
+
+
+def left_out(pipeline: MotionPipeline) -> list[str]:
+    """A sentence for each LoRA of which some layers do not fit the model."""
+    from ..lora.apply import applied_loras
+
+    return [
+        f"{lora.name}: {len(lora.unmatched)} layers do not fit the model and are left out: {', '.join(lora.unmatched)}"
+        for lora in applied_loras(pipeline.unet)
+        if lora.unmatched
+    ]
+
+
+def unknown_words(pipeline: MotionPipeline, call: dict[str, Any]) -> list[str]:
+    """Words of a call's prompts that the model does not know."""
+    prompts = [call["prompt"], call["negative_prompt"]]
+    return pipeline.unknown_words(" ".join(text for p in prompts for text in ([p] if isinstance(p, str) else p.texts)))
+
+
+def words_said(pipeline: MotionPipeline, unknown: list[str]) -> list[str]:
+    """One sentence on words that the model does not know, or none."""
+    known = ", ".join(getattr(pipeline.tokenizer, "words", ()))
+    return [f"the model does not know {', '.join(unknown)}; it knows: {known}"] if unknown else []
 
 
 def _lora(text: str) -> tuple[str, float]:

@@ -26,6 +26,7 @@ from .noise_schedule import (
     rescale_zero_terminal_snr,
 )
 from .pipeline import MotionPipeline
+from .ranks import Ranks
 from .samplers import SAMPLERS, Sampler, get_sampler
 from .window_parts import WindowPart
 
@@ -45,6 +46,7 @@ __all__ = [
     "MotionPipeline",
     "NoiseMix",
     "NoiseSchedule",
+    "Ranks",
     "Sampler",
     "Steps",
     "WindowPart",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
 from ..files.errors import shorten
 from ..forward.options import ForwardOptions
 from ..schedule.curve import Curve, product
-from .noise import NoiseMix
+from .free_init import FreeInit
+from .noise import NoiseMix, check_noise, seeded_generator
+from .ranks import Ranks
+from .window_parts import WindowPart
 
 MOST_GUIDANCE = 100
 
@@ -29,8 +32,21 @@ def check_kinds(noise: Any, options: Any) -> None:
     """Raise ValueError for noise or options of another type."""
     if not isinstance(noise, (str, NoiseMix)) and not callable(noise):
         raise ValueError(f"`noise` is {_words(noise)}, expected a kind of noise or a NoiseMix.")
+    if isinstance(noise, str):
+        check_noise(noise)
     if options is not None and not isinstance(options, ForwardOptions) and not callable(options):
         raise ValueError(f"`options` is {_words(options)}, expected ForwardOptions or a function that gives them.")
+
+
+def check_ranks(ranks: Any, parts: Sequence[WindowPart]) -> None:
+    """Raise ValueError for ranks that have no windows to share, or for something else than ranks."""
+    if ranks is None:
+        return
+    if not isinstance(ranks, Ranks):
+        raise ValueError(f"`ranks` is {_words(ranks)}, expected Ranks.")
+    if all(part.views for part in parts):
+        found = "windows inside the motion modules, which are one call" if parts else "no `windows`"
+        raise ValueError(f"`ranks` share the windows of a step, but there are {found}: expected ContextWindows.")
 
 
 def checked_guidance(guidance: Any, frames: int) -> float | Sequence[Curve]:
@@ -54,6 +70,25 @@ def checked_guidance(guidance: Any, frames: int) -> float | Sequence[Curve]:
     except ValueError as error:
         raise ValueError(f"guidance: {error}") from None
     return curves
+
+
+def checked_runs(free_init: Any, steps: int, seed: Any, steps_of: Callable[[int], Any]) -> FreeInit:
+    """The runs of the sampler: one where no FreeInit is given.
+
+    Args:
+        steps_of: the noise levels of so many steps.
+
+    Raises:
+        ValueError: something else than a FreeInit, a number of steps that the schedule does not have, or a seed out of
+            range.
+    """
+    runs = FreeInit(iterations=1) if free_init is None else free_init
+    if not isinstance(runs, FreeInit):
+        raise ValueError(f"`free_init` is {free_init!r}, expected a FreeInit such as FreeInit(iterations=3).")
+    for run in {0, runs.iterations - 1}:
+        steps_of(runs.steps(run, steps))
+    seeded_generator(seed)
+    return runs
 
 
 def _words(found: Any) -> str:

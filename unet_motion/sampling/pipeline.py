@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..forward.views import Views
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
 from ..schedule.curve import Curve, product
-from .call_checks import check_kinds, checked_guidance, whole
+from .call_checks import check_kinds, check_ranks, checked_guidance, checked_runs, whole
 from .context_windows import ContextWindows
 from .field_names import takes_field_names
 from .free_init import FreeInit
@@ -35,6 +36,7 @@ from .parts import (
     pixels_per_latent_of,
 )  # fmt: skip
 from .published import TOKENIZER, load_tokenizer, parts_of_checkpoint, parts_of_folder
+from .ranks import Ranks
 from .samplers import Sampler, get_sampler
 from .text import Prompt, RunText, checked_texts
 from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
@@ -106,6 +108,7 @@ class MotionPipeline:
     ) -> MotionPipeline:
         """The pipeline of the small model that ships with the package: drawn shapes, 64x64 pixels, 16 frames.
 
+        device: "meta" for a pipeline that holds no weights and can only `check`.
         path: another file of the same form, as `unet-motion train bundled` writes it.
         """
         from ..bundled import WEIGHTS, added_cond, load_bundled
@@ -182,7 +185,7 @@ class MotionPipeline:
         height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
         windows: Windows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
         free_init: FreeInit | None = None, views: ContextWindows | None = None, frames_at_once: int | None = None,
-        injection: ImageInjection | None = None,
+        injection: ImageInjection | None = None, ranks: Ranks | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
@@ -204,6 +207,7 @@ class MotionPipeline:
         views: windows inside the motion modules, in the place of `windows`: all else runs once for each frame.
         frames_at_once: frames that layers between motion modules see at a time: less memory, the same values.
         injection: a picture that is laid into the clip while it is sampled; see `ImageInjection`.
+        ranks: processes that share the windows of each step; all of them get the clip. See `Ranks`.
         num_frames, num_inference_steps, guidance_scale: diffusers' names of `frames`, `steps` and `guidance`.
         generator: a `torch.Generator` that draws the first noise as diffusers draws it, in the place of `seed`; or one
             for each prompt.
@@ -219,19 +223,25 @@ class MotionPipeline:
         check_kinds(noise, options)
         parts = parts_of(windows, views)
         self._check(frames, width, height, parts, windows_at_once)
+        check_ranks(ranks, parts)
         guidance = checked_guidance(guidance, frames)
         if injection is not None:
             if not isinstance(injection, ImageInjection):
                 raise ValueError(f"`injection` is {injection!r}, expected an ImageInjection.")
             injection.check(frames, height, width)
         run = get_sampler(sampler)
+
+        def steps_of(count: int) -> Steps:
+            return self.schedule.steps(count, spacing or run.spacing)
+
+        free_init = checked_runs(free_init, steps, seed, steps_of)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
         predict = self._guided(prompts, frames, guidance, options, frames_at_once)
 
         def sample(state: Tensor, steps: int, generator: torch.Generator, label: str) -> Tensor:
-            plan = self.schedule.steps(steps, spacing or run.spacing)
+            plan = steps_of(steps)
             last = len(self.schedule.alphas_cumprod) - 1
-            model = in_parts(predict, parts, frames, plan.timesteps, last, windows_at_once)
+            model = in_parts(predict, parts, frames, plan.timesteps, last, windows_at_once, ranks)
             watch = partial(track, total=len(plan), description=label, enabled=progress)
             if injection is not None and not injection.is_idle:
                 return self._with_picture(injection, run, model, state, plan, generator, watch)
@@ -247,6 +257,15 @@ class MotionPipeline:
         def draw(generator: torch.Generator, seed: int) -> Tensor:
             return clip_noise(noise, generator, shape, seed, cut).to(self.unet.device)
 
+        return self._drawn(sample, draw, free_init, steps, seed)
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        """Raise the ValueError that a call with these arguments would raise; nothing is sampled."""
+        rehearsal = copy(self)
+        rehearsal._drawn = lambda *_: np.empty((0, 0, 0, 3), np.uint8)  # type: ignore[method-assign]
+        rehearsal(*args, **kwargs)
+
+    def _drawn(self, sample: Callable, draw: Callable, free_init: FreeInit, steps: int, seed: int) -> np.ndarray:
         return self.decode(self._runs(sample, draw, free_init, steps, seed))
 
     def _with_picture(
@@ -267,11 +286,8 @@ class MotionPipeline:
     def _latents(self, pictures: Tensor) -> Tensor:
         return encode_pictures(self.autoencoder, pictures.to(self.unet.dtype)) * self.latent_scale
 
-    def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit | None, steps: int, seed: int) -> Tensor:
+    def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit, steps: int, seed: int) -> Tensor:
         """The latents of the last run: one, or as many as FreeInit makes."""
-        free_init = FreeInit(iterations=1) if free_init is None else free_init
-        if not isinstance(free_init, FreeInit):
-            raise ValueError(f"`free_init` is {free_init!r}, expected a FreeInit such as FreeInit(iterations=3).")
         generator, count = seeded_generator(seed), free_init.iterations
         state = first = draw(generator, seed)
         last = self.schedule.alphas_cumprod[-1]
@@ -302,6 +318,10 @@ class MotionPipeline:
         frames_at_once: int | None = None,
     ) -> Callable:  # fmt: skip
         """The prediction for windows: both conditions as one batch, mixed by the guidance scale."""
+        if not callable(options):
+            checked = replace(options or ForwardOptions(), frames_at_once=frames_at_once)
+            if checked.plan is not None:
+                checked.plan.check(path for path, _ in self.unet.attention_layers)
         text = RunText(prompts, self._encode, frames, self.added_cond)
         graphs = self.unet.device.type == "cuda" if self.cuda_graphs is None else self.cuda_graphs
         step = self._graphs if graphs else self.unet.forward_frames

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from ..forward.motion_amount import MotionAmount
 from ..forward.options import ForwardOptions
 from ..forward.views import Views
 from .context_windows import ContextWindows
+from .ranks import Ranks
 from .window_parts import WindowPart, part_at
 
 Predict = Callable[[Tensor, Tensor, Sequence[Sequence[int]]], Tensor]
@@ -20,8 +22,9 @@ Predict = Callable[[Tensor, Tensor, Sequence[Sequence[int]]], Tensor]
 
 
 def windowed(
-    predict: Predict, windows: ContextWindows, frames: int, timesteps: Tensor, at_once: int = 1
-) -> Callable[[Tensor, Tensor], Tensor]:
+    predict: Predict, windows: ContextWindows, frames: int, timesteps: Tensor, at_once: int = 1,
+    ranks: Ranks | None = None,
+) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """The model function over a whole clip, for a sampler, from one over windows.
 
     Args:
@@ -30,6 +33,7 @@ def windowed(
         timesteps: (N,) of the run; which of them a call is for says where the uniform schedules' windows start.
         at_once: windows of one length in one call of ``predict``: more memory, fewer calls, the same values within
             rounding.
+        ranks: the processes that share the windows of a step, or None for this one alone.
 
     Returns:
         (x (F, C, h, w), timestep) -> prediction (F, C, h, w), float32 or wider.
@@ -37,48 +41,52 @@ def windowed(
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
         total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-        for group, weights in window_groups(windows.plan(frames, step_of(timesteps, timestep)), at_once):
+        plan = windows.plan(frames, step_of(timesteps, timestep))
+        for group, weights in window_groups(plan if ranks is None else ranks.share(plan), at_once):
             places = torch.tensor([frame for window in group for frame in window], device=x.device)
             found = predict(x[places], timestep, group).to(total)
             shares = torch.tensor(weights, dtype=total.dtype, device=x.device)
             total.index_add_(0, places, found * shares.view(-1, 1, 1, 1))
+        if ranks is not None:
+            ranks.add_up(total)
         return total
 
     return model
 
 
 def viewed(
-    predict: Callable[..., Tensor], views: ContextWindows, frames: int, timesteps: Tensor
+    predict: Callable[..., Tensor], views: ContextWindows, frames: int, timesteps: Tensor, ranks: Ranks | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The model function over a whole clip where the windows are inside the motion modules.
 
     Args:
         predict: as for :func:`windowed`, and takes `views`.
-        frames, timesteps: as for :func:`windowed`.
+        frames, timesteps, ranks: as for :func:`windowed`; one of the ranks computes, since it is one call.
     """
-    whole = [list(range(frames))]
+    whole = ContextWindows(frames, 0)
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
-        return predict(x, timestep, whole, views=Views.of(views.plan(frames, step_of(timesteps, timestep))))
+        seen = Views.of(views.plan(frames, step_of(timesteps, timestep)))
+        return windowed(partial(predict, views=seen), whole, frames, timesteps, ranks=ranks)(x, timestep)
 
     return model
 
 
 def in_parts(
     predict: Callable[..., Tensor], parts: Sequence[WindowPart], frames: int, timesteps: Tensor, last: float,
-    at_once: int = 1,
+    at_once: int = 1, ranks: Ranks | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """The model function over a whole clip, each step as the part of the run says that has it.
 
     Args:
-        predict, frames, timesteps, at_once: as for :func:`windowed` and :func:`viewed`.
+        predict, frames, timesteps, at_once, ranks: as for :func:`windowed` and :func:`viewed`.
         last: timestep of the most noise, where the sampling begins.
     """
-    whole = windowed(predict, ContextWindows(frames, 0), frames, timesteps)
+    whole = windowed(predict, ContextWindows(frames, 0), frames, timesteps, ranks=ranks)
     models = {
-        part: viewed(predict, part.windows, frames, timesteps)
+        part: viewed(predict, part.windows, frames, timesteps, ranks)
         if part.views
-        else windowed(predict, part.windows, frames, timesteps, at_once)
+        else windowed(predict, part.windows, frames, timesteps, at_once, ranks)
         for part in parts
     }
 

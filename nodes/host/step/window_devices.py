@@ -17,6 +17,8 @@ from torch import Tensor
 from .window_hints import chain, follows_frames
 
 CLONES, POOL = "multigpu_clones", "multigpu_thread_pool"
+DEVICE = "multigpu_thread_device"
+"""Where ComfyUI says, in `transformer_options`, which device a call of a run on several devices is for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ class DeviceCall:
         inner = dict(options["transformer_options"])
         if "sample_sigmas" in inner:
             inner["sample_sigmas"] = inner["sample_sigmas"].to(device)
-        inner["multigpu_thread_device"] = device
+        inner[DEVICE] = device
         for name in ("patches", "patches_replace"):
             if name in inner:
                 inner[name] = _patches_on(inner[name], device)
