@@ -27,6 +27,8 @@ from .noise_schedule import (
 )
 from .pipeline import MotionPipeline
 from .samplers import SAMPLERS, Sampler, get_sampler
+from .step_cache import PRESETS as STEP_CACHES
+from .step_cache import StepCache, StepReport
 from .window_parts import WindowPart
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "SPACINGS",
+    "STEP_CACHES",
     "ContextWindows",
     "FreeInit",
     "ImageInjection",
@@ -46,6 +49,8 @@ __all__ = [
     "NoiseMix",
     "NoiseSchedule",
     "Sampler",
+    "StepCache",
+    "StepReport",
     "Steps",
     "WindowPart",
     "arranged",

@@ -20,8 +20,9 @@ Predict = Callable[[Tensor, Tensor, Sequence[Sequence[int]]], Tensor]
 
 
 def windowed(
-    predict: Predict, windows: ContextWindows, frames: int, timesteps: Tensor, at_once: int = 1
-) -> Callable[[Tensor, Tensor], Tensor]:
+    predict: Predict, windows: ContextWindows, frames: int, timesteps: Tensor, at_once: int = 1,
+    held: Callable[[int], int] = int,
+) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """The model function over a whole clip, for a sampler, from one over windows.
 
     Args:
@@ -30,6 +31,7 @@ def windowed(
         timesteps: (N,) of the run; which of them a call is for says where the uniform schedules' windows start.
         at_once: windows of one length in one call of ``predict``: more memory, fewer calls, the same values within
             rounding.
+        held: step -> the step whose windows it has; by default its own.
 
     Returns:
         (x (F, C, h, w), timestep) -> prediction (F, C, h, w), float32 or wider.
@@ -37,7 +39,7 @@ def windowed(
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
         total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-        for group, weights in window_groups(windows.plan(frames, step_of(timesteps, timestep)), at_once):
+        for group, weights in window_groups(windows.plan(frames, held(step_of(timesteps, timestep))), at_once):
             places = torch.tensor([frame for window in group for frame in window], device=x.device)
             found = predict(x[places], timestep, group).to(total)
             shares = torch.tensor(weights, dtype=total.dtype, device=x.device)
@@ -48,37 +50,38 @@ def windowed(
 
 
 def viewed(
-    predict: Callable[..., Tensor], views: ContextWindows, frames: int, timesteps: Tensor
-) -> Callable[[Tensor, Tensor], Tensor]:
+    predict: Callable[..., Tensor], views: ContextWindows, frames: int, timesteps: Tensor,
+    held: Callable[[int], int] = int,
+) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """The model function over a whole clip where the windows are inside the motion modules.
 
     Args:
         predict: as for :func:`windowed`, and takes `views`.
-        frames, timesteps: as for :func:`windowed`.
+        frames, timesteps, held: as for :func:`windowed`.
     """
     whole = [list(range(frames))]
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
-        return predict(x, timestep, whole, views=Views.of(views.plan(frames, step_of(timesteps, timestep))))
+        return predict(x, timestep, whole, views=Views.of(views.plan(frames, held(step_of(timesteps, timestep)))))
 
     return model
 
 
 def in_parts(
     predict: Callable[..., Tensor], parts: Sequence[WindowPart], frames: int, timesteps: Tensor, last: float,
-    at_once: int = 1,
+    at_once: int = 1, held: Callable[[int], int] = int,
 ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """The model function over a whole clip, each step as the part of the run says that has it.
 
     Args:
-        predict, frames, timesteps, at_once: as for :func:`windowed` and :func:`viewed`.
+        predict, frames, timesteps, at_once, held: as for :func:`windowed` and :func:`viewed`.
         last: timestep of the most noise, where the sampling begins.
     """
     whole = windowed(predict, ContextWindows(frames, 0), frames, timesteps)
     models = {
-        part: viewed(predict, part.windows, frames, timesteps)
+        part: viewed(predict, part.windows, frames, timesteps, held)
         if part.views
-        else windowed(predict, part.windows, frames, timesteps, at_once)
+        else windowed(predict, part.windows, frames, timesteps, at_once, held)
         for part in parts
     }
 
@@ -112,6 +115,27 @@ def options_of(options: ForwardOptions, windows: Sequence[Sequence[int]], frames
 
     more = [replace(more, amounts=of_windows(more.amounts)) for more in options.more_motion]
     return replace(options, motion_loras=loras, motion_amounts=of_windows(options.motion_amounts), more_motion=more)
+
+
+def of_prompt(options: ForwardOptions, number: int, prompts: int) -> ForwardOptions:
+    """Options of a clip's prompts for one of them: of values that differ between prompts, those of that one.
+
+    Args:
+        options: before :func:`options_of`.
+    """
+    if not options.motion_loras and not options.motion_amounts and not options.more_motion:
+        return options
+
+    def row(value: float | Tensor, dims: tuple[int, ...]) -> float | Tensor:
+        mine = isinstance(value, Tensor) and value.dim() in dims and len(value) == prompts
+        return value[number : number + 1] if mine else value  # type: ignore[index]
+
+    def amounts_of(amounts: Sequence[MotionAmount]) -> list[MotionAmount]:
+        return [replace(a, scale=row(a.scale, (2, 4)), effect=row(a.effect, (2, 4))) for a in amounts]
+
+    loras = [lora.at(row(lora.strength, (2,))) for lora in options.motion_loras]
+    more = [replace(more, amounts=amounts_of(more.amounts)) for more in options.more_motion]
+    return replace(options, motion_loras=loras, motion_amounts=amounts_of(options.motion_amounts), more_motion=more)
 
 
 def _of_windows(lora: MotionLora, windows: Sequence[Sequence[int]], frames: int, prompts: int) -> MotionLora:
