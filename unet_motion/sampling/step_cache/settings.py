@@ -144,9 +144,9 @@ class StepCache:
 
 
 PRESETS = {
-    "careful": StepCache(interval=2),
-    "balanced": StepCache(interval=2, guidance_interval=2),
-    "fast": StepCache(interval=3, guidance_interval=3),
+    "careful": StepCache(interval=2, layers=1, guidance_interval=2),
+    "balanced": StepCache(interval=3, layers=1, guidance_interval=3),
+    "fast": StepCache(interval=4, layers=1, guidance_interval=4),
 }
 """Name -> settings; what they give is in docs/step-cache.md."""
 
