@@ -189,7 +189,8 @@ class MotionPipeline:
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
-        prompt, negative_prompt: for all frames, or a `PromptSchedule` over them.
+        prompt, negative_prompt: for all frames, or a `PromptSchedule` over them; lists of them give a clip for each,
+            (prompts, frames, height, width, 3), with seeds that count up.
         steps: model evaluations; the time is proportional to it.
         guidance: classifier-free guidance scale (Ho and Salimans 2022); 1 means none, in half the time. Curves over
             frames or steps are multiplied.
@@ -207,6 +208,10 @@ class MotionPipeline:
         frames_at_once: frames that layers between motion modules see at a time: less memory, the same values.
         injection: a picture that is laid into the clip while it is sampled; see `ImageInjection`.
         step_cache: fewer full steps: a preset of `STEP_CACHES`, or settings; `skipped` then says what was left out.
+        num_frames, num_inference_steps, guidance_scale: diffusers' names of `frames`, `steps` and `guidance`.
+        generator: a `torch.Generator` that draws the first noise as diffusers draws it, in the place of `seed`; or one
+            for each prompt.
+        latents: (prompts, C, frames, h, w), that first noise itself.
         Raises ValueError where an argument is out of its range.
         """
         prompt, negative_prompt = checked_texts(prompt, negative_prompt)
