@@ -128,7 +128,7 @@ def test_free_init_and_mixed_noise_stand_in_the_file(generate, capsys):
 def test_a_step_cache_stands_in_the_file_and_says_what_it_skipped(generate, capsys):
     status, path = generate("--steps", "6", "--step-cache", "balanced,first=0.2,last=0")
     told = "3 of 6 calls of the network were full, 3 of the last layers alone, the unconditional half was left out of 3"
-    assert status == 0 and told in capsys.readouterr().err
+    assert status == 0 and told in capsys.readouterr().out
     settings = read_metadata(path)["step_cache"]
     assert (settings["interval"], settings["guidance_interval"], settings["first"]) == (3, 3, 0.2)
     with Image.open(path) as image:

@@ -147,8 +147,7 @@ def run(args: argparse.Namespace) -> None:
     from .. import video
 
     path, windows, free_init = _check_output(args), _windows(args), _free_init(args)
-    prompt, negative = _prompts(args)
-    cache = _step_cache(args)
+    (prompt, negative), cache = _prompts(args), _step_cache(args)
     start = time.perf_counter()
     pipeline, unknown = _load(args, [prompt, negative])
     frames = pipeline(
@@ -176,15 +175,13 @@ def run(args: argparse.Namespace) -> None:
     video.write_video(path, enlarged, args.fps, settings, quality=args.quality, graphs=graphs)
     if args.sheet is not None:
         video.write_video(args.sheet, enlarged, metadata=settings, graphs=_graphs(settings, args.sheet))
-    seconds = time.perf_counter() - start
+    seconds, skipped = time.perf_counter() - start, pipeline.skipped
     if args.json:
-        skipped = None if pipeline.skipped is None else pipeline.skipped.to_json()
-        said = {"path": str(path), "seconds": round(seconds, 2), "unknown_words": unknown, "skipped": skipped}
-        print(json.dumps({**said, **settings}))
+        report = {"path": str(path), "seconds": round(seconds, 2), "unknown_words": unknown}
+        print(json.dumps({**report, "skipped": skipped and skipped.to_json(), **settings}))
     else:
-        if pipeline.skipped is not None:
-            print(f"unet-motion generate: {pipeline.skipped}", file=sys.stderr)
-        print(f"{path}: {len(frames)} frames of {enlarged.shape[2]}x{enlarged.shape[1]}, in {seconds:.1f} s")
+        end = "" if skipped is None else f"\n{skipped}"
+        print(f"{path}: {len(frames)} frames of {enlarged.shape[2]}x{enlarged.shape[1]}, in {seconds:.1f} s{end}")
 
 
 def _prompts(args: argparse.Namespace) -> tuple[Any, Any]:
