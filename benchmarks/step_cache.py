@@ -14,6 +14,7 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from unet_motion import MotionPipeline  # noqa: E402
+from unet_motion.runtime.step_parts import StepParts  # noqa: E402
+from unet_motion.sampling.text import RunText  # noqa: E402
 
 PROMPTS = (
     "a red star moving left", "a blue circle growing", "a yellow moon spinning", "a green square moving up",
@@ -59,6 +62,25 @@ def on_curve(points: list[tuple[float, float]], seconds: float) -> float | None:
     return None
 
 
+def call_times(pipe: MotionPipeline, rounds: int = 12) -> str:
+    """The least processor time of each kind of call, in turn: with both halves or one, in full or the last layer."""
+    parts, text = StepParts(pipe.unet, 1), RunText(["", PROMPTS[0]], pipe._encode, 16, pipe.added_cond)
+    works = {}
+    for name, half in (("both halves", text), ("one half", text.of_prompt(1))):
+        hidden, extra = half.rows([range(16)])
+        given = (torch.randn(16 * len(hidden), pipe.unet.config.in_channels, 8, 8), torch.tensor(500.0), hidden, 16)
+        deep = parts.full(*given, **extra)[1]
+        works[f"{name} in full"] = partial(parts.full, *given, **extra)
+        works[f"{name}, the last layer"] = partial(parts.shallow, *given, deep=deep, **extra)
+    took: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = time.thread_time()
+            work()
+            took[name].append(time.thread_time() - start)
+    return ", ".join(f"{name} {1000 * min(found):.1f} ms" for name, found in took.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=4)
@@ -84,6 +106,8 @@ def main() -> None:
             skipped[way] = "" if pipe.skipped is None else str(pipe.skipped)
             print(f"clip {clip}: {way}: {took:.2f} s, {errors[way][-1][0]:.4f}", file=sys.stderr, flush=True)
     show(seconds, errors, skipped)
+    with torch.inference_mode():
+        print(f"\ncalls: {call_times(pipe)}")
 
 
 def show(seconds: dict, errors: dict, skipped: dict) -> None:
