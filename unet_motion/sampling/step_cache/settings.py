@@ -125,7 +125,7 @@ class StepCache:
         """
         name, *rest = (part.strip() for part in text.split(","))
         changes = rest if name in PRESETS else [name, *rest]
-        kinds = {field.name: type(field.default) for field in fields(cls)}
+        kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
         given: dict[str, Any] = {}
         try:
             for change in changes:
