@@ -20,6 +20,7 @@ from .performance import Performance
 from .pia import PIAFirstFrame
 from .sampling import MotionSampler
 from .saving import SaveClip
+from .step_cache import StepCacheNode
 from .strengths import ControlStrength, MaskStrength
 from .timeline import TimelineNode
 from .training import TrainMotionLoRA
@@ -59,6 +60,7 @@ NODES: list[type[io.ComfyNode]] = [
     MaskStrength,
     InjectImage,
     MotionLoRAHook,
+    StepCacheNode,
 ]
 
 

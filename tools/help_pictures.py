@@ -123,6 +123,7 @@ SCENES = {
         {"model": BUNDLED, "vae": ("UNetMotion_LoadBundled", "vae"), "image": ("LoadImage", "IMAGE")}, TO_SAMPLER
     ),
     "UNetMotion_Guidance": Scene({"model": BUNDLED}, TO_SAMPLER, {"cfg": 4.0}),
+    "UNetMotion_StepCache": Scene({"model": BUNDLED}, TO_SAMPLER),
     "UNetMotion_FreeU": Scene({"model": BUNDLED}, TO_SAMPLER),
     "UNetMotion_AttentionProcessor": Scene({"model": APPLIED}, TO_SAMPLER),
     "UNetMotion_ForwardChunking": Scene({"model": APPLIED}, TO_SAMPLER, {"chunk_size": 4}),

@@ -32,6 +32,7 @@ _EXPORTS = {
     "WindowPart": ".sampling",
     "FreeInit": ".sampling",
     "ImageInjection": ".sampling",
+    "StepCache": ".sampling",
     "NoiseMix": ".sampling",
     "free_noise": ".sampling",
     "Curve": ".schedule",

@@ -126,6 +126,18 @@ def test_free_init_and_mixed_noise_stand_in_the_file(generate, capsys):
     assert plain.read_bytes() != path.read_bytes() and read_metadata(plain)["free_init"] is None
 
 
+def test_a_step_cache_stands_in_the_file_and_says_what_it_skipped(generate, capsys):
+    status, path = generate("--steps", "6", "--step-cache", "balanced,first=0.2,last=0")
+    told = "3 of 6 calls of the network were full, 3 of the last layers alone, the unconditional half was left out of 3"
+    assert status == 0 and told in capsys.readouterr().out
+    settings = read_metadata(path)["step_cache"]
+    assert (settings["interval"], settings["guidance_interval"], settings["first"]) == (3, 3, 0.2)
+    with Image.open(path) as image:
+        assert "workflow" not in str(image.getexif())
+    assert generate("--step-cache", "quick")[0] == 2
+    assert "--step-cache: the step cache is 'quick', expected careful, balanced, fast or" in capsys.readouterr().err
+
+
 def test_same_seed_same_file_another_seed_another(generate, tmp_path):
     _, first = generate("--seed", "7", name="1.webp")
     _, second = generate("--seed", "7", name="2.webp")

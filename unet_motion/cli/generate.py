@@ -23,10 +23,11 @@ OF_WINDOWS = ("free_noise", "repeated")
 """Kinds of noise that say nothing without windows."""
 WORKFLOW_INSIDE = (
     "WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
-    "ComfyUI's page. None with --prompts, --model, --motion-lora, --free-init, --attention sage or --noise (but "
-    "--free-noise, with the schedules standard_static and standard_uniform), with the samplers euler_ancestral and lcm "
-    "(ComfyUI draws their noise from another seed), with a seed of 2**53 or more, over 4096 frames, a stride over 32, "
-    "a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors outside 0 to 10."
+    "ComfyUI's page. None with --prompts, --model, --motion-lora, --free-init, --step-cache, --attention sage or "
+    "--noise (but --free-noise, with the schedules standard_static and standard_uniform), with the samplers "
+    "euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of 2**53 or more, over 4096 "
+    "frames, a stride over 32, a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors "
+    "outside 0 to 10."
 )
 
 
@@ -94,6 +95,10 @@ def _add_model_arguments(add: Callable[..., Any]) -> None:
         help="use what fits of a motion LoRA of which some layers do not fit the model (default: it is refused)",
     )  # fmt: skip
     add("--device", help="torch device, such as cpu or cuda (default: a CUDA device where there is one)")
+    add(
+        "--step-cache", metavar="NAME|SETTINGS",
+        help="fewer full steps: careful, balanced, fast, or settings such as interval=3,layers=1 (docs/step-cache.md)",
+    )  # fmt: skip
     add("--frames-at-once", type=int, metavar="N", help="in layers that look at single frames: less memory")
 
 
@@ -164,12 +169,13 @@ def run(args: argparse.Namespace) -> None:
     if not launch.speaks:
         return
     height, width = write(args, path, frames)
-    seconds = time.perf_counter() - start
+    seconds, skipped = time.perf_counter() - start, pipeline.skipped
     if args.json:
-        report = {"path": str(path), "seconds": round(seconds, 2), "unknown_words": unknown, **describe(args)}
-        print(json.dumps(report))
+        report = {"path": str(path), "seconds": round(seconds, 2), "unknown_words": unknown}
+        print(json.dumps({**report, "skipped": skipped and skipped.to_json(), **describe(args)}))
     else:
-        print(f"{path}: {len(frames)} frames of {width}x{height}, in {seconds:.1f} s")
+        end = "" if skipped is None else f"\n{skipped}"
+        print(f"{path}: {len(frames)} frames of {width}x{height}, in {seconds:.1f} s{end}")
 
 
 def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -192,6 +198,7 @@ def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
         windows_at_once=args.windows_at_once,
         noise=_noise(args),
         free_init=free_init,
+        step_cache=_step_cache(args),
     )
 
 
@@ -266,6 +273,7 @@ def describe(args: argparse.Namespace) -> dict:
         "quality": args.quality,
         "windows": None if (windows := _windows(args)) is None else [asdict(part) for part in windows],
         "noise": args.noise,
+        "step_cache": None if (cache := _step_cache(args)) is None else cache.to_json(),
         "free_init": None if (free_init := _free_init(args)) is None else asdict(free_init),
         "version": __version__,
     }
@@ -406,6 +414,18 @@ def _as_before(before: Any, value: str) -> Any:
     if isinstance(before, bool):
         return {"on": True, "true": True, "off": False, "false": False}[value]
     return value if isinstance(before, str) else int(value)
+
+
+def _step_cache(args: argparse.Namespace):
+    """The step cache that the options ask for, or None."""
+    from ..sampling import StepCache
+
+    if args.step_cache is None:
+        return None
+    try:
+        return StepCache.parse(args.step_cache)
+    except ValueError as error:
+        raise ValueError(f"--step-cache: {error}") from None
 
 
 def _noise(args: argparse.Namespace):

@@ -77,13 +77,17 @@ class DownBlock(_LayeredBlock):
 
     def forward(self, x: Tensor, call: Call, skips: Skips, features: Tensor | None = None) -> Tensor:
         for i in range(len(self.resnets)):
-            skips.before()
-            x = skips.keep(self.layer(i, x, call, features if i == 1 else None))
+            x = self.kept_layer(i, x, call, skips, features)
         if self.downsamplers is not None:
             (downsample,) = self.downsamplers
             skips.before()
             x = skips.keep(by_frames(call, x, lambda part, _: downsample(part)))
         return x
+
+    def kept_layer(self, i: int, x: Tensor, call: Call, skips: Skips, features: Tensor | None = None) -> Tensor:
+        """Layer ``i`` and the skip that it leaves; ``features`` go into the second layer."""
+        skips.before()
+        return skips.keep(self.layer(i, x, call, features if i == 1 else None))
 
 
 class MidBlock(nn.Module):
@@ -140,13 +144,17 @@ class UpBlock(_LayeredBlock):
 
     def forward(self, x: Tensor, call: Call, skips: Skips) -> Tensor:
         for i in range(len(self.resnets)):
-            x, skip = skips.pop(x)
-            x = self.layer(i, freeu_concat(x, skip, call.settings.freeu, self.resolution), call)
+            x = self.joined_layer(i, x, call, skips)
         if self.upsamplers is not None:
             (upsample,) = self.upsamplers
             size = skips.next_size()
             x = by_frames(call, x, lambda part, _: upsample(part, size))
         return x
+
+    def joined_layer(self, i: int, x: Tensor, call: Call, skips: Skips) -> Tensor:
+        """Layer ``i`` behind its skip."""
+        x, skip = skips.pop(x)
+        return self.layer(i, freeu_concat(x, skip, call.settings.freeu, self.resolution), call)
 
 
 class Skips:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.unet import UNetMotionConfig
-from ..forward.call import begin
+from ..forward.call import Call, begin
 from ..forward.conditioning import Conditioning, expand_timestep, text_time_vector
 from ..forward.entry_checks import check_dtype, check_frame_count, check_sample, check_timestep, check_types
 from ..forward.hooks import Hooks
@@ -126,18 +126,36 @@ class MotionUNet(nn.Module):
         options: ForwardOptions | None = None,
     ) -> Tensor:  # fmt: skip
         """The figure: the noise of frames x (B*F, C, H, W)."""
+        call = self.begin_call(x, timestep, text, frames, inputs, options)
+        return self.through(x, call, Skips(call, len(self.up_blocks)), inputs)
+
+    def begin_call(
+        self, x: Tensor, timestep: Any, text: Tensor | None, frames: int, inputs: Conditioning,
+        options: ForwardOptions | None,
+    ) -> Call:  # fmt: skip
+        """The call that the layers share, its inputs checked."""
         self._check_entry(x, timestep, text, inputs, options)
-        call = begin(self, x, timestep, text, frames, inputs, options or ForwardOptions())
-        skips = Skips(call, len(self.up_blocks))
-        skips.before()
-        x = skips.keep(self.conv_in(x.contiguous(memory_format=torch.channels_last)))  # (B*F, C0, H, W)
+        return begin(self, x, timestep, text, frames, inputs, options or ForwardOptions())
+
+    def through(self, x: Tensor, call: Call, skips: Skips, inputs: Conditioning) -> Tensor:
+        """Frames x (B*F, C, H, W) through all layers."""
+        x = self.enter(x, skips)
         for block, features in zip(self.down_blocks, call.features_of(list(self.down_blocks)), strict=True):
             x = block(x, call, skips, features)
         skips.add(inputs.down_block_additional_residuals)
         x = self.mid_block(x, call, inputs.mid_block_additional_residual)
         for block in self.up_blocks:
             x = block(x, call, skips)
-        x = scoped_group_norm(self.conv_norm_out, x, frames, call.settings.resnet_norm_scope, F.silu)
+        return self.leave(x, call)
+
+    def enter(self, x: Tensor, skips: Skips) -> Tensor:
+        """The first layer, and the skip that it leaves: (B*F, C0, H, W)."""
+        skips.before()
+        return skips.keep(self.conv_in(x.contiguous(memory_format=torch.channels_last)))
+
+    def leave(self, x: Tensor, call: Call) -> Tensor:
+        """The last layers on (B*F, C0, H, W)."""
+        x = scoped_group_norm(self.conv_norm_out, x, call.frames, call.settings.resnet_norm_scope, F.silu)
         return self.conv_out(x)
 
     def _check_entry(self, x: Tensor, timestep: Any, text: Any, inputs: Conditioning, options: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,8 @@ from ..ops.dispatch import current_mode
 from .cuda_recorder import CudaRecorder, Recorder, Replay
 from .known_layers import KnownLayers
 
-Graph = tuple[list[Tensor], Replay, Tensor]
+Result = Tensor | tuple[Tensor, ...]
+Graph = tuple[list[Tensor], Replay, Result]
 """Inputs that a replay reads, the replay, and what it fills."""
 
 RETRY_AFTER = 16
@@ -39,13 +40,18 @@ class StepGraphs:
         unet: the model.
         most: graphs that are kept; the one that was not used for longest goes first. Each holds the memory of a step.
         recorder: captures work; the default is CUDA's.
+        step: what is captured, a function of the same arguments that gives a tensor or several; None is the UNet's
+            ``forward_frames``.
     """
 
-    def __init__(self, unet, most: int = 2, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self, unet, most: int = 2, recorder: Recorder | None = None, step: Callable[..., Any] | None = None
+    ) -> None:
         if most < 1:
             raise ValueError(f"`most` is {most}, expected at least 1.")
         self.unet = unet
         self.most = most
+        self._step = step
         self._recorder = recorder
         self._record = recorder or CudaRecorder()
         self._graphs: OrderedDict[tuple, Graph] = OrderedDict()
@@ -93,11 +99,12 @@ class StepGraphs:
     def __call__(
         self, sample: Tensor, timestep: Tensor | float | int, text: Tensor, num_frames: int, *,
         options: ForwardOptions | None = None, **conditioning: Any,
-    ) -> Tensor:  # fmt: skip
-        """As :meth:`UNetMotionModel.forward_frames`: (B*F, C, H, W) -> (B*F, C, H, W)."""
+    ) -> Any:  # fmt: skip
+        """As :meth:`UNetMotionModel.forward_frames`, (B*F, C, H, W) -> (B*F, C, H, W), or as ``step``."""
+        step = self._step or self.unet.forward_frames
         if self.declines(sample, options) is not None:
             self._wait = max(0, self._wait - 1)
-            return self.unet.forward_frames(sample, timestep, text, num_frames, options=options, **conditioning)
+            return step(sample, timestep, text, num_frames, options=options, **conditioning)
         if options is not None and options.text_keys is not None:
             options = replace(options, text_keys=None)  # what is kept outside of a graph would be frozen into it
         timestep = torch.as_tensor(timestep, device=sample.device)
@@ -106,13 +113,13 @@ class StepGraphs:
         key = (num_frames, _structure(given), self._settings(options), self._layers.places())
         graph = self._graphs.pop(key, None) or self._capture(given, tensors, num_frames, options)
         if graph is None:
-            return self.unet.forward_frames(sample, timestep, text, num_frames, options=options, **conditioning)
+            return step(sample, timestep, text, num_frames, options=options, **conditioning)
         self._graphs[key] = graph  # behind those that were not used for longer
         inputs, replay, out = graph
         for held, tensor in zip(inputs, tensors, strict=True):
             held.copy_(tensor)
         replay()
-        return out.clone()
+        return _filled(out, iter([tensor.clone() for tensor in _tensors(out)]))
 
     def _capture(self, given, tensors: Sequence[Tensor], frames: int, options) -> Graph | None:
         while len(self._graphs) >= self.most:
@@ -123,8 +130,10 @@ class StepGraphs:
             sample, timestep, text, conditioning, data = _filled(given, iter(inputs))
             options = _with_data(options, data)
 
-            def work() -> Tensor:
-                return self.unet.forward_frames(sample, timestep, text, frames, options=options, **conditioning)
+            step = self._step or self.unet.forward_frames
+
+            def work() -> Result:
+                return step(sample, timestep, text, frames, options=options, **conditioning)
 
             try:
                 replay, out = self._record(work, sample.device)

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 Replay = Callable[[], None]
-Recorder = Callable[[Callable[[], Tensor], torch.device], tuple[Replay, Tensor]]
-"""(work, its device) -> the work's replay, and the tensor that replays fill."""
+Recorder = Callable[[Callable[[], Any], torch.device], tuple[Replay, Any]]
+"""(work, its device) -> the work's replay, and the tensor, or tensors, that replays fill."""
 
 
 class CudaRecorder:
@@ -22,7 +21,7 @@ class CudaRecorder:
     def __init__(self) -> None:
         self._pools: dict[torch.device, Any] = {}
 
-    def __call__(self, work: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
+    def __call__(self, work: Callable[[], Any], device: torch.device) -> tuple[Replay, Any]:
         """Run the work twice to let libraries choose, then capture it.
 
         Other threads may allocate memory and wait for the device meanwhile.

@@ -28,6 +28,8 @@ from .noise_schedule import (
 from .pipeline import MotionPipeline
 from .ranks import Ranks
 from .samplers import SAMPLERS, Sampler, get_sampler
+from .step_cache import PRESETS as STEP_CACHES
+from .step_cache import StepCache, StepReport
 from .window_parts import WindowPart
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "SPACINGS",
+    "STEP_CACHES",
     "ContextWindows",
     "FreeInit",
     "ImageInjection",
@@ -48,6 +51,8 @@ __all__ = [
     "NoiseSchedule",
     "Ranks",
     "Sampler",
+    "StepCache",
+    "StepReport",
     "Steps",
     "WindowPart",
     "arranged",

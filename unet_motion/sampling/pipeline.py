@@ -15,15 +15,15 @@ from torch import Tensor
 
 from ..formats import load_unet
 from ..forward.options import ForwardOptions
-from ..forward.text_keys import TextKeys
-from ..forward.views import Views
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
-from ..schedule.curve import Curve, product
+from ..runtime.step_parts import StepParts
+from ..schedule.curve import Curve
 from .call_checks import check_kinds, check_ranks, checked_guidance, checked_runs, whole
 from .context_windows import ContextWindows
 from .field_names import takes_field_names
 from .free_init import FreeInit
+from .guided import Guided, Options, followed
 from .image_injection import ImageInjection
 from .noise import NoiseMix, clip_noise, seeded_generator
 from .noise_schedule import INFO_KEYS, NoiseSchedule, Steps
@@ -38,11 +38,10 @@ from .parts import (
 from .published import TOKENIZER, load_tokenizer, parts_of_checkpoint, parts_of_folder
 from .ranks import Ranks
 from .samplers import Sampler, get_sampler
+from .step_cache import RunCache, StepCache, StepReport, chosen_cache
 from .text import Prompt, RunText, checked_texts
 from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
-from .windowed import in_parts, options_of
-
-Options = ForwardOptions | Callable[[float], ForwardOptions]
+from .windowed import in_parts
 
 
 class Tokenizer(Protocol):
@@ -76,6 +75,9 @@ class MotionPipeline:
         configuration says, else 8.
     cuda_graphs: replay steps as CUDA graphs, which takes the launches' time away and keeps the memory of a step for
         each of the last two shapes; None does so where the UNet is on a CUDA device.
+
+    Attributes:
+        skipped: what the last call left out by its `step_cache`, or None.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class MotionPipeline:
         self.pixels_per_latent = pixels_per_latent_of(autoencoder) if pixels_per_latent is None else pixels_per_latent
         self.cuda_graphs = cuda_graphs
         self._graphs = StepGraphs(unet)
+        self._part_graphs: dict[int, tuple[StepGraphs, StepGraphs]] = {}
+        self.skipped: StepReport | None = None
         unet.pack_time_projections()
 
     @classmethod
@@ -167,6 +171,7 @@ class MotionPipeline:
             if move is not None:
                 move(*args, **kwargs)
         self._graphs = StepGraphs(self.unet)
+        self._part_graphs = {}
         return self
 
     @property
@@ -185,7 +190,7 @@ class MotionPipeline:
         height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
         windows: Windows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
         free_init: FreeInit | None = None, views: ContextWindows | None = None, frames_at_once: int | None = None,
-        injection: ImageInjection | None = None, ranks: Ranks | None = None,
+        injection: ImageInjection | None = None, step_cache: str | StepCache | None = None, ranks: Ranks | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
@@ -207,6 +212,7 @@ class MotionPipeline:
         views: windows inside the motion modules, in the place of `windows`: all else runs once for each frame.
         frames_at_once: frames that layers between motion modules see at a time: less memory, the same values.
         injection: a picture that is laid into the clip while it is sampled; see `ImageInjection`.
+        step_cache: fewer full steps: a preset of `STEP_CACHES`, or settings; `skipped` then says what was left out.
         ranks: processes that share the windows of each step; all of them get the clip. See `Ranks`.
         num_frames, num_inference_steps, guidance_scale: diffusers' names of `frames`, `steps` and `guidance`.
         generator: a `torch.Generator` that draws the first noise as diffusers draws it, in the place of `seed`; or one
@@ -236,15 +242,19 @@ class MotionPipeline:
 
         free_init = checked_runs(free_init, steps, seed, steps_of)
         prompts = [prompt] if guidance == 1 else [negative_prompt, prompt]
-        predict = self._guided(prompts, frames, guidance, options, frames_at_once)
+        cache = None if step_cache is None else RunCache(chosen_cache(step_cache))
+        self.skipped = None if cache is None else cache.report
+        predict = self._guided(prompts, frames, guidance, options, frames_at_once, cache)
 
         def sample(state: Tensor, steps: int, generator: torch.Generator, label: str) -> Tensor:
             plan = steps_of(steps)
             last = len(self.schedule.alphas_cumprod) - 1
-            model = in_parts(predict, parts, frames, plan.timesteps, last, windows_at_once, ranks)
+            held = int if cache is None else cache.begin(len(plan))
+            model = in_parts(predict, parts, frames, plan.timesteps, last, windows_at_once, ranks, held)
+            model = model if cache is None else followed(cache, model, plan.timesteps)
             watch = partial(track, total=len(plan), description=label, enabled=progress)
             if injection is not None and not injection.is_idle:
-                return self._with_picture(injection, run, model, state, plan, generator, watch)
+                return self._with_picture(injection, run, model, state, plan, generator, watch, cache)
             return run.run(model, state, self.schedule, plan, generator, watch)
 
         # The state stays in float32 even for a half-precision model: rounding would add up over the steps.
@@ -270,7 +280,7 @@ class MotionPipeline:
 
     def _with_picture(
         self, injection: ImageInjection, run: Sampler, model: Callable, state: Tensor, plan: Steps,
-        generator: torch.Generator, watch: Callable,
+        generator: torch.Generator, watch: Callable, cache: RunCache | None = None,
     ) -> Tensor:  # fmt: skip
         """A run in two parts, between which the picture is laid in; samplers of second order begin anew."""
         last = len(self.schedule.alphas_cumprod) - 1
@@ -281,6 +291,8 @@ class MotionPipeline:
         alpha, sigma = float(plan.alphas[k]), float(plan.sigmas[k])
         clip, noise = self.schedule.split(x, model(x, plan.timesteps[k]), alpha, sigma)
         x = alpha * injection.injected(clip, self.pictures, self._latents) + sigma * noise
+        if cache is not None:
+            cache.clear()  # what was kept is of the clip without the picture
         return run.run(model, x, self.schedule, plan.part(k, len(plan)), generator, watch)
 
     def _latents(self, pictures: Tensor) -> Tensor:
@@ -315,7 +327,7 @@ class MotionPipeline:
 
     def _guided(
         self, prompts: Sequence[Prompt], frames: int, guidance: Any, options: Options | None,
-        frames_at_once: int | None = None,
+        frames_at_once: int | None = None, cache: RunCache | None = None,
     ) -> Callable:  # fmt: skip
         """The prediction for windows: both conditions as one batch, mixed by the guidance scale."""
         if not callable(options):
@@ -325,28 +337,24 @@ class MotionPipeline:
         text = RunText(prompts, self._encode, frames, self.added_cond)
         graphs = self.unet.device.type == "cuda" if self.cuda_graphs is None else self.cuda_graphs
         step = self._graphs if graphs else self.unet.forward_frames
-        chosen = options if callable(options) else lambda share: options or ForwardOptions()
-        keys = None if graphs else TextKeys()
+        parts = None if cache is None else self._parts(cache.settings, graphs)
         last = len(self.schedule.alphas_cumprod) - 1
+        return Guided(
+            text, len(prompts), frames, guidance, options, frames_at_once, last, self.unet.dtype, step, parts, cache,
+            keeps_keys=not graphs,
+        )  # fmt: skip
 
-        def predict(
-            x: Tensor, timestep: Tensor, windows: Sequence[Sequence[int]], views: Views | None = None
-        ) -> Tensor:
-            share = 1 - float(timestep.reshape(-1)[0]) / last
-            rows = torch.cat([x] * len(prompts)).to(self.unet.dtype)
-            t = timestep.to(x.device, torch.float32)
-            hidden, extra = text.rows(windows)
-            given = options_of(chosen(share), windows, frames, len(prompts))
-            given = replace(given, text_keys=keys) if given.text_keys is None and keys is not None else given
-            given = given if views is None else replace(given, views=views)
-            given = given if frames_at_once is None else replace(given, frames_at_once=frames_at_once)
-            out = step(rows, t, hidden, num_frames=len(windows[0]), options=given, **extra).float()
-            if len(prompts) == 1:
-                return out
-            without, with_prompt = out.chunk(2)
-            return without + _scale(guidance, frames, share, windows, x) * (with_prompt - without)
-
-        return predict
+    def _parts(self, settings: StepCache, graphs: bool) -> tuple[Callable, Callable] | None:
+        """What runs a step whole and its last layers alone; None where all steps are whole."""
+        if settings.interval == 1:
+            return None
+        parts = StepParts(self.unet, settings.layers or None)
+        if not graphs:
+            return parts.full, parts.shallow
+        if parts.layers not in self._part_graphs:
+            of_both = StepGraphs(self.unet, step=parts.full), StepGraphs(self.unet, step=parts.shallow)
+            self._part_graphs = {parts.layers: of_both}  # those of other layers go: each holds the memory of a step
+        return self._part_graphs[parts.layers]
 
     def _encode(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
         return encode_text(self.tokenizer, self.text_encoder, texts, self.unet.conv_in.weight)
@@ -377,12 +385,3 @@ class MotionPipeline:
         for name, size in (("width", width), ("height", height)):
             if size < unit or size % unit:
                 raise ValueError(f"{name} is {size}, expected a multiple of {unit} pixels, at least {unit}")
-
-
-def _scale(guidance: Any, frames: int, share: float, windows: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:
-    """The guidance scale for the frames of windows: a number, or (rows, 1, 1, 1)."""
-    if isinstance(guidance, float):
-        return guidance
-    values = product(guidance, frames, share)
-    rows = values[[frame for window in windows for frame in window]]
-    return rows.to(like.device, torch.float32).view(-1, 1, 1, 1)

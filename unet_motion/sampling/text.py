@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -63,6 +64,14 @@ class RunText:
         R is prompts * windows, and where the text differs between frames prompts * windows * their frames.
         """
         return self._rows(tuple(map(tuple, windows)) if self.per_frame else len(windows))
+
+    def of_prompt(self, number: int) -> RunText:
+        """The text of one of the prompts."""
+        one = copy.copy(self)
+        one._hidden = self._hidden[number : number + 1]
+        one._pooled = None if self._pooled is None else self._pooled[number : number + 1]
+        one._rows = lru_cache(maxsize=4)(one._rows_of)
+        return one
 
     def _rows_of(self, key: int | tuple[tuple[int, ...], ...]) -> tuple[Tensor, dict[str, Any]]:
         def cut(values: Tensor | None) -> Tensor | None:

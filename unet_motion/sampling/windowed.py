@@ -23,7 +23,7 @@ Predict = Callable[[Tensor, Tensor, Sequence[Sequence[int]]], Tensor]
 
 def windowed(
     predict: Predict, windows: ContextWindows, frames: int, timesteps: Tensor, at_once: int = 1,
-    ranks: Ranks | None = None,
+    ranks: Ranks | None = None, held: Callable[[int], int] = int,
 ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """The model function over a whole clip, for a sampler, from one over windows.
 
@@ -34,6 +34,7 @@ def windowed(
         at_once: windows of one length in one call of ``predict``: more memory, fewer calls, the same values within
             rounding.
         ranks: the processes that share the windows of a step, or None for this one alone.
+        held: step -> the step whose windows it has; by default its own.
 
     Returns:
         (x (F, C, h, w), timestep) -> prediction (F, C, h, w), float32 or wider.
@@ -41,7 +42,7 @@ def windowed(
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
         total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
-        plan = windows.plan(frames, step_of(timesteps, timestep))
+        plan = windows.plan(frames, held(step_of(timesteps, timestep)))
         for group, weights in window_groups(plan if ranks is None else ranks.share(plan), at_once):
             places = torch.tensor([frame for window in group for frame in window], device=x.device)
             found = predict(x[places], timestep, group).to(total)
@@ -55,18 +56,19 @@ def windowed(
 
 
 def viewed(
-    predict: Callable[..., Tensor], views: ContextWindows, frames: int, timesteps: Tensor, ranks: Ranks | None = None
-) -> Callable[[Tensor, Tensor], Tensor]:
+    predict: Callable[..., Tensor], views: ContextWindows, frames: int, timesteps: Tensor, ranks: Ranks | None = None,
+    held: Callable[[int], int] = int,
+) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """The model function over a whole clip where the windows are inside the motion modules.
 
     Args:
         predict: as for :func:`windowed`, and takes `views`.
-        frames, timesteps, ranks: as for :func:`windowed`; one of the ranks computes, since it is one call.
+        frames, timesteps, ranks, held: as for :func:`windowed`; one of the ranks computes, since it is one call.
     """
     whole = ContextWindows(frames, 0)
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
-        seen = Views.of(views.plan(frames, step_of(timesteps, timestep)))
+        seen = Views.of(views.plan(frames, held(step_of(timesteps, timestep))))
         return windowed(partial(predict, views=seen), whole, frames, timesteps, ranks=ranks)(x, timestep)
 
     return model
@@ -74,19 +76,19 @@ def viewed(
 
 def in_parts(
     predict: Callable[..., Tensor], parts: Sequence[WindowPart], frames: int, timesteps: Tensor, last: float,
-    at_once: int = 1, ranks: Ranks | None = None,
+    at_once: int = 1, ranks: Ranks | None = None, held: Callable[[int], int] = int,
 ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
     """The model function over a whole clip, each step as the part of the run says that has it.
 
     Args:
-        predict, frames, timesteps, at_once, ranks: as for :func:`windowed` and :func:`viewed`.
+        predict, frames, timesteps, at_once, ranks, held: as for :func:`windowed` and :func:`viewed`.
         last: timestep of the most noise, where the sampling begins.
     """
     whole = windowed(predict, ContextWindows(frames, 0), frames, timesteps, ranks=ranks)
     models = {
-        part: viewed(predict, part.windows, frames, timesteps, ranks)
+        part: viewed(predict, part.windows, frames, timesteps, ranks, held)
         if part.views
-        else windowed(predict, part.windows, frames, timesteps, at_once, ranks)
+        else windowed(predict, part.windows, frames, timesteps, at_once, ranks, held)
         for part in parts
     }
 
@@ -120,6 +122,27 @@ def options_of(options: ForwardOptions, windows: Sequence[Sequence[int]], frames
 
     more = [replace(more, amounts=of_windows(more.amounts)) for more in options.more_motion]
     return replace(options, motion_loras=loras, motion_amounts=of_windows(options.motion_amounts), more_motion=more)
+
+
+def of_prompt(options: ForwardOptions, number: int, prompts: int) -> ForwardOptions:
+    """Options of a clip's prompts for one of them: of values that differ between prompts, those of that one.
+
+    Args:
+        options: before :func:`options_of`.
+    """
+    if not options.motion_loras and not options.motion_amounts and not options.more_motion:
+        return options
+
+    def row(value: float | Tensor, dims: tuple[int, ...]) -> float | Tensor:
+        mine = isinstance(value, Tensor) and value.dim() in dims and len(value) == prompts
+        return value[number : number + 1] if mine else value  # type: ignore[index]
+
+    def amounts_of(amounts: Sequence[MotionAmount]) -> list[MotionAmount]:
+        return [replace(a, scale=row(a.scale, (2, 4)), effect=row(a.effect, (2, 4))) for a in amounts]
+
+    loras = [lora.at(row(lora.strength, (2,))) for lora in options.motion_loras]
+    more = [replace(more, amounts=amounts_of(more.amounts)) for more in options.more_motion]
+    return replace(options, motion_loras=loras, motion_amounts=amounts_of(options.motion_amounts), more_motion=more)
 
 
 def _of_windows(lora: MotionLora, windows: Sequence[Sequence[int]], frames: int, prompts: int) -> MotionLora:

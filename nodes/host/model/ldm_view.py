@@ -15,6 +15,7 @@ from ..step.hooks import KEY, ComfyHooks, Places
 from ..step.performance import kernels_of, step_of
 from ..step.pia import with_first_frame
 from ..step.settings import clip_frames, forward_options, publish_animation, settings
+from ..step.step_cache import cached_step
 
 
 def _sequence(*modules: nn.Module | None) -> nn.Sequential:
@@ -132,6 +133,7 @@ class LDMView(nn.Module):
 
     Attributes:
         graphs: the core's steps as CUDA graphs, or None before one is asked for.
+        part_graphs: last layers of a step cache -> its steps and those layers alone as CUDA graphs.
         motion_kind: a key of ``MOTION_MODULES``, or None where that is not known.
     """
 
@@ -150,6 +152,7 @@ class LDMView(nn.Module):
         _register_rest(self, core)
         self.__dict__["places"] = Places(core)
         self.__dict__["graphs"] = None
+        self.__dict__["part_graphs"] = {}
         self.motion_kind: str | None = None
 
     def forward(
@@ -183,7 +186,8 @@ class LDMView(nn.Module):
         added = picture_inputs(x, frames, self.core.config, transformer_options)
         chosen = settings(transformer_options)
         with kernels_of(chosen):
-            return step_of(self, chosen)(
+            step = cached_step(self, chosen, x, control, transformer_options, step_of(self, chosen))
+            return step(
                 with_first_frame(x, frames, self.core.config, transformer_options),
                 timesteps,
                 context,

@@ -23,6 +23,8 @@ from .window_devices import DeviceCall
 from .window_hints import chain, follows_frames
 
 HANDLER = "context_handler"
+STEP_CACHE = "unet_motion_step_cache"
+"""Where the state of a run with a step cache stands in `transformer_options`."""
 
 ANY_NUMBER = 1 << 31
 """More frames than a clip has."""
@@ -117,13 +119,17 @@ class ClipWindows(comfy.context_windows.ContextHandlerABC):
         return next((part for part in reversed(self.parts) if part.holds(sigma, model_sampling)), None)
 
     def plan(
-        self, frames: int, step: int, sigmas: Sequence[float], model_sampling: Any
+        self, frames: int, step: int, sigmas: Sequence[float], model_sampling: Any, held: int | None = None
     ) -> tuple[WindowPart | None, list[tuple[list[int], list[float]]]]:
-        """The part of a step and its windows with their weights; none where the whole clip is drawn at once."""
+        """The part of a step and its windows with their weights; none where the whole clip is drawn at once.
+
+        Args:
+            held: the step whose windows it has; None: its own.
+        """
         part = self.part_at(sigmas[step], model_sampling)
         if part is None or not part.windows.apply_to(frames):
             return None, []
-        return part, part.windows.plan(frames, step)
+        return part, part.windows.plan(frames, step if held is None else held)
 
     def should_use_context(self, model: Any, conds: Any, x_in: Tensor, timestep: Tensor, model_options: dict) -> bool:
         return True
@@ -144,7 +150,10 @@ class ClipWindows(comfy.context_windows.ContextHandlerABC):
         frames = frames_per_clip(options, len(x_in))
         sigma = float(timestep.flatten()[0])
         sigmas = options["sample_sigmas"].tolist() if "sample_sigmas" in options else [sigma]
-        part, plan = self.plan(frames, step_of(sigmas, sigma), sigmas, model.model_sampling)
+        step, cache = step_of(sigmas, sigma), options.get(STEP_CACHE)
+        # What a step cache keeps is of windows, which stay as they are until all is computed anew.
+        held = None if cache is None else cache.settings.held(step, max(1, len(sigmas) - 1))
+        part, plan = self.plan(frames, step, sigmas, model.model_sampling, held)
         if part is None:
             return calc_cond_batch(model, conds, x_in, timestep, model_options)
         if part.views:

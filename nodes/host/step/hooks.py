@@ -145,6 +145,7 @@ class ComfyHooks(Hooks):
         place = self.places[block.layer]
         height, width = (-(-size // 2**place.level) for size in self.options["original_shape"][2:])
         self.options["block_index"] = place.index
+        self.options["transformer_index"] = place.transformer  # not counted: a step may be the last layers alone
         self.options["activations_shape"] = [tokens.shape[0], place.channels, height, width]
         tokens = self._patched_block(block, tokens) if self.patches_blocks else block.run(tokens)
         if place.last:

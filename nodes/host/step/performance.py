@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ....unet_motion import ForwardOptions, StepGraphs, UNetMotionModel
 from ....unet_motion.ops import dispatch
+from ....unet_motion.runtime.step_parts import StepParts
 from .hooks import KEY
 
 COMPILATIONS: dict[str, dict[str, Any]] = {
@@ -63,6 +64,18 @@ def step_of(view: Any, chosen: dict) -> Callable[..., Tensor]:
     return view.graphs
 
 
+def parts_of(view: Any, chosen: dict, layers: int) -> tuple[Callable, Callable]:
+    """What runs a step of a view's core in two parts, and the second part alone: see :class:`StepParts`."""
+    parts = StepParts(view.core, layers or None)
+    if not chosen.get("cuda_graphs") or torch.compiler.is_compiling():
+        return parts.full, parts.shallow
+    if parts.layers not in view.part_graphs:
+        view.part_graphs.clear()  # those of other layers: each holds the memory of a step
+        both = (HostGraphs(view.core, step=step) for step in (parts.full, parts.shallow))
+        view.part_graphs[parts.layers] = tuple(both)
+    return view.part_graphs[parts.layers]
+
+
 def kernels_of(chosen: dict) -> contextlib.AbstractContextManager:
     """The choice of kernels of the pack's settings of a call, for the time of the call."""
     # Compiled code has no kernels of ours, and no place for a choice.
@@ -81,9 +94,11 @@ def free_graphs_with(model: Any) -> None:
     """Make a MODEL give its graphs' memory back when it is taken from the device."""
 
     def free(patcher: Any, unloaded: bool = True) -> None:
-        graphs = patcher.model.diffusion_model.graphs
-        if graphs is not None and unloaded:
-            graphs.clear()
+        view = patcher.model.diffusion_model
+        if unloaded:
+            for graphs in (view.graphs, *(one for both in view.part_graphs.values() for one in both)):
+                if graphs is not None:
+                    graphs.clear()
 
     model.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
     model.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, free)
