@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 from .. import __version__
 
+SHOWN_WORDS = 8
 OF_WINDOWS = ("free_noise", "repeated")
 """Kinds of noise that say nothing without windows."""
 WORKFLOW_INSIDE = (
@@ -122,7 +124,8 @@ def _add_prompt(group) -> None:
         type=Path,
         metavar="FILE",
         help='prompts over the frames in place of one: lines such as "0": "a red star", "15": "a blue star", or JSON; '
-        "--neg in them for the negative ones",
+        "--neg in them for the negative ones. The JSON of the node Timeline, too: its curves scale, effect and cfg (in "
+        "the place of --guidance) count as they do there",
     )
 
 
@@ -142,20 +145,18 @@ def run(args: argparse.Namespace) -> None:
     from .. import video
 
     path, windows, free_init = _check_output(args), _windows(args), _free_init(args)
-    prompt, negative = _prompts(args)
+    asked = _asked(args)
+    _say_strides(args, windows)
     start = time.perf_counter()
-    pipeline, unknown = _load(args, [prompt, negative])
+    pipeline, unknown = _load(args, [asked["prompt"], asked["negative_prompt"]])
     frames = pipeline(
-        prompt,
-        negative_prompt=negative,
+        **asked,
         frames=args.frames,
         steps=args.steps,
-        guidance=args.guidance,
         seed=args.seed,
         sampler=args.sampler,
         width=args.width,
         height=args.height,
-        options=_options(args),
         progress=not args.json,
         windows=windows,
         frames_at_once=args.frames_at_once,
@@ -177,27 +178,40 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: {len(frames)} frames of {enlarged.shape[2]}x{enlarged.shape[1]}, in {seconds:.1f} s")
 
 
-def _prompts(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The prompt and the negative prompt: text, or schedules of a file."""
-    from ..schedule import PromptSchedule
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """Prompts, guidance and options: as the command line says, or those of a file with their curves."""
+    from ..sampling import timeline_arguments
+
+    timeline = _timeline(args)
+    given = {"negative_prompt": args.negative, "guidance": args.guidance, "options": _options(args)}
+    if timeline is None:
+        return {"prompt": args.prompt, **given}
+    if args.negative and timeline.prompts.split_negative()[1].texts != ("",):
+        raise ValueError(
+            f"--negative is {args.negative!r}, but {args.prompts} has negative prompts, expected one of both"
+        )
+    if "strength" in timeline.curves:
+        print(f"unet-motion generate: {args.prompts}: the curve `strength` is left out: nothing here takes it",
+              file=sys.stderr)  # fmt: skip
+    try:
+        return timeline_arguments(timeline, args.frames, **given)
+    except ValueError as error:
+        raise ValueError(f"--prompts {args.prompts}: {error}") from None
+
+
+def _timeline(args: argparse.Namespace):
+    """What the file of prompts holds, or None without one."""
+    from ..schedule import Timeline
 
     if args.prompts is None:
-        return args.prompt, args.negative
+        return None
     try:
         text = args.prompts.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(f"--prompts {args.prompts} cannot be read ({error.strerror}), expected a text file") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"--prompts {args.prompts} is not UTF-8 ({error.reason}), expected a text file") from error
-    prompt, negative = PromptSchedule.parse(str(args.prompts), text).split_negative()
-    prompt.shares(args.frames)
-    if negative.texts == ("",):
-        return prompt, args.negative
-    if args.negative:
-        raise ValueError(
-            f"--negative is {args.negative!r}, but {args.prompts} has negative prompts, expected one of both"
-        )
-    return prompt, negative
+    return Timeline.read(str(args.prompts), text)
 
 
 def _check_output(args: argparse.Namespace) -> Path:
@@ -223,10 +237,14 @@ def describe(args: argparse.Namespace) -> dict:
     names = ("prompt", "negative", "seed", "steps", "guidance", "frames", "width", "height", "sampler")
     settings = {name: getattr(args, name) for name in (*names, "fps", "scale", "filter", "freeu", "attention")}
     settings["negative_prompt"] = settings.pop("negative")
-    if args.prompts is not None:
-        settings["prompt"], settings["negative_prompt"] = (
-            text if isinstance(text, str) else text.to_json() for text in _prompts(args)
-        )
+    timeline = _timeline(args)
+    if timeline is not None:
+        prompt, negative = timeline.prompts.split_negative()
+        settings["prompt"] = prompt.to_json()
+        if negative.texts != ("",):
+            settings["negative_prompt"] = negative.to_json()
+        if timeline.curves:
+            settings["curves"] = timeline.to_json()["curves"]
     return {
         **settings,
         "model": args.model.name if args.model else "bundled",
@@ -266,11 +284,19 @@ def _load(args: argparse.Namespace, prompts: list):
     unknown = pipeline.unknown_words(" ".join(texts))
     if unknown:
         print(
-            f"unet-motion generate: the model does not know {', '.join(unknown)}; "
-            f"it knows: {', '.join(getattr(pipeline.tokenizer, 'words', ()))}",
+            f"unet-motion generate: the model does not know {', '.join(unknown)}; {_known(pipeline, unknown)}",
             file=sys.stderr,
         )
     return pipeline, unknown
+
+
+def _known(pipeline: Any, unknown: list[str]) -> str:
+    """Some of the words that a model knows: those like the unknown ones first."""
+    words = list(getattr(pipeline.tokenizer, "words", ()))
+    like = [found for word in unknown for found in difflib.get_close_matches(word, words, 3, 0.6)]
+    shown = list(dict.fromkeys([*like, *words]))[:SHOWN_WORDS]
+    more = f" and {len(words) - len(shown)} more" if len(words) > len(shown) else ""
+    return f"it knows {', '.join(shown)}{more}"
 
 
 def _lora(text: str) -> tuple[str, float]:
@@ -333,6 +359,15 @@ def _windows(args: argparse.Namespace):
     if args.windows_at_once != 1 and all(part.views for part in parts):
         raise ValueError(f"--windows-at-once is {args.windows_at_once}, expected 1 with --views: these are one call")
     return parts
+
+
+def _say_strides(args: argparse.Namespace, parts) -> None:
+    """Say which strides are wider than the clip has room for."""
+    for windows in dict.fromkeys(part.windows for part in parts or ()):
+        used = windows.strides(args.frames)
+        if windows.stride > used:
+            room = f"{args.frames} frames with windows of {windows.length} ({windows.schedule})"
+            print(f"unet-motion generate: a stride of {windows.stride} acts as {used} on {room}", file=sys.stderr)
 
 
 def _window_part(text: str, whole):

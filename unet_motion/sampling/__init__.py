@@ -27,6 +27,7 @@ from .noise_schedule import (
 )
 from .pipeline import MotionPipeline
 from .samplers import SAMPLERS, Sampler, get_sampler
+from .timeline import timeline_arguments
 from .window_parts import WindowPart
 
 __all__ = [
@@ -61,4 +62,5 @@ __all__ = [
     "rescale_zero_terminal_snr",
     "seed_apart",
     "seeded_generator",
+    "timeline_arguments",
 ]

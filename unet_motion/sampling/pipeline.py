@@ -18,6 +18,7 @@ from ..forward.text_keys import TextKeys
 from ..forward.views import Views
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
+from ..schedule import Timeline
 from ..schedule.curve import Curve, product
 from .call_checks import check_kinds, checked_guidance, whole
 from .context_windows import ContextWindows
@@ -37,6 +38,7 @@ from .parts import (
 from .published import TOKENIZER, load_tokenizer, parts_of_checkpoint, parts_of_folder
 from .samplers import Sampler, get_sampler
 from .text import Prompt, RunText, checked_texts
+from .timeline import timeline_arguments
 from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
 from .windowed import in_parts, options_of
 
@@ -177,7 +179,7 @@ class MotionPipeline:
     @takes_field_names
     @torch.inference_mode()
     def __call__(
-        self, prompt: Prompt, negative_prompt: Prompt = "", frames: int = 16, steps: int = 20,
+        self, prompt: Prompt | Timeline, negative_prompt: Prompt = "", frames: int = 16, steps: int = 20,
         guidance: float | Curve | Sequence[Curve] = 3.0, seed: int = 0, sampler: str = "ddim", width: int = 64,
         height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
         windows: Windows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
@@ -186,7 +188,8 @@ class MotionPipeline:
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
-        prompt, negative_prompt: for all frames, or a `PromptSchedule` over them.
+        prompt, negative_prompt: for all frames, or a `PromptSchedule` over them. A `Timeline` is the prompts and what
+            its curves say of guidance and of the motion modules; see `timeline_arguments`.
         steps: model evaluations; the time is proportional to it.
         guidance: classifier-free guidance scale (Ho and Salimans 2022); 1 means none, in half the time. Curves over
             frames or steps are multiplied.
@@ -205,6 +208,10 @@ class MotionPipeline:
         injection: a picture that is laid into the clip while it is sampled; see `ImageInjection`.
         Raises ValueError where an argument is out of its range.
         """
+        if isinstance(prompt, Timeline):
+            check_kinds(noise, options)
+            given = timeline_arguments(prompt, whole("frames", frames), negative_prompt, guidance, options)
+            prompt, negative_prompt, guidance, options = given.values()
         prompt, negative_prompt = checked_texts(prompt, negative_prompt)
         frames, steps, width, height = (
             whole(name, number)
