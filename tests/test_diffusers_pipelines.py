@@ -92,6 +92,18 @@ def test_freeu_that_is_set_after_accelerate_stays_and_so_does_gradient_checkpoin
     assert_close(draw(pipe), plain)
 
 
+def test_freeu_that_diffusers_does_not_have_is_not_lost_without_a_word(pipe, theirs):
+    accelerate(pipe)
+    ours = pipe.unet
+    ours.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6, version="v2")
+    with pytest.raises(ValueError, match=r"`pipe.unet` has FreeU v2, expected v1 or none"):
+        restore(pipe)
+    assert pipe.unet is ours
+    ours.disable_freeu()
+    restore(pipe)
+    assert pipe.unet is theirs
+
+
 IMMOVABLE = {
     "LoRAs": lambda pipe: pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"])),
     "FreeNoise": lambda pipe: pipe.enable_free_noise(4, 2),

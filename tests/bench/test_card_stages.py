@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from unet_motion.bench.card import report, stages
-from unet_motion.bench.card.processes import answer_of
 from unet_motion.bench.card.sizes import REHEARSAL
 from unet_motion.bench.card.stages import Card, Found, Stage, run_stages
 from unet_motion.bench.cases import NotMeasured
+from unet_motion.bench.processes import answer_of
 from unet_motion.cli import main
 
 ROOT = Path(__file__).parents[2]

@@ -316,3 +316,15 @@ def test_other_norm_groups_in_the_adapter_are_not_ignored():
     adapter, _ = adapter_pair(**adapter_config(SD15_2D, motion_norm_num_groups=2))
     with pytest.raises(ValueError, match="norm groups: 2, the UNet has 4"):
         UNetMotionModel.from_unet2d(unet, adapter)
+
+
+def test_something_else_is_refused_by_its_class():
+    unet = image_unet(SD15_2D)
+    with pytest.raises(TypeError, match="`unet` is a int, expected diffusers' UNet2DConditionModel"):
+        UNetMotionModel.from_unet2d(3, None)
+    with pytest.raises(TypeError, match="`unet` is a Linear, expected"):
+        UNetMotionModel.from_unet2d(torch.nn.Linear(1, 1))
+    with pytest.raises(TypeError, match="`motion_adapter` is a dict, expected a MotionAdapter"):
+        UNetMotionModel.from_unet2d(unet, {})
+    with pytest.raises(TypeError, match="`motion_adapter` is a str, expected a MotionAdapter"):
+        UNetMotionModel.from_unet2d(unet).load_motion_modules("mm_sd_v15")

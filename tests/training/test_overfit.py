@@ -15,12 +15,12 @@ from unet_motion.training.objective import Objective
 from unet_motion.training.recipe import MotionRecipe
 from unet_motion.training.trainer import MotionTrainer
 
-FRAMES, SIZE = 6, (16, 16)
+FRAMES, SIZE = 6, (8, 8)
 RECIPE = MotionRecipe(
-    steps=400,
+    steps=500,
     batch=2,
     learning_rate=3e-3,
-    schedule="cosine",
+    schedule="cosine",  # ends in small steps: where a constant rate ends is another place with each version of torch
     weight_decay=0.0,
     drop_prompt=0.0,
     ema=0.97,
@@ -44,7 +44,7 @@ def clip_folder(tmp_path_factory):
     pytest.importorskip("av")
     folder = tmp_path_factory.mktemp("clips") / "bikes"
     folder.mkdir()
-    frames = read_clip(real_video(), ClipOptions(frames=FRAMES, stride=8, buckets=(SIZE,)))
+    frames = read_clip(real_video(), ClipOptions(frames=FRAMES, stride=24, buckets=(SIZE,)))
     for i, frame in enumerate(frames[:FRAMES]):
         Image.fromarray(frame).save(folder / f"{i}.png")
     return folder.parent
@@ -53,9 +53,9 @@ def clip_folder(tmp_path_factory):
 def small_unet():
     torch.manual_seed(0)
     unet = UNetMotionModel(
-        in_channels=3, out_channels=3, block_out_channels=(32, 64, 64), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlockMotion", "DownBlockMotion", "CrossAttnDownBlockMotion"),
-        up_block_types=("CrossAttnUpBlockMotion", "UpBlockMotion", "UpBlockMotion"),
+        in_channels=3, out_channels=3, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion"),
+        up_block_types=("CrossAttnUpBlockMotion", "UpBlockMotion"),
         cross_attention_dim=8, num_attention_heads=2, motion_num_attention_heads=4, motion_max_seq_length=FRAMES,
     )  # fmt: skip
     for part in unet.motion_parts():

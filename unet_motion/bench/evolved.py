@@ -6,12 +6,8 @@ ComfyUI has modules named ``nodes`` and ``utils``, sets options of torch when it
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +15,7 @@ import torch
 
 from .cases import Bench, NotMeasured, Row
 from .nets import WIDTHS
+from .processes import answer_of
 
 PACK = "ComfyUI-AnimateDiff-Evolved"
 SCOPES = ("frame", "clip")
@@ -88,17 +85,9 @@ def evolved_step(
 
 
 def _in_a_process(request: dict) -> list[Row]:
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "rows.json"
-        request = {**request, "folder": folder, "answer": str(answer)}
-        command = [sys.executable, "-m", f"{__package__}.evolved_process", json.dumps(request)]
-        done = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, cwd=folder, check=False
-        )
-        if done.returncode or not answer.is_file():
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            why = lines[-1] if lines else f"exit status {done.returncode}"
-            raise NotMeasured(f"AnimateDiff-Evolved on the ComfyUI in {request['comfyui']} does not run here: {why}")
-        return [Row(**row) for row in json.loads(answer.read_text())]
+    try:
+        rows = answer_of(f"{__package__}.evolved_process", request)
+    except NotMeasured as error:
+        what = f"AnimateDiff-Evolved on the ComfyUI in {request['comfyui']}"
+        raise NotMeasured(f"{what} does not run here: {error}") from None
+    return [Row(**row) for row in rows]

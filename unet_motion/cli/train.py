@@ -45,6 +45,7 @@ def _add_evaluate(subparsers) -> None:
     evaluate.add_argument("--guidance", type=float, default=3.0, help="weight of the prompt (default: %(default)s)")
     evaluate.add_argument("--sampler", default="ddim", help="sampler (default: %(default)s)")
     evaluate.add_argument("--bfloat16", action="store_true", help="compute in bfloat16: faster on CPUs made for it")
+    evaluate.add_argument("--device", help="torch device to sample on (default: a CUDA device where there is one)")
     evaluate.add_argument("--sheet", type=Path, help="write a PNG with the first clips there")
     evaluate.add_argument("--motion-lora", metavar="NAME|FILE", help="measure instead how still shapes move under "
         "a motion LoRA, at five strengths")  # fmt: skip
@@ -85,14 +86,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from ..bundled.parts import WEIGHTS, load_bundled
     from ..training.bundled_model.evaluate import SampleSettings, evaluate, missed_targets
     from ..training.bundled_model.export import load_judge
+    from .device import choose_device
 
     if args.clips < 1 or args.steps < 1:
         raise ValueError(f"--clips is {args.clips} and --steps is {args.steps}; expected at least 1 each")
     settings = SampleSettings(args.steps, args.guidance, args.sampler, bfloat16=args.bfloat16)
+    device = choose_device(args.device)
     if args.motion_lora:
-        return _evaluate_lora(args, settings)
+        return _evaluate_lora(args, settings, device)
     figures = evaluate(
-        load_bundled(path=args.model or WEIGHTS),
+        load_bundled(device, path=args.model or WEIGHTS),
         load_judge(),
         args.clips,
         args.seed,
@@ -105,7 +108,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 1 if missed else 0
 
 
-def _evaluate_lora(args: argparse.Namespace, settings) -> int:
+def _evaluate_lora(args: argparse.Namespace, settings, device) -> int:
     """Measure a motion LoRA; prints a row for each strength."""
     from ..bundled import motion_lora_names, motion_lora_path
     from ..bundled.parts import WEIGHTS, load_bundled
@@ -114,7 +117,7 @@ def _evaluate_lora(args: argparse.Namespace, settings) -> int:
     own = args.motion_lora in motion_lora_names()
     lora = motion_lora_path(args.motion_lora) if own else args.motion_lora
     rows = lora_figures(
-        load_bundled(path=args.model or WEIGHTS), lora, clips=args.clips, seed=args.seed, settings=settings
+        load_bundled(device, path=args.model or WEIGHTS), lora, clips=args.clips, seed=args.seed, settings=settings
     )
     if args.json:
         print(json.dumps(rows, indent=1))

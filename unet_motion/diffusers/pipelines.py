@@ -54,7 +54,7 @@ def restore(pipe: Any) -> None:
 
     Raises:
         ValueError: the pipeline's UNet was not put there by :func:`accelerate`, or something is loaded into it or
-            turned on in it that does not move.
+            turned on in it that does not move, such as FreeU of version 2, which diffusers does not have.
     """
     ours: Any = getattr(pipe, "unet", None)
     theirs = ours.__dict__.get("_replaced") if isinstance(ours, UNetMotionModel) else None
@@ -62,8 +62,10 @@ def restore(pipe: Any) -> None:
         raise ValueError(f"`pipe.unet` is a {type(ours).__name__} that `accelerate` did not put there.")
     if found := _immovable(ours):
         raise ValueError(f"`pipe.unet` has {found}, expected none: unload or turn them off before `restore`.")
-    theirs.load_state_dict(ours.state_dict(), assign=True)
     freeu = ours.defaults.freeu
+    if freeu is not None and freeu.version != "v1":
+        raise ValueError(f"`pipe.unet` has FreeU {freeu.version}, expected v1 or none: diffusers has no other.")
+    theirs.load_state_dict(ours.state_dict(), assign=True)
     if freeu is None:
         theirs.disable_freeu()
     else:

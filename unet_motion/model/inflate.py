@@ -22,12 +22,21 @@ def inflated_arguments(image_unet: nn.Module, adapter: nn.Module | None) -> dict
     """Constructor arguments of a motion UNet for an image UNet (diffusers' configuration) and an adapter.
 
     Raises:
+        TypeError: no module with a configuration.
         ValueError: a setting of the image UNet that this network does not have, or an adapter that does not fit.
     """
+    _check_kind("unet", image_unet, "diffusers' UNet2DConditionModel")
+    if adapter is not None:
+        _check_kind("motion_adapter", adapter, "a MotionAdapter")
     values = unet2d_arguments(cast(Any, image_unet.config))
     if adapter is not None:
         values.update(adapter_fields(values, adapter_config(adapter)))
     return values
+
+
+def _check_kind(name: str, given: object, expected: str) -> None:
+    if not isinstance(given, nn.Module) or not hasattr(given, "config"):
+        raise TypeError(f"`{name}` is a {type(given).__name__}, expected {expected}.")
 
 
 def load_image_unet(unet: MotionUNet, image_unet: nn.Module, adapter: nn.Module | None) -> None:
@@ -54,6 +63,7 @@ def load_image_unet(unet: MotionUNet, image_unet: nn.Module, adapter: nn.Module 
 
 def load_motion_modules(unet: MotionUNet, adapter: nn.Module) -> None:
     """Copy the weights of an adapter: see :meth:`unet_motion.UNetMotionModel.load_motion_modules`."""
+    _check_kind("motion_adapter", adapter, "a MotionAdapter")
     state = dict(adapter.state_dict())
     conv_in = _adapted_conv_in(unet, state)
     own = {k: v for k, v in unet.state_dict().items() if is_motion(k)}

@@ -202,10 +202,11 @@ class UNetMotionModel(MotionUNet):
             kwargs: the constructor's ``operations`` and ``weights``.
 
         Raises:
+            TypeError: one of the two is something else.
             ValueError: a setting of the image UNet that this network does not have, or an adapter that does not fit.
         """
-        first = next(unet.parameters())
         arguments = inflate.inflated_arguments(unet, motion_adapter)
+        first = next(unet.parameters())
         model = cls(**arguments, dtype=first.dtype, device=first.device, **kwargs)
         if load_weights:
             inflate.load_image_unet(model, unet, motion_adapter)

@@ -188,8 +188,9 @@ class MotionPipeline:
     ) -> np.ndarray:  # fmt: skip
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
-        prompt, negative_prompt: for all frames, or a `PromptSchedule` over them. A `Timeline` is the prompts and what
-            its curves say of guidance and of the motion modules; see `timeline_arguments`.
+        prompt, negative_prompt: for all frames, or a `PromptSchedule` over them; lists of them give a clip for each,
+            (prompts, frames, height, width, 3), with seeds that count up. A `Timeline` is the prompts and what its
+            curves say of guidance and of the motion modules; see `timeline_arguments`.
         steps: model evaluations; the time is proportional to it.
         guidance: classifier-free guidance scale (Ho and Salimans 2022); 1 means none, in half the time. Curves over
             frames or steps are multiplied.
@@ -206,6 +207,10 @@ class MotionPipeline:
         views: windows inside the motion modules, in the place of `windows`: all else runs once for each frame.
         frames_at_once: frames that layers between motion modules see at a time: less memory, the same values.
         injection: a picture that is laid into the clip while it is sampled; see `ImageInjection`.
+        num_frames, num_inference_steps, guidance_scale: diffusers' names of `frames`, `steps` and `guidance`.
+        generator: a `torch.Generator` that draws the first noise as diffusers draws it, in the place of `seed`; or one
+            for each prompt.
+        latents: (prompts, C, frames, h, w), that first noise itself.
         Raises ValueError where an argument is out of its range.
         """
         if isinstance(prompt, Timeline):

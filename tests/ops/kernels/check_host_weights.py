@@ -15,9 +15,9 @@ from unet_motion import UNetMotionModel, kernels
 from unet_motion.bench.nets import make_inputs, randomise
 
 SMALL = {
-    "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
-    "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
-    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlockMotion",),
+    "up_block_types": ("UpBlockMotion",),
+    "block_out_channels": (8,),
     "layers_per_block": 1,
     "norm_num_groups": 2,
     "cross_attention_dim": 12,

@@ -26,9 +26,9 @@ def noted(name, function, seen):
 @torch.no_grad()
 def test_a_whole_network_runs_on_the_kernels_and_sees_each_change_of_its_weights(monkeypatch):
     unet = UNetMotionModel(
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
-        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlockMotion",),
+        up_block_types=("UpBlockMotion",),
+        block_out_channels=(8,),
         layers_per_block=1,
         norm_num_groups=2,
         cross_attention_dim=12,

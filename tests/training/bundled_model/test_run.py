@@ -44,7 +44,7 @@ def test_a_stage_below_its_gate_stops_the_run(folder):
 
 
 def test_evaluate_prints_json_and_says_what_is_missed(capsys):
-    status = main(["evaluate", "--clips", "8", "--steps", "1", "--json"])
+    status = main(["evaluate", "--clips", "8", "--steps", "1", "--device", "cpu", "--json"])
     figures = json.loads(capsys.readouterr().out)
     assert figures["clips"] == 8 and figures["steps"] == 1
     assert status == (1 if figures["missed"] else 0)
@@ -53,3 +53,8 @@ def test_evaluate_prints_json_and_says_what_is_missed(capsys):
 def test_evaluate_refuses_nonsense(capsys):
     assert main(["evaluate", "--clips", "0"]) == 2
     assert "--clips is 0" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_a_device_that_is_not_there(capsys):
+    assert main(["evaluate", "--clips", "1", "--device", "nonsense"]) == 2
+    assert "device 'nonsense' cannot be used here" in capsys.readouterr().err

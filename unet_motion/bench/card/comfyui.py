@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..evolved import find_comfyui, version_of
-from .processes import ROOT, answer_of
+from ..processes import ROOT, answer_of
 from .stages import Card, Found
 
 

@@ -13,8 +13,8 @@ import torch
 from ..cases import LIMITS, NotMeasured
 from ..measure import synchronise, take_turns
 from ..nets import relative_error
+from ..processes import answer_of
 from .networks import inputs_of, steps_of
-from .processes import answer_of
 from .sizes import REAL, REHEARSAL
 from .stages import Card, Found
 

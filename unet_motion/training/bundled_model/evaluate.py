@@ -36,19 +36,23 @@ class SampleSettings:
     guidance: float = 3.0
     sampler: str = "ddim"
     frames: int = FRAMES
-    bfloat16: bool = False  # faster where the CPU has matrix units for it; figures are the same within a clip or two
+    bfloat16: bool = False  # faster where the device has matrix units for it; figures are the same within a clip or two
 
 
 @torch.no_grad()
 def sample_clips(parts: BundledParts, prompts: list[str], seeds: list[int], settings: SampleSettings) -> Tensor:
-    """Clips (N, F, 3, 64, 64) in [0, 1] for N prompts; clip i depends on prompt i and seed i alone."""
+    """Clips (N, F, 3, 64, 64) in [0, 1] on the CPU for N prompts; clip i depends on prompt i and seed i alone.
+
+    They are sampled on the device of the UNet.
+    """
+    device = parts.unet.device
     noise = [torch.randn(settings.frames, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    x = torch.cat(noise)
+    x = torch.cat(noise).to(device)
     hidden, pooled = parts.encode_prompts([*prompts, *[""] * len(prompts)])
     cond = added_cond(pooled)
 
     def model(x: Tensor, timestep: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
             both = parts.unet.forward_frames(
                 torch.cat([x, x]), float(timestep), hidden, settings.frames, added_cond_kwargs=cond
             )
@@ -58,9 +62,9 @@ def sample_clips(parts: BundledParts, prompts: list[str], seeds: list[int], sett
     schedule = NoiseSchedule.named()
     sampler = get_sampler(settings.sampler)
     latents = sampler.run(model, x, schedule, schedule.steps(settings.steps, sampler.spacing))
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
         pictures = torch.cat([parts.autoencoder.decode(part).float() for part in latents.split(32)])
-    return pictures.clamp(0, 1).unflatten(0, (len(prompts), settings.frames))
+    return pictures.clamp(0, 1).cpu().unflatten(0, (len(prompts), settings.frames))
 
 
 def evaluation_triples(count: int, seed: int) -> np.ndarray:

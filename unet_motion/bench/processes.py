@@ -11,16 +11,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..cases import NotMeasured
+from .cases import NotMeasured
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def answer_of(module: str, request: dict[str, Any], seconds: float) -> Any:
+def answer_of(module: str, request: dict[str, Any], seconds: float | None = None) -> Any:
     """What `python -m <module> <request>` writes into the file that the request names as ``answer``.
 
+    The request's ``folder`` is one for the process's own files, removed afterwards.
+
     Raises:
-        NotMeasured: it failed, with the last line that it printed, or was ended after that time.
+        NotMeasured: it failed, with the last line that it printed, or was ended after that time (None: no limit).
     """
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH")) if part)
     with tempfile.TemporaryDirectory() as folder:
