@@ -210,7 +210,8 @@ def test_a_timeline_is_edited_undone_copied_saved_reopened_and_run(server, rende
         file.write_text(json.dumps(page.page.evaluate("app.graph.serialize()")))
         page.page.evaluate("app.graph.clear()")
         page.open_workflow(file)
-        drawing.keys("cfg").nth(1).wait_for()
+        page.page.evaluate("app.canvas.ds.offset = [200, 100], app.canvas.setDirty(true, true)")
+        drawing.keys("effect").nth(1).wait_for(state="attached")
         assert drawing.state() == state and {track: drawing.keys(track).count() for track in shown} == shown
         again = page.page.evaluate("app.graph.serialize().nodes.find(({type}) => type === 'UNetMotion_Timeline')")
         posted = page.page.evaluate("app.graphToPrompt().then(({output}) => Object.values(output))")
