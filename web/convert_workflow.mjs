@@ -2,7 +2,6 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-const SHOWN = 5; // sentences of a report that the page shows
 const SHORT = 6000; // milliseconds
 const LONG = 30000;
 const LOADING = 3000; // for the page to load a workflow
@@ -15,7 +14,9 @@ const WORDS = {
       "pack's and ComfyUI's own nodes? One step back (Ctrl+Z) undoes it.",
     done: (count) => `${count} nodes replaced`,
     left: (count) => `${count} left`,
-    more: (count) => `and ${count} more in the browser's console`,
+    more: (count) => `${count} remarks: menu UNetMotion, Report of the last rewriting`,
+    report: "Report of the last rewriting",
+    never: "No workflow was rewritten since the page was opened.",
     node: "Node",
     none: "This workflow has no nodes of AnimateDiff-Evolved.",
     failed: "The workflow was not rewritten",
@@ -27,7 +28,9 @@ const WORDS = {
       "按一次 Ctrl+Z 即可撤销。",
     done: (count) => `已替换 ${count} 个节点`,
     left: (count) => `${count} 个未替换`,
-    more: (count) => `其余 ${count} 条见浏览器控制台`,
+    more: (count) => `${count} 条说明：菜单 UNetMotion，上次改写的报告`,
+    report: "上次改写的报告",
+    never: "打开页面后还没有改写过工作流。",
     node: "节点",
     none: "此工作流没有 AnimateDiff-Evolved 的节点。",
     failed: "工作流未能改写",
@@ -120,19 +123,28 @@ function sentencesOf(entries) {
   return [...nodes].map(([about, numbers]) => `${words().node} ${numbers.join(", ")} ${about}`);
 }
 
+/** What the last report said: a line, and its sentences. */
+let told = null;
+
+/** Show the sentences of the last report in a dialog. */
+export async function showReport() {
+  const { report, never } = words();
+  if (!told) say("info", report, never, SHORT);
+  else await app.extensionManager.dialog.confirm({ title: report, message: told.summary, itemList: told.sentences });
+}
+
 function tell(report) {
   const { done, left, more } = words();
   const sentences = sentencesOf([...report.left, ...report.changed]);
   console.info("UNetMotion: workflow rewritten", report);
-  const rest = sentences.length - SHOWN;
-  const lines = [...sentences.slice(0, SHOWN), ...(rest > 0 ? [more(rest)] : [])];
   const summary = [done(report.replaced.length), ...(report.left.length ? [left(report.left.length)] : [])].join(", ");
+  told = { summary, sentences };
   const { toast } = app.extensionManager;
   if (said) toast.remove?.(said);
   said = {
     severity: sentences.length ? "warn" : "success",
     summary,
-    detail: lines.join("\n"),
+    detail: sentences.length ? more(sentences.length) : undefined,
     life: sentences.length ? LONG : SHORT,
   };
   toast.add(said);

@@ -1,7 +1,7 @@
 // The pack's part of ComfyUI's page: settings, the moving preview on the classic canvas, what a chosen file is, and
 // workflows of AnimateDiff-Evolved rewritten.
 import { app } from "../../scripts/app.js";
-import { convertWorkflow, offerConversion } from "./convert_workflow.mjs";
+import { convertWorkflow, offerConversion, showReport } from "./convert_workflow.mjs";
 import { forgetPreviews, sendPreviewChoice, showPreviews } from "./clip_preview.mjs";
 import { showCurveEditor } from "./curve_editor.mjs";
 import { refreshFileInfo, showFileInfo } from "./file_info.mjs";
@@ -16,6 +16,7 @@ const FILE_INFO = "UNetMotion.Loader.FileInfo";
 const OFFER = "UNetMotion.Workflows.Offer";
 const CONVERT_POSTED = "UNetMotion.Workflows.ConvertPosted";
 const CONVERT = "UNetMotion.ConvertWorkflow";
+const REPORT = "UNetMotion.ConversionReport";
 
 const setting = (id) => app.extensionManager.setting.get(id);
 // The page calls onChange before it keeps the new value, and once before it is ready.
@@ -76,8 +77,14 @@ app.registerExtension({
       icon: "pi pi-sync",
       function: convertWorkflow,
     },
+    {
+      id: REPORT,
+      label: "Report of the last rewriting",
+      icon: "pi pi-list",
+      function: showReport,
+    },
   ],
-  menuCommands: [{ path: ["UNetMotion"], commands: [CONVERT] }],
+  menuCommands: [{ path: ["UNetMotion"], commands: [CONVERT, REPORT] }],
   async setup() {
     showPreviews(sendChoice);
     openOldClips();

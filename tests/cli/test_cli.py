@@ -47,6 +47,46 @@ def test_generate_writes_a_moving_picture_with_its_settings(generate, capsys):
     assert str(path) in capsys.readouterr().out
 
 
+def test_a_timeline_is_the_file_of_prompts(generate, tmp_path, capsys, monkeypatch):
+    """As the node's page writes it: the call gets what prompts, guidance and options by themselves give it."""
+    called = []
+
+    def call(self, *args, **named):
+        called.append(named)
+        return np.zeros((named["frames"], 64, 64, 3), np.uint8)
+
+    monkeypatch.setattr(MotionPipeline, "__call__", call)
+    file, lines = tmp_path / "line.json", tmp_path / "travel.txt"
+    prompts = {"keys": [{"at": 0, "text": "a red star"}, {"at": 3, "text": "a blue star"}]}
+    curves = {"cfg": {"over": "frames", "keys": [[0, 5], [3, 2]]}, "effect": [0, 1, 0.5, 1], "strength": 1}
+    file.write_text(json.dumps({"prompts": prompts, "curves": curves}))
+    lines.write_text('"0": "a red star", "3": "a blue star"')
+    status, path = generate("--negative", "grey", prompt=f"--prompts={file}")
+    assert status == 0 and f"{file}: the curve `strength` is left out" in capsys.readouterr().err
+    generate("--negative", "grey", prompt=f"--prompts={lines}", name="plain.webp")
+    whole, plain = called
+    same = ("prompt", "negative_prompt", "seed", "frames", "steps", "noise")
+    assert all(whole[name] == plain[name] for name in same) and whole["negative_prompt"] == "grey"
+    assert whole["guidance"].values(4).tolist() == [5, 4, 3, 2] and plain["guidance"] == 3.0
+    (amount,) = whole["options"].motion_amounts
+    assert amount.scale == 1 and amount.effect.tolist() == [0, 1, 0.5, 1] and not plain["options"].motion_amounts
+    assert read_metadata(path)["curves"]["effect"] == [0, 1, 0.5, 1]
+    file.write_text(json.dumps({"prompts": prompts, "curves": {"effect": [0, 1, 0]}}))
+    assert generate(prompt=f"--prompts={file}")[0] == 2
+    assert f"{file}: the curve 'effect': found a list of 3 values, expected" in capsys.readouterr().err
+
+
+def test_what_a_stride_and_unknown_words_become_is_said_shortly(generate, capsys, monkeypatch):
+    monkeypatch.setattr("unet_motion.cli.generate.SHOWN_WORDS", 3)
+    assert generate("--window", "3", "--overlap", "1", "--stride", "99", prompt="a cirle moving zzzz")[0] == 0
+    err = capsys.readouterr().err
+    assert "a stride of 99 acts as 2 on 4 frames with windows of 3 (standard_uniform)" in err
+    known = err.partition("does not know cirle, zzzz; it knows ")[2].partition("\n")[0]
+    assert known == "circle, a, red and 5 more"
+    assert generate("--window", "3", "--overlap", "1", "--stride", "2")[0] == 0
+    assert "stride" not in capsys.readouterr().err
+
+
 def test_prompts_over_the_frames_come_from_a_file(generate, tmp_path, capsys):
     lines = tmp_path / "travel.txt"
     lines.write_text('"0": "a red star", "3": "a blue star --neg green",\n')

@@ -80,6 +80,30 @@ def test_opening_offers_once_and_one_step_undoes(server, tmp_path):
         assert page.problems == []
 
 
+def test_a_report_is_one_short_message_and_its_sentences_stand_in_a_dialog(server, tmp_path):
+    workflow = old_workflow()
+    combine = next(node for node in workflow["nodes"] if node["type"] == "ADE_AnimateDiffCombine")
+    combine["widgets_values"][1:6] = [2, "old", "image/webp", True, True]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(workflow))
+    with visit(server) as page:
+        for _ in range(2):
+            page.open_workflow(path)
+            page.page.get_by_text("Workflow of AnimateDiff-Evolved").first.wait_for()
+            answer(page, "Confirm")
+            page.page.get_by_text("2 remarks: menu UNetMotion").first.wait_for()
+            page.close_dialogs()
+        messages = page.page.locator(".p-toast-message")
+        page.page.wait_for_function("document.querySelectorAll('.p-toast-message').length === 1")  # the other one fades
+        assert "loop_count" not in messages.first.inner_text()
+        page.page.evaluate("void window.app.extensionManager.command.execute('UNetMotion.ConversionReport')")
+        dialog = page.page.get_by_role("dialog")
+        dialog.get_by_text("loop_count 2 has no counterpart").wait_for()
+        assert dialog.get_by_text("pingpong True has no counterpart").count() == 1
+        page.picture("importer-report")
+        assert page.problems == []
+
+
 def dropped_files(workflow: dict) -> dict[str, tuple[str, bytes]]:
     """The workflow in files as AnimateDiff-Evolved's users have them: name -> type, contents.
 

@@ -184,7 +184,7 @@ def _through_api(server, timeline):
 
 
 @pytest.mark.parametrize("renderer", ["classic", "vue"])
-def test_a_timeline_is_edited_undone_copied_saved_and_run(server, renderer):
+def test_a_timeline_is_edited_undone_copied_saved_reopened_and_run(server, renderer, tmp_path):
     if renderer not in renderers(server):
         pytest.skip("this page has the classic renderer only")
     with visit(server, renderers(server)[renderer]) as page:
@@ -205,6 +205,18 @@ def test_a_timeline_is_edited_undone_copied_saved_and_run(server, renderer):
         text, frames = saved["widgets_values"]
         assert json.loads(text) == state and frames == FRAMES
         assert Timeline.parse("timeline", text).to_json() == state
+        shown = {track: drawing.keys(track).count() for track in ("prompts", "effect", "cfg")}
+        file = tmp_path / "timeline.json"
+        file.write_text(json.dumps(page.page.evaluate("app.graph.serialize()")))
+        page.page.evaluate("app.graph.clear()")
+        page.open_workflow(file)
+        page.page.evaluate("app.canvas.ds.offset = [200, 100], app.canvas.setDirty(true, true)")
+        drawing.keys("effect").nth(1).wait_for(state="attached")
+        assert drawing.state() == state and {track: drawing.keys(track).count() for track in shown} == shown
+        again = page.page.evaluate("app.graph.serialize().nodes.find(({type}) => type === 'UNetMotion_Timeline')")
+        posted = page.page.evaluate("app.graphToPrompt().then(({output}) => Object.values(output))")
+        (node,) = (node for node in posted if node["class_type"] == "UNetMotion_Timeline")
+        assert again["widgets_values"] == [text, frames] and node["inputs"]["timeline"] == text
         drawn = load_safetensors(_latents(page))["latent_tensor"]
         broken = {"timeline": '{"prompts": 5}'}
         page.page.evaluate(SET_WIDGETS, ["UNetMotion_Timeline", broken])

@@ -7,6 +7,8 @@ import torch
 from tests.sampling.test_pipeline import Autoencoder, TextEncoder, Tokenizer, clip, pipeline, unet  # noqa: F401
 from unet_motion import ContextWindows, Curve, ForwardOptions, MotionAmount, MotionPipeline, PromptSchedule
 from unet_motion.sampling import NoiseSchedule
+from unet_motion.schedule import Timeline
+from unet_motion.schedule.curve import product
 
 TRAVEL = PromptSchedule.parse("p", '"0": "a red", "3": "star"')
 
@@ -110,3 +112,33 @@ def test_guidance_and_options_are_those_of_the_frame_and_of_the_step(pipeline, u
             clip(pipeline, guidance=wrong)
     with pytest.raises(ValueError, match="8 is never reached"):
         clip(pipeline, prompt=PromptSchedule.parse("p", '"0": "a", "3": "red", "8": "star"'))
+
+
+@pytest.mark.parametrize("over", ["frames", "steps"])
+def test_a_timeline_is_its_prompts_and_curves_given_one_by_one(pipeline, over):  # noqa: F811
+    words = {"scale": "0:1.4, 1:0.7", "effect": "0:0.2, 1:1", "cfg": "0:1.5, 1:4"}
+    if over == "frames":
+        words = {name: text.replace("1:", "3:") if name != "effect" else "[0.2, 1, 0.4, 1]"
+                 for name, text in words.items()}  # fmt: skip
+    curves = {name: Curve.parse(name, text, over) for name, text in words.items()}
+    line = Timeline.from_json(Timeline(TRAVEL, curves).to_json())
+
+    def options(share):
+        scale, effect = (product([curves[name]], 4, share).float() for name in ("scale", "effect"))
+        return ForwardOptions(motion_amounts=[MotionAmount(0.9), MotionAmount(scale, effect)])
+
+    before = ForwardOptions(motion_amounts=[MotionAmount(0.9)])
+    expected = clip(pipeline, prompt=TRAVEL, negative_prompt="a", seed=9, guidance=curves["cfg"], options=options)
+    for given in (before, lambda share: before):
+        found = clip(pipeline, prompt=line, negative_prompt="a", seed=9, guidance=9.0, options=given)
+        assert (found == expected).all()
+    assert not (clip(pipeline, prompt=Timeline(TRAVEL), negative_prompt="a", seed=9, options=before) == expected).all()
+
+
+def test_a_timelines_own_negative_prompt_counts_and_two_are_refused(pipeline):  # noqa: F811
+    line = Timeline.read("f", '"0": "a red --neg star", "3": "star"')
+    positive, negative = line.prompts.split_negative()
+    expected = clip(pipeline, prompt=positive, negative_prompt=negative, seed=9)
+    assert (clip(pipeline, prompt=line, seed=9) == expected).all()
+    with pytest.raises(ValueError, match="the negative prompt is 'a', but the timeline has its own"):
+        clip(pipeline, prompt=line, negative_prompt="a", seed=9)

@@ -189,3 +189,15 @@ def test_keys_that_a_clip_has_no_place_for_are_named(text, sentence):
     with pytest.raises(ValueError, match="a curve over frames was asked for None frames"):
         Curve.parse("c", "0:1, 2:3").pieces()
     assert math.isfinite(float(Curve.parse("c", "0:1, 15:2").values(16)[7]))
+
+
+@pytest.mark.parametrize("frames", [1, 3, 5, 16])
+def test_a_list_has_a_value_for_each_frame_of_the_clip(frames):
+    for curve in (Curve.parse("c", "[1, 0.5, 0.5, 2]"), Curve.per_frame([1, 1, 1, 1])):
+        assert curve.values(4).tolist() == [key.value for key in curve.keys] and not curve.is_constant
+        same = Curve.from_json(curve.to_json()), Curve.parse("c", str(curve))
+        for one in (curve, *same):
+            with pytest.raises(ValueError, match=f"a list of 4 values, expected one for each of the {frames} frames"):
+                one.values(frames)
+    assert Curve.parse("c", "[0.5]").values(frames).tolist() == [0.5] * frames
+    assert Curve.parse("c", "0:1, 0.5:2").values(frames).numel() == frames

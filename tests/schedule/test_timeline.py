@@ -24,7 +24,7 @@ def test_prompts_and_curves_are_those_of_their_classes():
     assert line.curves["cfg"].over == "steps" and line.curves["cfg"].value_at(0.9) == 2
     assert Timeline.parse("timeline", json.dumps(PROMPTS)) == Timeline(line.prompts)
     line.check(2)
-    with pytest.raises(ValueError, match="the curve 'scale': 1 is never reached: the clip has 1 frames"):
+    with pytest.raises(ValueError, match="the curve 'scale': found a list of 2 values, expected .* 1 frames"):
         line.check(1)
 
 
@@ -65,3 +65,14 @@ def test_json_and_back_loses_nothing(drawn):
 def test_what_cannot_be_read_is_named(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         Timeline.parse("t", text)
+
+
+def test_a_file_holds_a_timeline_or_prompts_alone():
+    whole = {"prompts": PROMPTS, "curves": {"cfg": 3}}
+    assert Timeline.read("f", json.dumps(whole)) == Timeline.from_json(whole)
+    prompts = PromptSchedule.from_json(PROMPTS)
+    assert Timeline.read("f", json.dumps(PROMPTS)) == Timeline(prompts)
+    assert Timeline.read("f", '"0": "a"\n"4": "b"').prompts == PromptSchedule.parse("f", '"0": "a", "4": "b"')
+    for text, said in (('{"curves": {}}', "`f`: `prompts` is None"), ('"0" "a"', "`f`: line 1")):
+        with pytest.raises(ValueError, match=said):
+            Timeline.read("f", text)

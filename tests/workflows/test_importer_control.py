@@ -7,7 +7,7 @@ import pytest
 
 from tests.workflows import old_graphs
 from tests.workflows.conversions import find, legacy, plain, up, widgets_of
-from tests.workflows.old_graphs import prompt_of
+from tests.workflows.old_graphs import Spec, prompt_of
 from unet_motion.schedule import Curve
 from unet_motion.workflows.importer import convert_workflow
 from unet_motion.workflows.importer.table import OTHER_PACKS
@@ -29,6 +29,11 @@ OUTPUTS = {
     "FloatList": "FLOAT",
     "SourceOfLatents": "LATENT",
     "SomeOtherApply": "CONDITIONING CONDITIONING",
+    "ACN_AdvancedControlNetApplySingle": "CONDITIONING MODEL",
+    "ACN_AdvancedControlNetApplySingle_v2": "CONDITIONING MODEL",
+    "DiffControlNetLoaderAdvanced": "CONTROL_NET",
+    "ACN_SparseCtrlLoaderAdvanced": "CONTROL_NET",
+    "ACN_TimestepKeyframeFromStrengthList": "TIMESTEP_KEYFRAME",
 }
 WIDGETS = {
     "ControlNetLoader": ["control_net_name"],
@@ -373,3 +378,55 @@ def test_a_net_without_keyframes_stays_without_a_node_behind_it():
     graph, *_ = with_control()
     prompt, report = converted(graph)
     assert STRENGTH not in {node["class_type"] for node in prompt.values()} and not report.changed
+
+
+@pytest.mark.parametrize("kind", ["ACN_AdvancedControlNetApplySingle", "ACN_AdvancedControlNetApplySingle_v2"])
+def test_a_node_for_one_prompt_becomes_cores_with_its_keyframes(kind):
+    """It acts on the other prompt, too, as core's does."""
+    graph, loader, apply, sampler = with_control()
+    links = graph.nodes[apply].links
+    one = {"conditioning": links["positive"], "control_net": links["control_net"], "image": links["image"]}
+    frame = graph.add("LatentKeyframe", batch_index=3, strength=0.5)
+    model = graph.nodes[sampler].links["model"]
+    more = {"model_optional": model} if not kind.endswith("v2") else {}
+    single = graph.add(kind, {**one, "latent_kf_override": (frame, 0), **more}, strength=0.7, start_percent=0.0,
+                       end_percent=0.9)  # fmt: skip
+    graph.nodes[sampler].links.update(positive=(single, 0), negative=links["negative"])
+    graph.nodes[sampler].links["model"] = (single, 1) if more else model
+    del graph.nodes[apply]
+    result = convert_workflow(graph.api(), OTHER_PACKS)
+    prompt = plain(result.graph)
+    strength = up(prompt, str(sampler), "positive")
+    assert prompt[strength]["class_type"] == STRENGTH and prompt[str(sampler)]["inputs"]["negative"][0] != strength
+    applied = prompt[up(prompt, strength, "positive")]
+    assert applied["class_type"] == "ControlNetApply" and applied["inputs"]["strength"] == 0.7
+    assert applied["inputs"]["conditioning"] == [str(links["positive"][0]), 0]
+    curve = prompt[prompt[strength]["inputs"]["strength_curve"][0]]["inputs"]
+    assert Curve.parse("text", curve["text"], curve["over"]).values(16).tolist() == named({3: 0.5})
+    assert [said.text.split(":")[0] for said in result.report.changed] == ["end_percent 0.9 has no counterpart"]
+    assert prompt[up(prompt, str(sampler), "model")]["class_type"] == "UNetMotion_ApplyMotionModule"
+
+
+def test_a_loader_of_parts_that_differ_becomes_cores():
+    graph, loader, _, sampler = with_control()
+    model = graph.nodes[sampler].links["model"]
+    graph.nodes[loader] = Spec("DiffControlNetLoaderAdvanced", {"control_net_name": "d.pth"}, {"model": model})
+    prompt, report = converted(graph)
+    assert prompt[str(loader)]["class_type"] == "DiffControlNetLoader" and report.is_whole
+    assert prompt[str(loader)]["inputs"] == {"model": [str(model[0]), 0], "control_net_name": "d.pth"}
+
+
+def test_what_core_has_no_control_net_for_is_named_and_the_rest_converts():
+    graph, loader, apply, sampler = with_control()
+    graph.nodes[loader] = Spec("ACN_SparseCtrlLoaderAdvanced", {"sparsectrl_name": "s.ckpt"}, {})
+    floats = graph.add("FloatList")
+    keys = graph.add("ACN_TimestepKeyframeFromStrengthList", {"float_strengths": (floats, 0)}, start_percent=0.0)
+    graph.nodes[apply].links["timestep_kf"] = (keys, 0)
+    result = convert_workflow(graph.api(), OTHER_PACKS)
+    left = {said.node: said.text for said in result.report.left}
+    assert left == {str(loader): "SparseCtrl's encoder is not there",
+                    str(keys): "a list of strengths is not spread over the steps"}  # fmt: skip
+    applied = result.graph[result.graph[str(sampler)]["inputs"]["positive"][0]]
+    assert applied["class_type"] == "ControlNetApplyAdvanced" and applied["inputs"]["control_net"] == [str(loader), 0]
+    kept = convert_workflow(graph.api())
+    assert not kept.report.left and str(loader) in {said.node for said in kept.report.kept}

@@ -183,6 +183,41 @@ def test_each_node_alone_with_any_count_of_widgets(kind):
         check({"1": {"class_type": kind, "inputs": given}}, OTHER_PACKS)
 
 
+def readers_of(type_):
+    """Nodes that what a node gives runs through, up to one that ends a chain, and their inputs; () where none does."""
+    ways, seen = [((), type_)], {type_}
+    while ways:
+        way, type_ = ways.pop(0)
+        for kind, row in ROWS.items():
+            name = next((name for name, spec in row.inputs.items() if spec.type == type_), None)
+            if name is None or row.why is not None or name in row.only:
+                continue
+            if row.emits is not None:
+                return (*way, (kind, name))
+            if row.outputs[0] not in seen:
+                seen.add(row.outputs[0])
+                ways.append(((*way, (kind, name)), row.outputs[0]))
+    return ()
+
+
+INPUTS = [(kind, name) for kind, row in ROWS.items() for name, spec in row.inputs.items()
+          if spec.is_widget and row.why is None]  # fmt: skip
+
+
+def test_values_of_links_are_taken_or_said_to_be_lost_in_words():
+    """Of each input of each node; what its links give cannot be read."""
+    for kind, name in INPUTS:
+        prompt = {"1": {"class_type": kind, "inputs": {name: ["2", 0]}}, "2": {"class_type": "Any", "inputs": {}}}
+        last = "1"
+        for number, (reader, place) in enumerate(readers_of(ROWS[kind].outputs[0]) if not ROWS[kind].emits else ()):
+            prompt[str(number + 3)] = {"class_type": reader, "inputs": {place: [last, 0]}}
+            last = str(number + 3)
+        report = convert_workflow(prompt, OTHER_PACKS).report
+        texts = [said.text for said in (*report.left, *report.changed, *report.notes)]
+        assert not any("(" in text.replace("(Any)", "") and "=" in text for text in texts), (kind, name, texts)
+        check(prompt, OTHER_PACKS)
+
+
 def test_widgets_of_the_page_alone_are_where_the_page_has_them():
     """A page graph of a sampler has a value behind its seed, which is none of the node's inputs."""
     assert TARGETS["KSampler"].page_widgets()[1] == CONTROL

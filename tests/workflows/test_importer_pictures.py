@@ -4,6 +4,7 @@ import pytest
 
 from tests.workflows.conversions import both, find, gen2, kinds, up
 from tests.workflows.old_graphs import Spec
+from unet_motion.workflows.importer import convert_workflow
 from unet_motion.workflows.importer.table.pictures import LATER, NEVER_RAN
 
 SETTINGS = {"batch_offset": 0, "noise_type": "default", "seed_gen": "comfy", "seed_offset": 0}
@@ -90,6 +91,15 @@ def test_each_picture_of_a_chain_is_a_node_with_its_own_size_and_mask():
     assert scaled == [True, False, True] and files == ["0.png", "1.png", "2.png"]
     masks = [prompt[inputs["mask"][0]]["class_type"] if "mask" in inputs else None for inputs in found]
     assert masks == [None, "InvertMask", "LoadImage"]
+
+
+def test_two_pictures_at_one_share_of_the_steps_are_said():
+    graph, keys, _ = graph_with({"start_percent": 0.3}, {"start_percent": 0.5}, {"start_percent": 0.3})
+    _, report = both(graph)
+    later = [entry.node for entry in report.changed if "a step later" in entry.text]
+    assert later == [str(keys[2])] and f"in the step of node {keys[0]}'s" in said(report)[0]
+    graph.nodes[keys[2]].mode = 4
+    assert not said(convert_workflow(graph.page()).report)
 
 
 def test_what_has_no_counterpart_is_said():

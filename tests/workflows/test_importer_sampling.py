@@ -235,6 +235,25 @@ def test_a_mask_leaves_the_motion_where_it_is_white():
         assert factor["scale"] == pytest.approx(1.3 * white) and factor["effect"] == pytest.approx(0.5 + 1.5 * white)
 
 
+def test_a_mask_of_old_settings_is_the_scale_of_the_motion(monkeypatch):
+    """From one number at black to another at white, times the loader's own."""
+    monkeypatch.setitem(old_graphs.OUTPUTS, "LoadImageMask", "MASK")
+    monkeypatch.setitem(old_graphs.OUTPUTS, "ADE_AnimateDiffModelSettings_Release", "AD_SETTINGS")
+    graph, loader, sampler = legacy(motion_scale=1.5, apply_v2_models_properly=True)
+    mask = graph.add("LoadImageMask", image="m.png", channel="red")
+    settings = graph.add("ADE_AnimateDiffModelSettings_Release", {"mask_motion_scale": (mask, 0)},
+                         min_motion_scale=0.5, max_motion_scale=2.0)  # fmt: skip
+    graph.nodes[loader].links["ad_settings"] = (settings, 0)
+    result = convert_workflow(graph.api())
+    prompt, report = plain(result.graph), result.report
+    for white in (0.0, 0.25, 1.0):
+        scale = 1.0
+        for inputs in amounts(prompt, sampler):
+            scale *= 1 + (white if "mask" in inputs else 1.0) * (inputs["scale"] - 1)
+        assert scale == pytest.approx(1.5 * (0.5 + 1.5 * white))
+    assert report.is_whole and [said.text.split(":")[0] for said in report.changed] == ["its mask counts as it is"]
+
+
 def test_ranges_and_keyframes_over_the_steps():
     graph = gen2()[0]
     graph.nodes[3] = Spec("ADE_ApplyAnimateDiffModel", {"start_percent": 0.25, "end_percent": 0.95},

@@ -15,10 +15,15 @@ def add_arguments(subparsers: Any) -> None:
         "convert-workflow",
         help="rewrite a ComfyUI workflow made with AnimateDiff-Evolved",
         description="Rewrite a ComfyUI workflow made with AnimateDiff-Evolved with the nodes of this pack and of "
-        "ComfyUI: a file of the page stays one of the page, one of the API one of the API. Exit status: 0 when it was "
+        "ComfyUI: a file of the page stays one of the page, one of the API one of the API (also as the body that "
+        "programs post, with the graph in `prompt`). Exit status: 0 when it was "
         "converted whole, 3 when nodes are left that have no counterpart, 2 when the file is no workflow.",
     )
-    parser.add_argument("file", metavar="FILE", help="a workflow, JSON; it stays as it is")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="a workflow: JSON, or a WebP, PNG, GIF, MP4 or WebM that holds one; it stays as it is",
+    )
     parser.add_argument("--out", required=True, metavar="OUT.json", help="where the converted workflow goes")
     parser.add_argument("--report", metavar="REPORT.json", help="what became of each node, as JSON")
     parser.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import re
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..sampling import MotionPipeline
 
+SHOWN_WORDS = 8
 OF_WINDOWS = ("free_noise", "repeated")
 """Kinds of noise that say nothing without windows."""
 WORKFLOW_INSIDE = (
@@ -137,7 +139,8 @@ def _add_prompt(group) -> None:
         type=Path,
         metavar="FILE",
         help='prompts over the frames in place of one: lines such as "0": "a red star", "15": "a blue star", or JSON; '
-        "--neg in them for the negative ones",
+        "--neg in them for the negative ones. The JSON of the node Timeline, too: its curves scale, effect and cfg (in "
+        "the place of --guidance) count as they do there",
     )
 
 
@@ -162,7 +165,7 @@ def run(args: argparse.Namespace) -> None:
     pipeline = load(args, launch.device)
     unknown = unknown_words(pipeline, call)
     if launch.speaks:
-        for line in [*left_out(pipeline), *words_said(pipeline, unknown)]:
+        for line in [*notes(args), *left_out(pipeline), *words_said(pipeline, unknown)]:
             print(f"unet-motion generate: {line}", file=sys.stderr)
     with launch.ranks() as ranks:
         frames = pipeline(**call, progress=launch.speaks and not args.json, ranks=ranks)
@@ -181,18 +184,14 @@ def run(args: argparse.Namespace) -> None:
 def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What a pipeline is called with for the clip; all that can be said without a model is checked."""
     windows, free_init = _windows(args), _free_init(args)
-    prompt, negative = _prompts(args)
     return dict(
-        prompt=prompt,
-        negative_prompt=negative,
+        **_asked(args),
         frames=args.frames,
         steps=args.steps,
-        guidance=args.guidance,
         seed=args.seed,
         sampler=args.sampler,
         width=args.width,
         height=args.height,
-        options=_options(args),
         windows=windows,
         frames_at_once=args.frames_at_once,
         windows_at_once=args.windows_at_once,
@@ -200,6 +199,21 @@ def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
         free_init=free_init,
         step_cache=_step_cache(args),
     )
+
+
+def notes(args: argparse.Namespace) -> list[str]:
+    """A sentence for each thing asked for that acts as less than it says: strides wider than the clip has room for, and
+    curves of a file that nothing here takes."""
+    said = []
+    for windows in dict.fromkeys(part.windows for part in _windows(args) or ()):
+        used = windows.strides(args.frames)
+        if windows.stride > used:
+            room = f"{args.frames} frames with windows of {windows.length} ({windows.schedule})"
+            said.append(f"a stride of {windows.stride} acts as {used} on {room}")
+    timeline = _timeline(args)
+    if timeline is not None and "strength" in timeline.curves:
+        said.append(f"{args.prompts}: the curve `strength` is left out: nothing here takes it")
+    return said
 
 
 def write(args: argparse.Namespace, path: Path, frames: np.ndarray) -> tuple[int, int]:
@@ -215,27 +229,37 @@ def write(args: argparse.Namespace, path: Path, frames: np.ndarray) -> tuple[int
     return enlarged.shape[1], enlarged.shape[2]
 
 
-def _prompts(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The prompt and the negative prompt: text, or schedules of a file."""
-    from ..schedule import PromptSchedule
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """Prompts, guidance and options: as the command line says, or those of a file with their curves."""
+    from ..sampling import timeline_arguments
+
+    timeline = _timeline(args)
+    given = {"negative_prompt": args.negative, "guidance": args.guidance, "options": _options(args)}
+    if timeline is None:
+        return {"prompt": args.prompt, **given}
+    if args.negative and timeline.prompts.split_negative()[1].texts != ("",):
+        raise ValueError(
+            f"--negative is {args.negative!r}, but {args.prompts} has negative prompts, expected one of both"
+        )
+    try:
+        return timeline_arguments(timeline, args.frames, **given)
+    except ValueError as error:
+        raise ValueError(f"--prompts {args.prompts}: {error}") from None
+
+
+def _timeline(args: argparse.Namespace):
+    """What the file of prompts holds, or None without one."""
+    from ..schedule import Timeline
 
     if args.prompts is None:
-        return args.prompt, args.negative
+        return None
     try:
         text = args.prompts.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(f"--prompts {args.prompts} cannot be read ({error.strerror}), expected a text file") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"--prompts {args.prompts} is not UTF-8 ({error.reason}), expected a text file") from error
-    prompt, negative = PromptSchedule.parse(str(args.prompts), text).split_negative()
-    prompt.shares(args.frames)
-    if negative.texts == ("",):
-        return prompt, args.negative
-    if args.negative:
-        raise ValueError(
-            f"--negative is {args.negative!r}, but {args.prompts} has negative prompts, expected one of both"
-        )
-    return prompt, negative
+    return Timeline.read(str(args.prompts), text)
 
 
 def check_output(args: argparse.Namespace) -> Path:
@@ -261,10 +285,14 @@ def describe(args: argparse.Namespace) -> dict:
     names = ("prompt", "negative", "seed", "steps", "guidance", "frames", "width", "height", "sampler")
     settings = {name: getattr(args, name) for name in (*names, "fps", "scale", "filter", "freeu", "attention")}
     settings["negative_prompt"] = settings.pop("negative")
-    if args.prompts is not None:
-        settings["prompt"], settings["negative_prompt"] = (
-            text if isinstance(text, str) else text.to_json() for text in _prompts(args)
-        )
+    timeline = _timeline(args)
+    if timeline is not None:
+        prompt, negative = timeline.prompts.split_negative()
+        settings["prompt"] = prompt.to_json()
+        if negative.texts != ("",):
+            settings["negative_prompt"] = negative.to_json()
+        if timeline.curves:
+            settings["curves"] = timeline.to_json()["curves"]
     return {
         **settings,
         "model": args.model.name if args.model else "bundled",
@@ -321,8 +349,16 @@ def unknown_words(pipeline: MotionPipeline, call: dict[str, Any]) -> list[str]:
 
 def words_said(pipeline: MotionPipeline, unknown: list[str]) -> list[str]:
     """One sentence on words that the model does not know, or none."""
-    known = ", ".join(getattr(pipeline.tokenizer, "words", ()))
-    return [f"the model does not know {', '.join(unknown)}; it knows: {known}"] if unknown else []
+    return [f"the model does not know {', '.join(unknown)}; {_known(pipeline, unknown)}"] if unknown else []
+
+
+def _known(pipeline: Any, unknown: list[str]) -> str:
+    """Some of the words that a model knows: those like the unknown ones first."""
+    words = list(getattr(pipeline.tokenizer, "words", ()))
+    like = [found for word in unknown for found in difflib.get_close_matches(word, words, 3, 0.6)]
+    shown = list(dict.fromkeys([*like, *words]))[:SHOWN_WORDS]
+    more = f" and {len(words) - len(shown)} more" if len(words) > len(shown) else ""
+    return f"it knows {', '.join(shown)}{more}"
 
 
 def _lora(text: str) -> tuple[str, float]:

@@ -211,7 +211,8 @@ def _check(job: Job, folder: Path, say: Callable[[str], None]) -> None:
     call = generate.call_arguments(args)
     outline = _outline(*job.model)
     outline.check(**call, progress=False)
-    for line in [*generate.left_out(outline), *generate.words_said(outline, generate.unknown_words(outline, call))]:
+    unknown = generate.unknown_words(outline, call)
+    for line in [*generate.notes(args), *generate.left_out(outline), *generate.words_said(outline, unknown)]:
         say(f"line {job.line}: {line}")
 
 

@@ -30,6 +30,7 @@ from .ranks import Ranks
 from .samplers import SAMPLERS, Sampler, get_sampler
 from .step_cache import PRESETS as STEP_CACHES
 from .step_cache import StepCache, StepReport
+from .timeline import timeline_arguments
 from .window_parts import WindowPart
 
 __all__ = [
@@ -68,4 +69,5 @@ __all__ = [
     "rescale_zero_terminal_snr",
     "seed_apart",
     "seeded_generator",
+    "timeline_arguments",
 ]

@@ -149,6 +149,12 @@ class ContextWindows:
             for window, values in zip(windows, weights, strict=True)
         ]
 
+    def strides(self, frames: int) -> int:
+        """Which stride a clip of so many frames gets: as asked for, or the widest that its windows have room for."""
+        if frames <= self.length or not self.schedule.endswith("uniform"):
+            return 1
+        return min(self.stride, math.ceil(math.log2(frames / self.length)) + 1)
+
     def _static(self, frames: int) -> list[list[int]]:
         last = max(0, frames - self.length)
         starts = [*range(0, last, self.length - self.overlap), last]
@@ -160,7 +166,7 @@ class ContextWindows:
         offset = round(frames * share)
         end = frames + offset - (0 if self.closed_loop and self.loop_frames is None else self.overlap)
         windows = []
-        for level in range(min(self.stride, math.ceil(math.log2(frames / self.length)) + 1)):
+        for level in range(self.strides(frames)):
             gap = 1 << level
             for start in range(int(share * gap) + offset, end, self.length * gap - self.overlap):
                 windows.append([(start + i * gap) % frames for i in range(self.length)])

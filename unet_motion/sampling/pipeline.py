@@ -18,6 +18,7 @@ from ..forward.options import ForwardOptions
 from ..progress import track
 from ..runtime.cuda_graphs import StepGraphs
 from ..runtime.step_parts import StepParts
+from ..schedule import Timeline
 from ..schedule.curve import Curve
 from .call_checks import check_kinds, check_ranks, checked_guidance, checked_runs, whole
 from .context_windows import ContextWindows
@@ -40,6 +41,7 @@ from .ranks import Ranks
 from .samplers import Sampler, get_sampler
 from .step_cache import RunCache, StepCache, StepReport, chosen_cache
 from .text import Prompt, RunText, checked_texts
+from .timeline import timeline_arguments
 from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
 from .windowed import in_parts
 
@@ -185,7 +187,7 @@ class MotionPipeline:
     @takes_field_names
     @torch.inference_mode()
     def __call__(
-        self, prompt: Prompt, negative_prompt: Prompt = "", frames: int = 16, steps: int = 20,
+        self, prompt: Prompt | Timeline, negative_prompt: Prompt = "", frames: int = 16, steps: int = 20,
         guidance: float | Curve | Sequence[Curve] = 3.0, seed: int = 0, sampler: str = "ddim", width: int = 64,
         height: int = 64, spacing: str | None = None, options: Options | None = None, progress: bool = True,
         windows: Windows | None = None, windows_at_once: int = 1, noise: str | NoiseMix = "default",
@@ -195,7 +197,8 @@ class MotionPipeline:
         """Frames of one clip, uint8 (frames, height, width, 3); the same arguments give the same frames.
 
         prompt, negative_prompt: for all frames, or a `PromptSchedule` over them; lists of them give a clip for each,
-            (prompts, frames, height, width, 3), with seeds that count up.
+            (prompts, frames, height, width, 3), with seeds that count up. A `Timeline` is the prompts and what its
+            curves say of guidance and of the motion modules; see `timeline_arguments`.
         steps: model evaluations; the time is proportional to it.
         guidance: classifier-free guidance scale (Ho and Salimans 2022); 1 means none, in half the time. Curves over
             frames or steps are multiplied.
@@ -220,6 +223,10 @@ class MotionPipeline:
         latents: (prompts, C, frames, h, w), that first noise itself.
         Raises ValueError where an argument is out of its range.
         """
+        if isinstance(prompt, Timeline):
+            check_kinds(noise, options)
+            given = timeline_arguments(prompt, whole("frames", frames), negative_prompt, guidance, options)
+            prompt, negative_prompt, guidance, options = given.values()
         prompt, negative_prompt = checked_texts(prompt, negative_prompt)
         frames, steps, width, height = (
             whole(name, number)

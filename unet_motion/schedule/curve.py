@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -77,6 +77,7 @@ class Curve:
         keys: at least one, in order. Two at one place are a jump. Before the first and behind the last the value is
             theirs.
         over: ``frames``; or ``steps``, where 0 is the first step and 1 the end of the sampling.
+        is_list: the keys are a list with a value for each frame, which has to be as long as the clip.
 
     Raises:
         ValueError: no keys, or keys that go back.
@@ -84,6 +85,7 @@ class Curve:
 
     keys: tuple[Key, ...]
     over: str = "frames"
+    is_list: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.over not in OVER:
@@ -98,8 +100,9 @@ class Curve:
 
     @classmethod
     def per_frame(cls, values: Sequence[float]) -> Curve:
-        """A value for each frame."""
-        return cls(tuple(Key(Place(float(i)), value) for i, value in enumerate(values)))
+        """A value for each frame of a clip, which has to have as many; one value is for all frames."""
+        keys = tuple(Key(Place(float(i)), value) for i, value in enumerate(values))
+        return cls(keys, is_list=len(keys) > 1)
 
     @classmethod
     def parse(cls, name: str, text: str, over: str = "frames") -> Curve:
@@ -152,13 +155,17 @@ class Curve:
             raise ValueError(f"`over` is {quoted(over)}, expected {' or '.join(OVER)}")
         return cls(tuple(_key_of_json(key, over) for key in found["keys"]), over)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any] | list[float]:
         """Plain JSON; :meth:`from_json` gives an equal curve."""
+        if self.is_list:
+            return [key.value for key in self.keys]
         keys = [{"at": k.at.plain(self.over), "value": k.value, "way": k.way} for k in self.keys]
         return {"over": self.over, "keys": keys}
 
     def __str__(self) -> str:
         """As :meth:`parse` takes it."""
+        if self.is_list:
+            return str(self.to_json())
         if self.is_constant:
             return repr(self.keys[0].value)
         words = []
@@ -169,7 +176,7 @@ class Curve:
 
     @property
     def is_constant(self) -> bool:
-        return len({key.value for key in self.keys}) == 1
+        return len({key.value for key in self.keys}) == 1 and not self.is_list  # a list has a length to check
 
     def pieces(self, frames: int | None = None) -> Pieces:
         """The curve for a clip of so many frames, or over steps; float64 on the CPU.
@@ -179,6 +186,8 @@ class Curve:
         """
         if (self.over == "frames") != (frames is not None):
             raise ValueError(f"a curve over {self.over} was asked for {frames} frames")
+        if self.is_list and frames != len(self.keys):
+            raise ValueError(f"found a list of {len(self.keys)} values, expected one for each of the {frames} frames")
         last = 1.0 if frames is None else frames - 1.0
         places = resolve([key.at for key in self.keys], last, [key.way == "hold" for key in self.keys])
         return Pieces(torch.tensor(places, dtype=torch.float64), _factors(self.keys, places))

@@ -56,6 +56,21 @@ class Timeline:
             raise ValueError(f"`{name}`: {error}.") from None
 
     @classmethod
+    def read(cls, name: str, text: str) -> Timeline:
+        """A timeline of the text of a file: its JSON, or prompts alone as :meth:`PromptSchedule.parse` takes them.
+
+        Raises:
+            ValueError: anything else.
+        """
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict) and found.keys() & {"prompts", "curves"}:
+            return cls.parse(name, text)
+        return cls(PromptSchedule.parse(name, text))
+
+    @classmethod
     def from_json(cls, found: Any) -> Timeline:
         """A timeline of an object as :meth:`to_json` makes it.
 

@@ -149,8 +149,8 @@ def _mp4_metadata(path: Path) -> dict[str, str]:
 
 def _json_object(text: Any) -> dict[str, Any] | None:
     try:
-        found = json.loads(text) if text else None
-    except ValueError:
+        found = json.loads(text, parse_constant=lambda _: None) if text else None  # as the page reads NaN
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -61,7 +61,7 @@ def test_what_a_timeline_cannot_hold_is_named(bundled):
     assert TimelineNode.execute(*bundled, DEFAULT, 16).result[1][0][0].shape[0] == 16
     for found, frames, sentence in (
         ({"prompts": PROMPTS}, 1, "`timeline`: 3 is never reached: the clip has 1 frames"),
-        ({"prompts": PROMPTS, "curves": {"effect": [1, 2, 3]}}, 2, "`timeline`: the curve 'effect': 2 is never"),
+        ({"prompts": PROMPTS, "curves": {"effect": [1, 2, 3]}}, 2, "`timeline`: the curve 'effect': found a list of 3"),
         ({"prompts": PROMPTS, "curves": {"size": 1}}, 4, "`timeline`: found the curve 'size', expected one of scale"),
         ({"prompts": PROMPTS, "curves": {"cfg": [[0, 1], [9, 2], [99, 3]]}}, 4, "`timeline`: the curve 'cfg': 99 is"),
     ):

@@ -97,7 +97,21 @@ def plan(node: Node, gifts: list[Gift], report: Report) -> list[Built]:
                              rank.get(s.group, 0), ORDER.get(s.stage, 0)))  # fmt: skip
     for built in made:
         built.mode = node.mode or built.mode
+    _say_together(made, report)
     return made
+
+
+def _say_together(stages: list[Built], report: Report) -> None:
+    """Pictures that are laid into the clip in the same step, of which the other pack lays each in a step of its own."""
+    first: dict[float, Node] = {}
+    for built in stages:
+        at = built.inputs.get("at")
+        if built.stage != "injection" or built.mode or not isinstance(at, (int, float)):
+            continue
+        if at in first:
+            text = f"its picture is laid in in the step of node {first[at].key}'s, in AnimateDiff-Evolved a step later"
+            report.change(built.givers[0], text)
+        first.setdefault(at, built.givers[0])
 
 
 def _modules(gifts: list[Gift], report: Report) -> tuple[list[Gift], list[Any]]:
@@ -383,12 +397,14 @@ class Builder:
         self.graph.join(*source, target, name, type_, numbers[0] if numbers else None)
 
     def _feed(self, stages: list[Built]) -> None:
+        goals: dict[tuple[str, Any], list[Built]] = {}
+        for built in stages:
+            goals.setdefault((built.stage, built.group), []).append(built)
         for built in stages:
             type_ = built.target.outputs[0][1]
             for goal, name in built.entry.feeds:
-                for other in stages:
-                    if other.stage == goal and other.group == built.group:
-                        self.graph.join(built.written.key, 0, other.written.key, name, type_)
+                for other in goals.get((goal, built.group), ()):
+                    self.graph.join(built.written.key, 0, other.written.key, name, type_)
 
     def _fill(self, built: Built) -> None:
         target = built.target

@@ -41,6 +41,7 @@ class Strengths:
     def __init__(self, graph: Graph, gatherer: Gatherer, builder: Builder, report: Report) -> None:
         self.graph, self.gatherer, self.builder, self.report = graph, gatherer, builder, report
         self.planned: dict[object, Planned] = {}
+        self.clips: dict[Any, set[Any]] | None = None
 
     def read(self, node: Node, row: Row) -> None:
         """Note the strengths of a node that applies or loads a ControlNet."""
@@ -67,7 +68,7 @@ class Strengths:
 
     def _is_applier(self, node: Node) -> bool:
         row = self.gatherer.row_of(node)
-        return row is not None and row.home == "control"
+        return row is not None and row.home in ("control", "control_single")
 
     def _plan(self, node: Node, keys: list, frames: list) -> None:
         if not keys and not frames:
@@ -95,21 +96,35 @@ class Strengths:
 
     def _clip(self, node: Node) -> int | None:
         """How many frames the clip has that a node's conditioning is for, or None where that is not known."""
-        rest, seen, sizes = [node], {node.key}, set()
-        while rest:
-            here = rest.pop()
-            outputs = tuple(n for n, slot in enumerate(here.outputs) if self._is_prompt(here, n, slot.type))
-            for reader in self._readers(here, outputs):
-                if reader.key in seen:
-                    continue
-                seen.add(reader.key)
-                if reader.kind in SAMPLERS:
-                    size = self.gatherer.size_of(reader, "latent_image", "batch_size")
-                    sizes.add(constant_of(size.source) if isinstance(size, Joint) else size)
-                else:
-                    rest.append(reader)
+        if self.clips is None:
+            self.clips = self._all_clips()
+        sizes = self.clips.get(node.key, set())
         only = next(iter(sizes)) if len(sizes) == 1 else None
         return only if isinstance(only, int) and 1 <= only <= MOST_FRAMES else None
+
+    def _all_clips(self) -> dict[Any, set[Any]]:
+        """The lengths of the clips that each node's conditioning is for; of more than one, two."""
+        before: dict[Any, list[Any]] = {}
+        sizes: dict[Any, set[Any]] = {}
+        for node in self.graph.nodes.values():
+            outputs = tuple(n for n, slot in enumerate(node.outputs) if self._is_prompt(node, n, slot.type))
+            for reader in self._readers(node, outputs):
+                if reader.kind in SAMPLERS:
+                    size = self.gatherer.size_of(reader, "latent_image", "batch_size")
+                    length = constant_of(size.source) if isinstance(size, Joint) else size
+                    sizes.setdefault(node.key, set()).add(length)
+                else:
+                    before.setdefault(reader.key, []).append(node.key)
+        waiting = list(sizes)
+        while waiting:
+            here = waiting.pop()
+            for key in before.get(here, ()):
+                known = sizes.setdefault(key, set())
+                new = list(sizes[here] - known)[: max(0, 2 - len(known))]
+                if new:
+                    known.update(new)
+                    waiting.append(key)
+        return sizes
 
     def _is_prompt(self, node: Node, output: int, type_: str) -> bool:
         if type_ == "*":  # of an API graph

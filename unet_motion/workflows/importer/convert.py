@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +39,8 @@ def convert_workflow(data: Any, replaceable: Collection[str] = ()) -> Converted:
     """Convert a graph in ComfyUI's page format or API format; the one that is given stays as it is.
 
     Args:
-        data: the graph, as JSON is read.
+        data: the graph, as JSON is read; an API graph also in the body that programs post, as its `prompt`, beside
+            which everything stays.
         replaceable: types of nodes of packs other than AnimateDiff-Evolved that are replaced too, where the table has
             them; those whose pack is missing.
 
@@ -58,12 +60,18 @@ def convert_workflow(data: Any, replaceable: Collection[str] = ()) -> Converted:
     if is_api_graph(data):
         graph = read_api(data, report)
         return Converted(write_api(graph) if _convert(graph, replaceable, report) else data, report)
+    if _is_body(data):
+        converted = convert_workflow(data["prompt"], replaceable)
+        same = converted.graph is data["prompt"]
+        return Converted(data if same else {**data, "prompt": converted.graph}, converted.report)
     found = f"an object with {', '.join(map(repr, list(data)[:3]))}" if isinstance(data, dict) else type(data).__name__
     raise WorkflowError(f"Expected a graph of ComfyUI, of its page (with nodes) or its API, found {found[:200]}.")
 
 
 def old_types(data: Any) -> list[str]:
     """Types of AnimateDiff-Evolved's nodes in a graph of either form."""
+    if _is_body(data):
+        return old_types(data["prompt"])
     if is_api_graph(data):
         kinds = {node["class_type"] for node in data.values()}
     elif is_page_graph(data):
@@ -72,6 +80,11 @@ def old_types(data: Any) -> list[str]:
     else:
         return []
     return sorted(filter(is_old, kinds))
+
+
+def _is_body(data: Any) -> bool:
+    """Whether this is what programs post: an API graph as `prompt`, with what belongs to it."""
+    return isinstance(data, dict) and not is_page_graph(data) and is_api_graph(data.get("prompt"))
 
 
 def _convert(graph: Graph, replaceable: Collection[str], report: Report) -> bool:
@@ -115,6 +128,7 @@ class _Conversion:
         self.builder = Builder(graph, Places(graph.nodes.values()), report)
         self.strengths = Strengths(graph, self.gatherer, self.builder, report)
         self.unplaced = is_heap(graph)
+        self.behind: dict[Any, list[tuple[Node, bool]]] = {}
         self.changed = False
 
     def run(self, wanted: list[Node]) -> bool:
@@ -189,25 +203,30 @@ class _Conversion:
         found: dict[Any, Node] = {}
         rest, seen = [node], {node.key}
         while rest:
-            here = rest.pop()
-            for reader, _ in self._model_readers(here):
+            for reader, passes in self._behind(rest.pop()):
                 if reader.key in seen:
                     continue
                 seen.add(reader.key)
-                if self._passes_model(reader):
+                if passes:
                     rest.append(reader)
                 else:
                     found[reader.key] = reader
         return list(found.values())
 
+    def _behind(self, node: Node) -> list[tuple[Node, bool]]:
+        """The nodes that read the MODEL of a node, and whether they give it on."""
+        if node.key not in self.behind:
+            self.behind[node.key] = [(reader, self._passes_model(reader)) for reader, _ in self._model_readers(node)]
+        return self.behind[node.key]
+
     def _is_overruled(self, node: Node) -> bool:
         """Whether another noise schedule is set behind a node, on every way from its MODEL to a sampler."""
         rest, seen = [node], {node.key}
         while rest:
-            for reader, _ in self._model_readers(rest.pop()):
+            for reader, passes in self._behind(rest.pop()):
                 if reader.key in seen or self._sets_schedule(reader):
                     continue
-                if not self._passes_model(reader):
+                if not passes:
                     return False
                 seen.add(reader.key)
                 rest.append(reader)
@@ -265,25 +284,40 @@ class _Conversion:
                 self.report.replace(node, row.kind, self._by(node))
             elif str(node.key) not in left:
                 rest.append(node)
-        while sum(map(self._clear_way, self.gatherer.way)) + sum(map(self._clear, rest)):
-            pass
+        way = [self.graph.nodes[key] for key in self.gatherer.way if key in self.graph.nodes]
+        self._sweep([*way, *rest], self._clear)
         for node in rest:
             reader = next((r for r, _ in self.graph.readers(node)), None) if node.key in self.graph.nodes else None
             if reader is not None:
                 self.report.leave(node, f"node {reader.key} ({reader.kind}), which stays, reads it")
         left = {said.node for said in self.report.left}
         rest = [node for node in wanted if str(node.key) in left and node.key not in self.builder.taken]
-        while sum(self._set_aside(node) for node in rest if node.key in self.graph.nodes):
-            pass
+        self._sweep(rest, self._set_aside)
+
+    def _sweep(self, nodes: list[Node], goes: Callable[[Node], bool]) -> None:
+        """Let those of the nodes go that nothing reads any more, and then those that only these read."""
+        among, waiting = {node.key for node in nodes}, deque(nodes)
+        while waiting:
+            node = waiting.popleft()
+            if self.graph.nodes.get(node.key) is not node:
+                continue
+            sources = list(self.graph.sources(node))
+            if goes(node):
+                waiting.extend(source for source in sources if source.key in among)
 
     def _by(self, node: Node) -> tuple[str, ...]:
         """Types of the nodes that a node's values went to."""
         return tuple(dict.fromkeys(self.builder.by.get(node.key, ())))
 
     def _clear(self, node: Node) -> bool:
-        """Take a node of settings away that nothing reads any more; returns whether it went."""
-        if node.key not in self.graph.nodes or any(slot.links for slot in node.outputs):
+        """Take a node of settings, or one on the way from it, away that nothing reads; returns whether it went."""
+        if any(slot.links for slot in node.outputs):
             return False
+        if node.key in self.gatherer.way:
+            is_read = node.kind == SET and any(self.graph.getters(node))
+            if not is_read:
+                self.graph.remove(node)
+            return not is_read
         if node.key in self.gatherer.read:
             self.report.replace(node, node.kind, self._by(node))
         else:
@@ -308,16 +342,6 @@ class _Conversion:
             why = next(said.text for said in self.report.left if said.node == str(node.key))
             node.mode, node.properties = MUTED, {ASIDE: why}
         self.changed = True
-        return True
-
-    def _clear_way(self, key: Any) -> bool:
-        """Take a reroute, set or get node of settings away that nothing runs through any more."""
-        node = self.graph.nodes.get(key)
-        if node is None or any(slot.links for slot in node.outputs):
-            return False
-        if node.kind == SET and any(self.graph.getters(node)):
-            return False
-        self.graph.remove(node)
         return True
 
     def _is_between_old(self, link: Link) -> bool:

@@ -1,4 +1,4 @@
-"""Graphs in JSON files."""
+"""Graphs in files: JSON, and pictures and videos that hold one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ...files.atomic import atomic_files
 from ...files.errors import shorten
 from ...files.limits import read_bounded
 from .convert import Converted, convert_workflow
+from .embedded import kind_of, read_embedded
 from .graph import WorkflowError
 
 MAX_BYTES = 64 * 2**20
@@ -39,11 +40,12 @@ def parse_workflow(text: bytes, words: str) -> Any:
 def convert_file(
     path: str | os.PathLike, out: str | os.PathLike, report: str | os.PathLike | None = None, replaceable=()
 ) -> Converted:
-    """Convert the graph in a JSON file; without anything to convert, `out` gets the file's own bytes.
+    """Convert the graph in a file; without anything to convert in JSON, `out` gets the file's own bytes.
 
     Args:
-        path: the file, which stays as it is.
-        out: where the converted graph goes.
+        path: the file, which stays as it is: JSON, or a PNG, WebP, GIF, MP4 or WebM with a graph in it, of which the
+            page's counts before the API's. An MP4 of core's needs PyAV, one of VideoHelperSuite's does not.
+        out: where the converted graph goes, JSON.
         report: where its report goes.
         replaceable: see :func:`convert_workflow`.
 
@@ -55,13 +57,14 @@ def convert_file(
     names = [os.path.realpath(name) for name in (path, out, report) if name is not None]
     if len(set(names)) < len(names):
         raise ValueError(f"the workflow is {path}, `out` {out} and `report` {report}, expected different files.")
-    text = read_bounded(Path(path), MAX_BYTES)
-    data = parse_workflow(text, str(path))
+    kind = kind_of(path)
+    text = b"" if kind is not None else read_bounded(Path(path), MAX_BYTES)
+    data = parse_workflow(text, str(path)) if kind is None else read_embedded(path, kind)
     try:
         converted = convert_workflow(data, replaceable)
     except WorkflowError as error:
         raise WorkflowError(f"{path}: {error}") from None
-    if converted.graph is not data:
+    if converted.graph is not data or kind is not None:
         text = _dump(converted.graph, spaced=b"\n" in text.strip())
     contents = [text] if report is None else [text, _dump(converted.report.to_dict(), spaced=True)]
     with atomic_files([out] if report is None else [out, report]) as parts:

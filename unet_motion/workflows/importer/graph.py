@@ -26,7 +26,7 @@ class WorkflowError(ValueError):
         super().__init__(one_line(text))
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """An input or output of a node. links: numbers of the graph's links; an input has at most one."""
 
@@ -36,7 +36,7 @@ class Slot:
     raw: dict[str, Any] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Link:
     """From output number `output` of node `source` to input number `input` of node `target`."""
 
@@ -49,7 +49,7 @@ class Link:
     raw: Any = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """A node.
 
@@ -88,16 +88,19 @@ class Graph:
         self.counters = counters
         self.where = where
         self.read_links: set[Any] = set()
-        self._setters: dict[Any, Node] | None = None
+        self._by_word: dict[tuple[str, Any], dict[Key, Node]] = {}
+        self._origins: dict[tuple[Key, int, bool], Origin | None] = {}
 
     def add(self, node: Node) -> Node:
         """Put a node in."""
         self.nodes[node.key] = node
-        self._setters = None
+        if node.kind in (SET, GET):
+            self._by_word.setdefault((node.kind, _word(node)), {})[node.key] = node
         return node
 
     def join(self, source: Key, output: int, target: Key, name: str, type_: str, number: int | None = None) -> None:
         """Link an output to the input of that name, which is made where the node has none; a link there is cut."""
+        self._origins.clear()
         node = self.nodes[target]
         slot = node.input(name)
         if slot is None:
@@ -114,6 +117,7 @@ class Graph:
 
     def cut(self, slot: Slot) -> None:
         """Take the links of an input or output away."""
+        self._origins.clear()
         for number in list(slot.links):
             link = self.links.pop(number, None)
             if link is None:
@@ -126,6 +130,7 @@ class Graph:
 
     def move_output(self, node: Node, output: int, source: Key, place: int) -> None:
         """Let everything that reads an output of a node read that of another."""
+        self._origins.clear()
         if output >= len(node.outputs):
             return
         while len(self.nodes[source].outputs) <= place:
@@ -141,7 +146,7 @@ class Graph:
         for slot in (*node.inputs, *node.outputs):
             self.cut(slot)
         del self.nodes[node.key]
-        self._setters = None
+        self._by_word.get((node.kind, _word(node)), {}).pop(node.key, None)
 
     def link_into(self, node: Node, name: str) -> Link | None:
         """The link into an input, or None."""
@@ -156,16 +161,21 @@ class Graph:
             target = self.nodes[link.target]
             yield target, target.inputs[link.input]
 
+    def sources(self, node: Node) -> Iterator[Node]:
+        """The nodes that a node reads; of a `GetNode` that which keeps its value."""
+        for number in itertools.chain.from_iterable(slot.links for slot in node.inputs):
+            yield self.nodes[self.links[number].source]
+        setter = self.setter(_word(node)) if node.kind == GET else None
+        if setter is not None:
+            yield setter
+
     def setter(self, name: Any) -> Node | None:
-        """The node that keeps a value under a name for `GetNode`s."""
-        if self._setters is None:
-            self._setters = {_word(node): node for node in self.nodes.values() if node.kind == SET}
-        return self._setters.get(name)
+        """The node that keeps a value under a name for `GetNode`s; the last of several."""
+        return next(reversed(self._by_word.get((SET, name), {}).values()), None)
 
     def getters(self, setter: Node) -> Iterator[Node]:
         """The nodes that give the value that a `SetNode` keeps."""
-        name = _word(setter)
-        return (node for node in self.nodes.values() if node.kind == GET and _word(node) == name)
+        yield from self._by_word.get((GET, _word(setter)), {}).values()
 
     def origin(self, node: Node, name: str, muted: bool = False) -> Origin | None:
         """Where the value of an input comes from, through reroutes, set and get nodes.
@@ -173,20 +183,27 @@ class Graph:
         muted: also from a muted node, from which nothing comes when the graph runs.
         """
         link = self.link_into(node, name)
-        way: list[Node] = []
+        if link is None:
+            return None
+        start = (link.source, link.output, muted)
+        if start not in self._origins:  # many inputs may read one long way
+            self._origins[start] = self._origin(link, muted)
+        return self._origins[start]
+
+    def _origin(self, link: Link | None, muted: bool) -> Origin | None:
+        way: dict[Key, Node] = {}
         while link is not None:
             source = self.nodes[link.source]
-            if source in way or (source.mode == MUTED and not muted):
+            if source.key in way or (source.mode == MUTED and not muted):
                 return None
             passing = source.kind in VIRTUAL_PASSES or source.kind == GET
             if not passing:
-                return Origin(source, link.output, tuple(way))
-            way.append(source)
+                return Origin(source, link.output, tuple(way.values()))
+            way[source.key] = source
             passer = self.setter(_word(source)) if source.kind == GET else source
             if passer is None:
                 return None
-            if passer is not source:
-                way.append(passer)
+            way[passer.key] = passer
             slots = passer.inputs
             link = self.links.get(slots[0].links[0]) if slots and slots[0].links else None
         return None

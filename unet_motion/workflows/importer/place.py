@@ -20,6 +20,7 @@ class Places:
     def __init__(self, nodes: Iterable[Node]) -> None:
         self.boxes: list[Rect] = []
         self.cells: dict[tuple[int, int], set[int]] = defaultdict(set)
+        self.tries: dict[tuple[float, ...], Iterator[tuple[float, float]]] = {}
         self.numbers = {node.key: self._put(node.place) for node in nodes if node.place is not None}
 
     def near(self, node: Node, size: tuple[float, float]) -> Rect | None:
@@ -27,7 +28,9 @@ class Places:
         if node.place is None:
             return None
         x, y, width, height = node.place
-        for left, top in self._tries(x, y, width, height, size):
+        # What was taken once stays taken: later nodes beside the same one begin behind that.
+        tries = self.tries.setdefault((*node.place, *size), self._tries(x, y, width, height, size))
+        for left, top in tries:
             rect = (left, top, *size)
             if not self._under(_with_margin(rect)):
                 self._put(rect)

@@ -44,6 +44,7 @@ class Report:
     left: list[Said] = field(default_factory=list)
     changed: list[Said] = field(default_factory=list)
     notes: list[Said] = field(default_factory=list)
+    _said: set[tuple] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def is_whole(self) -> bool:
@@ -53,25 +54,35 @@ class Report:
     def replace(self, node: Node, kind: str, by: tuple[str, ...]) -> None:
         """A node of `kind` was replaced."""
         entry = Replaced(str(node.key), kind, by)
-        if entry not in self.replaced:
+        if self._is_new("replaced", entry):
             self.replaced.append(entry)
 
     def keep(self, node: Node, text: str) -> None:
         """A node stays as it was."""
-        _add(self.kept, node, text)
+        self._add("kept", node, text)
 
     def leave(self, node: Node, text: str) -> None:
-        """A node has no counterpart."""
-        if all(said.node != str(node.key) or said.kind != node.kind for said in self.left):
-            _add(self.left, node, text)
+        """A node has no counterpart; the first reason counts."""
+        if self._is_new("left", str(node.key), node.kind):
+            self._add("left", node, text)
 
     def change(self, node: Node, text: str, kind: str | None = None) -> None:
         """A value means something else now."""
-        _add(self.changed, node, text, kind)
+        self._add("changed", node, text, kind)
 
     def note(self, node: Node, text: str) -> None:
         """Something in the graph is not as it should be."""
-        _add(self.notes, node, text)
+        self._add("notes", node, text)
+
+    def _add(self, name: str, node: Node, text: str, kind: str | None = None) -> None:
+        entry = Said(str(node.key), kind or node.kind, text)
+        if self._is_new(name, entry):
+            getattr(self, name).append(entry)
+
+    def _is_new(self, *said: Any) -> bool:
+        known = said in self._said
+        self._said.add(said)
+        return not known
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -82,8 +93,3 @@ class Report:
         replaced = [{"node": r.node, "type": r.kind, "by": list(r.by)} for r in self.replaced]
         return {"whole": self.is_whole, "replaced": replaced, **said}
 
-
-def _add(entries: list[Said], node: Node, text: str, kind: str | None = None) -> None:
-    entry = Said(str(node.key), kind or node.kind, text)
-    if entry not in entries:
-        entries.append(entry)

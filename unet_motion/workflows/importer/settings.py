@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .graph import BYPASSED, MUTED, Graph, Joint, Node
+from .graph import BYPASSED, MUTED, Graph, Joint, Node, WorkflowError
 from .report import Report
 from .table import BATCHES, ROWS, STAGES, BatchOf, Made, Named, Of, Row
 from .widgets import UnknownWidgets, Widgets
@@ -37,6 +37,23 @@ class Gift:
     mode: int = 0
 
 
+Steps = Generator["Wanted", list[Gift], list[Gift]]
+"""Asks for what other nodes give, and returns what a node gives with that."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A settings node whose gifts are asked for. off: something before its reader is muted."""
+
+    node: Node
+    row: Row
+    off: bool = False
+
+
+READINGS, LEAST_READINGS = 10, 10_000
+"""How often settings may be read for each node of a canvas, and on any canvas."""
+
+
 class Gatherer:
     """Reads the settings of a graph. `readers` are the settings nodes that something read."""
 
@@ -44,15 +61,21 @@ class Gatherer:
         self.graph, self.widgets, self.report = graph, widgets, report
         self.read: set[Any] = set()
         self.way: set[Any] = set()
+        self.most = max(LEAST_READINGS, READINGS * len(graph.nodes))
+        self.readings = 0
 
     def gather(self, node: Node) -> list[Gift]:
-        """Everything that ends at a node, its own gifts last."""
-        return list(self._of(node, ROWS[node.kind], ()))
+        """Everything that ends at a node, its own gifts last.
+
+        Raises:
+            WorkflowError: its settings lead to each other in so many ways that they cannot be read.
+        """
+        return self._run(self._of(Wanted(node, ROWS[node.kind]), True), node)
 
     def values_of(self, node: Node, name: str) -> list[tuple[Node, Any]]:
         """The values that come in through an input of settings, in their order, each with its giver."""
         row = self.row_of(node)
-        gifts = self._through(node, row, name, (node.key,), False) if row is not None else ()
+        gifts = self._run(self._through(node, row, name, False), node) if row is not None else ()
         return [(gift.giver, value) for gift in gifts if gift.stage == "value" and not gift.mode
                 for value in gift.inputs.values()]  # fmt: skip
 
@@ -60,68 +83,98 @@ class Gatherer:
         """How nodes of its type translate."""
         return ROWS.get(node.kind)
 
-    def _of(self, node: Node, row: Row, seen: tuple[Any, ...], off: bool = False) -> Iterator[Gift]:
-        if node.key in seen:
-            self.report.leave(node, "its settings lead back to itself")
-            return
+    def _run(self, first: Steps, node: Node) -> list[Gift]:
+        """The gifts of a node and all before it, however long a chain they are: without a call inside a call."""
+        running, on_the_way = [(first, node)], {node.key}
+        answer: list[Gift] | None = None
+        while running:
+            steps, here = running[-1]
+            try:
+                wanted = steps.send(answer)  # type: ignore[arg-type]
+            except StopIteration as done:
+                answer = done.value
+                running.pop()
+                on_the_way.discard(here.key)
+                continue
+            answer = None
+            if wanted.node.key in on_the_way:
+                self.report.leave(wanted.node, "its settings lead back to itself")
+                answer = []
+                continue
+            self.readings += 1
+            if self.readings > self.most:
+                raise WorkflowError(f"The settings before node {node.key} lead to each other in more ways than the "
+                                    f"{self.most} expected of {len(self.graph.nodes)} nodes.")  # fmt: skip
+            on_the_way.add(wanted.node.key)
+            running.append((self._of(wanted), wanted.node))
+        assert answer is not None
+        return answer
+
+    def _of(self, wanted: Wanted, is_end: bool = False) -> Steps:
+        """What a node gives, behind what its chain does. is_end: everything ends at it."""
+        node, row, off = wanted.node, wanted.row, wanted.off
         self.read.add(node.key)
-        seen = (*seen, node.key)
         group = node.key if row.groups else None
         mode = BYPASSED if off or node.mode in (BYPASSED, MUTED) else 0
+        gifts: list[Gift] = []
         if row.chain is not None:
-            yield from self._through(node, row, row.chain, seen, off or node.mode == MUTED)
+            gifts = yield from self._through(node, row, row.chain, off or node.mode == MUTED)
         if row.why is not None:
             self.report.leave(node, row.why)
-            return
+            return gifts
         try:
             values = self.widgets.read(node, row)
         except UnknownWidgets as error:
-            if len(seen) == 1:  # the node that everything ends at
+            if is_end:
                 raise
             self.report.leave(node, str(error))
-            return
+            return gifts
         reads: dict[str, dict[str, Any]] = {}
-        own = [*self._read_settings(node, row, seen, bool(mode), reads), *self._own(node, row, values, mode)]
+        own = yield from self._read_settings(node, row, bool(mode), reads)
+        own += self._own(node, row, values, mode)
         for stage, inputs, lost in row.fold(values, reads) if row.fold is not None else ():
             if lost is not None:
                 self.report.change(node, lost)
             else:
                 each = stage in STAGES and STAGES[stage].each
                 own.append(Gift(node, stage, inputs, again=each, mode=mode))
-        for gift in own:
-            yield replace(gift, group=group) if group is not None else gift
+        gifts += [replace(gift, group=group) for gift in own] if group is not None else own
         if not mode:
             self._say_lost(node, row, values)
             if row.note is not None:
                 self.report.change(node, row.note)
             if row.defect is not None:
                 self.report.note(node, row.defect)
+        return gifts
 
-    def _read_settings(self, node: Node, row: Row, seen: tuple[Any, ...], off: bool, reads: dict) -> Iterator[Gift]:
+    def _read_settings(self, node: Node, row: Row, off: bool, reads: dict) -> Steps:
         """What comes in through the inputs of settings; values that `row.fold` makes something of go to `reads`."""
+        found: list[Gift] = []
         for name, spec in row.inputs.items():
             if spec.type not in SETTING_TYPES or name == row.chain or name in row.only:
                 continue
-            for gift in self._through(node, row, name, seen, off):
+            for gift in (yield from self._through(node, row, name, off)):
                 if row.fold is not None and gift.stage == "value" and name not in row.reads:
                     reads.setdefault(name, {}).update({} if gift.mode else gift.inputs)
                 else:
-                    yield from self._renamed(node, gift, row.reads.get(name))
+                    found += self._renamed(node, gift, row.reads.get(name))
+        return found
 
-    def _through(self, node: Node, row: Row, name: str, seen: tuple[Any, ...], off: bool) -> Iterator[Gift]:
+    def _through(self, node: Node, row: Row, name: str, off: bool) -> Steps:
         """The gifts that come in through an input."""
         origin = self.graph.origin(node, name, muted=True)
         if origin is None:
-            return
+            return []
         source = origin.node
         self.way.update(step.key for step in origin.way)
         known = ROWS.get(source.kind)
         if known is not None and known.emits is None:
-            yield from self._of(source, known, seen, off)
-        elif not off:
+            return (yield Wanted(source, known, off))
+        if not off:
             where = "outside of its subgraph" if source.border else f"node {source.key} ({source.kind})"
             text = f"its {name} comes from {where}, which is not known here"
             self.report.change(node, text)
+        return []
 
     def _renamed(self, node: Node, gift: Gift, names: Mapping[str, str] | None) -> Iterator[Gift]:
         """A gift whose values are called by what its reader uses them for."""

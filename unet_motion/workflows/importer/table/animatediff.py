@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from .over_time import MULTIVAL, range_of
+from .over_time import MULTIVAL, range_of, scaled_by_mask
 from .rows import Fold, Give, Named, Only, Row, made, of, row
 from .values import (
     BETA_SCHEDULES,
@@ -38,6 +38,7 @@ BESIDE = (
     Give("add", {"start_percent": of("start_percent"), "end_percent": of("end_percent")}, weak=True),
     Give("file", {"name": Named(str, "motion_model", "model_name")}, weak=True),
 )
+OLD_MASK = {"ad_settings": MULTIVAL["scale_multival"]}  # which nodes of the second generation do not read
 ONE_STEP = Only((0, 1), "the setting lasts as long as its range holds a step")
 INSIDE = Only((), "windows inside the motion modules of each window are not there; the window is their window")
 
@@ -161,7 +162,7 @@ LOADERS = (
         "MODEL",
         MODULE,
         SCHEDULE,
-        reads=MULTIVAL,
+        reads={**MULTIVAL, **OLD_MASK},
         emits={0: "model"},
         home="apply",
     ),
@@ -175,6 +176,7 @@ LOADERS = (
         SCHEDULE,
         Give("apply", {"norm_scope": made(norm_scope, "apply_v2_models_properly", "model_name")}),
         Give("amount", {"scale": of("motion_scale")}),
+        reads=OLD_MASK,
         formerly={"motion_model_settings": "ad_settings"},
         emits={0: "model"},
         home="apply",
@@ -363,8 +365,9 @@ def _settings(kind: str, strengths: str, positions: str) -> Row:
         "".join(f"{name} FLOAT 1.0; " for name in names) + f"{positions}{_SCALED}; {DEPRECATED}",
         "AD_SETTINGS",
         Give("module", {**given, **(POSITIONS if "cap" in positions else {})}, weak=True),
-        only={**lost, "mask_motion_scale": Only((), "the motion scale is the same everywhere")},
-        ignored=("min_motion_scale", "max_motion_scale"),
+        fold=scaled_by_mask,
+        folds=("module", "amount"),
+        only=lost,
     )
 
 

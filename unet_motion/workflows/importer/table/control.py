@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .over_time import ONE_STEP
-from .rows import Fold, Only, Row, row
+from .rows import Fold, Only, Row, is_linked, row
 
 CONTROL = "ComfyUI-Advanced-ControlNet"
 LATENT_KEYFRAME, TIMESTEP_KEYFRAME = "LATENT_KEYFRAME", "TIMESTEP_KEYFRAME"
@@ -92,7 +92,7 @@ def listed_frames(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[F
     """Strengths as `FRAME=STRENGTH` and `FROM:TO=STRENGTH` between commas; 1 where there is none."""
     text = values["index_strengths"]
     try:
-        keys = dict(_listed(str(text))) if not _is_linked(text) else None
+        keys = dict(_listed(str(text))) if not is_linked(text) else None
     except ValueError:
         keys = None
     if values["latent_optional"] is not None and (keys is None or any(word in text for word in ":-")):
@@ -101,10 +101,6 @@ def listed_frames(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[F
         yield "", {}, f"index_strengths {text if isinstance(text, str) else 'of a link'!r} cannot be read"
     else:
         yield _value(FrameKeys(keys, True))
-
-
-def _is_linked(value: Any) -> bool:
-    return value is not None and not isinstance(value, (str, int, float))
 
 
 def _listed(text: str) -> Iterator[tuple[int, float]]:
@@ -122,7 +118,7 @@ def _listed(text: str) -> Iterator[tuple[int, float]]:
 
 def list_of_frames(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Fold]:
     """A strength for each frame from another node."""
-    if _is_linked(values.get("float_strengths")):
+    if is_linked(values.get("float_strengths")):
         yield _value(FrameKeys({}, True, values["float_strengths"]))
 
 

@@ -127,6 +127,16 @@ NODES = (
         "positive:CONDITIONING negative:CONDITIONING",
     ),
     (
+        "ControlNetApply",
+        "conditioning CONDITIONING; control_net CONTROL_NET; image IMAGE; strength FLOAT 1.0",
+        "CONDITIONING:CONDITIONING",
+    ),
+    (
+        "DiffControlNetLoader",
+        "model MODEL; control_net_name COMBO",
+        "CONTROL_NET:CONTROL_NET",
+    ),
+    (
         "LoadVideo",
         "file COMBO ^",
         "VIDEO:VIDEO",

@@ -103,13 +103,18 @@ def _prompts(
     )
 
 
+_CONTROL = (
+    "control_net CONTROL_NET; image IMAGE; strength FLOAT 1.0; start_percent FLOAT 0.0; end_percent FLOAT 1.0;"
+    "mask_optional MASK; timestep_kf TIMESTEP_KEYFRAME; latent_kf_override LATENT_KEYFRAME;"
+    "weights_override CONTROL_NET_WEIGHTS; "
+)
+
+
 def _control(kind: str, more: str, outputs: str, **rest: Any) -> Row:
     names = ("positive", "negative", "control_net", "image", "strength", "start_percent", "end_percent")
     return row(
         kind,
-        "positive CONDITIONING; negative CONDITIONING; control_net CONTROL_NET; image IMAGE; strength FLOAT 1.0;"
-        f"start_percent FLOAT 0.0; end_percent FLOAT 1.0; mask_optional MASK; timestep_kf TIMESTEP_KEYFRAME;"
-        f"latent_kf_override LATENT_KEYFRAME; weights_override CONTROL_NET_WEIGHTS; {more}vae_optional VAE",
+        f"positive CONDITIONING; negative CONDITIONING; {_CONTROL}{more}vae_optional VAE",
         outputs,
         Give("control", {**{name: of(name) for name in names}, "vae": of("vae_optional")}),
         only={
@@ -122,15 +127,35 @@ def _control(kind: str, more: str, outputs: str, **rest: Any) -> Row:
     )
 
 
-def _control_loader(kind: str, name: str) -> Row:
+def _control_of_one(kind: str, more: str, **rest: Any) -> Row:
+    """One prompt's ControlNet, which acts on the other one, too, where that has none: as core's node for one prompt."""
     return row(
         kind,
-        f"{name} COMBO; tk_optional TIMESTEP_KEYFRAME",
+        f"conditioning CONDITIONING; {_CONTROL}{more}vae_optional VAE",
+        "CONDITIONING MODEL",
+        Give("control_single", {name: of(name) for name in ("conditioning", "control_net", "image", "strength")}),
+        only={
+            "start_percent": Only((0,), "it acts from the first step on"),
+            "end_percent": Only((1,), "it acts up to the last step"),
+            "mask_optional": WHOLE,
+            "weights_override": LAYERS,
+            "vae_optional": Only((), "the net gets the picture itself"),
+        },
+        home="control_single",
+        pack=CONTROL,
+        **rest,
+    )
+
+
+def _control_loader(kind: str, name: str, stage: str = "control_loader", more: str = "") -> Row:
+    return row(
+        kind,
+        f"{more}{name} COMBO; tk_optional TIMESTEP_KEYFRAME",
         "CONTROL_NET",
-        Give("control_loader", {"control_net_name": of(name)}),
+        Give(stage, {"control_net_name": of(name), **({"model": of("model")} if more else {})}),
         formerly={"timestep_keyframe": "tk_optional", "_tk_opt": "tk_optional"},
-        emits={0: ("control_loader", 0)},
-        home="control_loader",
+        emits={0: (stage, 0)},
+        home=stage,
         pack=CONTROL,
     )
 
@@ -244,6 +269,13 @@ ROWS: tuple[Row, ...] = (
         "CONDITIONING CONDITIONING",
         emits={0: ("control", 0), 1: ("control", 1)},
     ),
+    _control_loader("DiffControlNetLoaderAdvanced", "control_net_name", "control_loader_diff", "model MODEL; "),
+    _control_loader("ACN_DiffControlNetLoaderAdvanced", "cnet", "control_loader_diff", "model MODEL; "),
+    _control_of_one(
+        "ACN_AdvancedControlNetApplySingle", "model_optional MODEL; ",
+        emits={0: ("control_single", 0), 1: "model_optional"},
+    ),
+    _control_of_one("ACN_AdvancedControlNetApplySingle_v2", "", emits={0: ("control_single", 0)}),
     _interpolation(
         "RIFE VFI", "fast_mode BOOLEAN true; ensemble BOOLEAN true; scale_factor FLOAT 1.0; last_frame BOOLEAN false; "
     ),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .rows import BatchOf, Fold, Give, Only, Row, made, of, row
+from .rows import BatchOf, Fold, Give, Only, Row, is_linked, made, of, row
 
 ONE_STEP = Only((0, 1), "a key lasts as long as its range holds a step")
 _STEPS = {"over": "steps"}
@@ -59,7 +59,9 @@ def guidance_between(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterato
         yield "", {}, "linked values have no counterpart in guidance between two numbers"
         return
     start, end, first, last = map(number, parts)
-    ease = "" if values["interpolation"] == "linear" else " smooth"
+    if is_linked(values["interpolation"]):
+        yield "", {}, "interpolation is linked, so that it cannot be read; 'linear' counts"
+    ease = "" if values["interpolation"] == "linear" or is_linked(values["interpolation"]) else " smooth"
     yield "guidance_curve", {"text": f"{start}:{first}{ease}, {end}:{last}", **_STEPS}, None
 
 
@@ -80,6 +82,15 @@ def scaled(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Fold]:
         yield "value", {"value": least, "white": most / least, "white_mask": values["mask"]}, None
     else:
         yield "value", {"value": most, "mask": values["mask"]}, None
+
+
+def scaled_by_mask(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Fold]:
+    """The motion scale of old settings: from one number at a mask's darkest place to another at its brightest."""
+    mask = values["mask_motion_scale"]
+    if mask is not None:
+        yield "", {}, "its mask counts as it is: AnimateDiff-Evolved stretches it from black to white"
+        ends = {"min_float_val": values["min_motion_scale"], "max_float_val": values["max_motion_scale"]}
+        yield from scaled({**ends, "mask": mask, "scaling": "absolute"}, {})
 
 
 _PARTS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .rows import Fold, Give, Only, Row, of, row
+from .rows import Fold, Give, Only, Row, is_linked, of, row
 
 FIRST = 0.001  # behind the first step, where AnimateDiff-Evolved never lays a picture in
 NEVER_RAN = "AnimateDiff-Evolved itself does not run it: its function has other names for the inputs"
@@ -18,6 +18,9 @@ LATER = (
 def injected(values: Mapping[str, Any], reads: Mapping[str, Any]) -> Iterator[Fold]:
     """A picture in the clip, what enlarges it to the clip's size and inverts its mask."""
     mask, image, at = values["mask_opt"], values["image"], values["start_percent"]
+    for name, instead in (("invert_mask", False), ("resize_image", True)):
+        if is_linked(values[name]):
+            yield "", {}, f"{name} is linked, so that it cannot be read; {str(instead).lower()} counts"
     if values["invert_mask"] is True and mask is None:
         yield "", {}, "its mask is inverted and not there: the picture shows nowhere and is left out"
         return

@@ -54,6 +54,11 @@ Fold = tuple[str, dict[str, Any], str | None]
 """A stage and values for it, or what is lost."""
 
 
+def is_linked(value: Any) -> bool:
+    """Whether the value of a widget comes over a link."""
+    return value is not None and not isinstance(value, (str, int, float))
+
+
 def of(name: str, choices: Mapping[Any, Any] | None = None) -> Of:
     """The value or link of an input."""
     return Of(name, choices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .rows import BatchOf, Fold, Give, Only, Row, of, row
+from .rows import BatchOf, Fold, Give, Only, Row, is_linked, of, row
 from .values import BETA_SCHEDULES, FORMATS, NOISES, RESIZES, SCHEDULERS
 
 DEPRECATED = "deprecation_warning ADEWARN"
@@ -23,7 +23,11 @@ def starting_noise(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[
 
     The settings' seed counts only where they draw the noise themselves: not for plain noise as the sampler draws it.
     """
-    kind, generator = values["noise_type"], str(values["seed_gen"])
+    kind, generator = values["noise_type"], values["seed_gen"]
+    for name, value, instead in (("noise_type", kind, "default"), ("seed_gen", generator, "comfy")):
+        if is_linked(value):
+            yield "", {}, f"{name} is linked, so that it cannot be read; {instead!r} counts"
+    kind, generator = "default" if is_linked(kind) else kind, "comfy" if is_linked(generator) else generator
     seed, offset = values.get("seed_override"), values["seed_offset"]
     per_frame = generator.startswith("auto1111")
     ours = NOISES.get(kind) or ("seed_per_frame" if per_frame and kind == "default" else None)

@@ -32,6 +32,8 @@ STAGES = {
     "decoded": Stage("VAEDecode"),
     "control_loader": Stage("ControlNetLoader"),
     "control": Stage("ControlNetApplyAdvanced"),
+    "control_loader_diff": Stage("DiffControlNetLoader"),
+    "control_single": Stage("ControlNetApply"),
     "control_curve": Stage(CURVE, feeds=(("control_strength", "strength_curve"),)),
     "control_strength": Stage("UNetMotion_ControlStrength"),
     "interpolator": Stage("FrameInterpolationModelLoader", feeds=(("interpolate", "interp_model"),)),

@@ -1,7 +1,8 @@
-"""AnimateDiff-Evolved's nodes that have no counterpart, and why."""
+"""Nodes that have no counterpart, and why: AnimateDiff-Evolved's, and Advanced-ControlNet's."""
 
 from __future__ import annotations
 
+from .control import CONTROL
 from .rows import Row
 
 REFERENCE = "what one window shows of another is not read here"
@@ -70,10 +71,48 @@ _WHY = {
     "its schedule has no name here": {"ADE_VisualizeContextOptionsSCustom": "IMAGE"},
     "PIA's keyframes have no counterpart": {"ADE_PIA_AnimateDiffKeyframe": "AD_KEYFRAMES"},
 }
+SPARSE = "SparseCtrl's encoder is not there"
+WEIGHTS = "a ControlNet's strength is the same in all layers"
+OTHER_NETS = "core's ControlNets have no node that does it"
+_WHY_OF_CONTROL = {
+    SPARSE: {
+        "ACN_SparseCtrlLoaderAdvanced": "CONTROL_NET",
+        "ACN_SparseCtrlMergedLoaderAdvanced": "CONTROL_NET",
+        "ACN_SparseCtrlRGBPreprocessor": "IMAGE",
+        "ACN_SparseCtrlIndexMethodNode": "SPARSE_METHOD",
+        "ACN_SparseCtrlSpreadMethodNode": "SPARSE_METHOD",
+        "ACN_SparseCtrlWeightExtras": "CN_WEIGHTS_EXTRAS",
+    },
+    WEIGHTS: dict.fromkeys(
+        (
+            "ACN_DefaultUniversalWeights", "ScaledSoftMaskedUniversalWeights", "ScaledSoftControlNetWeights",
+            "SoftControlNetWeights", "CustomControlNetWeights", "ACN_ScaledSoftControlNetWeights",
+            "ACN_SoftControlNetWeightsSD15", "ACN_CustomControlNetWeightsSD15", "SoftT2IAdapterWeights",
+            "CustomT2IAdapterWeights", "ACN_SoftT2IAdapterWeights", "ACN_CustomT2IAdapterWeights",
+        ),
+        "CONTROL_NET_WEIGHTS TIMESTEP_KEYFRAME",
+    ),
+    "a list of strengths is not spread over the steps": {"ACN_TimestepKeyframeFromStrengthList": "TIMESTEP_KEYFRAME"},
+    OTHER_NETS: {
+        "ACN_ReferenceControlNet": "CONTROL_NET",
+        "ACN_ReferenceControlNetFinetune": "CONTROL_NET",
+        "ACN_ReferencePreprocessor": "IMAGE",
+        "ACN_CtrLoRALoader": "CONTROL_NET",
+        "ACN_ControlNet++LoaderAdvanced": "CONTROL_NET IMAGE",
+        "ACN_ControlNet++LoaderSingle": "CONTROL_NET",
+        "ACN_ControlNet++InputNode": "PLUS_INPUT",
+    },
+}  # fmt: skip
 # What these give is no setting: other nodes read it.
-_COMMON = ("SIGMAS", "CONDITIONING", "MASK", "IMAGE", "MOTION_MODEL_ADE")
-ROWS: tuple[Row, ...] = tuple(
-    Row(kind, {}, (output,), why=why, emits={} if output in _COMMON else None)
-    for why, kinds in _WHY.items()
-    for kind, output in kinds.items()
+_COMMON = ("SIGMAS", "CONDITIONING", "MASK", "IMAGE", "MOTION_MODEL_ADE", "CONTROL_NET")
+
+
+def _row(kind: str, outputs: str, why: str, pack: str = "") -> Row:
+    types = tuple(outputs.split())
+    return Row(kind, {}, types, why=why, emits={} if types[0] in _COMMON else None, pack=pack)
+
+
+ROWS: tuple[Row, ...] = (
+    *(_row(kind, outputs, why) for why, kinds in _WHY.items() for kind, outputs in kinds.items()),
+    *(_row(kind, outputs, why, CONTROL) for why, kinds in _WHY_OF_CONTROL.items() for kind, outputs in kinds.items()),
 )
