@@ -25,6 +25,7 @@ from .sampling import FreeInit as FreeInit
 from .sampling import ImageInjection as ImageInjection
 from .sampling import MotionPipeline as MotionPipeline
 from .sampling import NoiseMix as NoiseMix
+from .sampling import StepCache as StepCache
 from .sampling import WindowPart as WindowPart
 from .sampling import free_noise as free_noise
 from .schedule import Curve as Curve

@@ -300,7 +300,7 @@ def test_bad_options_of_the_command(batch, tmp_path, capsys):
 
 def test_words_that_the_model_does_not_know_are_said_with_their_line(batch, in_this_process, capsys):
     batch(["", {"prompt": "a purple star"}])
-    assert "unet-motion render: line 2: the model does not know purple; it knows: " in capsys.readouterr().err
+    assert "unet-motion render: line 2: the model does not know purple; it knows " in capsys.readouterr().err
 
 
 # what is there, and what fails

@@ -124,7 +124,7 @@ class Scope:
     def _move(self, instance: dict[str, Any], nodes: list[dict], place_of: Callable[[dict], Any]) -> None:
         """Keep the nodes' places to each other, the first corner where the instance was."""
         to, places = place_of(instance), [place_of(raw) for raw in nodes]
-        if to is None or any(place is None for place in places):
+        if not places or to is None or any(place is None for place in places):
             for raw in nodes:
                 raw.pop("pos", None)
                 if to is not None:
