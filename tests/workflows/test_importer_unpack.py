@@ -210,6 +210,14 @@ def test_a_subgraph_in_itself_ends():
     assert len(again["nodes"]) == len(without["nodes"]) + 1 and len(again["definitions"]["subgraphs"]) == 1
 
 
+def test_a_subgraph_of_nothing_goes():
+    _, sub, instance = subgraphed()
+    assert instance["pos"]
+    sub["definitions"]["subgraphs"][0]["nodes"] = []
+    made = convert_workflow(sub).graph
+    assert instance["id"] not in {node["id"] for node in made["nodes"]}
+
+
 @pytest.mark.parametrize("make", [grouped, subgraphed])
 def test_damaged_definitions(make):
     draw = random.Random(f"{SEED} {make.__name__}")
