@@ -53,8 +53,8 @@ def _with_amounts(scale: Curve | None, effect: Curve | None, frames: int, option
 
     def of_share(share: float) -> ForwardOptions:
         before = options(share) if callable(options) else options or ForwardOptions()
-        values = [1.0 if curve is None else product([curve], frames, share).float() for curve in (scale, effect)]
-        return replace(before, motion_amounts=[*before.motion_amounts, MotionAmount(*values)])
+        over = [1.0 if curve is None else product([curve], frames, share).float() for curve in (scale, effect)]
+        return replace(before, motion_amounts=[*before.motion_amounts, MotionAmount(scale=over[0], effect=over[1])])
 
     is_same = not callable(options) and all(curve.over == "frames" for curve in given)
     return of_share(0.0) if is_same else of_share
