@@ -84,9 +84,9 @@ REHEARSAL = Sizes(
     step_dtypes=(torch.float32,),
     input_sets=1,
     network={
-        "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
-        "block_out_channels": (8, 16),
+        "down_block_types": ("CrossAttnDownBlockMotion",),
+        "up_block_types": ("CrossAttnUpBlockMotion",),
+        "block_out_channels": (8,),
         "layers_per_block": 1,
         "norm_num_groups": 2,
         "cross_attention_dim": 12,
