@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,6 +87,13 @@ def test_settings_by_word():
         ({"order": 2}, "`order` of the step cache is 2, expected 0 or 1"),
         ({"memory": -1.0}, "`memory` of the step cache is -1.0, expected GiB of 0 or more"),
         ({"memory": math.inf}, "`memory` of the step cache is inf"),
+        ({"memory": "4"}, "`memory` of the step cache is '4'"),
+        ({"memory": 10**400}, "`memory` of the step cache is 1000"),
+        ({"order": True}, "`order` of the step cache is True"),
+        ({"order": 1.0}, "`order` of the step cache is 1.0"),
+        ({"first": None}, "`first` of the step cache is None"),
+        ({"last": math.nan}, "`last` of the step cache is nan"),
+        ({"guidance_start": torch.tensor([0.0, 1.0])}, "`guidance_start` of the step cache is tensor"),
     ],
 )
 def test_values_out_of_range_are_refused(changes, words):
@@ -94,7 +102,7 @@ def test_values_out_of_range_are_refused(changes, words):
 
 
 def test_other_kinds_and_layers_are_refused_before_any_work(pipeline):
-    with pytest.raises(ValueError, match="`step_cache` is a int, expected a StepCache or the name of a preset"):
+    with pytest.raises(ValueError, match="`step_cache` is 3, expected a StepCache or the name of a preset"):
         clip(pipeline, step_cache=3)
     with pytest.raises(ValueError, match="`layers` is 3, expected 1 to 2, the layers of the model's last up block"):
         clip(pipeline, step_cache=StepCache(interval=2, layers=3))
@@ -349,3 +357,29 @@ def test_options_of_one_of_the_prompts():
     for name in ("scale", "effect"):
         assert torch.equal(getattr(last.motion_amounts[0], name), getattr(both.motion_amounts[0], name)[2:])
     assert of_prompt(ForwardOptions(), 1, 2).motion_loras == ()
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = StepCache(interval=np.int64(2), first=np.float32(0.5), memory=np.float64(1))
+    assert given == StepCache(interval=2, first=0.5, memory=1.0) and type(given.interval) is int
+    with pytest.raises(ValueError, match="each once"):
+        StepCache.parse("interval=3,layers=1,interval=5")
+
+
+def test_a_list_of_prompts_reports_all_its_clips_and_a_refused_call_none(pipeline):
+    cache = StepCache(interval=2)
+    clip(pipeline, step_cache=cache)
+    once = pipeline.skipped
+    clip(pipeline, prompt=["a", "b", "c"], step_cache=cache)
+    assert pipeline.skipped.full == 3 * once.full and pipeline.skipped.shallow == 3 * once.shallow > 0
+    assert pipeline.skipped.most_bytes == once.most_bytes
+    with pytest.raises(ValueError, match="steps"):
+        clip(pipeline, steps=0, step_cache=cache)
+    assert pipeline.skipped is None
+
+
+def test_a_cache_without_memory_changes_nothing_in_windows_either(pipeline):
+    given = {"frames": 10, "windows": ContextWindows(4, 1, 1, "standard_uniform")}
+    cache = StepCache(interval=3, guidance_interval=3, memory=0.0)
+    assert np.array_equal(clip(pipeline, step_cache=cache, **given), clip(pipeline, **given))
+    assert not np.array_equal(clip(pipeline, step_cache=replace(cache, memory=1.0), **given), clip(pipeline, **given))

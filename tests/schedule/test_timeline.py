@@ -32,7 +32,7 @@ def test_prompts_and_curves_are_those_of_their_classes():
 @given(
     st.dictionaries(
         st.sampled_from(TRACKS),
-        st.lists(st.tuples(st.floats(-9, 9), st.sampled_from(WAYS)), min_size=1, max_size=5),
+        st.lists(st.tuples(st.floats(0, 9), st.sampled_from(WAYS)), min_size=1, max_size=5),
         max_size=4,
     )
 )
@@ -76,3 +76,21 @@ def test_a_file_holds_a_timeline_or_prompts_alone():
     for text, said in (('{"curves": {}}', "`f`: `prompts` is None"), ('"0" "a"', "`f`: line 1")):
         with pytest.raises(ValueError, match=said):
             Timeline.read("f", text)
+
+
+@pytest.mark.parametrize(
+    ("curves", "sentence"),
+    [
+        ('{"effect": 1e300}', "the curve 'effect': the value at 0 is 1e+300, expected -10 to 10"),
+        ('{"scale": -1}', "the curve 'scale': the value at 0 is -1, expected 0 to 10"),
+        ('{"cfg": 101}', "the curve 'cfg': the value at 0 is 101, expected 0 to 100"),
+        ('{"scale": 1, "scale": 2}', "found 'scale' twice, expected each name once"),
+        ('{"effect": ' + "9" * 400 + "}", "expected a finite number"),
+    ],
+)
+def test_values_that_no_node_takes_and_names_given_twice_are_refused(curves, sentence):
+    text = '{"prompts": {"keys": [{"at": 0, "text": "a"}]}, "curves": ' + curves + "}"
+    with pytest.raises(ValueError) as error:
+        Timeline.parse("t", text)
+    assert sentence in str(error.value) and len(str(error.value)) < 300
+    assert Timeline.parse("t", text[: text.index(', "curves"')] + ', "curves": {"effect": -10, "scale": 10}}')

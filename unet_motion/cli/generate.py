@@ -210,6 +210,11 @@ def notes(args: argparse.Namespace) -> list[str]:
         if windows.stride > used:
             room = f"{args.frames} frames with windows of {windows.length} ({windows.schedule})"
             said.append(f"a stride of {windows.stride} acts as {used} on {room}")
+    cache = _step_cache(args)
+    if cache is not None and cache.is_idle:
+        said.append(f"the step cache {args.step_cache} leaves nothing out: all its steps are full")
+    elif cache is not None and args.guidance == 1 and cache.leaves_halves_out:
+        said.append("guidance is 1: there is no unconditional half that the step cache could leave out")
     timeline = _timeline(args)
     if timeline is not None and "strength" in timeline.curves:
         said.append(f"{args.prompts}: the curve `strength` is left out: nothing here takes it")

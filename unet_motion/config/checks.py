@@ -7,7 +7,6 @@ says would be built: a layer costs time even where it has no values.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -113,7 +112,7 @@ def _check_texts(name: str, value: Any) -> None:
 def _check_float(name: str, value: Any) -> None:
     least, most = _FLOATS[name]
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not least <= value <= most:
+    if not number or not least <= value <= most:
         raise ValueError(f"`{name}` is {_short(value)}, expected a number from {least:g} to {most:g}.")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..ops.freeu import FREEU, freeu_concat_eager, freeu_concat_kernel
+from ..schedule.places import is_finite, quoted
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class FreeU:
         if self.version not in ("v1", "v2"):
             raise ValueError(f"FreeU `version` is {self.version!r}, expected 'v1' or 'v2'.")
         for name in ("s1", "s2", "b1", "b2"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"FreeU `{name}` is {getattr(self, name)!r}, expected a finite number.")
+            if not is_finite(getattr(self, name)):
+                raise ValueError(f"FreeU `{name}` is {quoted(getattr(self, name))}, expected a finite number.")
 
     def factors(self, resolution: int) -> tuple[float, float] | None:
         """(backbone, skip) factor of an up block, or None where FreeU does not act."""

@@ -5,7 +5,6 @@ Beside W x the layer's call computes up @ (strength * (down @ x)), tokens being 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.linear.low_rank import low_rank
+from ..schedule.places import is_finite, quoted
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,9 @@ class MotionLora:
     _placed: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.strength, Tensor) and not math.isfinite(self.strength):
-            raise ValueError(f"{self.name}: `strength` is {self.strength!r}, expected a finite number or a tensor.")
+        if not isinstance(self.strength, Tensor) and not is_finite(self.strength):
+            found = quoted(self.strength)
+            raise ValueError(f"{self.name}: `strength` is {found}, expected a finite number or a tensor.")
 
     def at(self, strength: float | Sequence[float] | Tensor) -> MotionLora:
         """This LoRA at another strength; a sequence is one number per frame."""

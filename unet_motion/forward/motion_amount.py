@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +9,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..schedule.places import is_finite, quoted
 
 Amount = float | Tensor
 
@@ -42,8 +43,8 @@ class MotionAmount:
             if isinstance(value, Tensor):
                 if value.numel() != 1 and not 1 <= value.dim() <= 4:
                     raise ValueError(f"`{name}` has shape {tuple(value.shape)}, expected {FORMS}.")
-            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"`{name}` is {value!r}, expected a finite number or a tensor.")
+            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not is_finite(value):
+                raise ValueError(f"`{name}` is {quoted(value)}, expected a finite number or a tensor.")
 
     def acts_on(self, path: str) -> bool:
         """Whether it is for the motion module at a path."""

@@ -6,7 +6,6 @@ the two thin products are added to a layer's output, so no dense copy is made, a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..formats.names.ldm import modules_of
 from ..forward.lora import MotionLora
 from ..model.unet import MotionUNet
 from ..ops.linear.low_rank import low_rank
+from ..schedule.places import is_finite
 from .names import LayerNames, layer_of, read_lora
 
 _DOWN = (
@@ -238,7 +238,7 @@ class _Given:
 
 
 def _check_strength(strength: float | Sequence[float] | Tensor) -> float | Tensor:
-    if isinstance(strength, (int, float)) and math.isfinite(strength):
+    if isinstance(strength, (int, float)) and is_finite(strength):
         return float(strength)
     values = torch.as_tensor(strength, dtype=torch.float32) if not isinstance(strength, (int, float)) else None
     if values is None or values.dim() > 1 or not torch.isfinite(values).all() or not values.numel():

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .step_cache import StepReport
+
 NAMES = {"num_frames": "frames", "num_inference_steps": "steps", "guidance_scale": "guidance"}
 OTHERS = ("generator", "latents")
 
@@ -33,6 +35,7 @@ def takes_field_names(call: Callable[..., np.ndarray]) -> Callable[..., np.ndarr
                 raise ValueError(f"`{theirs}` and `{ours}` are two names of one argument, expected one of them.")
             if theirs in kwargs:
                 kwargs[ours] = kwargs.pop(theirs)
+        self.skipped = None
         values = plain.bind(self, *args, **kwargs).arguments
         values.pop("self")
         if generator is not None and "seed" in values:
@@ -43,7 +46,8 @@ def takes_field_names(call: Callable[..., np.ndarray]) -> Callable[..., np.ndarr
                 values.setdefault(side, size * self.pixels_per_latent)
         if not isinstance(values["prompt"], (list, tuple)):
             return call(self, **values, **_noise(values, generator, latents))
-        return _clips(lambda **one: call(self, **one), values, generator, latents)
+        clips, self.skipped = _clips(lambda **one: (call(self, **one), self.skipped), values, generator, latents)
+        return clips
 
     own = [p for p in plain.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in (*NAMES, *OTHERS)]
@@ -51,8 +55,10 @@ def takes_field_names(call: Callable[..., np.ndarray]) -> Callable[..., np.ndarr
     return named
 
 
-def _clips(call: Callable[..., np.ndarray], values: dict[str, Any], generator: Any, latents: Any) -> np.ndarray:
-    """A clip for each prompt of a list."""
+def _clips(
+    call: Callable[..., tuple[np.ndarray, StepReport | None]], values: dict[str, Any], generator: Any, latents: Any
+) -> tuple[np.ndarray, StepReport | None]:
+    """A clip for each prompt of a list, and what their step caches left out."""
     prompts = values.pop("prompt")
     if not prompts:
         raise ValueError("`prompt` is an empty list, expected at least one prompt.")
@@ -63,11 +69,14 @@ def _clips(call: Callable[..., np.ndarray], values: dict[str, Any], generator: A
     generators = _of_each("generator", generator, len(prompts))
     if latents is not None and len(latents) != len(prompts):
         raise ValueError(f"`latents` have shape {tuple(latents.shape)}, expected {len(prompts)} in front.")
-    clips = []
+    clips, reports = [], []
     for i, prompt in enumerate(prompts):
         one = {**values, "prompt": prompt, "negative_prompt": negatives[i], "seed": seed + i}
-        clips.append(call(**one, **_noise(one, generators[i], None if latents is None else latents[i : i + 1])))
-    return np.stack(clips)
+        clip, report = call(**one, **_noise(one, generators[i], None if latents is None else latents[i : i + 1]))
+        clips.append(clip)
+        reports.append(report)
+    said = [report for report in reports if report is not None]
+    return np.stack(clips), StepReport.of(said) if said else None
 
 
 def _of_each(name: str, given: Any, count: int) -> Sequence[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -45,7 +44,7 @@ class ImageInjection:
             shape = tuple(self.picture.shape)
             raise ValueError(f"`picture` has shape {shape}, expected (frames, height, width, 3), all finite.")
         object.__setattr__(self, "picture", picture.float())
-        if not math.isfinite(self.at) or not 0 <= self.at <= 1:
+        if not 0 <= self.at <= 1:
             raise ValueError(f"`at` is {self.at!r}, expected 0 to 1.")
         strength = torch.as_tensor(self.strength, dtype=torch.float32)
         if strength.dim() > 1 or not strength.isfinite().all():

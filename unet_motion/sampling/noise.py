@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..schedule.places import is_finite, quoted
 from .context_windows import ContextWindows
 
 NOISES = ("default", "free_noise", "repeated", "constant", "seed_per_frame", "empty")
@@ -152,8 +153,8 @@ class NoiseMix:
             raise ValueError(f"noise mix is {self.parts!r:.80}, expected pairs of a kind of noise and its weight")
         for kind, weight in self.parts:
             check_noise(kind)
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"the weight of noise {kind!r} is {weight}, expected a number of at least 0")
+            if not (is_finite(weight) and weight >= 0):
+                raise ValueError(f"the weight of noise {kind!r} is {quoted(weight)}, expected a number of at least 0")
         if not any(weight for _, weight in self.parts):
             raise ValueError(f"noise mix is {self.parts}, expected a kind of noise with a weight above 0")
 

@@ -20,6 +20,7 @@ from ..runtime.cuda_graphs import StepGraphs
 from ..runtime.step_parts import StepParts
 from ..schedule import Timeline
 from ..schedule.curve import Curve
+from ..schedule.places import quoted
 from .call_checks import check_kinds, check_ranks, checked_guidance, checked_runs, whole
 from .context_windows import ContextWindows
 from .field_names import takes_field_names
@@ -44,6 +45,8 @@ from .text import Prompt, RunText, checked_texts
 from .timeline import timeline_arguments
 from .window_parts import WindowPart, Windows, part_at, parts_of, uncovered
 from .windowed import in_parts
+
+MOST_SIDE, MOST_FRAMES = 16_384, 100_000
 
 
 class Tokenizer(Protocol):
@@ -376,6 +379,8 @@ class MotionPipeline:
                     f"windows of {part.windows.length} frames, expected at most {most}, the rows of the model's "
                     "position table"
                 )
+        if frames > MOST_FRAMES:
+            raise ValueError(f"frames is {quoted(frames)}, expected at most {MOST_FRAMES}")
         if frames < 1 or (not parts and frames > most):
             raise ValueError(
                 f"frames is {frames}, expected 1 to {most}, the rows of the model's position table; `windows` draw more"
@@ -390,5 +395,7 @@ class MotionPipeline:
             raise ValueError(f"windows_at_once is {at_once}, expected at least 1")
         unit = self.pixels_per_latent
         for name, size in (("width", width), ("height", height)):
-            if size < unit or size % unit:
-                raise ValueError(f"{name} is {size}, expected a multiple of {unit} pixels, at least {unit}")
+            if size < unit or size % unit or size > MOST_SIDE:
+                raise ValueError(
+                    f"{name} is {quoted(size)}, expected a multiple of {unit} pixels, {unit} to {MOST_SIDE}"
+                )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .places import OVER, Place, check_order, quoted, resolve
+from .places import OVER, Place, check_order, is_finite, quoted, resolve
 
 WAYS = ("hold", "linear", "smooth", "monotone")
 """From a key to the next one.
@@ -34,7 +34,7 @@ class Key:
     way: str = "linear"
 
     def __post_init__(self) -> None:
-        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)) or not math.isfinite(self.value):
+        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)) or not is_finite(self.value):
             raise ValueError(f"the value at {self.at} is {quoted(self.value)}, expected a finite number")
         if self.way not in WAYS:
             raise ValueError(f"the way from {self.at} is {quoted(self.way)}, expected one of {', '.join(WAYS)}")

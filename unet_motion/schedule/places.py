@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,17 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 MOST_FRAMES = 1e9
 
 
+def is_finite(number: float) -> bool:
+    """Whether it is a number that a float can hold: not NaN, not infinite, no whole number of hundreds of digits."""
+    return abs(number) <= sys.float_info.max
+
+
 def quoted(found: Any) -> str:
     """What was found, for an error; of a long text the beginning."""
-    text = repr(found)
+    try:
+        text = repr(found)
+    except ValueError:  # Python writes no numbers of thousands of digits
+        return f"a {type(found).__name__} with a number of too many digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -62,8 +70,10 @@ class Place:
             word = word.removesuffix("%").strip()
             if NUMBER.fullmatch(word) is None:
                 return None
+        if word is None and not is_finite(found):
+            return None
         number = float(found if word is None else word) / (100 if percent else 1)
-        if not math.isfinite(number):
+        if not is_finite(number):
             return None
         written = word is not None and "." in word
         if percent or over == "steps" or (0 <= number <= 1 and (number % 1 or written)):

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .curve import Curve
+from .places import quoted
 from .prompts import PromptSchedule
 
 TRACKS = ("scale", "effect", "cfg", "strength")
 """Curves of a timeline: motion scale, motion effect, guidance, and one for whatever else takes a curve."""
+
+RANGES = {"scale": (0, 10), "effect": (-10, 10), "cfg": (0, 100)}
+"""Least and greatest values of tracks, as those of the nodes that take one for all."""
 
 EXPECTED = '{"prompts": {"keys": [{"at": 0, "text": "..."}]}, "curves": {"effect": {"keys": [...]}}}'
 
@@ -25,7 +29,7 @@ class Timeline:
         curves: name of :data:`TRACKS` -> curve over frames or steps; a name that is not there is not changed.
 
     Raises:
-        ValueError: a curve of another name.
+        ValueError: a curve of another name, or one with a value out of its range.
     """
 
     prompts: PromptSchedule
@@ -34,6 +38,11 @@ class Timeline:
     def __post_init__(self) -> None:
         if unknown := sorted(self.curves.keys() - set(TRACKS)):
             raise ValueError(f"found the curve {unknown[0]!r:.60}, expected one of {', '.join(TRACKS)}")
+        for name in self.curves.keys() & RANGES.keys():
+            (least, most), keys = RANGES[name], self.curves[name].keys
+            if wrong := next((key for key in keys if not least <= key.value <= most), None):
+                found = f"the value at {wrong.at} is {quoted(wrong.value)}"
+                raise ValueError(f"the curve {name!r}: {found}, expected {least} to {most}")
 
     @classmethod
     def parse(cls, name: str, text: str) -> Timeline:
@@ -46,7 +55,7 @@ class Timeline:
             ValueError: no JSON, or another form.
         """
         try:
-            return cls.from_json(json.loads(text))
+            return cls.from_json(json.loads(text, object_pairs_hook=_each_once))
         except json.JSONDecodeError as error:
             where = f"line {error.lineno}, column {error.colno}: {error.msg}"
             raise ValueError(f"`{name}` is no JSON: {where}; expected {EXPECTED}.") from None
@@ -102,6 +111,15 @@ class Timeline:
                 curve.pieces(frames if curve.over == "frames" else None)
             except ValueError as error:
                 raise ValueError(f"the curve {name!r:.60}: {error}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"found {quoted(name)} twice, expected each name once")
+        found[name] = value
+    return found
 
 
 def _object(name: str, value: Any) -> dict[str, Any]:

@@ -42,6 +42,13 @@ class StepReport:
         """All counts by name."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if not name.startswith("_")}
 
+    @classmethod
+    def of(cls, reports: Sequence[StepReport]) -> StepReport:
+        """What several runs skipped, one after the other."""
+        rows = [report.to_json() for report in reports]
+        most = max(row.pop("most_bytes") for row in rows)
+        return cls(**{name: sum(row[name] for row in rows) for name in rows[0]}, most_bytes=most)
+
     def __str__(self) -> str:
         said = [f"{self.full} of {self.full + self.shallow} calls of the network were full"]
         if self.shallow:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
+
+from ...schedule.places import quoted
 
 ORDERS = (0, 1)
 COMPUTED, KEPT, OFF = "computed", "kept", "off"
@@ -73,23 +77,23 @@ class StepCache:
 
     def __post_init__(self) -> None:
         for name, least in (("interval", 1), ("layers", 0), ("guidance_interval", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_INTERVAL:
-                raise ValueError(
-                    f"`{name}` of the step cache is {value!r}, expected a whole number of {least} to {MOST_INTERVAL}."
-                )
+            self._check(name, Integral, f"a whole number of {least} to {MOST_INTERVAL}", least, MOST_INTERVAL)
         for name in ("guidance_start", "guidance_end", "first", "last"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` of the step cache is {getattr(self, name)!r}, expected 0 to 1.")
+            self._check(name, Real, "0 to 1", 0, 1)
+        self._check("order", Integral, "0 or 1", *ORDERS)
+        self._check("memory", Real, "GiB of 0 or more", 0, sys.float_info.max)
         if self.guidance_start >= self.guidance_end:
             raise ValueError(
                 f"`guidance_start` of the step cache is {self.guidance_start:g}, expected less than `guidance_end` "
                 f"{self.guidance_end:g}."
             )
-        if self.order not in ORDERS:
-            raise ValueError(f"`order` of the step cache is {self.order!r}, expected 0 or 1.")
-        if not 0 <= self.memory < math.inf:
-            raise ValueError(f"`memory` of the step cache is {self.memory!r}, expected GiB of 0 or more.")
+
+    def _check(self, name: str, kind: type, expected: str, least: float, most: float) -> None:
+        """Keep a setting as Python's own number, or raise a ValueError that says what was expected."""
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+            raise ValueError(f"`{name}` of the step cache is {quoted(value)}, expected {expected}.")
+        object.__setattr__(self, name, int(value) if kind is Integral else float(value))
 
     @property
     def reach(self) -> int:
@@ -99,7 +103,12 @@ class StepCache:
     @property
     def is_idle(self) -> bool:
         """Whether each step computes everything."""
-        return self.reach == 1 and self.guidance_start <= 0 and self.guidance_end >= 1
+        return self.interval == 1 and not self.leaves_halves_out
+
+    @property
+    def leaves_halves_out(self) -> bool:
+        """Whether there are steps without their unconditional half, where guidance has one."""
+        return self.guidance_interval > 1 or self.guidance_start > 0 or self.guidance_end < 1
 
     def step(self, number: int, steps: int) -> Step:
         """What a step of a run of so many computes."""
@@ -114,6 +123,8 @@ class StepCache:
 
     def held(self, number: int, steps: int) -> int:
         """The last step up to this one that renews all: windows stay as they are in it, as what is kept is theirs."""
+        if not self.memory:  # nothing is kept
+            return number
         return next((n for n in range(number, -1, -1) if self.step(n, steps).renews), number)
 
     @classmethod
@@ -130,11 +141,13 @@ class StepCache:
         try:
             for change in changes:
                 key, _, value = (part.strip() for part in change.partition("="))
+                if key in given:
+                    raise ValueError
                 given[key] = kinds[key](value)
         except (KeyError, ValueError):
             raise ValueError(
-                f"the step cache is {text!r}, expected {', '.join(PRESETS)} or settings such as interval=3,layers=1; "
-                f"settings are {', '.join(kinds)}"
+                f"the step cache is {quoted(text)}, expected {', '.join(PRESETS)} or settings such as "
+                f"interval=3,layers=1, each once; settings are {', '.join(kinds)}"
             ) from None
         return replace(PRESETS.get(name, cls()), **given)
 
@@ -160,5 +173,5 @@ def chosen_cache(chosen: Any) -> StepCache:
     if isinstance(chosen, str):
         return StepCache.parse(chosen)
     if not isinstance(chosen, StepCache):
-        raise ValueError(f"`step_cache` is a {type(chosen).__name__}, expected a StepCache or the name of a preset.")
+        raise ValueError(f"`step_cache` is {quoted(chosen)}, expected a StepCache or the name of a preset.")
     return chosen

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ...files.errors import shorten
+from ...schedule.places import is_finite
 from .graph import PRIMITIVE, Graph, Joint, Node, primitive_value
 from .table import TARGETS, Input, Row
 
@@ -118,6 +118,6 @@ def _fits(spec: Input, value: Any) -> bool:
     if spec.type == "BOOLEAN":
         return isinstance(value, bool)
     if spec.type in ("INT", "FLOAT"):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and is_finite(value)
         return is_number and (spec.type == "FLOAT" or value == int(value))
     return isinstance(value, str)
