@@ -52,8 +52,12 @@ def test_the_body_that_programs_post_comes_back_as_such_a_body(tmp_path):
 def test_a_node_that_is_called_prompt_is_no_body():
     graph = {"prompt": {"class_type": "ADE_AnimateDiffUnload", "inputs": {}}}
     assert convert_workflow(graph).graph != graph
-    with pytest.raises(WorkflowError, match="found an object with 'prompt'"):
+    with pytest.raises(WorkflowError, match="found a `prompt` that is an object with '1'"):
         convert_workflow({"prompt": {"1": {"inputs": {}}}})
+    for given, found in (({}, "an empty object"), ({"prompt": []}, "a `prompt` that is list"),
+                         ({"prompt": {}}, "a `prompt` that is an empty object")):  # fmt: skip
+        with pytest.raises(WorkflowError, match=f"found {found}"):
+            convert_workflow(given)
 
 
 def test_pictures_that_comfyui_saved(tmp_path):

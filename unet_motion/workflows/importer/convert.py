@@ -64,8 +64,17 @@ def convert_workflow(data: Any, replaceable: Collection[str] = ()) -> Converted:
         converted = convert_workflow(data["prompt"], replaceable)
         same = converted.graph is data["prompt"]
         return Converted(data if same else {**data, "prompt": converted.graph}, converted.report)
-    found = f"an object with {', '.join(map(repr, list(data)[:3]))}" if isinstance(data, dict) else type(data).__name__
-    raise WorkflowError(f"Expected a graph of ComfyUI, of its page (with nodes) or its API, found {found[:200]}.")
+    raise WorkflowError(f"Expected a graph of ComfyUI, of its page (with nodes) or its API, found {_said(data)[:200]}.")
+
+
+def _said(data: Any, inside: bool = False) -> str:
+    if not isinstance(data, dict):
+        return type(data).__name__
+    if not data:
+        return "an empty object"
+    if list(data) == ["prompt"] and not inside:
+        return f"a `prompt` that is {_said(data['prompt'], inside=True)}"
+    return f"an object with {', '.join(map(repr, list(data)[:3]))}"
 
 
 def old_types(data: Any) -> list[str]:
