@@ -70,7 +70,7 @@ class Place:
             word = word.removesuffix("%").strip()
             if NUMBER.fullmatch(word) is None:
                 return None
-        if word is None and not is_finite(found):
+        if not isinstance(found, str) and not is_finite(found):
             return None
         number = float(found if word is None else word) / (100 if percent else 1)
         if not is_finite(number):

@@ -88,9 +88,9 @@ class StepCache:
                 f"{self.guidance_end:g}."
             )
 
-    def _check(self, name: str, kind: type, expected: str, least: float, most: float) -> None:
+    def _check(self, name: str, kind: Any, expected: str, least: float, most: float) -> None:
         """Keep a setting as Python's own number, or raise a ValueError that says what was expected."""
-        value = getattr(self, name)
+        value: Any = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
             raise ValueError(f"`{name}` of the step cache is {quoted(value)}, expected {expected}.")
         object.__setattr__(self, name, int(value) if kind is Integral else float(value))
