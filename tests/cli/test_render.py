@@ -2,15 +2,17 @@
 
 import json
 import multiprocessing
+import time
 from argparse import Namespace
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from unet_motion.cli import build_parser, generate, main, render, render_workers
+from unet_motion.cli import build_parser, generate, main, render, render_outputs, render_workers
 from unet_motion.cli.render_jobs import Job, read_jobs, seed_of
 from unet_motion.cli.render_workers import IN_A_ROW, TRIES, Drawn, Renderer, spread
 from unet_motion.sampling import MotionPipeline
@@ -200,20 +202,20 @@ def test_a_seed_that_is_not_given_depends_on_the_line_alone(batch, in_this_proce
 WRONG = [
     ('{"prompt": "a"', ["the job is not JSON"]),
     ("[1]", ["holds a list", "JSON object"]),
-    ({"steps": 3}, ["prompt", "--prompts", "is required"]),
+    ({"steps": 3}, ["prompt", "`prompts`", "is required"]),
     ({"prompt": "a", "prompts": "b"}, ["not allowed with"]),
     ({"prompt": 5}, ["`prompt` is 5", "a text"]),
     ({"prompt": "a", "stepz": 1}, ["`stepz` is not known", "steps"]),
     ({"prompt": "a", "step": 1}, ["`step` is not known"]),
-    ({"prompt": "a", "motion-lora": "x", "motion_lora": "y"}, ["motion-lora", "twice"]),
+    ({"prompt": "a", "motion-lora": "x", "motion_lora": "y"}, ["`motion_lora` is given twice"]),
     ({"prompt": "a", "json": True}, ["`json` is not known"]),
     ({"prompt": "a", "device": "cpu"}, ["`device`", "render --device"]),
-    ({"prompt": "a", "steps": "x"}, ["--steps", "'x'"]),
-    ({"prompt": "a", "steps": 2.5}, ["--steps", "'2.5'"]),
+    ({"prompt": "a", "steps": "x"}, ["`steps`", "'x'"]),
+    ({"prompt": "a", "steps": 2.5}, ["`steps`", "'2.5'"]),
     ({"prompt": "a", "steps": True}, ["`steps` is true"]),
     ({"prompt": "a", "steps": {"a": 1}}, ['`steps` is {"a": 1}']),
     ({"prompt": "a", "loop": "yes"}, ['`loop` is "yes"', "true or false"]),
-    ({"prompt": "a", "freeu": [1, 2]}, ["--freeu", "four numbers"]),
+    ({"prompt": "a", "freeu": [1, 2]}, ["`freeu`", "four numbers"]),
     ({"prompt": "a", "out": "../a.webp"}, ["`out` is '../a.webp'", "inside the folder"]),
     ({"prompt": "a", "out": "/a.webp"}, ["`out` is '/a.webp'"]),
     ({"prompt": "a", "sheet": "a/../../s.png"}, ["`sheet` is"]),
@@ -221,7 +223,7 @@ WRONG = [
     ({"prompt": "a", "out": "a.avi"}, ["'.avi'", ".webp"]),
     ({"prompt": "a", "frames": 40}, ["frames is 40", "1 to 8"]),
     ({"prompt": "a", "frames": 40, "window": 9, "overlap": 1}, ["windows of 9 frames", "at most 8"]),
-    ({"prompt": "a", "loop": True}, ["--loop needs --window"]),
+    ({"prompt": "a", "loop": True}, ["`loop` needs `window`, the frames of a window, such as `window`: 16"]),
     ({"prompt": "a", "seed": -1}, ["seed is -1"]),
     ({"prompt": "a", "steps": 0}, ["steps is 0"]),
     ({"prompt": "a", "steps": 1001}, ["steps is 1001"]),
@@ -231,13 +233,32 @@ WRONG = [
     ({"prompt": "a", "attention": "fastest"}, ["fastest", "sdpa"]),
     ({"prompt": "a", "frames_at_once": 0}, ["`frames_at_once` is 0"]),
     ({"prompt": "a", "noise": "pink"}, ["noise is 'pink'"]),
-    ({"prompt": "a", "free_init": 2, "free_init_stop": [0.5, 2]}, ["`temporal_stop` is 2.0"]),
+    ({"prompt": "a", "free_init": 2, "free_init_stop": [0.5, 2]}, ["`free_init_stop` is 2.0"]),
     ({"prompt": "a", "scale": 0}, ["scale is 0"]),
     ({"prompt": "a", "fps": 0}, ["fps is 0"]),
     ({"prompt": "a", "quality": 80, "out": "a.gif"}, ["quality is 80", "a GIF has none"]),
     ({"prompt": "a", "model": "none.safetensors"}, ["none.safetensors"]),
-    ({"prompt": "a", "motion_lora": ["nothing:1"]}, ["--motion-lora nothing", "pan-left"]),
+    ({"prompt": "a", "motion_lora": ["nothing:1"]}, ["`motion_lora` nothing", "pan-left"]),
     ({"prompt": "a", "motion_lora": ["pan-left"]}, ["pan-left", "fit"]),
+    ('{"prompt": "a", "steps": 2, "steps": 3}', ["`steps` is given twice", "once"]),
+    ({"prompt": "a", "negative": ["a", "b"]}, ['`negative` is ["a", "b"]', "not a list"]),
+    ({"prompt": "a", "out": ["a", "b.webp"]}, ['`out` is ["a", "b.webp"]', "not a list"]),
+    ({"prompt": "a", "noise": ["default:1"]}, ["`noise` is", "not a list"]),
+    ({"prompt": "a", "freeu": ["0.9,0.2", "1.2,1.4"]}, ["`freeu` is", "a list of numbers"]),
+    ({"prompt": "a", "free_init": 0}, ["`free_init` is 0"]),
+    ({"prompt": "a", "free_init": 2, "free_init_filter": "b"}, ["`free_init_filter` is 'b'"]),
+    ({"prompt": "a", "filter": ["b"]}, ["`filter` is ["]),
+    ({"prompt": "a", "step_cache": "x"}, ["`step_cache`: the step cache is 'x'"]),
+    ({"prompt": "a", "out": "failures.jsonl/x.webp"}, ["`out` is 'failures.jsonl/x.webp'", "clips that fail"]),
+    ({"prompt": "a", "out": "Failures.JSONL"}, ["clips that fail"]),
+    ({"prompt": "a", "out": ".webp"}, ["`out` is '.webp'", "a space or a dot"]),
+    ({"prompt": "a", "out": "a /x.webp"}, ["`out` is 'a /x.webp'", "a space or a dot"]),
+    ({"prompt": "a", "sheet": " x.png"}, ["`sheet` is ' x.png'", "a space or a dot"]),
+    ({"prompt": "a", "out": "a\nb.webp"}, ["`out` is 'a\\nb.webp'", "without control characters"]),
+    ({"prompt": "a", "out": "a\0.webp"}, ['"out": "a\\u0000.webp"', "without NUL"]),
+    ({"prompt": "a \ud800"}, ["ud800", "halves of characters"]),
+    ({"prompt": "a", "out": f"{'x' * 300}.webp"}, ["`out` is 'xxx", "too long", "file system"]),
+    ({"prompt": "a", "width": int("9" * 400)}, ["width is 999", "...", "a multiple of"]),
 ]
 
 
@@ -259,6 +280,7 @@ def test_all_wrong_lines_are_named_before_a_model_is_loaded(batch, monkeypatch, 
     for number, (error, (_, words)) in enumerate(zip(errors, WRONG, strict=True), 3):
         assert error.startswith(f"unet-motion render: error: line {number}: "), error
         assert all(word in error for word in words), error
+        assert len(error) < 1300 and "9" * 62 not in error
     monkeypatch.setattr(render, "NAMED", 5)
     batch(lines)
     last = capsys.readouterr().err.splitlines()[-1]
@@ -290,6 +312,8 @@ def test_a_file_without_jobs_is_refused(tmp_path, capsys, text, words):
 def test_bad_options_of_the_command(batch, tmp_path, capsys):
     for arguments, words in (
         (["--workers", "0"], "--workers is 0"), (["--threads", "0"], "--threads is 0"),
+        (["--threads", "9" * 11], "--threads is 99999999999, expected 1 to 256"),
+        (["--workers", "9" * 400], "999...999"), (["--workers", "100000"], "--workers is 100000, expected 1 to "),
         (["--device", "toaster"], "toaster"), (["--device", "meta"], "'meta' holds no values"),
         (["--out", str(tmp_path / "jobs.jsonl")], "is a file, expected a folder"),
     ):  # fmt: skip
@@ -303,7 +327,97 @@ def test_words_that_the_model_does_not_know_are_said_with_their_line(batch, in_t
     assert "unet-motion render: line 2: the model does not know purple; it knows " in capsys.readouterr().err
 
 
+def test_any_error_in_checking_a_line_is_the_lines(batch, in_this_process, monkeypatch, capsys):
+    original = generate.notes
+
+    def notes(args):
+        if args.seed:
+            raise (OverflowError, RuntimeError, MemoryError)[args.seed - 1]("no room\nat all")
+        return original(args)
+
+    monkeypatch.setattr(generate, "notes", notes)
+    jobs = [{"prompt": "a red star", "seed": seed} for seed in range(4)]
+    assert batch(jobs)[0] == 2 and in_this_process == []
+    kinds = zip((2, 3, 4), ("OverflowError", "RuntimeError", "MemoryError"), strict=True)
+    assert capsys.readouterr().err.splitlines() == [
+        f"unet-motion render: error: line {line}: {kind}: no room\\nat all" for line, kind in kinds
+    ]
+    monkeypatch.setattr(generate, "notes", original)
+    monkeypatch.setattr(render_outputs, "is_finished", lambda *arguments: 1 // 0)
+    assert batch(jobs[:1], "--overwrite")[0] == 2
+    assert "line 1: ZeroDivisionError: " in capsys.readouterr().err
+
+
+def test_places_that_cannot_be_written_or_read_are_said_in_a_sentence(batch, in_this_process, tmp_path, capsys):
+    file, outside = tmp_path / "file", tmp_path / "outside"
+    file.write_text("x")
+    outside.mkdir()
+    folder = tmp_path / "clips"
+    (folder / "s.png").mkdir(parents=True)
+    (folder / "f").write_text("x")
+    (folder / "link").symlink_to(outside)
+    (folder / "x.webp").symlink_to(outside / "x.webp")
+    (folder / "b").symlink_to("a")
+    (folder / "a").mkdir()
+    jobs = [{"prompt": "a", "out": out} for out in ("link/a.webp", "x.webp", "f/a.webp", "b/a.webp", "a/a.webp")]
+    assert batch([*jobs, {"prompt": "a", "sheet": "s.png"}])[0] == 2
+    said = capsys.readouterr().err.splitlines()
+    expected = {1: "which a link leads to", 2: "which a link leads to", 3: "f is no folder", 5: "as line 4 does",
+                6: "s.png is a folder"}  # fmt: skip
+    for line, (number, words) in zip(said, expected.items(), strict=True):
+        assert f"error: line {number}: " in line and words in line, said
+    assert list(outside.iterdir()) == [] and in_this_process == []
+    jobs_file = tmp_path / "jobs.jsonl"
+    for path, out, words in (
+        (tmp_path / "none", "o", "none cannot be read (No such file or directory), expected"),
+        (outside, "o", "outside cannot be read (Is a directory), expected"),
+        (jobs_file, file / "o", f"--out {file / 'o'} cannot be made (Not a directory), expected"),
+        (jobs_file, "x" * 300, "cannot be made (File name too long), expected"),
+    ):
+        assert main(["render", str(path), "--out", str(tmp_path / out)]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1 and not (tmp_path / "o").exists(), said
+
+
 # what is there, and what fails
+
+
+def test_each_file_of_a_clip_is_judged_on_its_own(batch, in_this_process, capsys):
+    small = {"prompt": "a red star", "steps": 1}
+    other = {**small, "seed": 5, "out": "5.webp", "sheet": "5.png"}
+    job = {**small, "seed": 1, "out": "1.webp", "sheet": "1.png"}
+    frames = {**small, "seed": 2, "out": "frames"}
+    _, folder = batch([other, job, frames])
+    del in_this_process[:]
+
+    def refused(words, of):
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert batch(of)[0] == 2 and in_this_process == []
+        assert words in capsys.readouterr().err
+        assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    sheet = (folder / "1.png").read_bytes()
+    (folder / "1.png").unlink()
+    refused("1.webp is there with steps 1, but the line asks for 2", [{**job, "steps": 2}])
+    (folder / "1.png").write_bytes((folder / "5.png").read_bytes())
+    refused("1.png is there with seed 5, but the line asks for 1", [job])
+    (folder / "1.png").write_bytes(b"mine")
+    refused("1.png is there and holds no settings", [job])
+    (folder / "1.webp").unlink()
+    refused("1.png is there and holds no settings", [job])
+    assert batch([job], "--overwrite")[0] == 0 and in_this_process == [1] and (folder / "1.png").read_bytes() == sheet
+    del in_this_process[:]
+    first, last = folder / "frames" / "frame_00000.png", folder / "frames" / "frame_00003.png"
+    for lacking in (first, last):
+        content = lacking.read_bytes()
+        lacking.unlink()
+        assert batch([frames])[0] == 0 and in_this_process == [1] and lacking.read_bytes() == content
+        del in_this_process[:]
+    assert batch([frames])[0] == 0 and in_this_process == []
+    (folder / "frames" / "frame_copy.png").write_bytes(content)
+    refused("holds 5 pictures, but the line asks for 4 frames", [frames])
+    last.write_bytes(b"mine")
+    refused("frame_00003.png is there and holds no settings", [frames])
 
 
 def test_what_is_there_is_not_drawn_again_unless_its_line_says_something_else(batch, in_this_process, capsys):
@@ -364,8 +478,6 @@ def test_a_clip_that_cannot_be_put_in_its_place_fails(batch, in_this_process, mo
 
 
 def test_two_runs_in_one_folder_are_refused(batch, in_this_process, tmp_path):
-
-
     import threading
 
     from unet_motion.files.lock import folder_lock
@@ -402,6 +514,25 @@ def test_jobs_of_one_model_follow_each_other_and_it_is_loaded_once(batch, in_thi
             for seed, lora in ((1, []), (2, ["spin:0.5"]), (3, []), (4, ["spin:0.5"]), (5, ["spin"]))]  # fmt: skip
     assert batch(jobs, "--workers", "1", "--device", "cpu")[0] == 0
     assert in_this_process == [1, 3, 2, 4, 5] and loads == [(1, "cpu"), (2, "cpu"), (5, "cpu")]
+
+
+def test_models_of_one_name_in_two_folders_are_two(batch, in_this_process, model_file, tmp_path):
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(model_file, "pt") as file:
+        metadata = file.metadata()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        torch.manual_seed(0)
+        state = {key: w + (0.1 * torch.randn_like(w) if name == "b" else 0) for key, w in load_file(model_file).items()}
+        save_file(state, tmp_path / name / "m.safetensors", metadata)
+    jobs = [{"prompt": "a red star", "seed": 1, "steps": 1, "model": str(tmp_path / name / "m.safetensors"),
+             "out": f"{name}.webp"} for name in ("a", "b")]  # fmt: skip
+    status, folder = batch([*jobs, {**jobs[0], "model": str(model_file), "out": "c.webp"}], "--workers", "1")
+    a, b, c = (pictures(folder / f"{name}.webp") for name in "abc")
+    assert status == 0 and np.array_equal(a, c) and not np.array_equal(a, b)
 
 
 # workers that are lost
@@ -484,6 +615,24 @@ def test_there_are_no_more_workers_than_jobs_and_those_without_work_make_room():
     answer = lambda number, line: Drawn({})  # noqa: E731
     found = list(spread(jobs, 8, lambda number: Scarce(number, answer, made), (Gone,), print))
     assert {job.line for job, _ in found} == {1, 2} and len(made) == 2
+
+
+def test_an_interruption_while_a_job_is_handed_over_leaves_no_worker_open():
+    def interrupted(number, line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spread_over(interrupted, [1, 2], 2)
+
+
+def test_a_worker_that_is_closed_ends_at_once():
+    worker = render_workers.LocalWorker("cpu", 1)
+    answer = worker.pool.submit(time.sleep, 300)
+    start = time.monotonic()
+    worker.close()
+    assert time.monotonic() - start < 100 and multiprocessing.active_children() == []
+    assert isinstance(answer.exception(0), BrokenProcessPool)
+    worker.close()
 
 
 def test_workers_take_turns_on_the_cards_of_this_machine(monkeypatch):

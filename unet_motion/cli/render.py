@@ -6,16 +6,22 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .render_outputs import FAILURES
 
 if TYPE_CHECKING:
     from .render_jobs import Job
     from .render_workers import Drawn
 
-FAILURES = "failures.jsonl"
+MOST_THREADS = 256
+MOST_WORKERS = 1024
+"""Of a cluster."""
+WORKERS_EACH = 8
+"""So many at most on this machine for each core or device, whichever are more."""
 NAMED = 20
 """Lines of a file that are named when they are wrong."""
 
@@ -45,15 +51,16 @@ def add_arguments(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..files.lock import folder_lock
     from ..progress import track
 
     _check(args)
-    with folder_lock(args.out):
+    with _held(args.out):
         todo, there, wrong = _todo(args)
         if wrong:
             _name(wrong)
             return 2
+        if todo:
+            _check_writable(args.out)
         failures: dict[int, str] = {}
         try:
             with closing(_drawn(args, todo)) as results:
@@ -70,11 +77,11 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     from .device import check_device
 
-    for name in ("workers", "threads"):
-        number = getattr(args, name)
-        if number is not None and number < 1:
-            raise ValueError(f"--{name} is {number}, expected at least 1")
-    if args.out.exists() and not args.out.is_dir():
+    _check_count("threads", args.threads, MOST_THREADS)
+    if args.workers is not None:
+        here = WORKERS_EACH * max(cores(), len(local_devices(args.device)))
+        _check_count("workers", args.workers, here if args.address is None else MOST_WORKERS)
+    if os.path.lexists(args.out) and not os.path.isdir(args.out):
         raise NotADirectoryError(f"--out {args.out} is a file, expected a folder")
     if args.address is not None:
         from .render_ray import load_ray
@@ -84,22 +91,54 @@ def _check(args: argparse.Namespace) -> None:
         check_device(args.device)
 
 
+def _check_count(name: str, number: int, most: int) -> None:
+    from ..files.errors import shorten
+
+    if not 1 <= number <= most:
+        raise ValueError(f"--{name} is {shorten(str(number), 30)}, expected 1 to {most} here")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The folder of all clips, held by this run; a ValueError where it cannot be made."""
+    from ..files.lock import folder_lock
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_lock(folder))
+        except BlockingIOError as error:
+            raise ValueError(f"--out {folder}: {error.strerror}") from error
+        except OSError as error:
+            raise ValueError(f"--out {folder} cannot be made ({error.strerror}), expected a folder to write") from error
+        yield
+
+
+def _check_writable(folder: Path) -> None:
+    from ..files.atomic import check_place
+
+    try:
+        check_place(folder / FAILURES)
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be written ({error}), expected a folder to write") from error
+
+
 def _todo(args: argparse.Namespace) -> tuple[list[Job], int, list[str]]:
     """The jobs that are left, ordered so that those of one model follow each other; how many are finished; what is
     wrong."""
-    from .render_jobs import is_finished, read_jobs
+    from .render_jobs import in_words_of_a_line, read_jobs
+    from .render_outputs import OccupiedError, is_finished
 
     jobs, wrong = read_jobs(args.jobs, args.out, _say)
     todo = []
     for job in jobs:
         try:
-            if not is_finished(job, args.out):
+            if not is_finished(job.args, args.out):
                 todo.append(job)
-        except ValueError as error:
-            if args.overwrite:
+        except Exception as error:
+            if args.overwrite and isinstance(error, OccupiedError):
                 todo.append(job)
             else:
-                wrong.append(f"line {job.line}: {error}")
+                wrong.append(f"line {job.line}: {in_words_of_a_line(error)}")
     first: dict[tuple, int] = {}
     for job in todo:
         first.setdefault(job.model, job.line)

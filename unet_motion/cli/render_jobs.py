@@ -5,19 +5,27 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..files.errors import shorten
+from ..files.errors import one_line, shorten
 from ..files.limits import parse_object
-from ..video import read_metadata
 from . import generate
+from .render_outputs import OUTPUTS, Taken, check_names, check_places, inside, outputs_of
 
-OUTPUTS = ("out", "sheet")
+NUMBERS = ("freeu", "free_init_stop")
+"""Options of several numbers."""
+LONGEST = 1200
+"""Characters of a sentence on a line."""
+OF_FREE_INIT = {
+    "iterations": "free_init", "filter": "free_init_filter", "order": "free_init_order",
+    "spatial_stop": "free_init_stop", "temporal_stop": "free_init_stop",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Job:
     @property
     def outputs(self) -> list[Path]:
         """The clip's name, and the sheet's where there is one."""
-        return [self.args.out] if self.args.sheet is None else [self.args.out, self.args.sheet]
+        return list(outputs_of(self.args).values())
 
     @property
     def model(self) -> tuple:
@@ -51,50 +59,47 @@ def read_jobs(path: Path, folder: Path, say: Callable[[str], None]) -> tuple[lis
         say: takes what is no error: words that a model does not know, layers of LoRAs that do not fit.
 
     Raises:
-        ValueError: the file holds no job.
-        OSError: it cannot be read.
+        ValueError: the file holds no job, or cannot be read.
     """
     jobs: list[Job] = []
     wrong: list[str] = []
-    taken = _Taken()
+    taken = Taken(folder)
     parser = _parser()
-    with open(path, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(_text(lines, path), 1):
-            if not line.strip():
-                continue
-            try:
-                job = Job(number, _args(parser, line))
-                taken.claim(job)
-                _check(job, folder, say)
-                jobs.append(job)
-            except (ValueError, OSError, ImportError) as error:
-                wrong.append(f"line {number}: {error}")
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            job = Job(number, _args(parser, line))
+            taken.claim(number, job.args)
+            _check(job, folder, say)
+            jobs.append(job)
+        except Exception as error:
+            wrong.append(f"line {number}: {in_words_of_a_line(error)}")
     if not jobs and not wrong:
         raise ValueError(f"{path} holds no jobs, expected a JSON object a line")
     return jobs, wrong
 
 
-def is_finished(job: Job, folder: Path) -> bool:
-    """Whether the job's files are there.
+def in_words_of_a_line(error: Exception) -> str:
+    """An error's sentence, with options as a line names them, and without what no screen has room for."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename} cannot be used ({error.strerror}), expected another file"
+    elif not isinstance(error, (ValueError, OSError, ImportError)):
+        text = f"{type(error).__name__}: {text}"
+    options = {option for action in _parser()._actions for option in action.option_strings} - {"--device"}
 
-    Raises:
-        ValueError: the clip is there, but of other settings, or of another maker.
-    """
-    if not all((folder / name).exists() for name in job.outputs):
-        return False
-    path = folder / job.args.out
-    again = "expected a new name, or --overwrite"
-    try:
-        found = read_metadata(path)
-    except (ValueError, OSError):
-        raise ValueError(f"{path} is there and holds no settings of this program, {again}") from None
-    wanted = json.loads(json.dumps(generate.describe(job.args)))
-    # What an earlier version of this program drew is finished too.
-    for name in wanted.keys() - {"version"}:
-        if found.get(name) != wanted[name]:
-            there, asked = (shorten(str(settings.get(name))) for settings in (found, wanted))
-            raise ValueError(f"{path} is there with {name} {there}, but the line asks for {asked}: {again}")
-    return True
+    def named(found: re.Match) -> str:
+        option, number = found[1], found[2] or ""
+        name = f"`{option[2:].replace('-', '_')}`"
+        return f"{name}{number and ':'}{number}" if option in options else found[0]
+
+    text = re.sub(r"(?<![\w-])(--[a-z][a-z-]*)( \d+)?", named, text)
+    # A value in quotes or a number: so FreeInit speaks, but no check of a line's `filter`, which is another one.
+    text = re.sub(r"^`(\w+)`(?= is ['\d.in-])", lambda found: f"`{OF_FREE_INIT.get(found[1], found[1])}`", text)
+    text = re.sub(r"\d{61,}", lambda found: shorten(found[0], 60), text)
+    text = re.sub(r"\S{301,}", lambda found: shorten(found[0], 300), text)
+    return text if len(text) <= LONGEST and text.isprintable() else one_line(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,19 +113,32 @@ def _parser() -> _Parser:
     return parser
 
 
-def _text(lines: Iterable[str], path: Path) -> Iterable[str]:
+def _lines(path: Path) -> Iterator[str]:
     try:
-        yield from lines
+        with open(path, encoding="utf-8-sig") as lines:
+            yield from lines
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason}), expected a JSON object a line") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}), expected a file of JSON objects") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these names and values; a ValueError where a name is there twice."""
+    counts = Counter(name.replace("-", "_") for name, _ in pairs)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(f"`{shorten(twice[0])}` is given twice, expected each name once")
+    return dict(pairs)
 
 
 def _args(parser: _Parser, line: str) -> argparse.Namespace:
     """The arguments of `generate` that a line means."""
-    content = parse_object(line, "the job")
+    parse_object(line, "the job")
+    content = json.loads(line, object_pairs_hook=_once)
     given = {name.replace("-", "_"): value for name, value in content.items()}
-    if len(given) < len(content):
-        raise ValueError(f"the names {', '.join(content)} say an option twice, expected each once")
+    for name, value in given.items():
+        _check_text(name, value)
     prompt = given.get("prompt", "")
     if not isinstance(prompt, str):
         raise ValueError(f"`prompt` is {shorten(json.dumps(prompt))}, expected a text")
@@ -136,9 +154,16 @@ def _args(parser: _Parser, line: str) -> argparse.Namespace:
         args.seed = seed_of(given)
     name = args.prompt if args.prompts is None else args.prompts.stem
     args.out = args.out or Path(generate.default_path(name, args.seed).name)
-    for name in OUTPUTS:
-        _check_inside(name, getattr(args, name))
+    check_names(args)
     return args
+
+
+def _check_text(name: str, value: Any) -> None:
+    """Raise ValueError for text that neither names of files nor their settings can hold."""
+    texts = [name, *(value if isinstance(value, list) else [value])]
+    if any(sign == "\0" or "\ud800" <= sign <= "\udfff" for text in texts if isinstance(text, str) for sign in text):
+        found = shorten(json.dumps({name: value}))
+        raise ValueError(f"it holds {found}, expected text without NUL and halves of characters (surrogates)")
 
 
 def seed_of(given: dict[str, Any]) -> int:
@@ -150,76 +175,51 @@ def seed_of(given: dict[str, Any]) -> int:
 
 def _words(option: str, value: Any, options: dict[str, argparse.Action]) -> list[str]:
     """The words of a command line that say the same as an entry of a job."""
-    action = options.get(option)
+    action, name = options.get(option), option[2:].replace("-", "_")
     if action is None:
-        known = ", ".join(["prompt", *(name.removeprefix("--").replace("-", "_") for name in options)])
-        raise ValueError(f"`{option[2:]}` is not known, expected options of `unet-motion generate`: {known}")
+        known = ", ".join(["prompt", *(known[2:].replace("-", "_") for known in options)])
+        raise ValueError(f"`{shorten(name)}` is not known, expected options of `unet-motion generate`: {known}")
     if option == "--device":
         raise ValueError("`device` is one for all jobs, expected it as `render --device`")
     if value is None or value is False:
         return []
     if value is True:
         if action.nargs not in (0, "?"):
-            raise ValueError(f"`{option[2:]}` is true, expected a value")
+            raise ValueError(f"`{name}` is true, expected a value")
         return [option]
     if action.nargs == 0:
-        raise ValueError(f"`{option[2:]}` is {shorten(json.dumps(value))}, expected true or false")
+        raise ValueError(f"`{name}` is {shorten(json.dumps(value))}, expected true or false")
+    return [f"{option}={text}" for text in _texts(name, action, value)]
+
+
+def _texts(name: str, action: argparse.Action, value: Any) -> list[str]:
+    """A value as text; a list as one of texts for an option that may be repeated, or as numbers with commas."""
+    found = f"`{name}` is {shorten(json.dumps(value))}, expected"
+    repeated = isinstance(action, argparse._AppendAction)
     several = value if isinstance(value, list) else [value]
     if not all(isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in several):
-        raise ValueError(f"`{option[2:]}` is {shorten(json.dumps(value))}, expected text, a number or a list of them")
+        raise ValueError(f"{found} text, a number or a list of them")
     texts = list(map(str, several))
-    # A list is a repeated option where there is one, such as --motion-lora, else numbers with commas, such as --freeu.
-    repeated = isinstance(action, argparse._AppendAction)
-    return [f"{option}={text}" for text in (texts if repeated else [",".join(texts)])]
-
-
-def _check_inside(name: str, path: Path | None) -> None:
-    if path is not None and (path.is_absolute() or path.drive or ".." in path.parts or not path.name):
-        raise ValueError(f"`{name}` is {str(path)!r}, expected a name inside the folder of --out")
-
-
-class _Taken:
-    """What the jobs so far write."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, int] = {}
-        self.folders: dict[str, int] = {}
-
-    def claim(self, job: Job) -> None:
-        """Note what a job writes; a ValueError where another one writes it, or one of the two lies in the other."""
-        if len(set(map(_spelled, job.outputs))) < len(job.outputs):
-            raise ValueError(f"`out` and `sheet` are both {job.args.out}, expected two names")
-        for path in job.outputs:
-            name, *parents = map(_spelled, (path, *path.parents))
-            other = next((self.files[place] for place in (name, *parents) if place in self.files), None)
-            other = self.folders.get(name, other)
-            if other is not None:
-                raise ValueError(f"it writes {path}, as line {other} does: expected an `out` of its own")
-        for path in job.outputs:
-            self.files[_spelled(path)] = job.line
-            self.folders.update({_spelled(parent): job.line for parent in path.parents})
-
-
-def _spelled(path: Path) -> str:
-    return os.path.normcase(path)
+    if repeated or not isinstance(value, list):
+        return texts
+    if action.dest not in NUMBERS:
+        raise ValueError(f"{found} one value, not a list")
+    if any(isinstance(item, str) for item in several):
+        raise ValueError(f"{found} a list of numbers")
+    return [",".join(texts)]
 
 
 def _check(job: Job, folder: Path, say: Callable[[str], None]) -> None:
     """All that `generate` would refuse, before or while it draws."""
     args = job.args
-    generate.check_output(inside(args, folder))
     call = generate.call_arguments(args)
     outline = _outline(*job.model)
     outline.check(**call, progress=False)
+    check_places(args, folder)
+    generate.check_output(inside(args, folder))
     unknown = generate.unknown_words(outline, call)
     for line in [*generate.notes(args), *generate.left_out(outline), *generate.words_said(outline, unknown)]:
         say(f"line {job.line}: {line}")
-
-
-def inside(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
-    """The arguments with their outputs in a folder."""
-    moved = {name: folder / path for name in OUTPUTS if (path := getattr(args, name)) is not None}
-    return argparse.Namespace(**{**vars(args), **moved})
 
 
 @lru_cache(maxsize=8)

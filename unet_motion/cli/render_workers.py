@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..files.errors import one_line
-from .render_jobs import Job, inside
+from .render_jobs import Job
+from .render_outputs import inside
 
 TRIES = 3
 """How often a job is begun whose worker is lost."""
@@ -84,7 +85,8 @@ class Worker(Protocol):
 
     def submit(self, job: Job) -> Future[Drawn]: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End it, and what it draws; it may be closed already."""
 
 
 def spread(
@@ -129,8 +131,11 @@ class _Run:
     def begin(self) -> None:
         """Give jobs to workers that have none, and let those go for which there are no more."""
         for number in list(self.idle)[: len(self.waiting)]:
-            worker, job = self.idle.pop(number), self.waiting.popleft()
+            # An interruption may come at any place: each worker stays where it is found and closed.
+            worker, job = self.idle[number], self.waiting[0]
             self.busy[self._submitted(worker, job)] = number, worker, job
+            del self.idle[number]
+            self.waiting.popleft()
         if not self.waiting:
             # A worker that has no place yet may wait for theirs.
             _close(self.idle.values())
@@ -184,6 +189,9 @@ class LocalWorker:
         return self.pool.submit(_draw, job)
 
     def close(self) -> None:
+        """End the process at once: nobody waits for what it draws."""
+        for process in list((self.pool._processes or {}).values()):
+            process.terminate()
         self.pool.shutdown(cancel_futures=True)
 
 
