@@ -242,7 +242,7 @@ READ = """async ([texts, folder, frames]) => {
 }"""
 FORMS = [
     {"keys": [{"at": "50%", "text": "a"}, {"at": -2, "text": "b"}]},
-    {"prompts": {"keys": [{"at": 0.25, "text": "a"}]}, "curves": {"scale": 0.5, "effect": [1, 0.5, 0, 2, *range(1, 10)]}},
+    {"prompts": {"keys": [{"at": 0.25, "text": "a"}]}, "curves": {"scale": 0.5, "effect": [1, 0.5, 0, *[2] * 10]}},
     {"prompts": {"keys": [{"at": 0, "text": "a"}]},
      "curves": {"cfg": {"over": "steps", "keys": [[0, 1, "smooth"], ["50%", 3], [1, 0]]},
                 "strength": [[2, 1], [-1, 5]]}},
