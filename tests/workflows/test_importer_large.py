@@ -1,5 +1,6 @@
 """Very large graphs: long chains of settings are read one behind the other, and work has a bound."""
 
+import gc
 import time
 
 import pytest
@@ -67,3 +68,17 @@ def test_settings_in_a_circle_are_named():
     graph.nodes[loader].links["motion_lora"] = (second, 0)
     left = convert_workflow(graph.api()).report.left
     assert [(said.node, said.text) for said in left] == [(str(second), "its settings lead back to itself")]
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_garbage_collection_is_afterwards_as_it_was(is_on):
+    was_on, graph = gc.isenabled(), legacy()[0].api()
+    try:
+        (gc.enable if is_on else gc.disable)()
+        convert_workflow(graph)
+        assert gc.isenabled() is is_on
+        with pytest.raises(WorkflowError):
+            convert_workflow([])
+        assert gc.isenabled() is is_on
+    finally:
+        (gc.enable if was_on else gc.disable)()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +37,20 @@ class Converted:
     report: Report
 
 
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """No garbage collection meanwhile: a full one looks at all objects of the process, which are millions where torch
+    is loaded, and a large graph makes so many that several would come. Of two threads the first turns it on again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_without_collections()
 def convert_workflow(data: Any, replaceable: Collection[str] = ()) -> Converted:
     """Convert a graph in ComfyUI's page format or API format; the one that is given stays as it is.
 

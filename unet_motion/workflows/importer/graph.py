@@ -76,7 +76,10 @@ class Node:
 
     def input(self, name: str) -> Slot | None:
         """The input of that name, or None."""
-        return next((slot for slot in self.inputs if slot.name == name), None)
+        for slot in self.inputs:  # asked very often: no generator
+            if slot.name == name:
+                return slot
+        return None
 
 
 class Graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from .graph import Node
 
@@ -47,7 +48,7 @@ class Places:
         wide, high = max(width, size[0]), max(height, size[1])
         own = self.numbers.get(node.key)
         beneath = {own, *self._under(_box(node.place))}
-        places = [(x, y), (x, y + height - high), *self._tries(x, y, wide, high, (wide, high))]
+        places = chain([(x, y), (x, y + height - high)], self._tries(x, y, wide, high, (wide, high)))
         rects: Iterator[Rect] = ((left, top, wide, high) for left, top in places)
         free = (rect for rect in rects if self._under(_box(rect)) <= beneath)
         node.place = place = next(free, (x, y, wide, high))
