@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.reference import TINY, randomise
+from tests.runtime.recorder import Recorder
 from unet_motion import (
     ForwardOptions,
     FreeU,
@@ -29,18 +30,6 @@ from unet_motion.runtime.cuda_graphs import RETRY_AFTER
 from unet_motion.runtime.cuda_recorder import CudaRecorder
 
 FRAMES = 3
-
-
-class Recorder:
-    """A graph's behaviour without a GPU: fixed inputs and outputs."""
-
-    def __init__(self):
-        self.captured = 0
-
-    def __call__(self, work, device):
-        self.captured += 1
-        out = work()
-        return (lambda: out.copy_(work())), out
 
 
 class Fixed(Hooks):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.reference import TINY, randomise
+from tests.runtime.recorder import Recorder
 from tests.runtime.test_cuda_graphs import FRAMES, inputs
 from unet_motion import ForwardOptions, FreeU, Hooks, StepGraphs, UNetMotionModel, Views
 from unet_motion.runtime.step_parts import StepParts, most_layers
@@ -19,24 +20,6 @@ WAYS = {
 @pytest.fixture(scope="module")
 def unet():
     return randomise(UNetMotionModel(**{**TINY, "layers_per_block": 2})).eval()
-
-
-class Recorder:
-    """A graph of several results without a GPU: fixed inputs and outputs."""
-
-    def __init__(self):
-        self.captured = 0
-
-    def __call__(self, work, device):
-        self.captured += 1
-        out = work()
-
-        def replay():
-            pairs = zip(out, work(), strict=True) if isinstance(out, tuple) else [(out, work())]
-            for held, found in pairs:
-                held.copy_(found)
-
-        return replay, out
 
 
 def residuals(unet, sample):

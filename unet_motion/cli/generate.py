@@ -9,11 +9,12 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from .long_clip_options import add_free_init_arguments, add_window_arguments, free_init_of, noise_of, windows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from ..sampling import MotionPipeline
 
 SHOWN_WORDS = 8
-OF_WINDOWS = ("free_noise", "repeated")
-"""Kinds of noise that say nothing without windows."""
 WORKFLOW_INSIDE = (
     "WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
     "ComfyUI's page. None with --prompts, --model, --motion-lora, --free-init, --step-cache, --attention sage or "
@@ -70,8 +69,8 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     add("--filter", default="lanczos", help="how to enlarge: lanczos or nearest (default lanczos)")
     add("--quality", type=int, help="0 to 100 for a smaller WebP or MP4 (default: a lossless WebP, the best MP4)")
     _add_model_arguments(add)
-    _add_window_arguments(parser.add_argument_group("clips of any length, drawn in overlapping windows"))
-    _add_free_init_arguments(parser.add_argument_group("FreeInit: less flicker, for several times the time"))
+    add_window_arguments(parser.add_argument_group("clips of any length, drawn in overlapping windows"))
+    add_free_init_arguments(parser.add_argument_group("FreeInit: less flicker, for several times the time"))
 
 
 def _add_model_arguments(add: Callable[..., Any]) -> None:
@@ -104,34 +103,6 @@ def _add_model_arguments(add: Callable[..., Any]) -> None:
     add("--frames-at-once", type=int, metavar="N", help="in layers that look at single frames: less memory")
 
 
-def _add_window_arguments(group) -> None:
-    add = group.add_argument
-    add("--window", type=int, metavar="FRAMES", help="frames of a window, such as 16 (default: no windows)")
-    add("--overlap", type=int, metavar="FRAMES", help="that neighbouring windows share (default 4)")
-    add("--stride", type=int, help="2, 3, ...: also windows of every second, fourth, ... frame (default 1)")
-    add("--schedule", help="standard_uniform (default), standard_static, looped_uniform or batched")
-    add("--fuse", help="weights: pyramid (default), flat, relative, overlap-linear or gaussian")
-    add("--loop", action="store_true", help="the last frames lead back to the first; schedule looped_uniform")
-    add("--loop-frames", type=int, metavar="N", help="of --loop: only so many frames at the end lead back to the first")
-    add("--use-on-equal-length", action="store_true", help="also for a clip of just a window, as --loop does")
-    add(
-        "--window-part", action="append", default=[], metavar="START[-END]:NAME=VALUE,...",
-        help="other settings of the windows for a part of the sampling, from 0 to 1, such as "
-        "0.5:stride=2,fuse=flat or 0-0.3:views=on; may be given several times",
-    )  # fmt: skip
-    add("--views", action="store_true", help="windows inside the motion modules only: all else runs once a frame")
-    add("--windows-at-once", type=int, default=1, metavar="N", help="in one call of the model (default 1)")
-    one = group.add_mutually_exclusive_group()
-    one.add_argument(
-        "--noise", default="default", metavar="KIND[:WEIGHT],...",
-        help="default, free_noise, repeated, constant, seed_per_frame or empty, or several with weights, such as "
-        "default:1,constant:0.5",
-    )  # fmt: skip
-    one.add_argument(
-        "--free-noise", dest="noise", action="store_const", const="free_noise", help="the same as --noise free_noise"
-    )
-
-
 def _add_prompt(group) -> None:
     group.add_argument("prompt", nargs="?", help='what to draw, such as "a red star moving left"')
     group.add_argument(
@@ -142,18 +113,6 @@ def _add_prompt(group) -> None:
         "--neg in them for the negative ones. The JSON of the node Timeline, too: its curves scale, effect and cfg (in "
         "the place of --guidance) count as they do there",
     )
-
-
-def _add_free_init_arguments(group) -> None:
-    add = group.add_argument
-    add("--free-init", type=int, nargs="?", const=3, metavar="RUNS", help="how often to sample (default without it 1)")
-    add("--free-init-filter", metavar="FILTER", help="butterworth (default), gaussian, ideal or box")
-    add(
-        "--free-init-stop", type=_stops, metavar="SPACE[,TIME]",
-        help="up to which frequencies, as shares of the highest one, a run keeps the last one's result (default 0.25)",
-    )  # fmt: skip
-    add("--free-init-order", type=int, metavar="N", help="of butterworth; more is steeper (default 4)")
-    add("--free-init-fast", action="store_true", help="fewer steps in the earlier runs")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -183,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
 
 def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What a pipeline is called with for the clip; all that can be said without a model is checked."""
-    windows, free_init = _windows(args), _free_init(args)
+    windows, free_init = windows_of(args), free_init_of(args)
     return dict(
         **_asked(args),
         frames=args.frames,
@@ -195,7 +154,7 @@ def call_arguments(args: argparse.Namespace) -> dict[str, Any]:
         windows=windows,
         frames_at_once=args.frames_at_once,
         windows_at_once=args.windows_at_once,
-        noise=_noise(args),
+        noise=noise_of(args),
         free_init=free_init,
         step_cache=_step_cache(args),
     )
@@ -205,7 +164,7 @@ def notes(args: argparse.Namespace) -> list[str]:
     """A sentence for each thing asked for that acts as less than it says: strides wider than the clip has room for, and
     curves of a file that nothing here takes."""
     said = []
-    for windows in dict.fromkeys(part.windows for part in _windows(args) or ()):
+    for windows in dict.fromkeys(part.windows for part in windows_of(args) or ()):
         used = windows.strides(args.frames)
         if windows.stride > used:
             room = f"{args.frames} frames with windows of {windows.length} ({windows.schedule})"
@@ -304,10 +263,10 @@ def describe(args: argparse.Namespace) -> dict:
         "motion_lora": args.motion_lora,
         "allow_partial": args.allow_partial,
         "quality": args.quality,
-        "windows": None if (windows := _windows(args)) is None else [asdict(part) for part in windows],
+        "windows": None if (windows := windows_of(args)) is None else [asdict(part) for part in windows],
         "noise": args.noise,
         "step_cache": None if (cache := _step_cache(args)) is None else cache.to_json(),
-        "free_init": None if (free_init := _free_init(args)) is None else asdict(free_init),
+        "free_init": None if (free_init := free_init_of(args)) is None else asdict(free_init),
         "version": __version__,
     }
 
@@ -396,67 +355,6 @@ def _options(args: argparse.Namespace):
     return ForwardOptions(freeu=freeu, attn_processors=args.attention)
 
 
-def _windows(args: argparse.Namespace):
-    """The windows that the options ask for, part by part of the sampling, or None."""
-    from ..sampling import ContextWindows, WindowPart
-
-    if args.window is None:
-        needing = {
-            "--loop": args.loop, "--schedule": args.schedule, "--overlap": args.overlap, "--stride": args.stride,
-            "--fuse": args.fuse, "--views": args.views, "--noise": any(kind in args.noise for kind in OF_WINDOWS),
-            "--windows-at-once": args.windows_at_once != 1, "--loop-frames": args.loop_frames,
-            "--use-on-equal-length": args.use_on_equal_length, "--window-part": args.window_part,
-        }  # fmt: skip
-        if given := [name for name, value in needing.items() if value or type(value) is int]:
-            raise ValueError(f"{given[0]} needs --window, the frames of a window, such as --window 16")
-        return None
-    if args.window < 1:
-        raise ValueError(f"--window is {args.window}, expected at least 1 frame")
-    if args.loop_frames is not None and not args.loop:
-        raise ValueError("--loop-frames needs --loop")
-    if args.loop and args.frames < args.window:
-        raise ValueError(f"--loop needs at least a window of frames, found --frames {args.frames}")
-    schedule = args.schedule or ("looped_uniform" if args.loop else "standard_uniform")
-    chosen = {name: getattr(args, name) for name in ("overlap", "stride", "fuse") if getattr(args, name) is not None}
-    looped = {"closed_loop": args.loop, "loop_frames": args.loop_frames}
-    equal = args.use_on_equal_length or args.loop
-    windows = ContextWindows(args.window, schedule=schedule, **chosen, **looped, use_on_equal_length=equal)
-    whole = WindowPart(windows, views=args.views)
-    parts = [whole, *(_window_part(text, whole) for text in args.window_part)]
-    if args.windows_at_once != 1 and all(part.views for part in parts):
-        raise ValueError(f"--windows-at-once is {args.windows_at_once}, expected 1 with --views: these are one call")
-    return parts
-
-
-def _window_part(text: str, whole):
-    """START[-END]:NAME=VALUE,...: the windows of the whole run with some settings changed, for a part of it."""
-    span, _, changes = text.partition(":")
-    start, _, end = span.partition("-")
-    given = {}
-    try:
-        place = {"start": float(start), "end": float(end or 1)}
-        if not changes.strip(", "):
-            raise ValueError("no setting")
-        for change in filter(None, changes.split(",")):
-            name, _, value = (part.strip() for part in change.partition("="))
-            before = whole.views if name == "views" else asdict(whole.windows)[name]
-            given[name] = _as_before(before, value)
-    except (ValueError, KeyError) as error:
-        known = ", ".join([*asdict(whole.windows), "views"])
-        raise ValueError(
-            f"--window-part is {text!r}, expected START[-END]:NAME=VALUE,... such as 0.5:stride=2; names are {known}"
-        ) from error
-    views = given.pop("views", whole.views)
-    return replace(whole, windows=replace(whole.windows, **given), views=views, **place)
-
-
-def _as_before(before: Any, value: str) -> Any:
-    """A value of the kind that a setting has: a word, on or off, or a whole number."""
-    if isinstance(before, bool):
-        return {"on": True, "true": True, "off": False, "false": False}[value]
-    return value if isinstance(before, str) else int(value)
-
-
 def _step_cache(args: argparse.Namespace):
     """The step cache that the options ask for, or None."""
     from ..sampling import StepCache
@@ -467,42 +365,6 @@ def _step_cache(args: argparse.Namespace):
         return StepCache.parse(args.step_cache)
     except ValueError as error:
         raise ValueError(f"--step-cache: {error}") from None
-
-
-def _noise(args: argparse.Namespace):
-    from ..sampling import NoiseMix
-
-    return NoiseMix.parse(args.noise)
-
-
-def _free_init(args: argparse.Namespace):
-    """The FreeInit that the options ask for, or None."""
-    from ..sampling import FreeInit
-
-    stops = args.free_init_stop
-    chosen = {
-        "filter": args.free_init_filter, "order": args.free_init_order, "fast": args.free_init_fast or None,
-        "spatial_stop": stops and stops[0], "temporal_stop": stops and stops[-1],
-    }  # fmt: skip
-    given = {name: value for name, value in chosen.items() if value is not None}
-    if args.free_init is None:
-        if given:
-            name = "stop" if stops else next(iter(given))
-            raise ValueError(f"--free-init-{name} needs --free-init, the number of runs, such as --free-init 3")
-        return None
-    if args.free_init_order is not None and args.free_init_filter not in (None, "butterworth"):
-        raise ValueError(f"--free-init-order is butterworth's, found --free-init-filter {args.free_init_filter}")
-    return FreeInit(args.free_init, **given)
-
-
-def _stops(text: str) -> tuple[float, ...]:
-    try:
-        stops = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        stops = ()
-    if len(stops) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected one or two numbers such as 0.25 or 0.25,0.5")
-    return stops
 
 
 def _freeu_factors(text: str) -> tuple[float, ...]:
