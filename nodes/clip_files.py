@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..unet_motion.video import FrameRange
-from .host.files.streams import decode_to_file, encode_from_file
+from .host.files.streams import MOST_SIDE, decode_to_file, encode_from_file
 from .schema import make_input, make_schema
 
 AT_ONCE_TIP = "Frames that are held as pictures at a time: more take more memory and hardly less time."
@@ -63,7 +63,7 @@ class EncodeFromFile(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        side = {"default": 0, "min": 0, "max": 16384, "step": 8}
+        side = {"default": 0, "min": 0, "max": MOST_SIDE, "step": 8}
         return make_schema(
             node_id="UNetMotion_EncodeFromFile",
             category="loading",

@@ -19,6 +19,9 @@ from ..checks import check_latent_clip
 from .clips import BEST, graphs_of, pictures_of
 from .outputs import new_output
 
+MOST_SIDE = 16384
+"""Pixels a side of frames that are encoded, as core's sizes go."""
+
 
 def decode_to_file(
     samples: Tensor, vae: Any, prefix: str, fps: float, quality: int, at_once: int, hidden: Any
@@ -69,15 +72,17 @@ def encode_from_file(
         at_once: frames that are read and encoded at a time: no more pictures are held.
 
     Raises:
-        ValueError: the video has fewer frames than are wanted, or cannot be read.
+        ValueError: the video has fewer frames than are wanted, or cannot be read; a size that the VAE cannot encode.
     """
+    unit = int(vae.spacial_compression_encode())
     frames, rate, total = _frames_of(video, wanted)
     bar = comfy.utils.ProgressBar(total or 1)
     latents: list[Tensor] = []
     count = 0
     for part in _parts(frames, at_once):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        pictures = _scaled(torch.from_numpy(np.stack(part)).float() / 255, width, height)
+        size = _wanted_size(part[0].shape, width, height, unit)
+        pictures = _scaled(torch.from_numpy(np.stack(part)).float() / 255, *size)
         latents.append(vae.encode(pictures).to("cpu"))
         check_latent_clip("vae", latents[-1])
         count += len(part)
@@ -131,12 +136,27 @@ def _parts(frames: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]
         yield part
 
 
+def _wanted_size(shape: tuple[int, ...], width: int, height: int, unit: int) -> tuple[int, int]:
+    """Width and height that frames (H, W, 3) are brought to; a latent stands for `unit` pixels a side."""
+    old_height, old_width = shape[:2]
+    if not width and not height:
+        size = (old_width, old_height)
+    else:
+        size = (
+            width or max(1, round(old_width * height / old_height)),
+            height or max(1, round(old_height * width / old_width)),
+        )
+    if min(size) < unit or max(size) > MOST_SIDE:
+        raise ValueError(
+            f"`video` of {old_width}x{old_height} pixels becomes {size[0]}x{size[1]} with `width` {width} and `height` "
+            f"{height}, expected {unit} to {MOST_SIDE} pixels a side as `vae` encodes."
+        )
+    return size
+
+
 def _scaled(pictures: Tensor, width: int, height: int) -> Tensor:
     """Pictures (F, H, W, 3) scaled until they cover a size, and cut to it around their middle."""
-    old_height, old_width = pictures.shape[1:3]
-    if not width and not height or (width, height) == (old_width, old_height):
+    if (height, width) == tuple(pictures.shape[1:3]):
         return pictures
-    width = width or max(1, round(old_width * height / old_height))
-    height = height or max(1, round(old_height * width / old_width))
     scaled = comfy.utils.common_upscale(pictures.movedim(-1, 1), width, height, "lanczos", "center")
     return scaled.movedim(1, -1)

@@ -47,6 +47,9 @@ class Counting:
         self.sizes.append(len(samples))
         return torch.full((len(samples), *self.shape), 0.5) if self.shape else self.vae.decode(samples)
 
+    def spacial_compression_encode(self):
+        return self.vae.spacial_compression_encode()
+
     def encode(self, pictures):
         self.sizes.append(len(pictures))
         return torch.zeros(len(pictures), *self.shape) if self.shape else self.vae.encode(pictures)
@@ -212,6 +215,38 @@ def test_frames_are_scaled_and_cut_around_their_middle(file, vae, width, height,
     pictures = torch.from_numpy(np.stack(list(read_frames(file.get_stream_source()))[:2])).float() / 255
     scaled = comfy.utils.common_upscale(pictures.movedim(-1, 1), size[1], size[0], "lanczos", "center").movedim(1, -1)
     torch.testing.assert_close(latent["samples"], vae.encode(scaled), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "width", "height", "said"),
+    [
+        ((64, 32), 72, 3, "32x64 pixels becomes 72x3 with `width` 72 and `height` 3, expected 8 to 16384 pixels a side"),
+        ((64, 32), 7, 64, "becomes 7x64"),
+        ((8, 80), 64, 0, "becomes 64x6"),
+        ((80, 8), 0, 64, "becomes 6x64"),
+        ((4, 2048), 0, 64, "becomes 32768x64"),
+        ((7, 64), 0, 0, "becomes 64x7"),
+        ((64, 2), 0, 0, "becomes 2x64"),
+    ],
+)
+def test_a_size_that_the_vae_cannot_encode_is_refused_before_frames_are_scaled(
+    vae, monkeypatch, shape, width, height, said
+):
+    video = InputImpl.VideoFromComponents(
+        Types.VideoComponents(images=torch.zeros(2, *shape, 3), frame_rate=12, audio=None)
+    )
+    counting = Counting(vae)
+    monkeypatch.setattr(comfy.utils, "common_upscale", lambda *given: pytest.fail("frames were scaled"))
+    with pytest.raises(ValueError, match=said):
+        encode(video, counting, width=width, height=height)
+    assert counting.sizes == []
+
+
+def test_the_least_size_that_a_vae_encodes_works(vae):
+    video = InputImpl.VideoFromComponents(
+        Types.VideoComponents(images=torch.rand(2, 64, 32, 3), frame_rate=12, audio=None)
+    )
+    assert encode(video, vae, width=8, height=8)[0]["samples"].shape == (2, 4, 1, 1)
 
 
 def test_a_video_that_ends_early_is_named_with_both_numbers(file, vae):
