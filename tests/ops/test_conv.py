@@ -175,9 +175,9 @@ def test_bfloat16_lies_no_further_from_float64_than_the_layer(kernel, stride, pa
     assert mine.dtype == torch.bfloat16 and mine.permute(0, 2, 3, 1).is_contiguous()
     assert (mine - exact).norm() <= 1.02 * (plain - exact).norm()
     if kernel > 1:  # a gradient would add up rounded windows
-        assert torch.equal(convolve(conv, x), conv(x))
+        assert convolution.choose_algorithm(conv, x) is None
         conv.requires_grad_(False)
-        assert torch.equal(convolve(conv, x.requires_grad_()), conv(x))
+        assert convolution.choose_algorithm(conv, x.requires_grad_()) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
