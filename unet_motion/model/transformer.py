@@ -21,6 +21,7 @@ from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import add_into, overwritable
 from ..ops.layer_norm import add_layer_norm
 from ..ops.layout import from_tokens, to_tokens
+from ..ops.linear.cpu import linear
 from .attention import Attention
 from .layer_factory import LayerFactory
 
@@ -33,7 +34,7 @@ class GEGLU(nn.Module):
         self.proj = make.linear(in_features, out_features * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gate(self.proj(x))
+        return self.gate(linear(self.proj, x))
 
     def gate(self, both: Tensor) -> Tensor:
         """The output for the layer's product, which is overwritten where nobody else holds it."""
