@@ -220,7 +220,7 @@ def test_frames_are_scaled_and_cut_around_their_middle(file, vae, width, height,
 @pytest.mark.parametrize(
     ("shape", "width", "height", "said"),
     [
-        ((64, 32), 72, 3, "32x64 pixels becomes 72x3 with `width` 72 and `height` 3, expected 8 to 16384 pixels a side"),
+        ((64, 32), 72, 3, "32x64 pixels becomes 72x3 with `width` 72 and `height` 3, expected 8 to 16384 pixels"),
         ((64, 32), 7, 64, "becomes 7x64"),
         ((8, 80), 64, 0, "becomes 64x6"),
         ((80, 8), 0, 64, "becomes 6x64"),
