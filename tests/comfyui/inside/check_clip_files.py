@@ -102,7 +102,7 @@ def test_files_are_numbered_and_prefixes_make_folders(output, vae, clip):
     [
         (torch.zeros(1, 4, 3, 8, 8), None, r"`samples` has shape \(1, 4, 3, 8, 8\), expected \(frames, channels"),
         (torch.zeros(0, 4, 8, 8), None, "`samples` holds 0 frames, expected at least 1"),
-        (torch.zeros(2, 4, 8, 8), (33, 64, 3), "frames are 64x33, expected an even width and height for MP4"),
+        (torch.zeros(2, 4, 8, 8), (33, 64, 3), "`frames` are 64x33, expected an even width and height for MP4"),
         (torch.zeros(2, 4, 8, 8), (2, 32, 64, 3), r"`vae` gives \(2, 2, 32, 64, 3\) for 2 frames, expected \(frames"),
     ],
 )
