@@ -41,7 +41,7 @@ class MotionKind:
         conv_in: whether it brings an input layer of nine channels.
         image_encoder: whether it brings an encoder of the picture to animate.
         tables: False where the file has no position tables and they are computed; None where both exist.
-        named: a pattern in the names of its files, where what they hold does not tell it from a kind with the same norms
+        named: a pattern in the names of its files, where their contents do not tell it from a kind with the same norms
             and noise schedule.
         renames: (pattern, replacement) from the file's names to AnimateDiff's.
         beta_schedule, beta_start, beta_end: of its training, by diffusers' name.
