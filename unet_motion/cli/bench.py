@@ -39,6 +39,10 @@ def add_arguments(subparsers: Any) -> None:
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     card = parser.add_argument_group("on a graphics card, all at once")
     card.add_argument("--card", action="store_true", help="check, time, profile and tune on a card; CASE names stages")
+    card.add_argument(
+        "--count", action="store_true",
+        help="without a card: launches, bytes and arithmetic of an SD1.5 step as counted from the code, and stop",
+    )  # fmt: skip
     card.add_argument("--rehearse", action="store_true", help="with --card: all of it without a card, tiny, on the CPU")
     card.add_argument("--budget", type=float, metavar="SECONDS", help="with --card: for all stages (default: 450)")
     card.add_argument("--wheels", type=Path, metavar="FOLDER", help="with --card: wheels of what is not installed")
@@ -78,6 +82,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the cases; 1 if two outputs differed, so that no ratio could be given."""
     if args.card:
         return run_on_card(args)
+    if args.count:
+        from ..bench.card.count import report
+
+        print(report())
+        return 0
     for name in ("rehearse", "budget", "wheels"):
         if getattr(args, name):
             raise ValueError(f"--{name} goes with --card")
