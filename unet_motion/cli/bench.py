@@ -80,13 +80,8 @@ def measure_cases(bench: Any, cases: dict[str, Any]) -> tuple[Any, list, list[st
 
 def run(args: argparse.Namespace) -> int:
     """Run the cases; 1 if two outputs differed, so that no ratio could be given."""
-    if args.card:
-        return run_on_card(args)
-    if args.count:
-        from ..bench.card.count import report
-
-        print(report())
-        return 0
+    if args.card or args.count:
+        return run_on_card(args) if args.card else print_count()
     for name in ("rehearse", "budget", "wheels"):
         if getattr(args, name):
             raise ValueError(f"--{name} goes with --card")
@@ -121,6 +116,13 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         print(f"written: {write(args.out, about, rows, bench.ceilings)}", file=sys.stderr)
     return int(any(row.ours != row.ours for row in rows))
+
+
+def print_count() -> int:
+    from ..bench.card.count import report
+
+    print(report())
+    return 0
 
 
 def run_on_card(args: argparse.Namespace) -> int:

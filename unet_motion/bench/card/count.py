@@ -280,7 +280,7 @@ def report(sizes: Sizes = REAL) -> str:
     """Tables of a step of every way; nothing in them was measured."""
     counts = steps(sizes)
     assumed = (
-        f"Counted without a card. The times are estimates: {BYTES / 1e12:.1f} TB/s and {ARITHMETIC / 1e12:.0f} TFLOP/s, "
+        f"Counted without a card. The times are estimates: {BYTES / 1e12:.1f} TB/s, {ARITHMETIC / 1e12:.0f} TFLOP/s, "
         f"of which products reach {REACHED['product']:.0%}, convolutions {REACHED['convolution']:.0%} and attention "
         f"{REACHED['attention']:.0%} with heads filled up to multiples of {HEAD} channels."
     )

@@ -160,26 +160,30 @@ def launch(
     affine = weight.contiguous(), weight if bias is None else bias.contiguous(), weight if added is None else added
     added_row = 0 if added is None else added.stride(0)
     given = {"BIAS": bias is not None, "ADD": added is not None}
-    layout = tokens.stride(0), tokens.stride(1)
     if one_launch(rows, channels, groups) and not chosen:
         _whole[(n * groups,)](
-            tokens, out, *affine, rows, channels, groups, each, added_row, *layout, eps, **given, SILU=silu,
-            WIDTH=width, ROWS=held, BLOCK=padded, num_warps=max(1, held * padded // OF_A_WARP),
+            tokens, out, *affine, rows, channels, groups, each, added_row, tokens.stride(0), tokens.stride(1), eps,
+            **given, SILU=silu, WIDTH=width, ROWS=held, BLOCK=padded, num_warps=max(1, held * padded // OF_A_WARP),
         )  # fmt: skip
         return out
+    _launch_three(tokens, out, affine, groups, each, added_row, eps, given, silu, chosen)
+    return out
+
+
+def _launch_three(tokens, out, affine, groups, each, added_row, eps, given, silu, chosen) -> None:
+    n, rows, channels = tokens.shape
     piece, options = chosen.get("PIECE", PIECE), warps(chosen)
     pieces, block = triton.cdiv(rows, piece), min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(channels))
-    grid = (n * pieces, triton.cdiv(channels, block))
+    grid, layout = (n * pieces, triton.cdiv(channels, block)), (tokens.stride(0), tokens.stride(1))
     mean, deviation = torch.empty(2, n, pieces, channels, dtype=torch.float32, device=tokens.device).unbind(0)
     scale, shift = torch.empty(2, n, channels, dtype=torch.float32, device=tokens.device).unbind(0)
-    _statistics[grid](tokens, mean, deviation, rows, channels, pieces, *layout, PIECE=piece, BLOCK=block, **options)
-    twice = 1 + (pieces > MANY_PIECES)
+    shape = rows, channels, pieces
+    _statistics[grid](tokens, mean, deviation, *shape, *layout, PIECE=piece, BLOCK=block, **options)
+    width, twice = channels // groups, 1 + (pieces > MANY_PIECES)
+    padded = triton.next_power_of_2(width)
     together = min(max(1, twice * ENTRIES // padded), triton.next_power_of_2(pieces))
     _combine[(n, groups)](
-        mean, deviation, *affine, scale, shift, rows, channels, pieces, width, each, added_row, eps,
-        **given, LOOPS=loops(pieces, together), PIECE=piece, TOGETHER=together, WIDTH=padded,
-        num_warps=4 * twice,
+        mean, deviation, *affine, scale, shift, *shape, width, each, added_row, eps,
+        **given, LOOPS=loops(pieces, together), PIECE=piece, TOGETHER=together, WIDTH=padded, num_warps=4 * twice,
     )  # fmt: skip
-    shape = rows, channels, pieces
     _apply[grid](tokens, out, scale, shift, *shape, *layout, SILU=silu, PIECE=piece, BLOCK=block, **options)
-    return out
