@@ -65,6 +65,11 @@ def on_card(device: torch.device) -> bool:
     return device.type in CARDS
 
 
+def in_autocast(device: torch.device) -> bool:
+    """Whether torch chooses dtypes by itself on a device now."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 WEIGHTS: tuple[type[Tensor], ...] = (nn.Parameter,)
 """Classes of weights that are read as they lie; whoever counts without memory adds the class that has none."""
 
@@ -88,7 +93,7 @@ def may_be_read(layer: nn.Module, kind: type[nn.Module], x: Tensor) -> bool:
     """
     if not on_card(x.device) or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    if is_hooked(layer) or not is_own(layer, kind) or torch.is_autocast_enabled(x.device.type):
+    if is_hooked(layer) or not is_own(layer, kind) or in_autocast(x.device):
         return False
     weight = cast(Weighted, layer).weight
     return weight.dtype == x.dtype and weight.device == x.device

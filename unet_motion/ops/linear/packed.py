@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layer import is_hooked, is_own, on_card
+from ..layer import in_autocast, is_hooked, is_own, on_card
 
 _NAMES = ("weight", "bias")
 
@@ -47,7 +47,7 @@ def product(layers: Sequence[nn.Module], x: Tensor) -> Tensor | None:
     """``layer(x)`` of all layers joined, x (..., in) -> (..., sum of out); None where each layer has to compute."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(map(is_hooked, layers)):
         return None
-    whole = None if torch.is_autocast_enabled(x.device.type) else _packed(layers)
+    whole = None if in_autocast(x.device) else _packed(layers)
     return None if whole is None else F.linear(x, *whole)
 
 
