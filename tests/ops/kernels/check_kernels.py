@@ -16,7 +16,7 @@ from unet_motion.ops.feed_forward import geglu, geglu_eager, geglu_kernel
 from unet_motion.ops.freeu import freeu_concat_eager
 from unet_motion.ops.group_norm import group_norm, group_norm_eager, group_norm_kernel
 from unet_motion.ops.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_eager, layer_norm_kernel
-from unet_motion.ops.residual import add_residual, residual_sum_eager
+from unet_motion.ops.residual import add_residual, residual_sum_eager, residual_sum_kernel
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +203,8 @@ def test_layer_norm_with_a_bias_that_goes_ahead(channels, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 70, 3, 5), (1, 300, 2, 7), (0, 8, 2, 2)], ids=str)
 def test_residual_sum(shape, dtype):
-    hidden, skip, bias = pictures(*shape, dtype=dtype), pictures(*shape, dtype=dtype), random(shape[1], dtype=dtype)
+    hidden, skip = pictures(*shape, dtype=dtype), pictures(*shape, dtype=dtype, strided=True)
+    bias = random(shape[1], dtype=dtype)
     assert KERNELS["residual_sum"].runs(hidden, skip, bias)
     out = add_residual(hidden, skip, bias, inplace=False)
     assert out.permute(0, 2, 3, 1).is_contiguous()
@@ -213,6 +214,15 @@ def test_residual_sum(shape, dtype):
     lone = hidden.contiguous()
     assert torch.equal(add_residual(lone.clone(), skip, bias, inplace=True), residual_sum_eager(lone, skip, bias))
     assert torch.equal(add_residual(hidden, skip, None, inplace=False), hidden + skip)
+
+
+def test_residual_sum_reads_far_apart_entries():
+    hidden, skip, bias = (random(*shape, dtype=torch.float16) for shape in ((6, 8), (6, 8), (8,)))
+    near = [t.view(1, 2, 3, 8).permute(0, 3, 1, 2) for t in (hidden, skip)]
+    for i in range(2):
+        rows = far_apart((hidden, skip)[i], 0).unflatten(0, (1, 2, 3)).permute(0, 3, 1, 2)
+        far = [rows if i == j else near[j] for j in range(2)]
+        assert torch.equal(residual_sum_kernel(*far, bias), residual_sum_kernel(*near, bias))
 
 
 def test_layer_norm_reads_far_apart_entries():

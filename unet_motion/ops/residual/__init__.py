@@ -6,13 +6,14 @@ from torch import Tensor, library
 
 from ..dispatch import kernel
 from ..layer import add_into
+from ..layout import not_rows
 
 
 def _constraint(hidden: Tensor, skip: Tensor, bias: Tensor) -> str | None:
     if skip.shape != hidden.shape or skip.dtype != hidden.dtype:
         return "the summands differ in shape or dtype"
-    dense = all(t.permute(0, 2, 3, 1).is_contiguous() for t in (hidden, skip))
-    return None if dense else "its channels are not last in memory"
+    pixels = (t.permute(0, 2, 3, 1) for t in (hidden, skip))
+    return next((f"in channels-last memory {reason}" for t in pixels if (reason := not_rows(t))), None)
 
 
 _fits = kernel("residual_sum", fits=_constraint)
@@ -34,7 +35,7 @@ def residual_sum_eager(hidden: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
 
 @library.custom_op("unet_motion::residual_sum", mutates_args=())
 def residual_sum_kernel(hidden: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
-    """(N, C, H, W) with channels last in memory, and (C,); summed in float32."""
+    """(N, C, H, W) with channels last in memory, pixels at one distance, and (C,); summed in float32."""
     from .triton import launch
 
     return launch(hidden, skip, bias)
