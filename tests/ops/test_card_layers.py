@@ -172,13 +172,14 @@ def test_copies_moves_and_casts(card, tmp_path):
         torch.testing.assert_close(step(unet), plain, rtol=1e-4, atol=1e-4)
         unet.save_pretrained(tmp_path / "model")
     loaded = UNetMotionModel.from_pretrained(tmp_path / "model", torch_dtype=torch.float64)
-    torch.testing.assert_close(step(loaded), step(unet), rtol=1e-12, atol=1e-12)
+    # Behind the card convolutions lie as they did before it once they compute there, and not while they wait.
+    unet.double()
+    assert not all(p.is_contiguous() for p in unet.parameters())
+    torch.testing.assert_close(step(unet), step(loaded), rtol=1e-12, atol=1e-12)
+    assert all(p.is_contiguous() for p in unet.parameters())
     # Whoever writes the weights by himself writes what lies in one piece.
     linear = {name: value for name, value in unet.state_dict().items() if value.dim() < 4}
     save_file(linear, tmp_path / "linear.safetensors")
-    # Behind the card convolutions lie as they did before it.
-    unet.double()
-    assert all(p.is_contiguous() for p in unet.parameters())
 
 
 def test_loading_over_packed_weights(card):
@@ -216,6 +217,8 @@ def test_quantised_or_hosted_layers_are_left_alone(card):
         x = torch.randn(1, 4, 5, 5)
         with torch.no_grad():
             assert cuda.leaves_bias(conv, x)
+            one = torch.nn.Conv2d(4, 4, 1)
+            assert cuda.is_product(one.double(), x.double()) and not cuda.is_product(one.float(), x), "TF32"
             assert not cuda.leaves_bias(torch.nn.Conv2d(4, 4, 3, padding_mode="circular"), x)
             assert not cuda.leaves_bias(conv, x.double()), "another dtype"
             with torch.autocast("cpu", torch.bfloat16):

@@ -137,6 +137,7 @@ class MotionUNet(nn.Module):
     ) -> Call:  # fmt: skip
         """The call that the layers share, its inputs checked."""
         self._check_entry(x, timestep, text, inputs, options)
+        self._conv_weights.ready_for(self.device, self)
         return begin(self, x, timestep, text, frames, inputs, options or ForwardOptions())
 
     def through(self, x: Tensor, call: Call, skips: Skips, inputs: Conditioning) -> Tensor:
@@ -241,7 +242,7 @@ class MotionUNet(nn.Module):
         """
         for layers in (self.time_projections.layers, *(attention.same_input for _, attention in self.attention_layers)):
             pack_for(self.device, layers)
-        self._conv_weights.arrange_for(self.device, [m for m in self.modules() if isinstance(m, nn.Conv2d)])
+        self._conv_weights.arrange_for(self.device, self)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -5,6 +5,7 @@ torch adds the bias in a pass of its own; in the products of linear layers it co
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +15,8 @@ from ..layer import may_be_read
 def is_product(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether ``conv`` of x (N, C, H, W) may be computed as a linear layer."""
     whole = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
-    return whole and conv.groups == 1 and may_be_read(conv, nn.Conv2d, x)
+    # In float32 torch rounds the factors of convolutions to TF32, and not those of products, which take longer then.
+    return whole and conv.groups == 1 and x.dtype != torch.float32 and may_be_read(conv, nn.Conv2d, x)
 
 
 def as_product(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 
@@ -16,14 +14,21 @@ class ConvWeights:
     def __init__(self) -> None:
         self._moved = False
 
-    @torch.no_grad()
-    def arrange_for(self, device: torch.device, convs: Iterable[nn.Conv2d]) -> None:
-        """Lay the weights out for a device; elsewhere than on a card as they were before the first card."""
-        here = on_card(device)
-        if not here and not self._moved:
-            return
-        order = torch.channels_last if here else torch.contiguous_format
-        for conv in convs:
-            if is_own(conv, nn.Conv2d) and not conv.weight.is_inference():
-                conv.weight.data = conv.weight.data.contiguous(memory_format=order)
-        self._moved = here
+    def arrange_for(self, device: torch.device, network: nn.Module) -> None:
+        """Lay the network's weights out for a card; elsewhere they stay as they are, as they may only wait there."""
+        if on_card(device):
+            _lay_out(network, torch.channels_last)
+            self._moved = True
+
+    def ready_for(self, device: torch.device, network: nn.Module) -> None:
+        """Before a call: elsewhere than on a card as they were before the first card."""
+        if self._moved and not on_card(device) and not torch.compiler.is_compiling():
+            _lay_out(network, torch.contiguous_format)
+            self._moved = False
+
+
+@torch.no_grad()
+def _lay_out(network: nn.Module, order: torch.memory_format) -> None:
+    for conv in network.modules():
+        if is_own(conv, nn.Conv2d) and not conv.weight.is_inference():
+            conv.weight.data = conv.weight.data.contiguous(memory_format=order)
