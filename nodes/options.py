@@ -8,6 +8,7 @@ from ..unet_motion import FreeU as FreeUFactors
 from ..unet_motion.bundled.parts import UNET_CONFIG
 from ..unet_motion.config.unet import UNetMotionConfig
 from ..unet_motion.ops.attention.processors import PROCESSORS, available_processors
+from ..unet_motion.schedule.places import quoted
 from .host.checks import check_choice, require_motion_model
 from .host.curves import ACCEPTED, read_curves
 from .host.step.settings import with_settings
@@ -152,7 +153,7 @@ class AttentionProcessor(io.ComfyNode):
         for name, value in (("spatial", spatial), ("temporal", temporal)):
             if value not in available:
                 why = "is not installed" if value not in PROCESSORS else f"cannot run on {model.load_device}"
-                raise ValueError(f"`{name}` is {value!r}, which {why}; here are {', '.join(available)}.")
+                raise ValueError(f"`{name}` is {quoted(value)}, which {why}; here are {', '.join(available)}.")
         return io.NodeOutput(with_settings(model, attention={"spatial": spatial, "temporal": temporal}))
 
 

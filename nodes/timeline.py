@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from comfy_api.latest import io
 
@@ -76,12 +77,13 @@ class TimelineNode(io.ComfyNode):
             line.check(frames)
         except ValueError as error:
             raise ValueError(f"`timeline`: {error}.") from None
-        amounts = [Varying.of(1.0, [line.curves[name]] if name in line.curves else []) for name in ("scale", "effect")]
-        if line.curves.keys() & {"scale", "effect"}:
+        curves = {name: replace(curve, name="timeline") for name, curve in line.curves.items()}
+        amounts = [Varying.of(1.0, [curves[name]] if name in curves else []) for name in ("scale", "effect")]
+        if curves.keys() & {"scale", "effect"}:
             require_motion_model(model)
             model = with_amount(model, *amounts, "", None)
-        if "cfg" in line.curves:
-            model = set_guidance(model, Varying.of(1.0, [line.curves["cfg"]]))
+        if "cfg" in curves:
+            model = set_guidance(model, Varying.of(1.0, [curves["cfg"]]))
         positive, negative = (scheduled_conditioning(clip, part, frames) for part in line.prompts.split_negative())
-        strength = Curves([line.curves["strength"]] if "strength" in line.curves else [])
+        strength = Curves([curves["strength"]] if "strength" in curves else [])
         return io.NodeOutput(model, positive, negative, strength)

@@ -5,6 +5,9 @@ import random
 import sys
 from pathlib import Path
 
+# For processes that tests start as for this one: threads that wait for work take a core from whatever runs beside them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch

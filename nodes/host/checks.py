@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...unet_motion.schedule.places import quoted
 from .model.ldm_view import LDMView
 
 
 def check_choice(name: str, value: str, options: Sequence[str]) -> None:
     """Raise ValueError unless a value is one of an input's options; older ComfyUI versions do not check that."""
     if value not in options:
-        raise ValueError(f"`{name}` is {value!r}, expected one of {', '.join(options)}.")
+        raise ValueError(f"`{name}` is {quoted(value)}, expected one of {', '.join(options)}.")
 
 
 def require_motion_model(model: Any) -> LDMView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy_api.input
@@ -39,16 +40,16 @@ def read_curves(name: str, given: Any, over: str = "frames") -> Curves:
     if given is None:
         return Curves()
     if isinstance(given, Curves):
-        return given
+        return Curves(replace(curve, name=name) for curve in given)
     try:
         if hasattr(given, "interp") and hasattr(given, "points"):
-            return Curves((_of_core(given, over),))
+            return Curves((replace(_of_core(given, over), name=name),))
         if hasattr(given, "tolist"):
             given = given.tolist()
         if isinstance(given, (int, float)):
             return Curves((Curve.constant(given, over),))
         if isinstance(given, (list, tuple)):
-            return Curves((_of_list(given, over),))
+            return Curves((replace(_of_list(given, over), name=name),))
     except ValueError as error:
         raise ValueError(f"`{name}`: {error}.") from None
     raise ValueError(f"`{name}` is a {type(given).__name__}, expected a curve, a number or a list of numbers.")

@@ -128,7 +128,7 @@ def test_the_command_line_of_the_archive_draws_and_judges(unpacked, tmp_path):
 import sys
 from unet_motion.cli import main
 draw = main(["generate", "a red star moving left", "--steps", "1", "--out", sys.argv[1]])
-judge = main(["evaluate", "--clips", "1", "--steps", "8", "--json"])
+judge = main(["evaluate", "--clips", "1", "--steps", "2", "--json"])
 sys.exit(draw or judge)
 """
     clip = tmp_path / "star.png"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+from pathlib import Path
 
 import av
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.comfyui.browser import visit, why_not
+from tests.comfyui.server import Server
 from tests.comfyui.test_browser_drop import DROP, UNCOVERED
 from tests.workflows.old_graphs import OUTPUTS, Description
 from unet_motion.workflows.importer.table import is_old
@@ -143,4 +146,44 @@ def test_dropped_files_are_rewritten(server):
             assert not any(is_old(kind) for kind in page.page.evaluate(TYPES)), name
             page.close_dialogs()
             page.page.wait_for_function(UNCOVERED)
+        assert page.problems == []
+
+
+@pytest.fixture
+def beside_evolved(installation, tmp_path):
+    """A server on which AnimateDiff-Evolved is installed, too."""
+    pack = Path(os.environ.get("UNET_MOTION_PACKS") or "none") / "ComfyUI-AnimateDiff-Evolved"
+    if not pack.is_dir():
+        pytest.skip(f"UNET_MOTION_PACKS names no folder with {pack.name}")
+    server = Server(installation, tmp_path / "server", packs=(pack,))
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_where_the_pack_is_installed_nothing_is_offered_and_the_command_rewrites(beside_evolved, tmp_path):
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old_workflow()))
+    assert "ADE_AnimateDiffCombine" in beside_evolved.get("/object_info")
+    with visit(beside_evolved) as page:
+        before = page.open_workflow(path)
+        page.page.wait_for_timeout(2000)
+        assert page.page.get_by_text("Workflow of AnimateDiff-Evolved").count() == 0
+        page.picture("importer-beside-evolved-before")
+        command = "void window.app.extensionManager.command.execute('UNetMotion.ConvertWorkflow')"
+        page.page.evaluate(command)
+        page.page.wait_for_function(f"{TYPES}.includes('UNetMotion_SaveClip')")
+        after = page.page.evaluate(TYPES)
+        assert not any(is_old(kind) for kind in after) and len(after) == len(before)
+        page.close_dialogs()
+        page.picture("importer-beside-evolved-after")
+        page.page.mouse.click(600, 830)  # where no node is
+        page.page.keyboard.press("Control+z")
+        page.page.wait_for_function(f"{TYPES}.includes('ADE_AnimateDiffCombine')")
+        assert sorted(page.page.evaluate(TYPES)) == sorted(before)
+        page.page.evaluate(command)
+        page.page.wait_for_function(f"{TYPES}.includes('UNetMotion_SaveClip')")
+        page.close_dialogs()
+        page.press_run()
+        assert page.finished_clip()["filename"].startswith("old")
         assert page.problems == []

@@ -159,7 +159,7 @@ def test_the_page_is_told_which_results_play(server, smooth):
 def test_what_an_mp4_cannot_hold_is_one_sentence_and_no_file(server, smooth):
     before = set((server.base / "output").rglob("*"))
     _, run = save(server, smooth[:, :23, :39], format="mp4", filename_prefix="odd")
-    assert run.message == "frames are 39x23, expected an even width and height for MP4"
+    assert run.message == "`frames` are 39x23, expected an even width and height for MP4"
     assert set((server.base / "output").rglob("*")) == before
 
 

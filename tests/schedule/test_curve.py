@@ -199,5 +199,7 @@ def test_a_list_has_a_value_for_each_frame_of_the_clip(frames):
         for one in (curve, *same):
             with pytest.raises(ValueError, match=f"a list of 4 values, expected one for each of the {frames} frames"):
                 one.values(frames)
+    with pytest.raises(ValueError, match=f"^`c`: found a list of 4 values, .* {frames} frames.$"):
+        Curve.parse("c", "[1, 0.5, 0.5, 2]").values(frames)
     assert Curve.parse("c", "[0.5]").values(frames).tolist() == [0.5] * frames
     assert Curve.parse("c", "0:1, 0.5:2").values(frames).numel() == frames

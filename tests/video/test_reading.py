@@ -173,7 +173,7 @@ def test_an_error_on_the_way_leaves_the_old_file(tmp_path, frames):
     for given, said in (
         ([], "found 0 frames, expected at least 1"),
         ([frames[0], frames[0][:16]], "frame 1 is 48x16, expected 48x32"),
-        ([frames[0][:31]], "frames are 48x31, expected an even width and height for MP4"),
+        ([frames[0][:31]], "`frames` are 48x31, expected an even width and height for MP4"),
     ):
         with pytest.raises(ValueError, match=said):
             video.write_frames(path, given)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..files.limits import parse_object
 from ..model.unet_motion_model import UNetMotionModel
+from ..schedule.places import quoted
 from .autoencoder import Autoencoder
 from .text import TextEncoder, Tokenizer
 
@@ -116,7 +117,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         )
     description = parse_object(text, f"{path}: its entry {METADATA_KEY} of the header")
     if description.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {description.get('format')!r}; this version reads format {FORMAT}")
+        raise ValueError(f"{path} has format {quoted(description.get('format'))}; this version reads format {FORMAT}")
     return description
 
 

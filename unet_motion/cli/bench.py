@@ -12,6 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..schedule.places import quoted
+
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     unknown = sorted(set(args.cases) - set(cases))
     if unknown:
-        raise ValueError(f"case {unknown[0]!r} is unknown; expected some of {', '.join(cases)}")
+        raise ValueError(f"case {quoted(unknown[0])} is unknown; expected some of {', '.join(cases)}")
     rounds = (7 if device.type == "cuda" else 3) if args.rounds is None else args.rounds
     if rounds < 1:
         raise ValueError(f"--rounds is {rounds}; expected at least 1")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 
 from ..sampling.parts import default_device
+from ..schedule.places import quoted
 
 
 def check_device(name: str) -> None:
     """Raise ValueError where torch cannot use a device."""
     if name.split(":")[0] == "meta":
-        raise ValueError(f"device {name!r} holds no values, expected cpu or another one")
+        raise ValueError(f"device {quoted(name)} holds no values, expected cpu or another one")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}), expected cpu or another one") from error
+        found = f"device {quoted(name)} cannot be used here ({reason})"
+        raise ValueError(f"{found}, expected cpu or another one") from error
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..schedule.places import quoted
 from .long_clip_options import add_free_init_arguments, add_window_arguments, free_init_of, noise_of, windows_of
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
         return {"prompt": args.prompt, **given}
     if args.negative and timeline.prompts.split_negative()[1].texts != ("",):
         raise ValueError(
-            f"--negative is {args.negative!r}, but {args.prompts} has negative prompts, expected one of both"
+            f"--negative is {quoted(args.negative)}, but {args.prompts} has negative prompts, expected one of both"
         )
     try:
         return timeline_arguments(timeline, args.frames, **given)
@@ -373,5 +374,5 @@ def _freeu_factors(text: str) -> tuple[float, ...]:
     except ValueError:
         factors = ()
     if len(factors) != 4:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected four numbers such as 0.9,0.2,1.2,1.4")
+        raise argparse.ArgumentTypeError(f"found {quoted(text)}, expected four numbers such as 0.9,0.2,1.2,1.4")
     return factors

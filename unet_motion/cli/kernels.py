@@ -9,6 +9,7 @@ import torch
 
 from ..ops.dispatch import MODES, current_mode, use
 from ..ops.report import report
+from ..schedule.places import quoted
 
 DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
@@ -30,9 +31,9 @@ def run(args: argparse.Namespace) -> None:
     try:
         device = torch.device(args.device) if args.device else None
     except RuntimeError:
-        raise ValueError(f"device {args.device!r} is unknown; expected one such as cpu or cuda:0.") from None
+        raise ValueError(f"device {quoted(args.device)} is unknown; expected one such as cpu or cuda:0.") from None
     if device is not None and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {args.device!r} is not there; found {torch.cuda.device_count()} GPUs.")
+        raise ValueError(f"device {quoted(args.device)} is not there; found {torch.cuda.device_count()} GPUs.")
     with use(args.mode or current_mode()):
         found = report(device, DTYPES.get(args.dtype))
     print(json.dumps(found.as_dict(), indent=2) if args.json else found)

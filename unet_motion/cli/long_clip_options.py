@@ -6,6 +6,8 @@ import argparse
 from dataclasses import asdict, replace
 from typing import Any
 
+from ..schedule.places import quoted
+
 OF_WINDOWS = ("free_noise", "repeated")
 """Kinds of noise that say nothing without windows."""
 
@@ -100,7 +102,8 @@ def _window_part(text: str, whole):
     except (ValueError, KeyError) as error:
         known = ", ".join([*asdict(whole.windows), "views"])
         raise ValueError(
-            f"--window-part is {text!r}, expected START[-END]:NAME=VALUE,... such as 0.5:stride=2; names are {known}"
+            f"--window-part is {quoted(text)}, expected START[-END]:NAME=VALUE,... such as 0.5:stride=2; names are "
+            f"{known}"
         ) from error
     views = given.pop("views", whole.views)
     return replace(whole, windows=replace(whole.windows, **given), views=views, **place)
@@ -146,5 +149,5 @@ def _stops(text: str) -> tuple[float, ...]:
     except ValueError:
         stops = ()
     if len(stops) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected one or two numbers such as 0.25 or 0.25,0.5")
+        raise argparse.ArgumentTypeError(f"found {quoted(text)}, expected one or two numbers such as 0.25 or 0.25,0.5")
     return stops

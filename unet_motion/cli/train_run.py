@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files.lock import folder_lock
+from ..schedule.places import quoted
 from ..training.recipe import SCHEDULES, MotionRecipe
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _clip_options(args: argparse.Namespace, watched: bool):
 def _size(text: str) -> tuple[int, int]:
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected pixels such as 64x64")
+        raise argparse.ArgumentTypeError(f"found {quoted(text)}, expected pixels such as 64x64")
     return int(width), int(height)
 
 
@@ -261,4 +262,5 @@ def _option(text: str) -> tuple[str, float | bool]:
     try:
         return name, words[value.lower()] if value.lower() in words else float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a name and a number such as momentum=0.9") from None
+        found = f"found {quoted(text)}, expected a name and a number such as momentum=0.9"
+        raise argparse.ArgumentTypeError(found) from None

@@ -83,7 +83,9 @@ def check_numbers(name: str, value: Any, least: int = 1) -> None:
         if isinstance(entry, tuple):
             check_numbers(name, entry, least)
         elif not isinstance(entry, int) or isinstance(entry, bool) or entry < least:
-            raise ValueError(f"`{name}` must hold whole numbers of at least {least}, found {entry!r} in {value!r}.")
+            raise ValueError(
+                f"`{name}` must hold whole numbers of at least {least}, found {entry!r:.80} in {value!r:.80}."
+            )
 
 
 def check_motion_heads(name: str, heads: tuple[int, ...], width: int) -> None:

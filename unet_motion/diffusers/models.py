@@ -23,6 +23,7 @@ from ..forward.settings import Settings
 from ..model import motion_adapter, unet_motion_model
 from ..model.attention import Attention
 from ..model.ip_adapter import set_processor
+from ..schedule.places import quoted
 from . import layers
 from .configuration import Model, signature
 
@@ -121,7 +122,7 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
             ValueError: an operator of its own is asked for, which changes nothing here, or xformers cannot run.
         """
         if attention_op is not None:
-            raise ValueError(f"`attention_op` is {attention_op!r}, expected None: xformers chooses its operator.")
+            raise ValueError(f"`attention_op` is {quoted(attention_op)}, expected None: xformers chooses its operator.")
         self.set_attn_processor("xformers" if valid else "auto")
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..schedule.places import quoted
 from .errors import FileFormatError, shorten
 from .pickle_values import Machine, PickleError, Storage
 
@@ -63,7 +64,7 @@ def read_zip(path: Path) -> Contents:
         if f"{folder}byteorder" in entries:
             byteorder = _bytes(file, entries[f"{folder}byteorder"], 16).decode("latin-1")
         if byteorder not in ("little", "big"):
-            raise FileFormatError(f"{path}: has the byte order {byteorder!r}, expected little or big.")
+            raise FileFormatError(f"{path}: has the byte order {quoted(byteorder)}, expected little or big.")
         value = Machine(io.BytesIO(_bytes(file, entries[f"{folder}data.pkl"])), size).load()
     start = f"{folder}data/"
     ranges = {name.removeprefix(start): place for name, place in entries.items() if name.startswith(start)}

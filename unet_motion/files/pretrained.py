@@ -10,6 +10,7 @@ import torch
 
 from ..config.checks import default_fields
 from ..config.unet import SCOPE_FIELDS
+from ..schedule.places import quoted
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
 from .checking import Shapes, compare, shapes_of
 from .claims import check_claims
@@ -171,7 +172,7 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
         return None
     named = getattr(torch, str(dtype), None)
     if not isinstance(named, torch.dtype):
-        raise ValueError(f"`dtype` is {dtype!r}, expected a torch.dtype or 'auto'.")
+        raise ValueError(f"`dtype` is {quoted(dtype)}, expected a torch.dtype or 'auto'.")
     return named
 
 

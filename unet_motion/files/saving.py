@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..schedule.places import quoted
 from .atomic import atomic_files
 from .folders import CONFIG_NAME, PICKLE, SAFETENSORS, index_name, is_weights_of, weights_name
 from .writing import fill_pickle, fill_safetensors
@@ -27,7 +28,7 @@ def parse_size(size: int | str) -> int:
         return size
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", size) if isinstance(size, str) else None
     if match is None or match.group(2).upper() not in _UNITS or float(match.group(1)) == 0:
-        raise ValueError(f"`max_shard_size` is {size!r}, expected a number of bytes or a text such as '10GB'.")
+        raise ValueError(f"`max_shard_size` is {quoted(size)}, expected a number of bytes or a text such as '10GB'.")
     return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
 
 

@@ -20,6 +20,7 @@ from ..files.names import is_image_layer, is_motion
 from ..files.position_tables import check_same_tables
 from ..files.saving import write_folder
 from ..files.writing import write_safetensors
+from ..schedule.places import quoted
 from .computed import check_same, computed_by, header_for, opened_folder
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .infer.absent_blocks import name_blocks, present_blocks, without_absent
@@ -54,7 +55,7 @@ def convert(path: str | Path, out: str | Path, form: str, prefix: str = "") -> l
         ValueError: no such form, or a name of another ending.
     """
     if form not in FORMS:
-        raise ValueError(f"form is {form!r}, expected one of {', '.join(FORMS)}.")
+        raise ValueError(f"form is {quoted(form)}, expected one of {', '.join(FORMS)}.")
     out = Path(out).expanduser()
     if form != "folder" and out.suffix != ".safetensors":
         raise ValueError(f"{out}: expected a file name that ends in .safetensors for the form {form}.")

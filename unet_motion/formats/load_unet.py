@@ -23,6 +23,7 @@ from ..files.reading import Stored
 from ..model.inflate import widen_conv_in
 from ..model.motion_adapter import MotionAdapter
 from ..model.unet_motion_model import UNetMotionModel
+from ..schedule.places import quoted
 from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
 from .infer.absent_blocks import idle_values, present_blocks, warn_partial, without_absent
 from .infer.unet import infer_unet, unet_family
@@ -158,7 +159,7 @@ def resolve_scope(norm_scope: str | tuple[str, str], auto: tuple[str, str]) -> t
     if norm_scope == "auto":
         return auto
     if not isinstance(norm_scope, str) or norm_scope not in NORM_SCOPES:
-        raise ValueError(f"`norm_scope` is {norm_scope!r}, expected 'auto' or one of {', '.join(NORM_SCOPES)}.")
+        raise ValueError(f"`norm_scope` is {quoted(norm_scope)}, expected 'auto' or one of {', '.join(NORM_SCOPES)}.")
     return NORM_SCOPES[norm_scope]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..files.errors import BadWeightsError, FileFormatError
 from ..files.names import is_table
 from ..files.reading import check_finite
+from ..schedule.places import quoted
 from .motion_weights import MotionModule
 
 MAX_FACTOR = 1e6
@@ -79,7 +80,7 @@ def scale_blocks(module: MotionModule, factors: Mapping[str, float]) -> MotionMo
         if not _is_factor(factor):
             raise ValueError(f"`{name}` is {factor}, expected a number of at most {MAX_FACTOR:g}.")
         if not any(key.startswith(f"{name}.") and ".proj_out." in key for key in module.state_dict):
-            raise ValueError(f"{name!r} of {module.path} adds no motion that could be scaled, expected a block.")
+            raise ValueError(f"{quoted(name)} of {module.path} adds no motion that could be scaled, expected a block.")
     state = dict(module.state_dict)
     for key, tensor in state.items():
         factor = _of_block(key, factors, 1.0)
@@ -110,7 +111,8 @@ def adjust_weights(
     for name, part in zip(names, parts, strict=True):
         if not any(part in key for key in module.state_dict):
             raise ValueError(
-                f"{name!r} is part of no weight's name in {module.path}, expected attention, positions or such as to_q."
+                f"{quoted(name)} is part of no weight's name in {module.path}, expected attention, positions or such "
+                "as to_q."
             )
     if times == 1 and plus == 0:
         return module
@@ -139,7 +141,7 @@ def parse_blocks(texts: Iterable[str]) -> dict[str, list[float]]:
         except ValueError:
             mark = ""
         if not mark:
-            raise ValueError(f"found {text!r}, expected NAME=NUMBER, such as mid_block=0.5.")
+            raise ValueError(f"found {quoted(text)}, expected NAME=NUMBER, such as mid_block=0.5.")
     return blocks
 
 
@@ -170,5 +172,5 @@ def _check_blocks(module: MotionModule, names) -> None:
     for name in names:
         if not any(key.startswith(f"{name}.") for key in module.state_dict):
             raise ValueError(
-                f"{name!r} is no block of {module.path}, expected a name such as down_blocks.0 or mid_block."
+                f"{quoted(name)} is no block of {module.path}, expected a name such as down_blocks.0 or mid_block."
             )

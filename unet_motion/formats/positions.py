@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..schedule.places import quoted
+
 
 @dataclass(frozen=True)
 class PositionOptions:
@@ -34,7 +36,7 @@ class PositionOptions:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"`{field.name}` is {value!r}, expected a whole number of at least 0.")
+                raise ValueError(f"`{field.name}` is {quoted(value)}, expected a whole number of at least 0.")
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in dataclasses.fields(self))

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..schedule.places import quoted
+
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -27,7 +29,7 @@ def check_sample(sample: Any, layout: str, dimensions: int) -> None:
 def check_frame_count(sample: Tensor, frames: Any) -> None:
     """Raise ValueError unless a sample (B*F, C, H, W) is whole clips of so many frames."""
     if isinstance(frames, bool) or not isinstance(frames, int):
-        raise ValueError(f"`num_frames` is {frames!r}, expected a whole number.")
+        raise ValueError(f"`num_frames` is {quoted(frames)}, expected a whole number.")
     if frames < 1 or sample.shape[0] % frames:
         raise ValueError(
             f"`sample` has shape {tuple(sample.shape)}, expected (batch * {frames} frames, channels, height, width)."

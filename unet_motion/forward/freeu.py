@@ -33,7 +33,7 @@ class FreeU:
 
     def __post_init__(self) -> None:
         if self.version not in ("v1", "v2"):
-            raise ValueError(f"FreeU `version` is {self.version!r}, expected 'v1' or 'v2'.")
+            raise ValueError(f"FreeU `version` is {quoted(self.version)}, expected 'v1' or 'v2'.")
         for name in ("s1", "s2", "b1", "b2"):
             if not is_finite(getattr(self, name)):
                 raise ValueError(f"FreeU `{name}` is {quoted(getattr(self, name))}, expected a finite number.")

@@ -115,7 +115,9 @@ def check_block(block: str, modules: Sequence[tuple[str, nn.Module]]) -> None:
     """Raise ValueError for the name of a block without motion modules, which are given with their paths."""
     if not any(path == block or path.startswith(f"{block}.") for path, _ in modules):
         known = modules[0][0].partition(".motion_modules")[0] if modules else "none"
-        raise ValueError(f"`blocks` has {block!r}, where this UNet has no motion, expected names such as {known}.")
+        raise ValueError(
+            f"`blocks` has {quoted(block)}, where this UNet has no motion, expected names such as {known}."
+        )
 
 
 def _placed(name: str, amount: Amount, batch: int, frames: int, like: Tensor) -> Amount:

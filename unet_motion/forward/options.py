@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config.unet import check_norm_scope
+from ..schedule.places import quoted
 from .freeu import FreeU
 from .hooks import Hooks
 from .lora import MotionLora
@@ -40,12 +41,12 @@ def check_chunking(chunking: Any) -> None:
     if chunking is None:
         return
     if not isinstance(chunking, (tuple, list)) or len(chunking) != 2:
-        raise ValueError(f"`forward_chunking` is {chunking!r}, expected (chunk_size, dim) or None.")
+        raise ValueError(f"`forward_chunking` is {quoted(chunking)}, expected (chunk_size, dim) or None.")
     size, dim = chunking
     if dim not in (0, 1):
         raise ValueError(f"Make sure to set `dim` to either 0 or 1, not {dim}.")
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"`chunk_size` is {size!r}, expected a whole number of at least 1.")
+        raise ValueError(f"`chunk_size` is {quoted(size)}, expected a whole number of at least 1.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ class ForwardOptions:
             raise TypeError(f"`views` must be a Views object or None, found {type(self.views).__name__}.")
         size = self.frames_at_once
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise ValueError(f"`frames_at_once` is {size!r}, expected a whole number of at least 1, or None.")
+            raise ValueError(f"`frames_at_once` is {quoted(size)}, expected a whole number of at least 1, or None.")
         if size is not None and self.hooks is not None and not self.hooks.takes_parts():
             raise ValueError("`frames_at_once` does not go with `hooks` that see all frames at once.")
         if self.forward_chunking is not INHERIT:

@@ -21,7 +21,7 @@ from ..formats.names.ldm import modules_of
 from ..forward.lora import MotionLora
 from ..model.unet import MotionUNet
 from ..ops.linear.low_rank import low_rank
-from ..schedule.places import is_finite
+from ..schedule.places import is_finite, quoted
 from .names import LayerNames, layer_of, read_lora
 
 _DOWN = (
@@ -242,7 +242,7 @@ def _check_strength(strength: float | Sequence[float] | Tensor) -> float | Tenso
         return float(strength)
     values = torch.as_tensor(strength, dtype=torch.float32) if not isinstance(strength, (int, float)) else None
     if values is None or values.dim() > 1 or not torch.isfinite(values).all() or not values.numel():
-        raise ValueError(f"`strength` is {strength!r}, expected a finite number, or one per frame.")
+        raise ValueError(f"`strength` is {quoted(strength)}, expected a finite number, or one per frame.")
     return float(values) if values.dim() == 0 else values
 
 

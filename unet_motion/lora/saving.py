@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..files.description import DESCRIPTION_KEY
 from ..files.writing import write_safetensors
+from ..schedule.places import quoted
 from .names import original_motion
 
 FORMS = ("original", "diffusers")
@@ -32,7 +33,7 @@ def lora_names(path: str, form: str) -> tuple[str, str]:
     if form == "diffusers":
         return f"unet.{path}.lora_A.weight", f"unet.{path}.lora_B.weight"
     if form != "original":
-        raise ValueError(f"form is {form!r}, expected one of {', '.join(FORMS)}.")
+        raise ValueError(f"form is {quoted(form)}, expected one of {', '.join(FORMS)}.")
     if ".motion_modules." not in path or not _ATTENTION.search(path):
         raise ValueError(f"{path}: has no name in AnimateDiff's form, expected an attention layer of a motion module.")
     layer = _ATTENTION.sub(r".processor.\1_lora", original_motion(path))

@@ -24,7 +24,7 @@ _mode: ContextVar[str | None] = ContextVar("unet_motion_kernels", default=None)
 
 def check_mode(mode: str) -> str:
     if mode not in MODES:
-        raise ValueError(f"kernels {mode!r} are unknown; expected one of {', '.join(MODES)}.")
+        raise ValueError(f"kernels {mode!r:.80} are unknown; expected one of {', '.join(MODES)}.")
     return mode
 
 

@@ -91,7 +91,8 @@ def read(path: Path) -> dict[tuple, Mapping[str, int]]:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return {_key(entry): _checked(entry["kernel"], entry["use"], path.name) for entry in entries}
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: expected a list of entries with kernel, dtype, sizes and use: {error!r}.") from None
+        found = f"{error!r:.80}"
+        raise ValueError(f"{path}: expected a list of entries with kernel, dtype, sizes and use: {found}.") from None
 
 
 def _key(entry: Mapping[str, Any]) -> tuple:
@@ -100,10 +101,11 @@ def _key(entry: Mapping[str, Any]) -> tuple:
 
 def _checked(kernel: str, use: Mapping[str, int], where: str) -> dict[str, int]:
     if kernel not in PARAMETERS:
-        raise ValueError(f"{where}: kernel {kernel!r} is unknown; expected one of {', '.join(PARAMETERS)}.")
+        raise ValueError(f"{where}: kernel {kernel!r:.80} is unknown; expected one of {', '.join(PARAMETERS)}.")
     for name, value in use.items():
         if name not in PARAMETERS[kernel]:
-            raise ValueError(f"{where}: {kernel} has no {name!r}; expected some of {', '.join(PARAMETERS[kernel])}.")
+            known = ", ".join(PARAMETERS[kernel])
+            raise ValueError(f"{where}: {kernel} has no {name!r:.80}; expected some of {known}.")
         if not isinstance(value, int) or value < 1 or value & (value - 1):
-            raise ValueError(f"{where}: {name} of {kernel} is {value!r}, expected a power of two.")
+            raise ValueError(f"{where}: {name} of {kernel} is {value!r:.80}, expected a power of two.")
     return dict(use)

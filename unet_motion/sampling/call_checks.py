@@ -10,6 +10,7 @@ from typing import Any
 from ..files.errors import shorten
 from ..forward.options import ForwardOptions
 from ..schedule.curve import Curve, product
+from ..schedule.places import quoted
 from .free_init import FreeInit
 from .noise import NoiseMix, check_noise, seeded_generator
 from .ranks import Ranks
@@ -84,7 +85,7 @@ def checked_runs(free_init: Any, steps: int, seed: Any, steps_of: Callable[[int]
     """
     runs = FreeInit(iterations=1) if free_init is None else free_init
     if not isinstance(runs, FreeInit):
-        raise ValueError(f"`free_init` is {free_init!r}, expected a FreeInit such as FreeInit(iterations=3).")
+        raise ValueError(f"`free_init` is {quoted(free_init)}, expected a FreeInit such as FreeInit(iterations=3).")
     for run in {0, runs.iterations - 1}:
         steps_of(runs.steps(run, steps))
     seeded_generator(seed)

@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..schedule.places import quoted
+
 SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched")
 FUSES = ("flat", "pyramid", "relative", "overlap-linear", "gaussian")
 
@@ -64,19 +66,19 @@ class ContextWindows:
         for name, least in (("length", 1), ("overlap", 0), ("stride", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"`{name}` is {value!r}, expected a whole number of at least {least}.")
+                raise ValueError(f"`{name}` is {quoted(value)}, expected a whole number of at least {least}.")
         for name, choices in (("schedule", SCHEDULES), ("fuse", FUSES)):
             if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}, expected one of {', '.join(choices)}.")
+                raise ValueError(f"`{name}` is {quoted(getattr(self, name))}, expected one of {', '.join(choices)}.")
         if self.overlap >= self.length:
             raise ValueError(f"`overlap` is {self.overlap}, expected less than `length`, which is {self.length}.")
         if self.closed_loop and self.schedule != "looped_uniform":
-            raise ValueError(f"`closed_loop` needs the schedule 'looped_uniform', found {self.schedule!r}.")
+            raise ValueError(f"`closed_loop` needs the schedule 'looped_uniform', found {quoted(self.schedule)}.")
         if self.loop_frames is not None:
             if not self.closed_loop:
                 raise ValueError(f"`loop_frames` is {self.loop_frames}, expected None without `closed_loop`.")
             if isinstance(self.loop_frames, bool) or not isinstance(self.loop_frames, int):
-                raise ValueError(f"`loop_frames` is {self.loop_frames!r}, expected a whole number or None.")
+                raise ValueError(f"`loop_frames` is {quoted(self.loop_frames)}, expected a whole number or None.")
             if not 1 <= self.loop_frames < self.length:
                 raise ValueError(f"`loop_frames` is {self.loop_frames}, expected 1 to {self.length - 1}, `length` - 1.")
 

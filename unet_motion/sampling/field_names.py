@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..schedule.places import quoted
 from .step_cache import StepReport
 
 NAMES = {"num_frames": "frames", "num_inference_steps": "steps", "guidance_scale": "guidance"}
@@ -64,7 +65,7 @@ def _clips(
         raise ValueError("`prompt` is an empty list, expected at least one prompt.")
     negative, seed = values.pop("negative_prompt", ""), values.pop("seed", 0)
     if not isinstance(seed, int):
-        raise ValueError(f"`seed` is {seed!r}, expected a whole number, which counts up with the prompts.")
+        raise ValueError(f"`seed` is {quoted(seed)}, expected a whole number, which counts up with the prompts.")
     negatives = _of_each("negative_prompt", negative, len(prompts))
     generators = _of_each("generator", generator, len(prompts))
     if latents is not None and len(latents) != len(prompts):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..schedule.places import quoted
 from .noise import seed_apart
 
 RUNS_APART = 1 << 16
@@ -52,12 +53,12 @@ class FreeInit:
         for name in ("iterations", "order"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` is {value!r}, expected a whole number of at least 1.")
+                raise ValueError(f"`{name}` is {quoted(value)}, expected a whole number of at least 1.")
         if self.filter not in FILTERS:
-            raise ValueError(f"`filter` is {self.filter!r}, expected one of {', '.join(FILTERS)}.")
+            raise ValueError(f"`filter` is {quoted(self.filter)}, expected one of {', '.join(FILTERS)}.")
         for name in ("spatial_stop", "temporal_stop"):
             if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}, expected more than 0 and at most 1.")
+                raise ValueError(f"`{name}` is {quoted(getattr(self, name))}, expected more than 0 and at most 1.")
 
     def steps(self, iteration: int, steps: int) -> int:
         """Steps of a run, numbered from 0, where a whole run has ``steps``."""

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..schedule.places import quoted
+
 
 @dataclass(frozen=True, eq=False)
 class ImageInjection:
@@ -45,10 +47,12 @@ class ImageInjection:
             raise ValueError(f"`picture` has shape {shape}, expected (frames, height, width, 3), all finite.")
         object.__setattr__(self, "picture", picture.float())
         if not 0 <= self.at <= 1:
-            raise ValueError(f"`at` is {self.at!r}, expected 0 to 1.")
+            raise ValueError(f"`at` is {quoted(self.at)}, expected 0 to 1.")
         strength = torch.as_tensor(self.strength, dtype=torch.float32)
         if strength.dim() > 1 or not strength.isfinite().all():
-            raise ValueError(f"`strength` is {self.strength!r}, expected one finite number or one for each frame.")
+            raise ValueError(
+                f"`strength` is {quoted(self.strength)}, expected one finite number or one for each frame."
+            )
         object.__setattr__(self, "strength", strength)
         if self.mask is None:
             return

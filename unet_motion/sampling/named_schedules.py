@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..schedule.places import quoted
 from .noise_schedule import NoiseSchedule
 
 BASES: dict[str, tuple[dict, ...]] = {
@@ -42,7 +43,7 @@ def noise_ratios(name: str) -> Tensor:
         base, count = DISTILLED[name]
         return distilled(noise_ratios(base), count)
     if name not in BASES:
-        raise ValueError(f"noise schedule {name!r} is not known, expected one of {', '.join(NAMED_SCHEDULES)}")
+        raise ValueError(f"noise schedule {quoted(name)} is not known, expected one of {', '.join(NAMED_SCHEDULES)}")
     return torch.stack([NoiseSchedule.named(**arguments).noise_ratios for arguments in BASES[name]]).mean(0)
 
 
@@ -58,5 +59,5 @@ def named_schedule(name: str, prediction: str = "epsilon") -> NoiseSchedule:
         ValueError: another name.
     """
     if name not in BASES:
-        raise ValueError(f"noise schedule {name!r} is not known, expected one of {', '.join(BASES)}")
+        raise ValueError(f"noise schedule {quoted(name)} is not known, expected one of {', '.join(BASES)}")
     return NoiseSchedule(1 / (1 + noise_ratios(name) ** 2), prediction)

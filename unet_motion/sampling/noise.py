@@ -27,7 +27,7 @@ def seed_apart(seed: int, number: int) -> int:
 def seeded_generator(seed: int) -> torch.Generator:
     """A CPU generator for `seed`, 0 to 2**64 - 1."""
     if not isinstance(seed, int) or not 0 <= seed < SEEDS:
-        raise ValueError(f"seed is {seed!r}, expected a whole number from 0 to {SEEDS - 1}")
+        raise ValueError(f"seed is {quoted(seed)}, expected a whole number from 0 to {SEEDS - 1}")
     return torch.Generator().manual_seed(seed)
 
 
@@ -128,7 +128,7 @@ def arranged(noise: Tensor, kind: str, windows: ContextWindows, seed: int) -> Te
 def check_noise(kind: str) -> None:
     """Raise ValueError for a kind of noise that there is not."""
     if kind not in NOISES:
-        raise ValueError(f"noise is {kind!r}, expected one of {', '.join(NOISES)}")
+        raise ValueError(f"noise is {quoted(kind)}, expected one of {', '.join(NOISES)}")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ class NoiseMix:
         for kind, weight in self.parts:
             check_noise(kind)
             if not (is_finite(weight) and weight >= 0):
-                raise ValueError(f"the weight of noise {kind!r} is {quoted(weight)}, expected a number of at least 0")
+                found = f"the weight of noise {quoted(kind)} is {quoted(weight)}"
+                raise ValueError(f"{found}, expected a number of at least 0")
         if not any(weight for _, weight in self.parts):
             raise ValueError(f"noise mix is {self.parts}, expected a kind of noise with a weight above 0")
 
@@ -170,7 +171,7 @@ class NoiseMix:
             try:
                 parts.append((kind.strip(), float(weight or 1)))
             except ValueError:
-                raise ValueError(f"noise is {text!r}, expected KIND:WEIGHT,KIND:WEIGHT with numbers") from None
+                raise ValueError(f"noise is {quoted(text)}, expected KIND:WEIGHT,KIND:WEIGHT with numbers") from None
         return cls(tuple(parts))
 
 

@@ -14,6 +14,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from ..schedule.places import quoted
+
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("linspace", "leading", "trailing", "karras")
@@ -41,7 +43,7 @@ def make_betas(name: str = "linear", count: int = 1000, start: float = 0.00085, 
         edges = torch.arange(count + 1, dtype=torch.float64) / count
         level = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
         return (1 - level[1:] / level[:-1]).clamp(max=0.999)
-    raise ValueError(f"beta schedule {name!r} is not known, expected one of {', '.join(BETA_SCHEDULES)}")
+    raise ValueError(f"beta schedule {quoted(name)} is not known, expected one of {', '.join(BETA_SCHEDULES)}")
 
 
 def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
@@ -87,7 +89,8 @@ class NoiseSchedule:
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
-            raise ValueError(f"prediction {self.prediction!r} is not known, expected one of {', '.join(PREDICTIONS)}")
+            known = ", ".join(PREDICTIONS)
+            raise ValueError(f"prediction {quoted(self.prediction)} is not known, expected one of {known}")
 
     @classmethod
     def named(
@@ -147,7 +150,7 @@ class NoiseSchedule:
         elif spacing == "karras":
             timesteps = self.timestep_at(self._karras(count))
         else:
-            raise ValueError(f"spacing {spacing!r} is not known, expected one of {', '.join(SPACINGS)}")
+            raise ValueError(f"spacing {quoted(spacing)} is not known, expected one of {', '.join(SPACINGS)}")
         return self.steps_at(timesteps)
 
     def steps_at(self, timesteps: Tensor, end: float = 0.0) -> Steps:

@@ -243,7 +243,7 @@ class MotionPipeline:
         guidance = checked_guidance(guidance, frames)
         if injection is not None:
             if not isinstance(injection, ImageInjection):
-                raise ValueError(f"`injection` is {injection!r}, expected an ImageInjection.")
+                raise ValueError(f"`injection` is {quoted(injection)}, expected an ImageInjection.")
             injection.check(frames, height, width)
         run = get_sampler(sampler)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..schedule.places import quoted
 from .noise_schedule import NoiseSchedule, Steps
 
 Model = Callable[[Tensor, Tensor], Tensor]
@@ -105,7 +106,7 @@ SAMPLERS = {
 
 def get_sampler(name: str) -> Sampler:
     if name not in SAMPLERS:
-        raise ValueError(f"sampler {name!r} is not known, expected one of {', '.join(SAMPLERS)}")
+        raise ValueError(f"sampler {quoted(name)} is not known, expected one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..schedule import PromptSchedule, mix_tokens, mix_vectors
+from ..schedule.places import quoted
 from ..schedule.prompts import common_length
 
 Prompt = str | PromptSchedule
@@ -27,7 +28,9 @@ def checked_texts(prompt: Any, negative_prompt: Any) -> tuple[Prompt, Prompt]:
     texts = {"prompt": prompt, "negative_prompt": "" if negative_prompt is None else negative_prompt}
     for name, text in texts.items():
         if not isinstance(text, Prompt):
-            raise ValueError(f"`{name}` is {text!r}, expected text or a PromptSchedule, or a list of them as `prompt`.")
+            raise ValueError(
+                f"`{name}` is {quoted(text)}, expected text or a PromptSchedule, or a list of them as `prompt`."
+            )
     return texts["prompt"], texts["negative_prompt"]
 
 

@@ -10,6 +10,7 @@ from ..forward.motion_amount import MotionAmount
 from ..forward.options import ForwardOptions
 from ..schedule import Curve, Timeline
 from ..schedule.curve import product
+from ..schedule.places import quoted
 
 Options = ForwardOptions | Callable[[float], ForwardOptions]
 
@@ -36,7 +37,7 @@ def timeline_arguments(
     if negative.texts == ("",):
         negative = negative_prompt
     elif negative_prompt not in ("", None):
-        found = f"the negative prompt is {negative_prompt!r}"
+        found = f"the negative prompt is {quoted(negative_prompt)}"
         raise ValueError(f"{found}, but the timeline has its own, expected one of both")
     return {
         "prompt": prompt,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..schedule.places import quoted
 from .context_windows import ContextWindows
 
 
@@ -49,14 +50,14 @@ def parts_of(windows: Windows | None, views: ContextWindows | None) -> tuple[Win
         raise ValueError("found `windows` and `views`, expected one of them")
     if views is not None:
         if not isinstance(views, ContextWindows):
-            raise ValueError(f"`views` is {views!r}, expected ContextWindows.")
+            raise ValueError(f"`views` is {quoted(views)}, expected ContextWindows.")
         return (WindowPart(views, views=True),)
     if isinstance(windows, ContextWindows):
         return (WindowPart(windows),)
     given: Any = windows
     parts: tuple[Any, ...] = tuple(given or ()) if isinstance(given, (list, tuple, type(None))) else (given,)
     if not all(isinstance(part, WindowPart) for part in parts):
-        raise ValueError(f"`windows` is {windows!r}, expected ContextWindows or a list of WindowPart.")
+        raise ValueError(f"`windows` is {quoted(windows)}, expected ContextWindows or a list of WindowPart.")
     return parts
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class Curve:
             theirs.
         over: ``frames``; or ``steps``, where 0 is the first step and 1 the end of the sampling.
         is_list: the keys are a list with a value for each frame, which has to be as long as the clip.
+        name: of the input that it came by, for errors of clips that it does not fit.
 
     Raises:
         ValueError: no keys, or keys that go back.
@@ -86,6 +87,7 @@ class Curve:
     keys: tuple[Key, ...]
     over: str = "frames"
     is_list: bool = field(default=False, compare=False)
+    name: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.over not in OVER:
@@ -118,16 +120,20 @@ class Curve:
             ValueError: anything else, with what was found and expected.
         """
         try:
-            if text.lstrip().startswith(("{", "[")):
-                return cls.from_json(json.loads(text), over)
-            parts = [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
-            if len(parts) == 1 and ":" not in parts[0]:
-                return cls.constant(_number(parts[0]), over)
-            return cls(tuple(_key_of_text(part, over) for part in parts), over)
+            return replace(cls._of_text(text, over), name=name)
         except json.JSONDecodeError as error:
             raise ValueError(f"`{name}` is no JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from None
         except ValueError as error:
             raise ValueError(f"`{name}`: {error}.") from None
+
+    @classmethod
+    def _of_text(cls, text: str, over: str) -> Curve:
+        if text.lstrip().startswith(("{", "[")):
+            return cls.from_json(json.loads(text), over)
+        parts = [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
+        if len(parts) == 1 and ":" not in parts[0]:
+            return cls.constant(_number(parts[0]), over)
+        return cls(tuple(_key_of_text(part, over) for part in parts), over)
 
     @classmethod
     def from_json(cls, found: Any, over: str = "frames") -> Curve:
@@ -186,11 +192,17 @@ class Curve:
         """
         if (self.over == "frames") != (frames is not None):
             raise ValueError(f"a curve over {self.over} was asked for {frames} frames")
+        try:
+            places = self._places(frames)
+        except ValueError as error:
+            raise ValueError(f"`{self.name}`: {error}." if self.name else str(error)) from None
+        return Pieces(torch.tensor(places, dtype=torch.float64), _factors(self.keys, places))
+
+    def _places(self, frames: int | None) -> list[float]:
         if self.is_list and frames != len(self.keys):
             raise ValueError(f"found a list of {len(self.keys)} values, expected one for each of the {frames} frames")
         last = 1.0 if frames is None else frames - 1.0
-        places = resolve([key.at for key in self.keys], last, [key.way == "hold" for key in self.keys])
-        return Pieces(torch.tensor(places, dtype=torch.float64), _factors(self.keys, places))
+        return resolve([key.at for key in self.keys], last, [key.way == "hold" for key in self.keys])
 
     def values(self, frames: int) -> Tensor:
         """The value at each frame of a clip, float64 (frames,).

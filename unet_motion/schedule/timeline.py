@@ -42,7 +42,7 @@ class Timeline:
             (least, most), keys = RANGES[name], self.curves[name].keys
             if wrong := next((key for key in keys if not least <= key.value <= most), None):
                 found = f"the value at {wrong.at} is {quoted(wrong.value)}"
-                raise ValueError(f"the curve {name!r}: {found}, expected {least} to {most}")
+                raise ValueError(f"the curve {quoted(name)}: {found}, expected {least} to {most}")
 
     @classmethod
     def parse(cls, name: str, text: str) -> Timeline:

@@ -20,6 +20,7 @@ from ..model.motion_adapter import MotionAdapter
 from ..model.unet_motion_model import UNetMotionModel
 from ..sampling import NoiseSchedule
 from ..sampling.noise_schedule import INFO_KEYS
+from ..schedule.places import quoted
 from .data.clip_files import ClipOptions
 from .data.dataset import ClipDataset, ClipEncoder
 from .data.encoded import EncodedClips
@@ -98,10 +99,11 @@ def bundled_encoder(parts: BundledParts, name: str) -> ClipEncoder:
     def text(caption: str) -> dict[str, Tensor]:
         unknown = parts.tokenizer.unknown_words(caption)
         if unknown:
-            warnings.warn(f"the caption {caption!r} has words that the model does not know: {unknown}.", stacklevel=2)
+            found = f"the caption {quoted(caption)} has words that the model does not know: {unknown}."
+            warnings.warn(found, stacklevel=2)
         ids = parts.tokenizer.encode(caption)
         if ids.shape[1] > longest:
-            raise ValueError(f"the caption {caption!r} is too long, expected at most {longest - 1} known words.")
+            raise ValueError(f"the caption {quoted(caption)} is too long, expected at most {longest - 1} known words.")
         hidden, pooled = parts.text_encoder(ids)
         return {"text": hidden[0], "text_embeds": pooled[0], "time_ids": torch.zeros(1)}
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.linear.low_rank import low_rank
+from ..schedule.places import quoted
 
 PROJECTIONS = {
     "q": r"\.attn[12]\.to_q",
@@ -61,10 +62,10 @@ class LoraSettings:
         unknown = [name for name in self.projections if name not in PROJECTIONS]
         if unknown or not self.projections:
             raise ValueError(
-                f"`projections` is {','.join(self.projections)!r}, expected some of {', '.join(PROJECTIONS)}."
+                f"`projections` is {quoted(','.join(self.projections))}, expected some of {', '.join(PROJECTIONS)}."
             )
         if wrong := [name for name in self.blocks if not _BLOCK.fullmatch(name)]:
-            raise ValueError(f"`blocks` has {wrong[0]!r}, expected names such as down_blocks.0, mid_block.")
+            raise ValueError(f"`blocks` has {quoted(wrong[0])}, expected names such as down_blocks.0, mid_block.")
 
     @property
     def factor(self) -> float:

@@ -9,6 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..schedule.places import quoted
+
 _SPECIAL = ("foreach", "differentiable", "capturable", "fused")
 """Arguments that choose how a step is computed; some exclude each other."""
 
@@ -44,11 +46,11 @@ def make_optimizer(
         ValueError: no such optimizer, an argument that it does not take, or a value that it refuses.
     """
     if name not in optimizer_names():
-        raise ValueError(f"`optimizer` is {name!r}, expected one of {', '.join(optimizer_names())}.")
+        raise ValueError(f"`optimizer` is {quoted(name)}, expected one of {', '.join(optimizer_names())}.")
     kind, given, parameters = getattr(torch.optim, name), dict(options), list(parameters)
     known = inspect.signature(kind).parameters
     if unknown := [option for option in given if option not in known or option in ("params", "lr", "weight_decay")]:
-        raise ValueError(f"`optimizer_options` has {unknown[0]!r}, which {name} does not take there.")
+        raise ValueError(f"`optimizer_options` has {quoted(unknown[0])}, which {name} does not take there.")
     if "weight_decay" in known:
         given["weight_decay"] = weight_decay
     if "fused" in known and not any(option in given for option in _SPECIAL):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..schedule.places import quoted
+
 SCHEDULES = ("constant", "linear", "cosine")
 FREE = ("save_every", "log_every")
 """Fields that may differ when a run is resumed: they change no weight."""
@@ -72,7 +74,7 @@ class MotionRecipe:
 
     def _check(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise ValueError(f"`{name}` is {getattr(self, name)!r}, expected {expected}.")
+            raise ValueError(f"`{name}` is {quoted(getattr(self, name))}, expected {expected}.")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, 0 to steps - 1."""

@@ -23,6 +23,7 @@ from ..files.atomic import atomic_file
 from ..files.lock import folder_lock
 from ..model.unet_motion_model import UNetMotionModel
 from ..progress import has_bar, track
+from ..schedule.places import quoted
 from .batch import Draw
 from .data.dataset import ClipDataset
 from .objective import Objective
@@ -301,7 +302,7 @@ class MotionTrainer:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
         if not isinstance(state["step"], int) or state["step"] < 0:
-            raise TypeError(f"its step is {state['step']!r}")
+            raise TypeError(f"its step is {quoted(state['step'])}")
         self.step = state["step"]
 
     def _trim_log(self) -> None:

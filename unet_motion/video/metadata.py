@@ -18,6 +18,8 @@ from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
+from ..schedule.places import quoted
+
 FRAME_NAME = "frame_{:05d}.png"
 GRAPH_TAGS = {"workflow": ExifTags.Base.Make, "prompt": ExifTags.Base.Model}
 
@@ -43,7 +45,7 @@ class Labels:
         """Labels of objects; ValueError for a graph that is neither `workflow` nor `prompt`."""
         for name in graphs or ():
             if name not in GRAPH_TAGS:
-                raise ValueError(f"graphs has the name {name!r}, expected only {' and '.join(GRAPH_TAGS)}")
+                raise ValueError(f"graphs has the name {quoted(name)}, expected only {' and '.join(GRAPH_TAGS)}")
         texts = {name: json.dumps(graph) for name, graph in (graphs or {}).items() if graph is not None}
         return cls(None if settings is None else json.dumps(settings, sort_keys=True), texts)
 

@@ -47,7 +47,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, labels: Labe
 def check_size(height: int, width: int) -> None:
     """Raise ValueError for a size that H.264 with halved colours cannot have."""
     if height % 2 or width % 2:
-        raise ValueError(f"frames are {width}x{height}, expected an even width and height for MP4")
+        raise ValueError(f"`frames` are {width}x{height}, expected an even width and height for MP4")
 
 
 def _rate_factor(quality: int | None) -> float:

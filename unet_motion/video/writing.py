@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..files.atomic import atomic_file, atomic_folder, check_name
+from ..schedule.places import quoted
 from .animations import encode_gif, encode_webp
 from .metadata import FRAME_NAME, Labels, load_av, with_findable_exif
 from .mp4 import write_mp4
@@ -119,7 +120,7 @@ def write_frames(
 def check_resize(factor: int, method: str = "lanczos") -> None:
     """Raise ValueError unless `resize` can use these."""
     if method not in RESIZE_FILTERS:
-        raise ValueError(f"filter {method!r} is not known, expected one of {', '.join(RESIZE_FILTERS)}")
+        raise ValueError(f"filter {quoted(method)} is not known, expected one of {', '.join(RESIZE_FILTERS)}")
     if not 1 <= factor <= 64:
         raise ValueError(f"scale is {factor}, expected 1 to 64")
 

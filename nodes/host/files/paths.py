@@ -7,6 +7,7 @@ import os
 import folder_paths
 
 from ....unet_motion.bundled.loras import motion_lora_names, motion_lora_path
+from ....unet_motion.files.errors import shorten
 
 MOTION_MODULES = "animatediff_models"
 MOTION_LORAS = "animatediff_motion_lora"
@@ -49,18 +50,18 @@ def list_unets() -> list[str]:
 
 
 def find_motion_module(name: str) -> str:
-    return _find(name, (MOTION_MODULES,))
+    return _find("motion_module", name, (MOTION_MODULES,))
 
 
 def find_lora(name: str) -> str:
-    return _find(name, LORA_FOLDERS)
+    return _find("lora_name", name, LORA_FOLDERS)
 
 
 def find_motion_lora(name: str) -> str:
     own = name.removesuffix(BUNDLED)
     if own != name and own in motion_lora_names():
         return str(motion_lora_path(own))
-    return _find(name, MOTION_LORA_FOLDERS)
+    return _find("lora_name", name, MOTION_LORA_FOLDERS)
 
 
 def find_unet(name: str) -> str:
@@ -69,7 +70,7 @@ def find_unet(name: str) -> str:
         folder = os.path.join(root, name)
         if name in _diffusers_folders() and os.path.isdir(folder):
             return folder
-    return _find(name, UNET_FOLDERS[:2])
+    return _find("unet_name", name, UNET_FOLDERS[:2])
 
 
 def is_within(path: str, folder: str) -> bool:
@@ -85,13 +86,14 @@ def _list(folders: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(name for folder in folders for name in folder_paths.get_filename_list(folder)))
 
 
-def _find(name: str, folders: tuple[str, ...]) -> str:
+def _find(kind: str, name: str, folders: tuple[str, ...]) -> str:
+    """The path of a file in some model folders; `kind` is what the nodes' inputs for it are called."""
     for folder in folders:
         path = folder_paths.get_full_path(folder, name)
         if path is not None:
             return path
     # Not the folders' places: what a page is told of the server's disk are names only.
-    raise FileNotFoundError(f"{name[-200:]!a} is not in the model folders {', '.join(folders)}.")
+    raise FileNotFoundError(f"`{kind}`: {shorten(name)!a} is not in the model folders {', '.join(folders)}.")
 
 
 def _diffusers_folders() -> list[str]:

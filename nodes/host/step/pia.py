@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ....unet_motion import UNetMotionConfig
 from ....unet_motion.control.pia import frame_influence, pia_channels
+from ....unet_motion.schedule.places import quoted
 from .settings import settings, with_settings
 
 CHANNELS = 5
@@ -30,7 +31,7 @@ def parse_influence(text: str) -> list[float]:
     except ValueError:
         values = []
     if not values:
-        raise ValueError(f"`influence` is {text!r}, expected numbers between commas, such as 1.0, 0.8, 0.75.")
+        raise ValueError(f"`influence` is {quoted(text)}, expected numbers between commas, such as 1.0, 0.8, 0.75.")
     return values
 
 

@@ -13,6 +13,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ....unet_motion.files.errors import shorten
 from ....unet_motion.training.data.clip_files import ClipOptions, find_clips, read_clip
 from ....unet_motion.training.data.in_memory import HeldClips
 from ..files.paths import is_within
@@ -81,7 +82,11 @@ def _of_images(shown: Shown) -> FoundClips:
 
 def _of_folder(shown: Shown) -> FoundClips:
     options = ClipOptions(shown.frames, shown.fps or None, buckets=(shown.size,))
-    found = find_clips(folder_path(shown.folder))
+    path = folder_path(shown.folder)
+    if not os.path.isdir(path):
+        expected = "expected one with videos, GIFs, WebPs or folders of frames"
+        raise ValueError(f"`folder` {shorten(shown.folder)!r} is no folder, {expected}.")
+    found = find_clips(path)
     if not found:
         raise ValueError(f"`folder` {shown.folder} has no clips, expected videos, GIFs, WebPs or folders of pictures.")
     problems = [source.problem for source in found if source.problem is not None]

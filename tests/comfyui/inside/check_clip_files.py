@@ -102,7 +102,7 @@ def test_files_are_numbered_and_prefixes_make_folders(output, vae, clip):
     [
         (torch.zeros(1, 4, 3, 8, 8), None, r"`samples` has shape \(1, 4, 3, 8, 8\), expected \(frames, channels"),
         (torch.zeros(0, 4, 8, 8), None, "`samples` holds 0 frames, expected at least 1"),
-        (torch.zeros(2, 4, 8, 8), (33, 64, 3), "frames are 64x33, expected an even width and height for MP4"),
+        (torch.zeros(2, 4, 8, 8), (33, 64, 3), "`frames` are 64x33, expected an even width and height for MP4"),
         (torch.zeros(2, 4, 8, 8), (2, 32, 64, 3), r"`vae` gives \(2, 2, 32, 64, 3\) for 2 frames, expected \(frames"),
     ],
 )
@@ -220,7 +220,7 @@ def test_frames_are_scaled_and_cut_around_their_middle(file, vae, width, height,
 @pytest.mark.parametrize(
     ("shape", "width", "height", "said"),
     [
-        ((64, 32), 72, 3, "32x64 pixels becomes 72x3 with `width` 72 and `height` 3, expected 8 to 16384 pixels a side"),
+        ((64, 32), 72, 3, "32x64 pixels becomes 72x3 with `width` 72 and `height` 3, expected 8 to 16384 pixels"),
         ((64, 32), 7, 64, "becomes 7x64"),
         ((8, 80), 64, 0, "becomes 64x6"),
         ((80, 8), 0, 64, "becomes 6x64"),

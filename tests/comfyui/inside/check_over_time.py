@@ -103,7 +103,7 @@ def test_windows_and_batches_of_clips_take_their_own_frames(moving):
     clips = with_settings(amount(moving, effect_curve=curve("0:1, 1:0")), frames_per_clip=2)
     alone = call(with_settings(amount(moving, effect_curve=[1, 0]), frames_per_clip=2))
     assert torch.equal(call(clips), alone) and relative(alone, call(moving)) > 1e-3
-    with pytest.raises(ValueError, match="6 is never reached: the clip has 4 frames"):
+    with pytest.raises(ValueError, match="`effect_curve`: 6 is never reached: the clip has 4 frames"):
         call(amount(moving, effect_curve=curve("0:0, 3:1, 6:0")))
 
 
@@ -200,7 +200,7 @@ def test_prompts_are_encoded_once_each_and_mixed_for_each_frame():
     with pytest.raises(ValueError, match="`text`: line 2: found"):
         travel(Clip(), '"0": "a",\n"4" "b"')
     untouched = Clip()
-    with pytest.raises(ValueError, match="9 is never reached: the clip has 5 frames"):
+    with pytest.raises(ValueError, match="`text`: 9 is never reached: the clip has 5 frames"):
         travel(untouched, '"0": "a", "4": "b", "9": "c"')
     assert untouched.seen == []
 

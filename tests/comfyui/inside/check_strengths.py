@@ -94,6 +94,10 @@ def test_each_frame_has_the_noise_mask_that_a_run_with_the_constant_has(still):
     assert torch.equal(MaskStrength.execute(mask[0], 2, 0.5).result[0], (0.5 * mask).expand(2, -1, -1))
     with pytest.raises(ValueError, match="`mask` holds 2 pictures, expected 1 or 3, one for each frame"):
         MaskStrength.execute(mask.expand(2, -1, -1), 3, 1.0)
+    with pytest.raises(ValueError, match="`strength_curve`: found a list of 2 values, expected one for each of the 3"):
+        MaskStrength.execute(mask, 3, 1.0, [1.0, 0.5])
+    with pytest.raises(ValueError, match="`strength`: found a list of 2 values, expected one for each of the 3"):
+        MaskStrength.execute(mask, 3, [1.0, 0.5])
     with pytest.raises(ValueError, match="`strength_curve` goes over the steps, expected one over the frames"):
         MaskStrength.execute(mask, 3, 1.0, curve("0:1, 1:0", "steps"))
 

@@ -340,7 +340,7 @@ WRONG = {
     "`images` has shape (8, 64, 64, 4), expected": {"images": torch.zeros(8, 64, 64, 4)},
     "neither is given": {"images": None},
     "both are given": {"folder": "clips"},
-    "nowhere is no folder, expected one with videos": {"images": None, "folder": "nowhere"},
+    "`folder` 'nowhere' is no folder, expected one with videos": {"images": None, "folder": "nowhere"},
     "`folder` is 'nul\\x00byte', expected a folder in": {"images": None, "folder": "nul\0byte"},
     "has no clips, expected videos": {"images": None, "folder": "."},
     "`captions` has 2 lines for 1 clips": {"captions": "a\nb"},

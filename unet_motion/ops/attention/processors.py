@@ -349,7 +349,7 @@ def get_processor(processor: Any) -> Any:
     """
     if isinstance(processor, str):
         if processor not in PROCESSORS:
-            raise ValueError(f"unknown attention processor {processor!r}, expected one of {', '.join(PROCESSORS)}.")
+            raise ValueError(f"unknown attention processor {processor!r:.80}, expected one of {', '.join(PROCESSORS)}.")
         return PROCESSORS[processor]
     if isinstance(processor, AttentionProcessor) or callable(processor):
         return processor

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ...files.errors import one_line, shorten
+from ...schedule.places import quoted
 
 VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 ANIMATIONS = (".gif", ".webp")
@@ -177,7 +178,7 @@ def _captions(path: Path, names: set[str]) -> tuple[dict[str, tuple[str, str | N
             short = shorten(line.decode("utf-8"), 80)
             raise ValueError(f"{path}: line {number} is {short!r}, expected an object with `file_name` and `text`.")
         if name not in names:
-            raise ValueError(f"{path}: line {number} names {name!r}, expected a clip in the same folder.")
+            raise ValueError(f"{path}: line {number} names {quoted(name)}, expected a clip in the same folder.")
         captions[name] = (text or "").strip(), None
     return captions, unread
 

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...schedule.places import quoted
 from .graph import BYPASSED, MUTED, Graph, Joint, Node, WorkflowError
 from .report import Report
 from .table import BATCHES, ROWS, STAGES, BatchOf, Made, Named, Of, Row
@@ -223,7 +224,7 @@ class Gatherer:
         except LookupError:
             name = expression.names[0]
             default = row.inputs[name].default
-            self.report.change(node, f"{name} {read[0]!r} has no counterpart; {default!r} counts")
+            self.report.change(node, f"{name} {quoted(read[0])} has no counterpart; {quoted(default)} counts")
             return expression.function(default, *read[1:])
 
     def _batch_of(self, node: Node, expression: BatchOf) -> Any:
@@ -256,12 +257,12 @@ class Gatherer:
         if isinstance(value, Joint) and row.inputs[expression.name].type == "INT":
             return value
         if isinstance(value, Joint):
-            self.report.change(node, f"{expression.name} is linked; {default!r} counts, which can be read")
+            self.report.change(node, f"{expression.name} is linked; {quoted(default)} counts, which can be read")
             return expression.choices.get(default)
         if row.inputs[expression.name].type == "INT":
             return expression.choices.get(value, value)
         if not isinstance(value, str) or value not in expression.choices:
-            self.report.change(node, f"{expression.name} {value!r} has no counterpart; {default!r} counts")
+            self.report.change(node, f"{expression.name} {quoted(value)} has no counterpart; {quoted(default)} counts")
             return expression.choices.get(default)
         return expression.choices[value]
 

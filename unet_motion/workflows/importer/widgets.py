@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...files.errors import shorten
-from ...schedule.places import is_finite
+from ...schedule.places import is_finite, quoted
 from .graph import PRIMITIVE, Graph, Joint, Node, primitive_value
 from .table import TARGETS, Input, Row
 
@@ -107,10 +107,11 @@ def align(widgets: list[Input], values: list[Any]) -> dict[str, Any]:
         elif rest[0] is None:
             rest.pop(0)
         else:
-            raise UnknownWidgets(f"its value {spec.name} is {rest[0]!r}, expected {spec.type}")
+            raise UnknownWidgets(f"its value {spec.name} is {quoted(rest[0])}, expected {spec.type}")
     extra = [value for value in rest if isinstance(value, (int, float))]
     if extra:
-        raise UnknownWidgets(f"it has {len(values)} widget values, of which {extra[0]!r} belongs to no known input")
+        found = f"it has {len(values)} widget values, of which {quoted(extra[0])} belongs to no known input"
+        raise UnknownWidgets(found)
     return found
 
 

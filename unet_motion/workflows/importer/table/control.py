@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ....schedule.places import quoted
 from .over_time import ONE_STEP
 from .rows import Fold, Only, Row, is_linked, row
 
@@ -98,7 +99,7 @@ def listed_frames(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[F
     if values["latent_optional"] is not None and (keys is None or any(word in text for word in ":-")):
         yield "", {}, "ranges and frames from the end by the latents of a link are not computed"
     elif keys is None:
-        yield "", {}, f"index_strengths {text if isinstance(text, str) else 'of a link'!r} cannot be read"
+        yield "", {}, f"index_strengths {quoted(text if isinstance(text, str) else 'of a link')} cannot be read"
     else:
         yield _value(FrameKeys(keys, True))
 

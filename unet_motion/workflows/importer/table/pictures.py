@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ....schedule.places import quoted
 from .rows import Fold, Give, Only, Row, is_linked, of, row
 
 FIRST = 0.001  # behind the first step, where AnimateDiff-Evolved never lays a picture in
@@ -30,7 +31,7 @@ def injected(values: Mapping[str, Any], reads: Mapping[str, Any]) -> Iterator[Fo
     value = strength.get("value", 1.0)
     fits = not isinstance(value, (int, float)) or 0 <= value <= 1
     if not fits:
-        yield "", {}, f"its strength {value!r} has no counterpart: from 0 to 1 there is one"
+        yield "", {}, f"its strength {quoted(value)} has no counterpart: from 0 to 1 there is one"
     given["strength"] = value if fits else min(max(value, 0.0), 1.0)
     if "floats" in strength:
         given["strength_curve"] = strength["floats"]

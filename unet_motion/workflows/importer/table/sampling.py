@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ....schedule.places import quoted
 from .rows import BatchOf, Fold, Give, Only, Row, is_linked, of, row
 from .values import BETA_SCHEDULES, FORMATS, NOISES, RESIZES, SCHEDULERS
 
@@ -26,17 +27,17 @@ def starting_noise(values: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[
     kind, generator = values["noise_type"], values["seed_gen"]
     for name, value, instead in (("noise_type", kind, "default"), ("seed_gen", generator, "comfy")):
         if is_linked(value):
-            yield "", {}, f"{name} is linked, so that it cannot be read; {instead!r} counts"
+            yield "", {}, f"{name} is linked, so that it cannot be read; {quoted(instead)} counts"
     kind, generator = "default" if is_linked(kind) else kind, "comfy" if is_linked(generator) else generator
     seed, offset = values.get("seed_override"), values["seed_offset"]
     per_frame = generator.startswith("auto1111")
     ours = NOISES.get(kind) or ("seed_per_frame" if per_frame and kind == "default" else None)
     if kind not in (*NOISES, "default", "FreeNoise"):
-        yield "", {}, f"noise_type {kind!r} has no counterpart; the sampler's own noise counts"
+        yield "", {}, f"noise_type {quoted(kind)} has no counterpart; the sampler's own noise counts"
     if generator not in ("comfy", "auto1111"):
-        yield "", {}, f"seed_gen {generator!r} has no counterpart: noise is drawn on the CPU"
+        yield "", {}, f"seed_gen {quoted(generator)} has no counterpart: noise is drawn on the CPU"
     if per_frame and kind in ("FreeNoise", "repeated_context"):
-        yield "", {}, f"seed_gen {generator!r} has no counterpart for {kind}: one generator draws all frames"
+        yield "", {}, f"seed_gen {quoted(generator)} has no counterpart for {kind}: one generator draws all frames"
     if seed is not None and ours is not None and kind != "empty":
         fits = isinstance(seed, int) and isinstance(offset, int)
         yield "noise", {"noise_seed": seed + offset if fits else seed}, None
