@@ -36,11 +36,12 @@ KERNELS = {
     "geglu": "_geglu",
     "group_norm": "_apply",
     "layer_norm": "_layer_norm",
+    "residual_sum": "_residual_sum",
     "temporal_attention": "_attention",
 }
 
 
-FOLDERS = {"geglu": "feed_forward", "temporal_attention": "attention"}
+FOLDERS = {"geglu": "feed_forward", "residual_sum": "residual", "temporal_attention": "attention"}
 
 
 @pytest.mark.parametrize("words,kernel", card.TRIED.items())

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..layout import row_stride
+from ..tuning import tuned, warps
 
 ENTRIES = 2048
 """Entries of a program."""
@@ -32,9 +33,11 @@ def launch(hidden: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
     n, c, h, w = hidden.shape
     out = hidden.new_empty(n, h, w, c)
     if out.numel():
-        block = min(BLOCK, triton.next_power_of_2(c))
-        rows = ENTRIES // block
+        chosen = tuned("residual_sum", hidden.device, hidden.dtype, width=c)
+        block = min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(c))
+        rows = chosen.get("ROWS", ENTRIES // block)
         grid = (triton.cdiv(n * h * w, rows), triton.cdiv(c, block))
         distances = (row_stride(t.permute(0, 2, 3, 1)) for t in (hidden, skip))
-        _residual_sum[grid](hidden, skip, bias.contiguous(), out, n * h * w, c, *distances, ROWS=rows, BLOCK=block)
+        given = hidden, skip, bias.contiguous(), out, n * h * w, c
+        _residual_sum[grid](*given, *distances, ROWS=rows, BLOCK=block, **warps(chosen))
     return out.permute(0, 3, 1, 2)
