@@ -155,7 +155,8 @@ class Attention(nn.Module):
             query, key, value = qkv
             qkv = query, (key * scale).to(key.dtype), value
         self._check_processor(processor, tokens)
-        hidden = processor.attend_frames(*(t.unflatten(-1, (self.heads, -1)) for t in qkv), self.scale).flatten(-2)
+        query, key, value = (t.unflatten(-1, (self.heads, -1)) for t in qkv)
+        hidden = processor.attend_frames(query, key, value, self.scale).flatten(-2)
         out = self.finish(hidden)
         return out if call.lora is None else call.lora.add(self.to_out[0], hidden, out)
 

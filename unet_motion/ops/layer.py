@@ -83,7 +83,7 @@ def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
     if type(layer) is not kind or "forward" in layer.__dict__ or is_hosted(layer):
         return False
     weight = layer._parameters.get("weight")
-    return type(weight) in WEIGHTS and weight.is_floating_point()
+    return weight is not None and type(weight) in WEIGHTS and weight.is_floating_point()
 
 
 def may_be_read(layer: nn.Module, kind: type[nn.Module], x: Tensor) -> bool:

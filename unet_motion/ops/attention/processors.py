@@ -75,8 +75,8 @@ class AttentionProcessor:
         if len(query) == 1:
             # Not unbound: the gradient of that copies.
             return self._attend_clip(query.squeeze(0), key.squeeze(0), value.squeeze(0), scale)[None]
-        batch = zip(*(t.unbind(0) for t in (query, key, value)), strict=True)
-        return torch.stack([self._attend_clip(*clip, scale) for clip in batch])
+        clips = zip(query.unbind(0), key.unbind(0), value.unbind(0), strict=True)
+        return torch.stack([self._attend_clip(q, k, v, scale) for q, k, v in clips])
 
     def _attend_clip(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """(F, P, heads, dim) each -> a view of this shape."""

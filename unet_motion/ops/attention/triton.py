@@ -84,14 +84,13 @@ def launch(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor
     tiles = triton.cdiv(n, tile // padded)
     unit = UNIT if all(stride % UNIT == 0 for t in given for stride in t.stride()[:-1]) else 1
     q, k, v, o = ((*(stride // unit for stride in t.stride()[:-1]), t.stride(-1)) for t in given)
-    if mask is None:
-        mask, m = query, (0,) * 5
-    else:
+    m: tuple[int, ...] = (0,) * 5
+    if mask is not None:
         m = mask.expand(*query.shape[:-1], frames).stride()
         m = m if len(m) == 5 else (0, *m)
     _attention[(clips * tiles * heads,)](
-        query, key, value, mask, out, n, tiles, heads, frames, scale, *q, *k, *v, *m, *o,
-        MASK=mask is not query, WIDTH=width, UNIT=unit, FRAMES=padded, TILE=tile,
+        query, key, value, query if mask is None else mask, out, n, tiles, heads, frames, scale, *q, *k, *v, *m, *o,
+        MASK=mask is not None, WIDTH=width, UNIT=unit, FRAMES=padded, TILE=tile,
         CHUNK=min(chosen.get("CHUNK", _chunk(query)), max(16, triton.next_power_of_2(width))),
         WIDEN=interpreted() and query.dtype == torch.bfloat16,  # the interpreter multiplies bfloat16 as integers
         num_warps=chosen.get("num_warps", _warps(tile, query)),

@@ -30,5 +30,5 @@ class ConvWeights:
 @torch.no_grad()
 def _lay_out(network: nn.Module, order: torch.memory_format) -> None:
     for conv in network.modules():
-        if is_own(conv, nn.Conv2d) and not conv.weight.is_inference():
+        if isinstance(conv, nn.Conv2d) and is_own(conv, nn.Conv2d) and not conv.weight.is_inference():
             conv.weight.data = conv.weight.data.contiguous(memory_format=order)

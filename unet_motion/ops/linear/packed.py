@@ -83,7 +83,7 @@ def _joined(held: Sequence[Tensor | None]) -> Tensor | None:
 
 def _memory(tensor: Tensor) -> int:
     """Where the piece of memory begins that a tensor lies in."""
-    return tensor.data_ptr() - tensor.storage_offset() * tensor.element_size()
+    return tensor.data_ptr() - int(tensor.storage_offset()) * tensor.element_size()
 
 
 class TimeProjections:
