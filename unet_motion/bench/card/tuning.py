@@ -34,7 +34,9 @@ TRIED = {
 def grid(kernel: str) -> Iterator[dict[str, int]]:
     """The choices of a kernel."""
     if kernel == "temporal_attention":
-        for tile, warps in ((16, 1), (32, 1), (32, 2), (64, 2), (64, 4), (64, 8)):
+        for chunk in (16, 32, 64):
+            yield {"TILE": 16, "CHUNK": chunk, "num_warps": 1}
+        for tile, warps in ((32, 1), (32, 2), (64, 2), (64, 4), (64, 8)):
             yield {"TILE": tile, "num_warps": warps}
     elif kernel == "layer_norm":
         for rows, warps in product((1, 2, 4), (1, 2, 4, 8)):
