@@ -23,6 +23,7 @@ PARAMETERS = {
     "geglu": ("ROWS", "BLOCK", "num_warps"),
     "group_norm": ("PIECE", "BLOCK", "num_warps"),
     "layer_norm": ("ROWS", "num_warps"),
+    "residual_sum": ("ROWS", "BLOCK", "num_warps"),
     "temporal_attention": ("TILE", "CHUNK", "num_warps"),
 }
 """Kernel -> what may be chosen for it."""
