@@ -110,7 +110,7 @@ class MotionPipeline:
         self._graphs = StepGraphs(unet)
         self._part_graphs: dict[int, tuple[StepGraphs, StepGraphs]] = {}
         self.skipped: StepReport | None = None
-        unet.pack_time_projections()
+        unet.arrange_weights()
 
     @classmethod
     def bundled(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cpu_vectors import BFLOAT16
-from ..layer import is_hooked, is_hosted
+from ..layer import is_hooked, is_own
 
 LEAST_ROWS, MOST_WEIGHTS = 1024, 640 * 5120
 """Rows from which, and weights up to which a convolution's copy of the weights takes less than the bias's."""
@@ -26,10 +26,7 @@ def serves(layer: nn.Linear, x: Tensor) -> bool:
     """Whether `as_convolution` computes this layer of x (..., C) faster than torch's product."""
     if not BFLOAT16 or x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.compiler.is_compiling():
         return False
-    # Exactly these: a subclass, of the layer or of its weights, may compute otherwise.
-    if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
-        return False
-    if "forward" in vars(layer) or is_hosted(layer) or is_hooked(layer):
+    if not is_own(layer, nn.Linear) or is_hooked(layer):
         return False
     if layer.bias is None or torch.is_grad_enabled() or layer.weight.dtype != x.dtype or not x.is_contiguous():
         return False
