@@ -104,7 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with torch.inference_mode():
-        rows = measure(MotionPipeline.bundled(), args.rounds)
+        rows = measure(MotionPipeline.bundled(dtype=torch.float32), args.rounds)
     print(table(rows))
     if args.out is not None:
         machine = {"threads": torch.get_num_threads(), "torch": torch.__version__.split("+")[0]}

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--caches", nargs="*", default=CACHES, help="names or settings")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    pipe = MotionPipeline.bundled()
+    pipe = MotionPipeline.bundled(dtype=torch.float32)
     ways: dict[str, tuple[int, str | None]] = {f"{n} steps": (n, None) for n in (STEPS, *PLAIN)}
     ways |= {name: (STEPS, name) for name in args.caches}
     seconds: dict[str, list[float]] = {way: [] for way in ways}

@@ -6,6 +6,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from .host.checks import check_frames, require_motion_model
+from .host.step.noise import LAST_SEED
 from .host.step.settings import with_settings
 from .schema import make_input, make_schema, model_input
 
@@ -16,7 +17,7 @@ def _sampling_inputs() -> list:
     return [
         model_input("A motion UNet of this pack."),
         make_input(
-            io.Int, "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+            io.Int, "seed", default=0, min=0, max=LAST_SEED, control_after_generate=True,
             tooltip="Start of the random noise; the same seed and settings give the same clip. Costs nothing.",
         ),
         make_input(

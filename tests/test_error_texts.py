@@ -1,5 +1,7 @@
 """What an error quotes is cut, however long what came in is."""
 
+import json
+
 import pytest
 import torch
 
@@ -32,7 +34,7 @@ CALLS = {
     "prediction": lambda: NoiseSchedule(torch.ones(4), prediction=LONG),
     "sampler": lambda: get_sampler(LONG),
     "`text`": lambda: Curve.parse("text", LONG),
-    "`name`": lambda: Timeline.parse("name", '{"prompts": "%s"}' % LONG),
+    "`name`": lambda: Timeline.parse("name", json.dumps({"prompts": LONG})),
     "`optimizer`": lambda: make_optimizer(LONG, [torch.nn.Parameter(torch.zeros(2))], 1e-3, 0.0),
     "`schedule` is": lambda: MotionRecipe(schedule=LONG),
     "kernels": lambda: use(LONG).__enter__(),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -342,7 +343,7 @@ def main() -> None:
     nodes = sys.argv[1:] or list(SCENES)
     IMAGES.mkdir(parents=True, exist_ok=True)
     graph_pictures(nodes)
-    pipeline = MotionPipeline.bundled()
+    pipeline = MotionPipeline.bundled(dtype=torch.float32)
     for node in EFFECTS.keys() & set(nodes):
         write_video(IMAGES / f"{node}.effect.webp", EFFECTS[node](pipeline), fps=8, quality=QUALITY)
 

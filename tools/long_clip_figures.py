@@ -101,7 +101,7 @@ def main() -> None:
     choices = ["loops", *(f"{name}-{noise}" for name in WAYS for noise in NOISES)]
     parser.add_argument("--only", nargs="+", choices=choices, default=choices)
     args = parser.parse_args()
-    pipe, judge, asked = MotionPipeline.bundled(), load_judge(), prompts(args.clips)
+    pipe, judge, asked = MotionPipeline.bundled(dtype=torch.float32), load_judge(), prompts(args.clips)
     if "loops" in args.only:
         for kind, closed in (("loops", True), ("clips without a loop", False)):
             say_loops(loops(pipe, args.steps, asked, closed), kind)

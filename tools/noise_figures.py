@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, nargs="+", default=[1, 2, 3], help="of FreeInit")
     parser.add_argument("--spatial-stop", type=float, default=0.25, help="of FreeInit")
     args = parser.parse_args()
-    pipe, judge = MotionPipeline.bundled(), load_judge()
+    pipe, judge = MotionPipeline.bundled(dtype=torch.float32), load_judge()
     numbers = range(args.first, args.first + args.clips)
     texts = prompts(numbers, args.without)
     common = {"steps": args.steps, "guidance": args.guidance}

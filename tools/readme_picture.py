@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +36,7 @@ SEED = 7
 
 
 def main() -> None:
-    pipeline = MotionPipeline.bundled()
+    pipeline = MotionPipeline.bundled(dtype=torch.float32)
     clips = [captioned(pipeline(prompt, seed=SEED), prompt) for prompt in PROMPTS]
     rows = [np.concatenate(clips[i : i + COLUMNS], axis=2) for i in range(0, len(clips), COLUMNS)]
     frames = np.concatenate(rows, axis=1)

@@ -10,8 +10,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-FAST = ("cpu", "triton", "winograd", "packed", "shared_input", "narrow_groups", "convolution", "short_attention",
-        "padded_keys", "time_projections")  # fmt: skip
+FAST = ("cpu", "cuda", "triton", "winograd", "packed", "projections", "onto", "weights", "shared_input",
+        "narrow_groups", "convolution", "short_attention", "padded_keys", "time_projections")  # fmt: skip
 """Beginnings of the names of files with a faster way to what stands elsewhere, in this layout and in earlier ones."""
 
 

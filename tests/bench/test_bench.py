@@ -1,7 +1,9 @@
 """The benchmark measures what it says: turns, memory, agreement, and the table it writes."""
 
 import json
+import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,6 +34,35 @@ def test_candidates_run_in_turn():
     assert [len(turns.seconds[name]) for name in "ab"] == [3, 3]
     low, high = turns.ratio("a", "b")[1:]
     assert low <= turns.ratio("a", "b")[0] <= high
+
+
+def test_one_thread_of_a_cpu_is_timed_by_what_the_process_computes(monkeypatch):
+    def wait():
+        time.sleep(0.05)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert max(take_turns({"": wait}, CPU, 2).seconds[""]) < 0.04
+    assert min(take_turns({"": wait}, CPU, 2, clock=time.perf_counter).seconds[""]) >= 0.05
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert min(take_turns({"": wait}, CPU, 2).seconds[""]) >= 0.05
+
+
+def test_the_note_names_the_fastest_peer():
+    rows = [Row("step", "slow", ratio=(1.6, 1, 2)), Row("step", "fast", ratio=(1.4, 1, 2), note="a: 2 ms")]
+    rows.append(Row("step", "broken", note="outputs differ: not timed"))
+    notes = [row.note for row in cases.name_fastest(rows)]
+    assert notes == ["", "fast is the fastest peer, a: 2 ms", "outputs differ: not timed"]
+    assert cases.name_fastest([Row("step", "alone", ratio=(1.6, 1, 2))])[0].note == "", "nothing to compare"
+
+
+def test_a_compiled_module_has_a_row_of_its_own(bench, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module, **_: compiled.append(module) or module)
+    bench = replace(bench, compiled=True, dtype=torch.bfloat16)
+    rows = cases.motion_module(bench, 32, 1, 3, 4, ">= 1.3")
+    assert [row.peer for row in rows] == ["diffusers", "diffusers compiled"] and len(compiled) == 1
+    assert all(row.ratio and 1e-5 < row.error < cases.LIMITS[torch.bfloat16] for row in rows)
+    assert sum("is the fastest peer" in row.note for row in rows) == 1
 
 
 def test_peak_memory_is_the_most_that_is_held_at_once():

@@ -9,6 +9,7 @@ import pytest
 from tests.comfyui.installations import find_installations
 from unet_motion.bench.card.run import STAGES
 from unet_motion.bench.card.step_times import LIMITS
+from unet_motion.bench.kernel_cases import PAIRS
 from unet_motion.ops.dispatch import KERNELS
 from unet_motion.ops.tuning import PARAMETERS, read
 
@@ -66,7 +67,7 @@ def test_each_stage_is_done_and_no_row_failed(stages):
 def test_kernels_are_as_exact_as_their_twins_and_all_of_them_are_there(stages):
     pytest.importorskip("triton")
     rows = stages["kernels"]["rows"]
-    assert len(rows) == 2 * 2 * 7 and all(row["as exact"] is True for row in rows)
+    assert len(rows) == 2 * 2 * len(PAIRS) and all(row["as exact"] is True for row in rows)
     assert all(0 < row["error"] < 1e-5 for row in rows if "float32" in row["case"])
     timed = [row for row in rows if "ms" in row]
     assert len(timed) == len(rows) / 2 and all(row["of the copy's rate"] > 0 for row in timed)

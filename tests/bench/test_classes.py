@@ -62,6 +62,7 @@ NAMES = {
         "_statistics",
         "_combine",
         "_apply",
+        "_whole",
         "_layer_norm",
         "aten::native_group_norm",
         "aten::native_layer_norm",

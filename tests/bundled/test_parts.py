@@ -1,4 +1,4 @@
-"""The bundled model's parts without their weights."""
+"""The bundled model's parts: without their weights, and the dtype that they compute in."""
 
 import pytest
 import torch
@@ -7,6 +7,8 @@ from safetensors.torch import save_file
 
 from unet_motion import MotionPipeline
 from unet_motion.bundled import WEIGHTS, load_bundled
+from unet_motion.ops import cpu_vectors
+from unet_motion.training.bundled_model.export import load_judge
 
 PARTS = ("unet", "text_encoder", "autoencoder")
 
@@ -31,3 +33,25 @@ def test_a_file_that_lacks_a_tensor_is_refused_there_too(tmp_path):
     for device in ("cpu", "meta"):
         with pytest.raises(ValueError, match=r"does not fit the unet: missing \['conv_in.bias'\]"):
             load_bundled(device=device, path=tmp_path / "short.safetensors")
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_where_no_dtype_is_named_the_unet_computes_in_bfloat16_if_the_processor_is_made_for_it(fast, monkeypatch):
+    monkeypatch.setattr(cpu_vectors, "BFLOAT16", fast)
+    pipeline, wide = MotionPipeline.bundled(), MotionPipeline.bundled(dtype=torch.float32)
+    assert pipeline.dtype == (torch.bfloat16 if fast else torch.float32) and wide.dtype == torch.float32
+    for part in ("text_encoder", "autoencoder"):
+        assert {p.dtype for p in getattr(pipeline, part).parameters()} == {torch.float32}
+    assert MotionPipeline.bundled(dtype=torch.float16).dtype == torch.float16
+    assert MotionPipeline.bundled(device="meta").dtype == torch.float32, "only a CPU is asked"
+    assert next(MotionPipeline.bundled(dtype=torch.float64).autoencoder.parameters()).dtype == torch.float64
+
+
+def test_a_clip_in_bfloat16_differs_by_less_than_it_shows():
+    clips = []
+    for dtype in (torch.bfloat16, torch.float32):
+        frames = MotionPipeline.bundled(dtype=dtype)("a blue circle growing", seed=3, steps=6, progress=False)
+        clips.append(torch.from_numpy(frames).permute(0, 3, 1, 2).double() / 255)
+    assert 0 < (clips[0] - clips[1]).square().mean() < 10**-4.5  # 45 dB
+    seen = [[logits.argmax(-1).tolist() for logits in load_judge().frames(clip.float())] for clip in clips]
+    assert seen[0] == seen[1]

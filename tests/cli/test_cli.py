@@ -14,6 +14,7 @@ from PIL import Image
 
 from unet_motion import __version__
 from unet_motion.cli import COMMANDS, main
+from unet_motion.ops import cpu_vectors
 from unet_motion.sampling import SAMPLERS, MotionPipeline, NoiseSchedule
 from unet_motion.video import read_metadata
 
@@ -213,6 +214,19 @@ def test_each_option_changes_the_picture(generate, arguments):
     assert status == 0
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in (plain, changed)]
     assert pictures[0].shape != pictures[1].shape or not np.array_equal(*pictures)
+
+
+def test_the_dtype_is_the_named_one_and_stands_in_the_file(generate, monkeypatch, capsys):
+    monkeypatch.setattr(cpu_vectors, "BFLOAT16", True)
+    pictures = {}
+    for name, arguments in {"": (), **{n: ("--dtype", n) for n in ("float32", "bfloat16")}}.items():
+        status, path = generate(*arguments, "--device", "cpu", name=f"clip-{name}.webp")
+        pictures[name] = np.asarray(Image.open(path).convert("RGB"))
+        assert status == 0 and read_metadata(path).get("dtype", "") == name
+    assert np.array_equal(pictures[""], pictures["bfloat16"])
+    assert not np.array_equal(pictures[""], pictures["float32"])
+    with pytest.raises(SystemExit):
+        generate("--dtype", "int8")
 
 
 def test_the_schedule_is_the_one_in_the_file(model_file):

@@ -153,7 +153,7 @@ def test_a_line_means_what_the_words_of_generate_mean(tmp_path):
         "--schedule=batched", "--fuse=flat", "--loop", "--loop-frames=2", "--use-on-equal-length",
         "--window-part=0.5:stride=2", "--views", "--windows-at-once=2", "--noise=constant", "--free-init",
         "--free-init-filter=box", "--free-init-stop=0.5,0.25", "--free-init-order=2", "--free-init-fast",
-        "--step-cache=fast",
+        "--step-cache=fast", "--dtype=bfloat16",
     ]  # fmt: skip
     job = {
         "prompts": "p.txt", "out": "a.webp", "sheet": "s/b.png", "negative": "-x", "seed": 3, "steps": 2,
@@ -163,7 +163,7 @@ def test_a_line_means_what_the_words_of_generate_mean(tmp_path):
         "stride": 2, "schedule": "batched", "fuse": "flat", "loop": True, "loop_frames": 2,
         "use_on_equal_length": True, "window_part": "0.5:stride=2", "views": True, "windows_at_once": 2,
         "noise": "constant", "free_init": True, "free_init_filter": "box", "free_init_stop": "0.5,0.25",
-        "free_init_order": 2, "free_init_fast": True, "step_cache": "fast",
+        "free_init_order": 2, "free_init_fast": True, "step_cache": "fast", "dtype": "bfloat16",
     }  # fmt: skip
     expected = vars(build_parser("generate").parse_args(["generate", *words]))
     options = {name for name in expected if name not in ("command", "run", "json", "prompt", "device")}
@@ -532,4 +532,4 @@ def test_read_jobs_gives_what_it_checked(model_file, tmp_path):
     path = tmp_path / "jobs.jsonl"
     path.write_text(f'\ufeff{{"prompt": "a star", "model": "{model_file}", "frames": 4}}\n\n')
     (job,), wrong = read_jobs(path, tmp_path, print)
-    assert job.line == 1 and job.model == (Path(model_file), (), False) and wrong == [] and len(job.outputs) == 1
+    assert job.line == 1 and job.model == (Path(model_file), (), False, None) and wrong == [] and len(job.outputs) == 1

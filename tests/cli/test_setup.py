@@ -36,6 +36,8 @@ def setup(tmp_path, monkeypatch):
         return 0
 
     monkeypatch.setattr(module, "run", run)
+    # Whether this machine has room for the whole suite is nothing to these tests.
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1e12))
     monkeypatch.setattr(module.Path, "home", lambda: tmp_path / "home")
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX", "COMFYUI_PATH"):
         monkeypatch.delenv(name, raising=False)

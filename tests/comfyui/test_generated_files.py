@@ -44,7 +44,7 @@ def decode(data):
 def generated(request, tmp_path_factory):
     """The name and the file of a clip that the command line made."""
     path = tmp_path_factory.mktemp("generated") / "clip.webp"
-    common = ["--frames", "6", "--seed", "11", "--json", "--out", str(path)]
+    common = ["--dtype", "float32", "--frames", "6", "--seed", "11", "--json", "--out", str(path)]
     assert main(["generate", "a blue ring growing", *common, *CLIPS[request.param]]) == 0
     return request.param, path
 

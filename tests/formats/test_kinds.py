@@ -32,6 +32,7 @@ KINDS = {
     "hotshot": {
         "block_out_channels": (320, 640, 1280), "use_motion_mid_block": False, "motion_max_seq_length": 24,
     },
+    "lightning": {},
     "lcm": {},
     "lcm_i2v": {},
     "pia": {"use_motion_mid_block": False, "conv_in_channels": 9},
@@ -72,7 +73,7 @@ def test_full_size_names_and_shapes_of_each_kind_are_recognised(tmp_path, kind, 
     if kind == "lcm_i2v":
         shapes |= encoder_shapes((320, 640, 1280, 1280))
     names = in_its_names(kind, {k: torch.empty(s, device="meta") for k, s in shapes.items()}, prefix)
-    info = inspect_file(write_sparse(tmp_path / "a.safetensors", names))
+    info = inspect_file(write_sparse(tmp_path / file_name(kind), names))
     published = MOTION_MODULES[kind]
     assert (info.kind, info.version, info.loadable) == ("motion_module", kind, True)
     assert info.frames == {"v1": 24, "hotshot": 24, "lcm": 64, "lcm_i2v": 64}.get(kind, 32)
@@ -84,6 +85,24 @@ def test_full_size_names_and_shapes_of_each_kind_are_recognised(tmp_path, kind, 
     )
     assert abs(float(named.noise_ratios[-1]) - sigma) < 0.01
     assert info.recommended["frames"] == (8 if kind == "hotshot" else 16)
+
+
+def file_name(kind):
+    return "AnimateDiff_Lightning_4step_comfyui.safetensors" if kind == "lightning" else "a.safetensors"
+
+
+def test_animatediff_lightning_is_told_by_its_name_and_loaded_as_v2(tmp_path):
+    with torch.device("meta"):
+        state = diffusers.MotionAdapter().state_dict()
+    for names, known in ((to_original(state), "motion_module"), (state, "motion_adapter")):
+        infos = [
+            inspect_file(write_sparse(tmp_path / name, names))
+            for name in ("animatediff_lightning_4step.safetensors", "mm_sd_v15_v2.safetensors", "lightning.safetensors")
+        ]
+        assert [(info.kind, info.version) for info in infos] == [(known, "lightning"), (known, "v2"), (known, "v2")]
+        lightning, v2, _ = infos
+        assert lightning.norm_scopes == v2.norm_scopes and lightning.beta_schedule == v2.beta_schedule
+        assert lightning.recommended == {"frames": 16, "sampler": "euler", "steps": 4, "guidance": 1.0}
 
 
 @pytest.mark.parametrize("leaf", ["pe", "pos_encoding"])

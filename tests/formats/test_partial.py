@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.formats.files import adapter, relative_error, same_state, to_ldm, to_original, unet2d, write, write_sparse
 from tests.formats.published import encoder_shapes
-from tests.formats.test_kinds import KINDS, in_its_names, restated
+from tests.formats.test_kinds import KINDS, file_name, in_its_names, restated
 from unet_motion import inspect_file, load_motion_module, load_unet
 from unet_motion.cli import main
 from unet_motion.formats import FileFormatError, KeyMismatchError, PositionOptions
@@ -79,7 +79,7 @@ def test_a_partial_module_is_the_whole_one_with_the_other_outputs_at_zero(tmp_pa
 def test_the_way_down_of_each_kind_is_recognised_at_full_size(tmp_path, kind):
     with torch.device("meta"):
         shapes = {k: v.shape for k, v in diffusers.MotionAdapter(**KINDS[kind]).state_dict().items()}
-    starts = ("down_blocks.", *(("mid_block.",) if kind in ("v2", "lcm", "lcm_i2v") else ()))
+    starts = ("down_blocks.", *(("mid_block.",) if kind in ("v2", "lightning", "lcm", "lcm_i2v") else ()))
     if kind == "pia":
         shapes = {"conv_in.weight": torch.Size((320, 9, 3, 3)), "conv_in.bias": torch.Size((320,)), **shapes}
         starts = ("conv_in.", *starts)
@@ -87,7 +87,7 @@ def test_the_way_down_of_each_kind_is_recognised_at_full_size(tmp_path, kind):
         shapes |= encoder_shapes((320, 640, 1280, 1280))
         starts = ("img_encoder.", *starts)
     values = {k: torch.empty(s, device="meta") for k, s in only(shapes, *starts).items()}
-    info = inspect_file(write_sparse(tmp_path / "a.safetensors", in_its_names(kind, values, "module.")))
+    info = inspect_file(write_sparse(tmp_path / file_name(kind), in_its_names(kind, values, "module.")))
     assert (info.kind, info.version, info.loadable, info.missing) == ("motion_module", kind, True, [])
     levels = 3 if kind in ("sdxl", "hotshot") else 4
     mid = ("mid_block",) if "mid_block." in starts else ()

@@ -155,3 +155,35 @@ def test_a_frozen_convolution_has_the_gradient_of_its_windows(kernel, stride, pa
     assert found.permute(0, 2, 3, 1).is_contiguous()
     conv.requires_grad_()
     assert type(convolve(conv, x).grad_fn).__name__ != "_FrozenProductBackward"
+
+
+@pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (1, 1, 0), (1, 2, 0), (5, 1, 2)])
+@pytest.mark.parametrize("size", [(1, 2, 2), (2, 4, 4), (3, 5, 7)])
+@pytest.mark.parametrize("product", [True, False])
+def test_bfloat16_lies_no_further_from_float64_than_the_layer(kernel, stride, padding, size, product, monkeypatch):
+    monkeypatch.setattr(convolution, "BFLOAT16_PRODUCT_FROM", 0 if product else 1 << 30)
+    torch.manual_seed(2)
+    n, height, width = size
+    height, width = max(height, kernel - 2 * padding), max(width, kernel - 2 * padding)
+    conv = torch.nn.Conv2d(37, 50, kernel, stride, padding).bfloat16()
+    x = channels_last(n, 37, height, width).bfloat16()
+    exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), stride, padding)
+    taken = {1: convolution.Algorithm.LINEAR if stride == 1 else None}.get(kernel, convolution.Algorithm.PRODUCT)
+    with torch.no_grad():
+        assert convolution.choose_algorithm(conv, x) is (taken if product else None)
+        mine, plain = convolve(conv, x), conv(x)
+    assert mine.dtype == torch.bfloat16 and mine.permute(0, 2, 3, 1).is_contiguous()
+    assert (mine - exact).norm() <= 1.02 * (plain - exact).norm()
+    if kernel > 1:  # a gradient would add up rounded windows
+        assert convolution.choose_algorithm(conv, x) is None
+        conv.requires_grad_(False)
+        assert convolution.choose_algorithm(conv, x.requires_grad_()) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_adds_up_no_kernels_before_it_multiplies(dtype, monkeypatch):
+    monkeypatch.setattr(convolution, "MANY_PIXELS", 1)
+    layer, x = Upsample(make_factory(None, None, dtype, None), 6), torch.randn(3, 6, 5, 4).to(dtype)
+    with torch.no_grad():
+        expected = layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        assert torch.equal(layer(x, None), expected)

@@ -66,3 +66,17 @@ def test_other_processors_take_the_keys_as_they_are(monkeypatch):
     query, key, value = (heads_of(1, length, 2, 8) for length in (256, 77, 77))
     for name in ("sdpa", "math", "sliced", "flash"):
         PROCESSORS[name].attend(query, key, value, None, 1.0)
+
+
+@pytest.mark.parametrize("keys", [77, 29])
+@pytest.mark.parametrize("masked", [False, True])
+def test_bfloat16_lies_no_further_from_float64_than_without_more_keys(keys, masked):
+    torch.manual_seed(keys)
+    query, key, value = (2 * heads_of(3, length, 2, 20).bfloat16() for length in (261, keys, keys))
+    mask = torch.where(torch.rand(3, 1, 1, keys) < 0.3, -torch.inf, 0.0).bfloat16() if masked else None
+    if masked:
+        mask[..., 0] = 0
+    assert padded_keys.serves(query, key)
+    exact = reference(query, key, value, mask)
+    mine, plain = (PROCESSORS[name].attend(query, key, value, mask, 20**-0.5) for name in ("auto", "sdpa"))
+    assert mine.dtype == torch.bfloat16 and (mine - exact).norm() <= 1.02 * (plain - exact).norm()

@@ -38,7 +38,7 @@ def test_values_and_gradients_are_those_of_float64(size, scope):
     torch.manual_seed(1)
     norm = norm_of(size[1], size[1] // WIDTHS[size[1]])
     x = pictures(*size)
-    assert narrow_groups.serves(norm, x)
+    assert narrow_groups.serves(norm, x, 1)
     wide = x.double().requires_grad_()
     x.requires_grad_()
     clips = size[0] if scope == "frame" else 1
@@ -111,17 +111,17 @@ def test_a_hosts_weights_are_taken_and_with_gradients_its_own_layer():
 
 def test_who_is_served():
     x = pictures(2, 64, 8, 8)
-    assert narrow_groups.serves(norm_of(64, 32), x)
-    assert not narrow_groups.serves(norm_of(64, 8), x), "eight channels fill a vector"
-    assert not narrow_groups.serves(norm_of(64, 4), x), "sixteen channels are not narrow"
-    assert not narrow_groups.serves(norm_of(64, 32), x.contiguous())
-    assert not narrow_groups.serves(norm_of(64, 32), x.double())
+    assert narrow_groups.serves(norm_of(64, 32), x, 64)
+    assert not narrow_groups.serves(norm_of(64, 8), x, 64), "eight channels fill a vector"
+    assert not narrow_groups.serves(norm_of(64, 4), x, 64), "sixteen channels are not narrow"
+    assert not narrow_groups.serves(norm_of(64, 32), x.contiguous(), 64)
+    assert not narrow_groups.serves(norm_of(64, 32), x.double(), 64)
     for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
         hooked = norm_of(64, 32)
         getattr(hooked, register)(lambda *args: None)
-        assert not narrow_groups.serves(hooked, x), register
+        assert not narrow_groups.serves(hooked, x, 64), register
     with torch.autocast("cpu", torch.bfloat16):
-        assert not narrow_groups.serves(norm_of(64, 32), x)
+        assert not narrow_groups.serves(norm_of(64, 32), x, 64)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -151,3 +151,46 @@ def test_silu_comes_only_where_it_is_asked_for(function):
     for asked, expected in (({}, plain), ({"silu": False}, plain), ({"silu": True}, plain * plain.sigmoid())):
         out = function(tokens, norm.weight, norm.bias, 4, 1e-5, **asked)
         torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+BFLOAT16_SIZES = [(3, 64, 5, 7, 2), (2, 96, 16, 16, 6), (1, 160, 1, 1, 10), (2, 120, 9, 1, 30), (3, 40, 31, 31, 20)]
+
+
+def distances(norm, x, frames, scope, slope):
+    """How far from float64, relative, the result and the gradients for x, weight and bias lie."""
+    x = x.detach().requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    expected = exact(norm, wide, len(x) // frames if scope == "clip" else len(x))
+    out = scoped_group_norm(norm, x, frames, scope)
+    assert out.dtype == torch.bfloat16 and out.is_contiguous(memory_format=torch.channels_last)
+    found = out, *torch.autograd.grad(out, (x, norm.weight, norm.bias), slope)
+    wanted = expected, *torch.autograd.grad(expected, (wide, norm.weight, norm.bias), slope.double())
+    return [((a - b).norm() / b.norm().clamp_min(1e-9)).item() for a, b in zip(found, wanted, strict=True)]
+
+
+@pytest.mark.parametrize("size", BFLOAT16_SIZES, ids=str)
+@pytest.mark.parametrize("scope", ["frame", "clip"])
+def test_bfloat16_lies_no_further_from_float64_than_torchs(size, scope, monkeypatch):
+    torch.manual_seed(5)
+    *shape, width = size
+    norm, x = norm_of(shape[1], shape[1] // width).bfloat16(), pictures(*shape).bfloat16() + 3
+    slope = torch.randn_like(x)
+    many = scope == "clip" and shape[0] * shape[2] * shape[3] >= narrow_groups.MANY_PIXELS
+    assert narrow_groups.serves(norm, x, shape[2] * shape[3])
+    mine = distances(norm, x, shape[0], scope, slope)
+    with torch.no_grad():
+        alone = scoped_group_norm(norm, x, shape[0], scope)
+    assert torch.equal(alone, scoped_group_norm(norm, x, shape[0], scope)), "the mode changes no bit"
+    monkeypatch.setattr(narrow_groups, "serves", lambda *_: False)
+    plain = distances(norm, x, shape[0], scope, slope)
+    for ours, torchs in zip(mine, plain, strict=True):
+        assert ours == torchs if many else ours <= 1.02 * torchs + 1e-6
+
+
+def test_who_is_served_in_bfloat16():
+    x = pictures(2, 64, 8, 8).bfloat16()
+    assert narrow_groups.serves(norm_of(64, 8).bfloat16(), x, 64), "eight channels are half a vector"
+    assert not narrow_groups.serves(norm_of(64, 4).bfloat16(), x, 64), "sixteen channels fill a vector"
+    assert not narrow_groups.serves(norm_of(64, 2).bfloat16(), x, 64)
+    assert not narrow_groups.serves(norm_of(64, 32).bfloat16(), x, 1024), "torch adds up whole rows"
+    assert not narrow_groups.serves(norm_of(64, 32).half(), x.half(), 64)

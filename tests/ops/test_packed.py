@@ -122,7 +122,7 @@ def test_gradients_reach_packed_layers(unet):
 def test_a_hosts_weights_are_not_packed(monkeypatch):
     monkeypatch.setattr(UNetMotionModel, "device", torch.device("cuda"))
     own = UNetMotionModel(**TINY, weights=lambda layer, x: (layer.weight, layer.bias))
-    own.pack_time_projections()
+    own.arrange_weights()
     assert not own.time_projections.packed
     unet = UNetMotionModel(**TINY)
     unet.half()

@@ -105,3 +105,12 @@ def test_a_hosts_weights_are_read_in_each_call(calls):
     assert len(calls) == 2
     convolve(layer, x)
     assert len(calls) == 2
+
+
+def test_half_precision_takes_the_layer(calls):
+    """Its transforms, rounded, would lie four times as far from float64."""
+    layer, x = nn.Conv2d(WIDE, WIDE, 3, padding=1).requires_grad_(False).bfloat16(), picture(2, WIDE, 16, 16).bfloat16()
+    assert torch.equal(convolve(layer, x), layer(x)) and not calls
+    exact = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
+    error = (winograd.convolve(x, layer.weight, layer.bias) - exact).norm()
+    assert error > 2 * (layer(x) - exact).norm()

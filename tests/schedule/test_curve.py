@@ -165,6 +165,8 @@ def test_pieces_on_another_dtype_and_shape():
         ('{"keys": 3}', "frames", "found {'keys': 3}, expected a number or"),
         ('[0, 1', "frames", "`c` is no JSON: line 1, column 6"),
         ('["a"]', "frames", "the value at 0 is 'a', expected a finite number"),
+        ("[" * 100000, "frames", "`c` is (nested too deeply, expected a number, a list|no JSON)"),
+        ('{"keys": ' + "[" * 100000, "frames", "`c` is (nested too deeply|no JSON)"),
     ],
 )  # fmt: skip
 def test_bad_curves_are_named_in_one_sentence(text, over, sentence):

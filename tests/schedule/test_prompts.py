@@ -158,6 +158,7 @@ def test_attention_over_repeated_tokens_is_that_over_the_tokens():
         ('"9:4": "a"', "line 1: 4 stands behind 9"),
         ('{"keys": [], "x": 1}', "found the unknown entry 'x'"),
         ('{"keys": []}', "found no prompts"),
+        ('{"keys": ' + "[" * 100000, "line 1: found"),
         ('{"keys": [{"at": 0}]}', "found the key {'at': 0}, expected"),
         ('{"keys": [{"at": 0, "text": 3}]}', "the prompt at 0 is 3, expected text"),
         ('{"keys": [{"at": 0, "text": "a", "way": "monotone"}]}', "expected one of hold, linear, smooth"),

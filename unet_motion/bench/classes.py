@@ -16,7 +16,7 @@ PATTERNS: tuple[tuple[str, str], ...] = (
     (
         "norm",
         r"[Gg]roup_?[Nn]orm|[Ll]ayer_?[Nn]orm|RowwiseMoments|ComputeFusedParams|[Bb]atch_?[Nn]orm|bn_fw|rms_?norm"
-        r"|^_(statistics|combine|apply|layer_norm)\b",
+        r"|^_(statistics|combine|apply|whole|layer_norm)\b",
     ),
     ("convolution", r"convolution|conv[123]d|convolve|fprop|dgrad|wgrad|winograd|[Ii]mplicit_?[Gg]emm|scudnn|cudnn"),
     (

@@ -15,6 +15,7 @@ from ..ops.feed_forward import geglu_eager, geglu_kernel
 from ..ops.freeu import freeu_concat_eager, freeu_concat_kernel
 from ..ops.group_norm import group_norm_eager, group_norm_kernel
 from ..ops.layer_norm import add_layer_norm_kernel, layer_norm_eager
+from ..ops.residual import residual_sum_eager, residual_sum_kernel
 from .cases import Bench, Row
 from .measure import Work
 
@@ -47,8 +48,8 @@ def _size(*tensors: Tensor) -> int:
 
 
 def _temporal_attention(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
-    tokens = [make(frames, clips * side * side, channels) for _ in range(3)]
-    query, key, value = (t.unflatten(-1, (HEADS, -1)).permute(1, 2, 0, 3) for t in tokens)
+    tokens = [make(clips, frames, side * side, channels) for _ in range(3)]
+    query, key, value = (t.unflatten(-1, (HEADS, -1)).permute(0, 2, 3, 1, 4) for t in tokens)
     scale = (channels // HEADS) ** -0.5
     return Pair(
         lambda: temporal_attention_kernel(query, key, value, scale),
@@ -82,6 +83,15 @@ def _layer_norm(make: Make, clips: int, frames: int, side: int, channels: int) -
     )  # fmt: skip
 
 
+def _residual_sum(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
+    hidden, skip = (make(clips * frames, side, side, channels).permute(0, 3, 1, 2) for _ in range(2))
+    bias = make(channels)
+    return Pair(
+        lambda: residual_sum_kernel(hidden, skip, bias), lambda: residual_sum_eager(hidden, skip, bias),
+        (hidden, skip, bias), 3 * _size(hidden),
+    )  # fmt: skip
+
+
 def _freeu(make: Make, clips: int, frames: int, side: int, channels: int, version: str) -> Pair:
     images = (make(clips * frames, side // 4, side // 4, 4 * channels).permute(0, 3, 1, 2) for _ in range(2))
     hidden, skip = images
@@ -99,6 +109,7 @@ PAIRS: dict[str, tuple[str, Callable[..., Pair]]] = {
     "group norm and SiLU behind the time embedding": ("group_norm", partial(_group_norm, added=True)),
     "GEGLU": ("geglu", _geglu),
     "residual, layer norm and positions": ("layer_norm", _layer_norm),
+    "residual sum and bias": ("residual_sum", _residual_sum),
     "FreeU v1 and concatenation": ("freeu", partial(_freeu, version="v1")),
     "FreeU v2 and concatenation": ("freeu", partial(_freeu, version="v2")),
 }

@@ -47,8 +47,21 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def take_turns(works: Mapping[str, Work], device: torch.device, rounds: int, warm: int = 1, inner: int = 1) -> Turns:
-    """Run the works A B A B, ``warm`` rounds untimed and ``rounds`` timed; ``inner`` calls make one sample."""
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Seconds: on one thread of a CPU those that the process computed, which other programs do not lengthen."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
+def take_turns(
+    works: Mapping[str, Work], device: torch.device, rounds: int, warm: int = 1, inner: int = 1,
+    clock: Callable[[], float] | None = None,
+) -> Turns:  # fmt: skip
+    """Run the works A B A B, ``warm`` rounds untimed and ``rounds`` timed; ``inner`` calls make one sample.
+
+    The clock is :func:`clock_for` the device, unless one is given.
+    """
+    clock = clock or clock_for(device)
     for _ in range(warm):
         for work in works.values():
             work()
@@ -59,11 +72,11 @@ def take_turns(works: Mapping[str, Work], device: torch.device, rounds: int, war
         for _ in range(rounds):
             for name, work in works.items():
                 synchronise(device)
-                start = time.perf_counter()
+                start = clock()
                 for _ in range(inner):
                     work()
                 synchronise(device)
-                seconds[name].append((time.perf_counter() - start) / inner)
+                seconds[name].append((clock() - start) / inner)
     finally:
         if enabled:
             gc.enable()

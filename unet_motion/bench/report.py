@@ -65,10 +65,10 @@ def markdown(about: dict[str, str], rows: list[Row], ceilings: Ceilings) -> str:
     lines += ["", *notes, "", "Time by operation class:", "", *shares] if shares else ["", *notes]
     lines += [
         "",
-        "Times are medians of the rounds, in which all candidates run in turn; the ratio is the median of the rounds' "
-        "ratios. Memory is the peak above what was held before the step, ours / peer's. The floor is the step's "
-        "arithmetic at the rate of the large matrix product; a kernel's is the bytes it must move, at the rate of the "
-        "large copy.",
+        "Times are medians of the rounds, in which all candidates run in turn, on one thread of a CPU the process's "
+        "own; the ratio is the median of the rounds' ratios. Memory is the peak above what was held before the step, "
+        "ours / peer's. The floor is the step's arithmetic at the rate of the large matrix product; a kernel's is the "
+        "bytes it must move, at the rate of the large copy.",
     ]
     if about["device"] and not torch.cuda.is_available():
         lines += ["", "GPU rows: not measured."]

@@ -41,6 +41,10 @@ def add_arguments(subparsers: Any) -> None:
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     card = parser.add_argument_group("on a graphics card, all at once")
     card.add_argument("--card", action="store_true", help="check, time, profile and tune on a card; CASE names stages")
+    card.add_argument(
+        "--count", action="store_true",
+        help="without a card: launches, bytes and arithmetic of an SD1.5 step as counted from the code, and stop",
+    )  # fmt: skip
     card.add_argument("--rehearse", action="store_true", help="with --card: all of it without a card, tiny, on the CPU")
     card.add_argument("--budget", type=float, metavar="SECONDS", help="with --card: for all stages (default: 450)")
     card.add_argument("--wheels", type=Path, metavar="FOLDER", help="with --card: wheels of what is not installed")
@@ -78,8 +82,8 @@ def measure_cases(bench: Any, cases: dict[str, Any]) -> tuple[Any, list, list[st
 
 def run(args: argparse.Namespace) -> int:
     """Run the cases; 1 if two outputs differed, so that no ratio could be given."""
-    if args.card:
-        return run_on_card(args)
+    if args.card or args.count:
+        return run_on_card(args) if args.card else print_count()
     for name in ("rehearse", "budget", "wheels"):
         if getattr(args, name):
             raise ValueError(f"--{name} goes with --card")
@@ -114,6 +118,13 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         print(f"written: {write(args.out, about, rows, bench.ceilings)}", file=sys.stderr)
     return int(any(row.ours != row.ours for row in rows))
+
+
+def print_count() -> int:
+    from ..bench.card.count import report
+
+    print(report())
+    return 0
 
 
 def run_on_card(args: argparse.Namespace) -> int:

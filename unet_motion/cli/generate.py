@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..sampling import MotionPipeline
 
 SHOWN_WORDS = 8
+DTYPES = ("float32", "bfloat16", "float16")
 WORKFLOW_INSIDE = (
     "WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
     "ComfyUI's page. None with --prompts, --model, --motion-lora, --free-init, --step-cache, --attention sage or "
@@ -97,6 +98,11 @@ def _add_model_arguments(add: Callable[..., Any]) -> None:
         help="use what fits of a motion LoRA of which some layers do not fit the model (default: it is refused)",
     )  # fmt: skip
     add("--device", help="torch device, such as cpu or cuda (default: a CUDA device where there is one)")
+    add(
+        "--dtype", choices=DTYPES,
+        help="that the UNet computes in; default: bfloat16 on a CPU that is made for it (AMX, AVX512-BF16), else "
+        "float32",
+    )  # fmt: skip
     add(
         "--step-cache", metavar="NAME|SETTINGS",
         help="fewer full steps: careful, balanced, fast, or settings such as interval=3,layers=1 (docs/step-cache.md)",
@@ -258,6 +264,8 @@ def describe(args: argparse.Namespace) -> dict:
             settings["negative_prompt"] = negative.to_json()
         if timeline.curves:
             settings["curves"] = timeline.to_json()["curves"]
+    if args.dtype is not None:
+        settings["dtype"] = args.dtype
     return {
         **settings,
         "model": args.model.name if args.model else "bundled",
@@ -284,12 +292,15 @@ def _graphs(settings: dict, path: Path, quality: int | None = None) -> dict:
 
 def load(args: argparse.Namespace, device: str | None) -> MotionPipeline:
     """The pipeline of the model that is asked for, with its LoRAs; on "meta" without weights, to check with."""
+    import torch
+
     from ..lora.apply import apply_motion_lora
     from ..sampling import MotionPipeline
     from .device import choose_device
 
     place = "meta" if device == "meta" else choose_device(device)
-    pipeline = MotionPipeline.bundled(device=place, path=args.model)
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    pipeline = MotionPipeline.bundled(device=place, dtype=dtype, path=args.model)
     for path, strength in map(_lora, args.motion_lora):
         apply_motion_lora(pipeline.unet, path, strength, args.allow_partial)
     return pipeline

@@ -48,7 +48,7 @@ class Job:
     @property
     def model(self) -> tuple:
         """What is loaded for it."""
-        return self.args.model, tuple(self.args.motion_lora), self.args.allow_partial
+        return self.args.model, tuple(self.args.motion_lora), self.args.allow_partial, self.args.dtype
 
 
 def read_jobs(path: Path, folder: Path, say: Callable[[str], None]) -> tuple[list[Job], list[str]]:
@@ -223,7 +223,9 @@ def _check(job: Job, folder: Path, say: Callable[[str], None]) -> None:
 
 
 @lru_cache(maxsize=8)
-def _outline(model: Path | None, motion_lora: Sequence[str], allow_partial: bool) -> Any:
+def _outline(model: Path | None, motion_lora: Sequence[str], allow_partial: bool, dtype: str | None) -> Any:
     """The pipeline without its weights."""
-    wanted = argparse.Namespace(model=model, motion_lora=list(motion_lora), allow_partial=allow_partial)
+    wanted = argparse.Namespace(
+        model=model, motion_lora=list(motion_lora), allow_partial=allow_partial, dtype=dtype
+    )
     return generate.load(wanted, "meta")

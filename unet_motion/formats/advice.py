@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from .kinds import MotionKind
 
 FEWEST_FRAMES = 8
-MOST_GUIDANCE_LCM = 3.0
-MOST_STEPS_LCM = 12
+MOST_GUIDANCE_DISTILLED = 3.0
+MOST_STEPS_DISTILLED = 12
 SMALLEST_SDXL_BETA = 512 * 512
 """Pixels of a frame, of modules that were trained at 1024 x 1024."""
 
@@ -36,7 +36,7 @@ class RunSettings:
 
 def advise(kind: MotionKind, run: RunSettings) -> str | None:
     """One sentence about what does not go with a kind of motion module, or None."""
-    found = [note for note in (_lcm(kind, run), _frames(run), _schedule(kind, run), _size(kind, run)) if note]
+    found = [note for note in (_distilled(kind, run), _frames(run), _schedule(kind, run), _size(kind, run)) if note]
     if not found:
         return None
     made = f"{kind.frames} frames, {kind.sampler}, {kind.steps} steps, guidance {kind.guidance:g}"
@@ -44,12 +44,13 @@ def advise(kind: MotionKind, run: RunSettings) -> str | None:
     return f"{title} motion module was made for {made}: {'; '.join(found)}."
 
 
-def _lcm(kind: MotionKind, run: RunSettings) -> str | None:
-    if kind.sampler != "lcm":
+def _distilled(kind: MotionKind, run: RunSettings) -> str | None:
+    if not kind.distilled:
         return None
-    if run.guidance is not None and run.guidance > MOST_GUIDANCE_LCM:
+    if run.guidance is not None and run.guidance > MOST_GUIDANCE_DISTILLED:
         return f"guidance {run.guidance:g} burns its pictures"
-    if run.sampler != "lcm" and run.steps > MOST_STEPS_LCM:
+    # A consistency model takes any number of steps of its own sampler.
+    if run.sampler != "lcm" and run.steps > MOST_STEPS_DISTILLED:
         return f"{run.steps} steps of {run.sampler} are more than it needs"
     return None
 

@@ -5,6 +5,7 @@ One table. ``inspect``, the loaders, the nodes' ``auto`` and the support table o
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,8 @@ class MotionKind:
         conv_in: whether it brings an input layer of nine channels.
         image_encoder: whether it brings an encoder of the picture to animate.
         tables: False where the file has no position tables and they are computed; None where both exist.
+        named: a pattern in the names of its files, where their contents do not tell it from a kind with the same norms
+            and noise schedule.
         renames: (pattern, replacement) from the file's names to AnimateDiff's.
         beta_schedule, beta_start, beta_end: of its training, by diffusers' name.
         frames, sampler, steps, guidance: what its authors used.
@@ -56,6 +59,7 @@ class MotionKind:
     conv_in: bool = False
     image_encoder: bool = False
     tables: bool | None = True
+    named: str = ""
     renames: tuple[tuple[str, str], ...] = ()
     beta_schedule: str = "linear"
     beta_start: float = 0.00085
@@ -93,8 +97,15 @@ class MotionKind:
             },
         }
 
-    def fits(self, config: MotionAdapterConfig, has_tables: bool, renamed: bool) -> bool:
+    @property
+    def distilled(self) -> bool:
+        """Whether it was made for few steps without guidance."""
+        return self.guidance < 2
+
+    def fits(self, config: MotionAdapterConfig, has_tables: bool, renamed: bool, file_name: str) -> bool:
         """Whether a structure is this kind's; kinds are asked in the order of the table."""
+        if not re.search(self.named, file_name.lower()):
+            return False
         brings = config.conv_in_channels is not None, config.use_image_encoder
         if len(config.block_out_channels) != self.levels or brings != (self.conv_in, self.image_encoder):
             return False
@@ -132,6 +143,11 @@ MOTION_MODULES: dict[str, MotionKind] = {
             "sdxl", "an SDXL", rows=None, recognised_by="three levels, no mid block", norm_preset="sdxl",
             beta_end=0.02, steps=100, guidance=8.5, **_SDXL,
         ),
+        MotionKind(
+            "lightning", "an AnimateDiff-Lightning", "SD1.5", 4, True, None,
+            "as AnimateDiff v2, and `lightning` and `step` in the file's name", "v2", named="lightning.*step",
+            sampler="euler", steps=4, guidance=1.0,
+        ),
         MotionKind("v2", "an AnimateDiff v2", "SD1.5", 4, True, None, "four levels, mid block", "v2"),
         MotionKind("v1", "an AnimateDiff v1", "SD1.5", 4, False, 24, "four levels, no mid block, 24 rows", "v1"),
         MotionKind("v3", "an AnimateDiff v3", "SD1.5", 4, False, None, "four levels, no mid block, 32 rows", "v3"),
@@ -140,19 +156,23 @@ MOTION_MODULES: dict[str, MotionKind] = {
 """Name -> kind, in the order in which they are asked."""
 
 
-def recognise(config: MotionAdapterConfig, has_tables: bool = True, renamed: bool = False) -> MotionKind | None:
+def recognise(
+    config: MotionAdapterConfig, has_tables: bool = True, renamed: bool = False, file_name: str = ""
+) -> MotionKind | None:
     """The published kind with this structure, at any widths, or None.
 
     Args:
         has_tables: whether the file itself holds position tables.
         renamed: whether its names were HotshotXL's.
+        file_name: what the file is called, which tells kinds apart that are the same otherwise.
     """
     depths = (config.motion_transformer_layers_per_block, config.motion_transformer_layers_per_mid_block)
     if config.motion_layers_per_block != 2 or depths != (1, 1):
         return None
     if config.use_motion_mid_block and config.motion_mid_block_layers_per_block != 1:
         return None
-    return next((kind for kind in MOTION_MODULES.values() if kind.fits(config, has_tables, renamed)), None)
+    kinds = MOTION_MODULES.values()
+    return next((kind for kind in kinds if kind.fits(config, has_tables, renamed, file_name)), None)
 
 
 def support_table() -> str:

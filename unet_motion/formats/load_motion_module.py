@@ -115,9 +115,9 @@ def trained_scopes(opened: Opened, config: MotionAdapterConfig) -> tuple[str | N
     original = opened.found.kind in ("motion_module", "animatediff_unet")
     if original and opened.config is None:
         has_tables = any(is_table(name) for name in opened.names)
-        kind = recognise(config, has_tables, ".temporal_attentions." in opened.found.evidence)
+        kind = recognise(config, has_tables, ".temporal_attentions." in opened.found.evidence, opened.path.name)
         return (kind.name, kind.norm_scopes) if kind else (None, NORM_SCOPES["v2"])
-    version = published_version(config)
+    version = published_version(config, opened.path.name)
     resnet, motion = MOTION_MODULES[version].norm_scopes if version else NORM_SCOPES["diffusers"]
     given = opened.config or {}
     scopes = given.get("resnet_norm_scope", resnet), given.get("motion_norm_scope", motion)

@@ -99,9 +99,9 @@ class MotionModule:
         return cls("diffusers", version, state, adapter.config, *scopes, Path(path))
 
 
-def published_version(config: MotionAdapterConfig) -> str | None:
-    """The published module with this structure and these widths, or None."""
-    kind = recognise(config) if config.block_out_channels in PUBLISHED_WIDTHS else None
+def published_version(config: MotionAdapterConfig, file_name: str = "") -> str | None:
+    """The published module with this structure and these widths, in a file of this name, or None."""
+    kind = recognise(config, file_name=file_name) if config.block_out_channels in PUBLISHED_WIDTHS else None
     return kind.name if kind else None
 
 

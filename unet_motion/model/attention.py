@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..forward.call import Call
 from ..ops.attention.processors import AttentionProcessor, default_scale
-from ..ops.layer import is_watched, weights_of
-from ..ops.linear import shared_input
+from ..ops.layer import is_watched
+from ..ops.linear.projections import project
 from .layer_factory import LayerFactory
 
 
@@ -44,6 +43,11 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([make.linear(inner, query_dim), nn.Dropout(0.0)])
         self.processor: Any = None
 
+    @property
+    def same_input(self) -> tuple[nn.Linear, ...]:
+        """The projections that read the same tokens: all three, or those of the context."""
+        return (self.to_k, self.to_v) if self.is_cross_attention else (self.to_q, self.to_k, self.to_v)
+
     def prepare_attention_mask(self, mask: Tensor | None, target_length: int, batch_size: int) -> Tensor | None:
         """A mask (N, ..., S) repeated per head as (N*heads, 1, S), the form that diffusers' processors expect."""
         if mask is None:
@@ -53,21 +57,11 @@ class Attention(nn.Module):
     def project(self, tokens: Tensor, context: Tensor | None, fused: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of ``tokens``, keys and values of ``context`` (default: ``tokens``); any leading shape."""
         layers = (self.to_q, self.to_k, self.to_v)
-        # A layer with a forward hook, such as a LoRA's, has to be called.
-        if not fused or is_watched(*layers):
-            if context is None and shared_input.serves(layers, tokens):
-                query, key, value = shared_input.project(tokens, layers)
-                return query, key, value
-            source = tokens if context is None else context
-            return self.to_q(tokens), self.to_k(source), self.to_v(source)
-        # The product is built from the current weights, so edits and LoRA patches reach it.
         if context is None:
-            weight = torch.cat([weights_of(m, tokens)[0] for m in layers])
-            query, key, value = torch.nn.functional.linear(tokens, weight).chunk(3, dim=-1)
-            return query, key, value
-        weight = torch.cat([weights_of(m, context)[0] for m in (self.to_k, self.to_v)])
-        key, value = torch.nn.functional.linear(context, weight).chunk(2, dim=-1)
-        return self.to_q(tokens), key, value
+            query, key, value = project(layers, tokens, fused)
+        else:
+            query, (key, value) = self.to_q(tokens), project(layers[1:], context, fused)
+        return query, key, value
 
     def _project_tokens(self, tokens: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         return self.project(tokens, None, call.settings.fused_projections)
@@ -93,13 +87,17 @@ class Attention(nn.Module):
 
     def attend_heads(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor, mask) -> Tensor:
         """As :meth:`attend`, but (N, heads, L, dim)."""
-        reason = processor.unavailable(query.device)
-        if reason is not None:
-            raise ValueError(f"attention processor {processor.name!r} cannot run here: {reason}.")
+        self._check_processor(processor, query)
         if mask is not None:
             mask = mask.to(query.dtype)
         query, key, value = (self.split_heads(t) for t in (query, key, value))
         return processor.attend(query, key, value, mask, self.scale)
+
+    @staticmethod
+    def _check_processor(processor: AttentionProcessor, x: Tensor) -> None:
+        reason = processor.unavailable(x.device)
+        if reason is not None:
+            raise ValueError(f"attention processor {processor.name!r} cannot run here: {reason}.")
 
     def spatial(self, tokens: Tensor, call: Call, cross: bool) -> Tensor:
         """Attention over the pixels of each frame, or of each frame's pixels over the text.
@@ -156,19 +154,11 @@ class Attention(nn.Module):
         if scale is not None:
             query, key, value = qkv
             qkv = query, (key * scale).to(key.dtype), value
-        if len(tokens) == 1:
-            # Not unbound: the gradient of that copies.
-            hidden = self._attend_clip(processor, *(t.squeeze(0) for t in qkv))[None].flatten(-2)
-        else:
-            batch = zip(*(t.unbind(0) for t in qkv), strict=True)
-            hidden = torch.stack([self._attend_clip(processor, *clip) for clip in batch]).flatten(-2)
+        self._check_processor(processor, tokens)
+        query, key, value = (t.unflatten(-1, (self.heads, -1)) for t in qkv)
+        hidden = processor.attend_frames(query, key, value, self.scale).flatten(-2)
         out = self.finish(hidden)
         return out if call.lora is None else call.lora.add(self.to_out[0], hidden, out)
-
-    def _attend_clip(self, processor: AttentionProcessor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(F, P, C) each -> a view (F, P, heads, dim)."""
-        query, key, value = (t.transpose(0, 1) for t in (query, key, value))
-        return self.attend_heads(processor, query, key, value, None).permute(2, 0, 1, 3)
 
     def _temporal_foreign(self, processor: Callable[..., Tensor], tokens: Tensor) -> Tensor:
         b, f, p, c = tokens.shape

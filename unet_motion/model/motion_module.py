@@ -58,9 +58,19 @@ class MotionTransformerBlock(nn.Module):
                 return add_into(*self._attend(part, view.call, view.of_frames(scale)), inplace)
 
             tokens, normed = add_layer_norm(self.norm3, averaged(call.views, tokens, attended))
-        else:
-            tokens, normed = add_layer_norm(self.norm3, *self._attend(tokens, call, scale), inplace=inplace)
+            return add_into(tokens, self.feed_forward(normed, call), inplace)
+        ahead = self._bias_ahead(tokens, call)
+        tokens, normed = add_layer_norm(self.norm3, *self._attend(tokens, call, scale), inplace=inplace, ahead=ahead)
+        if ahead is not None:
+            return self.ff.onto(tokens, normed)
         return add_into(tokens, self.feed_forward(normed, call), inplace)
+
+    def _bias_ahead(self, tokens: Tensor, call: Call) -> Tensor | None:
+        """The feed-forward layer's last bias where it joins the stream first: not beside a LoRA, and not in chunks."""
+        if call.settings.forward_chunking is not None:
+            return None
+        first, last = self.ff.layers
+        return None if call.lora is not None and call.lora.of(first.proj, last) else self.ff.bias_ahead(tokens)
 
     def _attend(self, tokens: Tensor, call: Call, scale: float | Tensor | None) -> tuple[Tensor, Tensor]:
         """The tokens (B, F, P, C) behind the first attention, and what the second one adds."""

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..forward.call import Call
-from ..ops.conv import convolve, convolve_upsampled
+from ..ops.conv import convolve, convolve_leaving_bias, convolve_upsampled
 from ..ops.group_norm import scoped_group_norm
-from ..ops.layer import add_into, overwritable
+from ..ops.layer import overwritable
+from ..ops.residual import add_residual
 from .layer_factory import LayerFactory
 
 _ACTIVATIONS = {
@@ -64,13 +65,14 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         frames, scope = call.frames, call.settings.resnet_norm_scope
         hidden = scoped_group_norm(self.norm1, x, frames, scope, self.act)
-        hidden = convolve(self.conv1, hidden)
+        hidden, bias = convolve_leaving_bias(self.conv1, hidden)
         added = self.time_emb_proj(call.temb) if call.time_added is None else call.time_added[self]
+        added = added if bias is None else added + bias
         inplace = overwritable(self.conv1)
         hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.act, added, inplace)
-        hidden = convolve(self.conv2, hidden)
+        hidden, bias = convolve_leaving_bias(self.conv2, hidden)
         skip = x if self.conv_shortcut is None else convolve(self.conv_shortcut, x)
-        out = add_into(hidden, skip, overwritable(self.conv2))
+        out = add_residual(hidden, skip, bias, overwritable(self.conv2))
         return out if self.output_scale_factor == 1 else out / self.output_scale_factor
 
 

@@ -21,6 +21,8 @@ from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import add_into, overwritable
 from ..ops.layer_norm import add_layer_norm
 from ..ops.layout import from_tokens, to_tokens
+from ..ops.linear.cpu import linear
+from ..ops.linear.onto import add_product, bias_ahead
 from .attention import Attention
 from .layer_factory import LayerFactory
 
@@ -33,7 +35,7 @@ class GEGLU(nn.Module):
         self.proj = make.linear(in_features, out_features * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gate(self.proj(x))
+        return self.gate(linear(self.proj, x))
 
     def gate(self, both: Tensor) -> Tensor:
         """The output for the layer's product, which is overwritten where nobody else holds it."""
@@ -75,6 +77,16 @@ class FeedForward(nn.Module):
             return last(first(tokens))
         inner = first.gate(lora.add(first.proj, tokens, first.proj(tokens)))
         return lora.add(last, inner, last(inner))
+
+    def bias_ahead(self, tokens: Tensor) -> Tensor | None:
+        """The last layer's bias (C,), where that joins the residual stream first and :meth:`onto` adds the rest."""
+        first, last = self.layers
+        return bias_ahead(first.proj, last, tokens)
+
+    def onto(self, tokens: Tensor, normed: Tensor) -> Tensor:
+        """The layer on normed tokens added to ``tokens``, which hold the last bias already and are overwritten."""
+        first, last = self.layers
+        return add_product(tokens, first(normed), last)
 
     def chunked(self, tokens: Tensor, chunk_size: int | None, dim: int, lora: LowRank | None = None) -> Tensor:
         """The layer on ``chunk_size`` entries of ``dim`` at a time; any size is legal, the last chunk may be short."""
@@ -121,7 +133,10 @@ class BasicTransformerBlock(nn.Module):
             tokens, normed = add_layer_norm(self.norm2, tokens, attend_pixels(normed))
         else:
             tokens, normed = add_layer_norm(self.norm2, between(tokens + attend_pixels(normed)))
-        tokens, normed = add_layer_norm(self.norm3, tokens, attend_text(normed), inplace=inplace)
+        ahead = self.ff.bias_ahead(tokens) if call.settings.forward_chunking is None else None
+        tokens, normed = add_layer_norm(self.norm3, tokens, attend_text(normed), inplace=inplace, ahead=ahead)
+        if ahead is not None:
+            return self.ff.onto(tokens, normed)
         return add_into(tokens, self.feed_forward(normed, call), inplace)
 
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:

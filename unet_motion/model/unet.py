@@ -31,9 +31,10 @@ from ..forward.entry_checks import check_dtype, check_frame_count, check_sample,
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
 from ..forward.settings import Settings, recomputed
+from ..ops.conv.weights import ConvWeights
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import is_hosted
-from ..ops.linear.packed import TimeProjections
+from ..ops.linear.packed import TimeProjections, pack_for
 from ..ops.sinusoids import timestep_sinusoid
 from .attention import Attention
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
@@ -87,6 +88,7 @@ class MotionUNet(nn.Module):
         self.conv_norm_out = make.group_norm(config.norm_num_groups, width, config.norm_eps)
         self.conv_out = make.conv(width, config.out_channels, 3, padding=1)
         self.time_projections = TimeProjections([m for m in self.modules() if isinstance(m, ResnetBlock)])
+        self._conv_weights = ConvWeights()
         self.gradient_checkpointing = False
         self.checkpointing_function: Callable[..., Any] = recomputed
         self._defaults = Settings()
@@ -135,6 +137,7 @@ class MotionUNet(nn.Module):
     ) -> Call:  # fmt: skip
         """The call that the layers share, its inputs checked."""
         self._check_entry(x, timestep, text, inputs, options)
+        self._conv_weights.ready_for(self.device, self)
         return begin(self, x, timestep, text, frames, inputs, options or ForwardOptions())
 
     def through(self, x: Tensor, call: Call, skips: Skips, inputs: Conditioning) -> Tensor:
@@ -228,15 +231,18 @@ class MotionUNet(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any):
         moved = super()._apply(*args, **kwargs)
-        self.pack_time_projections()
+        self.arrange_weights()
         return moved
 
-    def pack_time_projections(self) -> None:
-        """On a GPU compute the time embedding of all resnets as one product from now on (:class:`TimeProjections`).
+    def arrange_weights(self) -> None:
+        """Lay the weights out as the device reads them best; no value, name or parameter changes.
 
-        Moving the model does so too. Where a host reads weights through its own ``weights``, nothing is packed.
+        On a graphics card layers that read the same input lie behind each other, and convolutions have channels last.
+        Moving the model does so too. Where a host reads weights through its own ``weights``, nothing is changed.
         """
-        self.time_projections.pack_for(self.device)
+        for layers in (self.time_projections.layers, *(attention.same_input for _, attention in self.attention_layers)):
+            pack_for(self.device, layers)
+        self._conv_weights.arrange_for(self.device, self)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -56,6 +56,49 @@ def is_hosted(layer: nn.Module) -> bool:
     return getattr(layer, "read_weights", module_weights) is not module_weights
 
 
+CARDS = ("cuda",)
+"""Types of device on which launches and passes over memory count, so that layers are computed together."""
+
+
+def on_card(device: torch.device) -> bool:
+    """Whether a device is one of CARDS."""
+    return device.type in CARDS
+
+
+def in_autocast(device: torch.device) -> bool:
+    """Whether torch chooses dtypes by itself on a device now."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+WEIGHTS: tuple[type[Tensor], ...] = (nn.Parameter,)
+"""Classes of weights that are read as they lie; whoever counts without memory adds the class that has none."""
+
+
+def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a layer is torch's ``kind``, and neither a host nor code that was put there computes it.
+
+    Exactly that: a subclass, such as one of quantised weights, may compute otherwise, and so may a weight of another
+    class than torch's.
+    """
+    if type(layer) is not kind or "forward" in layer.__dict__ or is_hosted(layer):
+        return False
+    weight = layer._parameters.get("weight")
+    return weight is not None and type(weight) in WEIGHTS and weight.is_floating_point()
+
+
+def may_be_read(layer: nn.Module, kind: type[nn.Module], x: Tensor) -> bool:
+    """Whether a card may read a layer's weights for x past the layer itself: the values are those of calling it.
+
+    Not for gradients, in compiled code and in autocast, and not where somebody waits for the layer to be called.
+    """
+    if not on_card(x.device) or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if is_hooked(layer) or not is_own(layer, kind) or in_autocast(x.device):
+        return False
+    weight = cast(Weighted, layer).weight
+    return weight.dtype == x.dtype and weight.device == x.device
+
+
 def is_watched(*layers: nn.Module) -> bool:
     """Whether a forward hook waits for one of the layers to be called, such as a LoRA's."""
     return any(layer._forward_hooks for layer in layers)

@@ -23,6 +23,7 @@ PARAMETERS = {
     "geglu": ("ROWS", "BLOCK", "num_warps"),
     "group_norm": ("PIECE", "BLOCK", "num_warps"),
     "layer_norm": ("ROWS", "num_warps"),
+    "residual_sum": ("ROWS", "BLOCK", "num_warps"),
     "temporal_attention": ("TILE", "CHUNK", "num_warps"),
 }
 """Kernel -> what may be chosen for it."""
@@ -90,7 +91,7 @@ def read(path: Path) -> dict[tuple, Mapping[str, int]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return {_key(entry): _checked(entry["kernel"], entry["use"], path.name) for entry in entries}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         found = f"{error!r:.80}"
         raise ValueError(f"{path}: expected a list of entries with kernel, dtype, sizes and use: {found}.") from None
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..files.errors import warn_caller
+from ..ops import cpu_vectors
 
 
 def encode_text(tokenizer: Any, text_encoder: Any, texts: list[str], like: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -71,6 +72,12 @@ def pixels_per_latent_of(autoencoder: Any) -> int:
     """The autoencoder's factor between pixels and latents: what its configuration says, else 8."""
     widths = getattr(getattr(autoencoder, "config", None), "block_out_channels", None)
     return 8 if widths is None else 2 ** (len(widths) - 1)
+
+
+def default_dtype(device: torch.device | str) -> torch.dtype:
+    """The dtype that a UNet computes in where none is named: bfloat16 on a CPU that is made for it, else float32."""
+    fast = torch.device(device).type == "cpu" and cpu_vectors.BFLOAT16
+    return torch.bfloat16 if fast else torch.float32
 
 
 def default_device() -> torch.device:

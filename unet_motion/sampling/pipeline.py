@@ -32,6 +32,7 @@ from .noise_schedule import INFO_KEYS, NoiseSchedule, Steps
 from .parts import (
     decode_latents,
     default_device,
+    default_dtype,
     encode_pictures,
     encode_text,
     latent_scale_of,
@@ -109,20 +110,24 @@ class MotionPipeline:
         self._graphs = StepGraphs(unet)
         self._part_graphs: dict[int, tuple[StepGraphs, StepGraphs]] = {}
         self.skipped: StepReport | None = None
-        unet.pack_time_projections()
+        unet.arrange_weights()
 
     @classmethod
     def bundled(
-        cls, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, path: str | Path | None = None
+        cls, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, path: str | Path | None = None
     ) -> MotionPipeline:
         """The pipeline of the small model that ships with the package: drawn shapes, 64x64 pixels, 16 frames.
 
         device: "meta" for a pipeline that holds no weights and can only `check`.
+        dtype: of the UNet; text encoder and autoencoder are never below float32. None is bfloat16 on a CPU that
+            multiplies it faster (AMX, AVX512-BF16), where clips differ by less than they show, else float32.
         path: another file of the same form, as `unet-motion train bundled` writes it.
         """
         from ..bundled import WEIGHTS, added_cond, load_bundled
 
-        parts = load_bundled(device=device, dtype=dtype, path=path or WEIGHTS)
+        dtype = dtype or default_dtype(device)
+        parts = load_bundled(device=device, dtype=torch.promote_types(dtype, torch.float32), path=path or WEIGHTS)
+        parts.unet.to(dtype)
         # The file says how its model was trained; what it leaves out is AnimateDiff's.
         schedule = NoiseSchedule.named(
             **{ours: parts.info[key] for key, ours in INFO_KEYS.items() if key in parts.info}
@@ -306,7 +311,7 @@ class MotionPipeline:
         return run.run(model, x, self.schedule, plan.part(k, len(plan)), generator, watch)
 
     def _latents(self, pictures: Tensor) -> Tensor:
-        return encode_pictures(self.autoencoder, pictures.to(self.unet.dtype)) * self.latent_scale
+        return encode_pictures(self.autoencoder, pictures) * self.latent_scale
 
     def _runs(self, sample: Callable, draw: Callable, free_init: FreeInit, steps: int, seed: int) -> Tensor:
         """The latents of the last run: one, or as many as FreeInit makes."""
@@ -328,7 +333,7 @@ class MotionPipeline:
 
     def pictures(self, latents: Tensor) -> Tensor:
         """Latents (F, C, h, w) as the UNet leaves them to pictures in 0..1, float32 (F, 3, H, W)."""
-        return decode_latents(self.autoencoder, (latents / self.latent_scale).to(self.unet.dtype)).clamp(0, 1)
+        return decode_latents(self.autoencoder, latents / self.latent_scale).clamp(0, 1)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of the prompt that the tokenizer does not know; empty where it cannot tell."""

@@ -123,6 +123,8 @@ class Curve:
             return replace(cls._of_text(text, over), name=name)
         except json.JSONDecodeError as error:
             raise ValueError(f"`{name}` is no JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from None
+        except RecursionError:
+            raise ValueError(f"`{name}` is nested too deeply, expected a number, a list of numbers or keys.") from None
         except ValueError as error:
             raise ValueError(f"`{name}`: {error}.") from None
 

@@ -189,7 +189,7 @@ def _object(text: str) -> dict | None:
         return None
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and "keys" in found else None
 

@@ -310,7 +310,7 @@ class MotionTrainer:
         path, kept = self.folder / LOG, []
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                     if json.loads(line)["step"] < self.step:
                         kept.append(line + "\n")
         with atomic_file(path) as part:

@@ -33,7 +33,7 @@ def missing_packs() -> frozenset[str]:
 def is_wanted() -> bool:
     """Whether the user's settings say that posted graphs are converted; yes where they say nothing."""
     path = os.path.join(folder_paths.get_user_directory(), "default", "comfy.settings.json")
-    with contextlib.suppress(OSError, ValueError, AttributeError), open(path, encoding="utf-8") as file:
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError), open(path, encoding="utf-8") as file:
         return json.load(file).get(SETTING, True) is not False
     return True
 

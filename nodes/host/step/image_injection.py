@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ....unet_motion import ImageInjection
 from ..checks import check_latent_clip
+from .noise import LAST_SEED
 from .settings import settings, with_settings
 from .varying import LAST_TIMESTEP, Varying
 
@@ -88,7 +89,7 @@ class _Run:
             x = x + (self._injected(clip) - clip)
             # Fresh noise must not be that of the first part again.
             if given.get("seed") is not None:
-                given = {**given, "seed": given["seed"] + 1}
+                given = {**given, "seed": (given["seed"] + 1) % (LAST_SEED + 1)}
             later = callback and (lambda state: callback({**state, "i": state["i"] + k}))
             return sampler(model, x, sigmas[k:], extra_args=given, callback=later, disable=disable, **options)
 

@@ -17,6 +17,8 @@ from .settings import settings, with_settings
 
 KEY = "unet_motion_noise"
 SEEDS = 2**64
+LAST_SEED = SEEDS - 2
+"""Core's samplers draw their later noise from the next seed on a CPU, which has to be one, too."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from check_over_time import curve
 from comfy.k_diffusion.sampling import get_ancestral_step
+from pack.nodes.host.step.noise import LAST_SEED
 from pack.nodes.host.step.settings import with_settings
 from pack.nodes.image_injection import InjectImage
 from pack.unet_motion import ImageInjection
@@ -89,6 +90,12 @@ def test_runs_that_do_not_come_by_and_no_strength_change_no_bit(moving):
     assert torch.equal(sample(injected(moving), **late), sample(moving, **late))
     twice = injected(injected(moving, at=0.2), picture(seed=4), at=0.6)
     assert relative(watched(twice)[1], watched(injected(moving, at=0.2))[1]) > 1e-3
+
+
+def test_the_last_seed_has_a_next_one(moving):
+    """Where noise is drawn again, in a step and behind a picture."""
+    found = [watched(injected(moving), "euler_ancestral", seed=seed)[1] for seed in (LAST_SEED, 0)]
+    assert relative(*found) > 1e-3
 
 
 @pytest.mark.parametrize("shares", [(0.3, 0.6), (0.5, 0.5), (0.0, 0.8)])

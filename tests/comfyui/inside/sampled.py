@@ -37,7 +37,8 @@ def noise(frames: int = 3, seed: int = 5, size: tuple[int, int] = SIZE) -> torch
 
 def sample(
     model, positive=None, negative=None, frames: int = 3, steps: int = 1, cfg: float = 3.0, sampler: str = "euler",
-    scheduler: str = "normal", start: torch.Tensor | None = None, latent: torch.Tensor | None = None, **more,
+    scheduler: str = "normal", start: torch.Tensor | None = None, latent: torch.Tensor | None = None, seed: int = 3,
+    **more,
 ) -> torch.Tensor:  # fmt: skip
     """The latents of a run; random numbers of samplers and patches start from the same seed each time."""
     torch.manual_seed(0)
@@ -45,7 +46,7 @@ def sample(
     latent = torch.zeros_like(start) if latent is None else latent
     positive, negative = positive or text(1), negative or text(2)
     out = comfy.sample.sample(
-        model, start, steps, cfg, sampler, scheduler, positive, negative, latent, disable_pbar=True, seed=3, **more
+        model, start, steps, cfg, sampler, scheduler, positive, negative, latent, disable_pbar=True, seed=seed, **more
     )
     assert out.isfinite().all()
     return out

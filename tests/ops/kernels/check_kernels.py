@@ -9,11 +9,14 @@ from poison import DEVICE, DTYPES, assert_as_exact_as, double, far_apart, pictur
 
 from unet_motion import kernels
 from unet_motion.forward.freeu import FreeU, freeu_concat
+from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
+from unet_motion.ops.dispatch import KERNELS
 from unet_motion.ops.feed_forward import geglu, geglu_eager, geglu_kernel
 from unet_motion.ops.freeu import freeu_concat_eager
 from unet_motion.ops.group_norm import group_norm, group_norm_eager, group_norm_kernel
 from unet_motion.ops.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_eager, layer_norm_kernel
+from unet_motion.ops.residual import add_residual, residual_sum_eager, residual_sum_kernel
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +48,27 @@ def test_temporal_attention(n, heads, frames, dim, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("clips,n,heads,frames,dim", [(2, 3, 2, 16, 40), (3, 7, 1, 5, 13), (2, 1, 2, 33, 24)])
+def test_temporal_attention_of_several_clips(clips, n, heads, frames, dim, dtype):
+    """One launch for all of them, and the pixels of a clip end within a tile."""
+    tokens = [random(clips, frames, n, heads * dim, dtype=dtype, strided=i == 1) for i in range(3)]
+    views = [t.unflatten(-1, (heads, dim)).permute(0, 2, 3, 1, 4) for t in tokens]
+    mask = random(clips, 1, heads, 1, frames, dtype=dtype)
+    for more in ((), (mask,)):
+        out = temporal_attention(*views, 0.3, *more)
+        exact = temporal_attention_eager(*double(*views), 0.3, *double(*more))
+        assert_as_exact_as(out, temporal_attention_eager(*views, 0.3, *more), exact)
+        assert out.permute(0, 3, 1, 2, 4).is_contiguous()
+    found, expected = (
+        PROCESSORS[name].attend_frames(*(t.unflatten(-1, (heads, dim)) for t in tokens), 0.3)
+        for name in ("triton", "math")
+    )
+    assert found.is_contiguous()
+    exact = temporal_attention_eager(*double(*views), 0.3).permute(0, 3, 1, 2, 4)
+    assert_as_exact_as(found, expected, exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(5, 2, 7, 7), (1, 2, 7, 7), (5, 1, 1, 7), (1, 1, 7, 1)])
 def test_temporal_attention_with_a_mask(shape, dtype):
     views = qkv(5, 2, 7, 16, dtype)
@@ -69,10 +93,18 @@ def test_temporal_attention_reads_far_apart_entries():
     assert torch.equal(temporal_attention(*views, 1.0, row), temporal_attention(*views, 1.0))
 
 
+@pytest.fixture(params=["one launch", "three"])
+def way(request, monkeypatch):
+    """Whether a program may hold a whole group."""
+    if request.param == "three":
+        monkeypatch.setattr("unet_motion.ops.group_norm.triton.HELD", 0)
+    return request.param
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n,rows,channels,groups", [(1, 1, 8, 4), (2, 63, 30, 3), (2, 130, 70, 5), (1, 257, 40, 1)])
 @pytest.mark.parametrize("silu", [False, True])
-def test_group_norm(n, rows, channels, groups, silu, dtype):
+def test_group_norm(n, rows, channels, groups, silu, dtype, way):
     # The mean is far from 0: a variance as the difference of squares would be lost.
     tokens = random(n, rows, channels, dtype=dtype, strided=silu).add_(30 * random(1, 1, channels, dtype=dtype))
     arguments = tokens, random(channels, dtype=dtype), random(channels, dtype=dtype), groups, 1e-6, silu
@@ -81,25 +113,41 @@ def test_group_norm(n, rows, channels, groups, silu, dtype):
     assert out.is_contiguous()
 
 
-def test_group_norm_of_more_pieces_than_are_combined_at_once():
+def test_group_norm_of_more_pieces_than_are_combined_at_once(monkeypatch):
+    monkeypatch.setattr("unet_motion.ops.group_norm.triton.ENTRIES", 64)
+    monkeypatch.setattr("unet_motion.ops.group_norm.triton.HELD", 0)
     arguments = random(1, 64 * 70 + 1, 4) + 5, random(4), None, 2, 1e-6, False
     assert_as_exact_as(group_norm(*arguments), group_norm_eager(*arguments), group_norm_eager(*double(*arguments)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("each", [1, 3])
-def test_group_norm_behind_a_vector_of_each_clip(each, dtype):
+def test_group_norm_behind_a_vector_of_each_clip(each, dtype, way):
     tokens, added = random(2 * each, 67, 15, dtype=dtype, strided=True), random(2, 15, dtype=dtype, strided=True)
     arguments = tokens, random(15, dtype=dtype), random(15, dtype=dtype), 5, 1e-6, True, added.mul_(20)
     assert_as_exact_as(group_norm(*arguments), group_norm_eager(*arguments), group_norm_eager(*double(*arguments)))
 
 
 @pytest.mark.parametrize("dim", [0, 1])
-def test_group_norm_reads_far_apart_entries(dim):
+def test_group_norm_reads_far_apart_entries(dim, way):
     tokens, weight, bias = random(3, 5, 8, dtype=torch.float16), random(8), random(8)
     result = group_norm_kernel(far_apart(tokens, dim), weight, bias, 4, 1e-6, True)
     exact = group_norm_eager(*double(tokens, weight, bias), 4, 1e-6, True)
     assert_as_exact_as(result, group_norm_eager(tokens, weight.half(), bias.half(), 4, 1e-6, True), exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_gate_of_every_size(dtype):
+    """From where its tail is below all numbers to where it is 1, and no number stays none."""
+    gate = torch.cat([torch.linspace(-14, 14, 20001), 10 ** torch.linspace(-8, 4.8, 501)]).to(DEVICE, dtype)
+    x = torch.stack([torch.ones_like(gate), gate], dim=1)
+    exact = geglu_eager(x.double())
+    error = (geglu(x).double() - exact).abs().flatten()
+    limit = torch.finfo(dtype)
+    # A rounding of the result, and what is lost of 1 - tail in float32 or by the tail's own error.
+    assert (error <= exact.abs().flatten() * (limit.eps + 1e-5) + 2e-7 + limit.tiny).all()
+    odd = torch.tensor([[1.0, float("inf")], [1.0, float("nan")]], dtype=dtype, device=DEVICE)
+    assert geglu(odd)[0].isinf().all() and geglu(odd)[1].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -135,6 +183,46 @@ def test_layer_norm(clips, frames, pixels, channels, added, dtype):
     assert_as_exact_as(total, twin_total, exact_total)
     assert_as_exact_as(out, twin, exact)
     assert total is x if residual is None else total.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [30, 2100])
+def test_layer_norm_with_a_bias_that_goes_ahead(channels, dtype):
+    """It is in the sum and not in the norm."""
+    x, residual = (random(1, 2, 3, channels, dtype=dtype, strided=True) for _ in range(2))
+    weight, ahead = random(channels, dtype=dtype), random(channels, dtype=dtype) * 9
+    total, out = layer_norm(x, weight, None, 1e-5, None, residual, ahead)
+    plain, normed = layer_norm(x, weight, None, 1e-5, None, residual)
+    assert torch.equal(out, normed)
+    assert_as_exact_as(total, plain + ahead, x.double() + residual.double() + ahead.double())
+    twin_total, twin = layer_norm_eager(x, weight, None, 1e-5, None, residual, ahead)
+    assert torch.equal(twin_total, x + residual + ahead)
+    assert_as_exact_as(out, twin, layer_norm_eager(plain.double(), weight.double(), None, 1e-5)[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 70, 3, 5), (1, 300, 2, 7), (0, 8, 2, 2)], ids=str)
+def test_residual_sum(shape, dtype):
+    hidden, skip = pictures(*shape, dtype=dtype), pictures(*shape, dtype=dtype, strided=True)
+    bias = random(shape[1], dtype=dtype)
+    assert KERNELS["residual_sum"].runs(hidden, skip, bias)
+    out = add_residual(hidden, skip, bias, inplace=False)
+    assert out.permute(0, 2, 3, 1).is_contiguous()
+    if shape[0]:
+        assert_as_exact_as(out, residual_sum_eager(hidden, skip, bias), residual_sum_eager(*double(hidden, skip, bias)))
+    # What lies in another order runs as plain code.
+    lone = hidden.contiguous()
+    assert torch.equal(add_residual(lone.clone(), skip, bias, inplace=True), residual_sum_eager(lone, skip, bias))
+    assert torch.equal(add_residual(hidden, skip, None, inplace=False), hidden + skip)
+
+
+def test_residual_sum_reads_far_apart_entries():
+    hidden, skip, bias = (random(*shape, dtype=torch.float16) for shape in ((6, 8), (6, 8), (8,)))
+    near = [t.view(1, 2, 3, 8).permute(0, 3, 1, 2) for t in (hidden, skip)]
+    for i in range(2):
+        rows = far_apart((hidden, skip)[i], 0).unflatten(0, (1, 2, 3)).permute(0, 3, 1, 2)
+        far = [rows if i == j else near[j] for j in range(2)]
+        assert torch.equal(residual_sum_kernel(*far, bias), residual_sum_kernel(*near, bias))
 
 
 def test_layer_norm_reads_far_apart_entries():

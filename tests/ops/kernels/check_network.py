@@ -23,8 +23,12 @@ def noted(name, function, seen):
     return run
 
 
+@pytest.mark.parametrize("card", [False, True], ids=["elsewhere", "on a card"])
 @torch.no_grad()
-def test_a_whole_network_runs_on_the_kernels_and_sees_each_change_of_its_weights(monkeypatch):
+def test_a_whole_network_runs_on_the_kernels_and_sees_each_change_of_its_weights(card, monkeypatch):
+    """On a card, or on a CPU that is taken for one, its layers are computed together too."""
+    if card:
+        monkeypatch.setattr("unet_motion.ops.layer.CARDS", (DEVICE.type,))
     unet = UNetMotionModel(
         down_block_types=("CrossAttnDownBlockMotion",),
         up_block_types=("UpBlockMotion",),
@@ -45,6 +49,7 @@ def test_a_whole_network_runs_on_the_kernels_and_sees_each_change_of_its_weights
         ("ops.feed_forward", "geglu_kernel"),
         ("ops.group_norm", "group_norm_kernel"),
         ("ops.layer_norm", "layer_norm_kernel", "add_layer_norm_kernel"),
+        ("ops.residual", "residual_sum_kernel"),
         ("forward.freeu", "freeu_concat_kernel"),
     ):
         module = importlib.import_module(f"unet_motion.{name}")
@@ -62,7 +67,7 @@ def test_a_whole_network_runs_on_the_kernels_and_sees_each_change_of_its_weights
         return result
 
     first = agree()
-    assert len(launched) == 5
+    assert len(launched) == 5 + (card or DEVICE.type == "cuda")
     motion = unet.mid_block.motion_modules[0]
     unet.down_blocks[0].resnets[0].norm1.bias.add_(0.3)
     motion.transformer_blocks[0].norm2.weight.mul_(1.5)

@@ -1,11 +1,17 @@
-"""Compiles each kernel for an NVIDIA GPU of a compute capability, with none at hand, and prints how it came out.
+"""Compiles each kernel for an NVIDIA GPU of a compute capability, with none at hand, and prints how it came out: name,
+bytes of shared memory, registers of a thread, and bytes of a thread's stack, which is what did not fit into registers.
 
 The launchers run on CPU tensors, and where they would launch, the kernel is compiled for the arguments' types as
-Triton would on the GPU: integers that are 1 become constants. Run it without TRITON_INTERPRET.
+Triton would on the GPU: integers that are 1 become constants, and 16 divides pointers and multiples of it. Run it
+without TRITON_INTERPRET.
 """
 
 import importlib
+import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 import triton
@@ -27,23 +33,39 @@ class Compiled:
 
     def compile(self, *arguments, **options):
         given = {**dict(zip(self.kernel.arg_names, arguments, strict=False)), **options}
-        signature, places, names = {}, {}, {}
+        signature, places, names, attributes = {}, {}, {}, {}
         for i, parameter in enumerate(self.kernel.params):
             value = given[parameter.name]
             if parameter.is_constexpr or (isinstance(value, int) and value == 1):
                 signature[parameter.name], places[(i,)], names[parameter.name] = "constexpr", value, value
-            elif isinstance(value, torch.Tensor):
+                continue
+            if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+                attributes[(i,)] = [["tt.divisibility", 16]]
+            if isinstance(value, torch.Tensor):
                 signature[parameter.name] = TYPES[value.dtype]
             elif isinstance(value, int):
                 signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
             else:
                 signature[parameter.name] = "fp32"
         try:
-            source = ASTSource(self.kernel, signature, places)
+            source = ASTSource(self.kernel, signature, places, attributes)
         except TypeError:  # older ones know constants by their names
             source = ASTSource(self.kernel, signature, names)
-        result = triton.compile(source, target=GPUTarget("cuda", self.capability, 32))
-        print(self.kernel.__name__, "shared memory", result.metadata.shared, "bytes")
+        chosen = {name: value for name, value in options.items() if name == "num_warps"}
+        result = triton.compile(source, target=GPUTarget("cuda", self.capability, 32), options=chosen)
+        print(self.kernel.__name__, result.metadata.shared, *registers_and_stack(result.asm["cubin"]))
+
+
+def registers_and_stack(cubin: bytes) -> tuple[int, int]:
+    """By the disassembler that comes with Triton."""
+    program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        run = subprocess.run([program, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", run.stdout + run.stderr)
+    assert found is not None, run.stdout
+    return int(found[1]), int(found[2])
 
 
 def launcher(name: str, capability: int):
@@ -51,15 +73,14 @@ def launcher(name: str, capability: int):
     module = importlib.import_module(f"unet_motion.ops.{name}.triton")
     for key, value in list(vars(module).items()):
         # Functions with an underscore and a grid are kernels; helpers without one are inlined by their callers.
-        if isinstance(value, JITFunction) and key not in ("_sine", "_waves"):
+        if isinstance(value, JITFunction) and key not in ("_sine", "_waves", "_upper_tail"):
             setattr(module, key, Compiled(value, capability))
     return module.launch
 
 
 def main(capability: int) -> None:
-    geglu, group_norm, layer_norm, freeu, attention = (
-        launcher(name, capability) for name in ("feed_forward", "group_norm", "layer_norm", "freeu", "attention")
-    )
+    names = "feed_forward", "group_norm", "layer_norm", "freeu", "attention", "residual"
+    geglu, group_norm, layer_norm, freeu, attention, residual = (launcher(name, capability) for name in names)
 
     def make(*shape, dtype=torch.float16):
         return torch.empty(*shape, dtype=dtype)
@@ -71,12 +92,18 @@ def main(capability: int) -> None:
     weight = make(320)
     group_norm(make(2, 4096, 320), weight, weight, 32, 1e-6, True, make(2, 320))
     group_norm(make(1, 1, 320), weight, None, 32, 1e-6, False, None)
+    # Wide groups, as one pass and in pieces, and those of a clip.
+    wide = make(1280)
+    for frames, pixels in ((32, 256), (32, 1024), (2, 16384)):
+        group_norm(make(frames, pixels, 1280), wide, wide, 32, 1e-6, True, None)
+    residual(picture(2, 320, 8, 8), picture(2, 320, 8, 8), weight)
     layer_norm(make(2, 3, 5, 320), make(2, 3, 5, 320), weight, weight, make(3, 320), 1e-5)
     layer_norm(make(1, 1, 1, 320), None, weight, None, make(1, 320), 1e-5)
     freeu(picture(2, 1280, 16, 16), picture(2, 640, 16, 16), 1.5, 0.2, True, torch.tensor(True))
     freeu(picture(2, 1, 1, 1), picture(2, 1, 1, 1), 1.5, 0.2, False, None)
     # The widest tiles of the most bytes: what float32 attention takes is the most that any kernel takes.
-    for frames, dim, dtype in ((1, 8, torch.float16), (16, 40, torch.bfloat16), (64, 160, torch.float32)):
+    cases = (1, 8, torch.float16), (16, 40, torch.bfloat16), (16, 160, torch.float32), (64, 160, torch.float32)
+    for frames, dim, dtype in cases:
         tokens = [make(frames, 3, 2 * dim, dtype=dtype).transpose(0, 1).unflatten(-1, (2, dim)).transpose(1, 2)] * 3
         attention(*tokens, 0.3, make(1, 1, frames, frames) if frames == 16 else None)
 

@@ -21,9 +21,9 @@ def stage(card: Card, found: Found) -> None:
     given = dict(seed=7, frames=sizes.clip_frames, steps=sizes.clip_steps, progress=False)
     # Convolutions in TF32, cuDNN's default, would be off by whole levels of grey.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        expected, took = clip(MotionPipeline.bundled(), **given)
+        expected, took = clip(MotionPipeline.bundled(dtype=torch.float32), **given)
         found.add("CPU", seconds=took)
-        pipe = MotionPipeline.bundled(device=str(card.device))
+        pipe = MotionPipeline.bundled(device=str(card.device), dtype=torch.float32)
         ways = {"device": ("eager", "auto")} | ({"device, kernels": ("triton", "triton")} if card.on_gpu else {})
         for way, (mode, processor) in ways.items():
             with found.row(way) as row, use(mode):

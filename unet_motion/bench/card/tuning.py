@@ -25,6 +25,7 @@ TRIED = {
     "residual, layer norm and positions": "layer_norm",
     "GEGLU": "geglu",
     "group norm and SiLU": "group_norm",
+    "residual sum and bias": "residual_sum",
     "FreeU v1 and concatenation": "freeu",
 }
 """What is timed -> the kernel whose numbers are tried, by how much of a step it is."""
@@ -33,12 +34,14 @@ TRIED = {
 def grid(kernel: str) -> Iterator[dict[str, int]]:
     """The choices of a kernel."""
     if kernel == "temporal_attention":
-        for tile, warps in ((16, 1), (32, 1), (32, 2), (64, 2), (64, 4), (64, 8)):
+        for chunk in (16, 32, 64):
+            yield {"TILE": 16, "CHUNK": chunk, "num_warps": 1}
+        for tile, warps in ((32, 1), (32, 2), (64, 2), (64, 4), (64, 8)):
             yield {"TILE": tile, "num_warps": warps}
     elif kernel == "layer_norm":
         for rows, warps in product((1, 2, 4), (1, 2, 4, 8)):
             yield {"ROWS": rows, "num_warps": warps}
-    elif kernel == "geglu":
+    elif kernel in ("geglu", "residual_sum"):
         for (rows, block), warps in product(((1, 1024), (4, 512), (8, 256), (16, 256)), (4, 8)):
             yield {"ROWS": rows, "BLOCK": block, "num_warps": warps}
     else:

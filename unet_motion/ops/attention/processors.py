@@ -67,6 +67,22 @@ class AttentionProcessor:
         """
         raise NotImplementedError
 
+    def attend_frames(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention over the frames of each pixel: (B, F, P, heads, dim) each, views of any strides -> the same shape.
+
+        Clip by clip: what it gives need not be moved into another order then.
+        """
+        if len(query) == 1:
+            # Not unbound: the gradient of that copies.
+            return self._attend_clip(query.squeeze(0), key.squeeze(0), value.squeeze(0), scale)[None]
+        clips = zip(query.unbind(0), key.unbind(0), value.unbind(0), strict=True)
+        return torch.stack([self._attend_clip(q, k, v, scale) for q, k, v in clips])
+
+    def _attend_clip(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """(F, P, heads, dim) each -> a view of this shape."""
+        query, key, value = (t.permute(1, 2, 0, 3) for t in (query, key, value))
+        return self.attend(query, key, value, None, scale).permute(2, 0, 1, 3)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
@@ -284,6 +300,13 @@ class TritonProcessor(SDPAProcessor):
         if KERNELS["temporal_attention"].declines(query, key, value, mask):
             return super().attend(query, key, value, mask, scale)
         return temporal_attention_kernel(query, key, value, scale, mask)
+
+    def attend_frames(self, query, key, value, scale):
+        """All clips in one launch."""
+        views = [t.permute(0, 2, 3, 1, 4) for t in (query, key, value)]
+        if KERNELS["temporal_attention"].declines(*views, None):
+            return super().attend_frames(query, key, value, scale)
+        return temporal_attention_kernel(*views, scale).permute(0, 3, 1, 2, 4)
 
 
 OPTIONAL = {XFormersProcessor: "xformers", SageProcessor: "sageattention"}

@@ -17,11 +17,12 @@ def _constraint(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None =
         return "query and key differ in shape"
     if query.dtype != key.dtype or key.dtype != value.dtype:
         return "query and key differ in dtype"
-    if query.shape[2] > MOST_FRAMES:
-        return f"{query.shape[2]} frames are more than {MOST_FRAMES}"
-    if query.shape[3] > MOST_WIDTH:
-        return f"heads of {query.shape[3]} channels are wider than {MOST_WIDTH}"
-    scores = (*query.shape[:3], key.shape[2])
+    frames, width = query.shape[-2:]
+    if frames > MOST_FRAMES:
+        return f"{frames} frames are more than {MOST_FRAMES}"
+    if width > MOST_WIDTH:
+        return f"heads of {width} channels are wider than {MOST_WIDTH}"
+    scores = (*query.shape[:-1], frames)
     if mask is not None and any(m not in (1, s) for m, s in zip(mask.shape, scores, strict=True)):
         return "the mask does not broadcast to the scores"
     return None
@@ -34,11 +35,13 @@ def temporal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, 
     """softmax(scale * q k^T + mask) v of each head and sequence.
 
     Args:
-        query, key, value: (N, heads, F, dim) views of any strides, float16, bfloat16 or float32.
-        mask: added to the scores; (N or 1, heads or 1, F or 1, F or 1) of any float dtype and strides.
+        query, key, value: (N, heads, F, dim), or with clips (B, N, heads, F, dim), views of any strides; float16,
+            bfloat16 or float32.
+        mask: added to the scores; (N or 1, heads or 1, F or 1, F or 1), with clips (B or 1, ...), of any float dtype
+            and strides.
 
     Returns:
-        (N, heads, F, dim) in the query's dtype, in the memory order of tokens.
+        The query's shape and dtype, in the memory order of tokens, ((B,) F, N, heads, dim).
     """
     if _fits.runs(query, key, value, mask):
         return temporal_attention_kernel(query, key, value, scale, mask)

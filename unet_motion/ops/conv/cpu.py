@@ -23,11 +23,18 @@ PRODUCT_FROM, PLANES_FROM = (1500, 350) if WIDE else (0, 0)
 """Products of channels (in * out) for each pixel from which a convolution is one product over gathered windows, which
 reads the weights as they lie, and from which it runs plane by plane. Measured for two kinds of processor."""
 
+BFLOAT16_PRODUCT_FROM = 2000
+"""The same in bfloat16, where a 3x3 kernel and a 1x1 one become products and nothing runs plane by plane."""
+
 GRADIENT_FROM = 4000
 """Such products from which the gradient for the input of a frozen convolution is a product too."""
 
 MANY_PIXELS = 512
 """Pixels from which kernels that are made anew in each call, in upsampling and in Winograd's way, repay themselves."""
+
+
+EXACT = (torch.float32, torch.float64)
+"""Where sums of weights or of pixels may be rounded before they are multiplied."""
 
 
 class Algorithm(enum.Enum):
@@ -43,9 +50,11 @@ def choose_algorithm(conv: nn.Conv2d, x: Tensor) -> Algorithm | None:
     """The fastest way to compute ``conv(x)``, x (N, C, H, W); None is to call the layer."""
     if not _plain_on_cpu(conv, x):
         return None
+    pixels = _pixels(conv, x)
+    if x.dtype == torch.bfloat16:
+        return _choose_in_bfloat16(conv, x, pixels)
     if conv.kernel_size == (1, 1):
         return Algorithm.LINEAR if _is_linear(conv, x) else None
-    pixels = _pixels(conv, x)
     if pixels >= MANY_PIXELS and winograd.serves(conv, x) and not _needs_gradients(conv, x):
         # A host's weights may want gradients that the layer does not know of.
         if not is_hosted(conv) or not torch.is_grad_enabled():
@@ -56,6 +65,16 @@ def choose_algorithm(conv: nn.Conv2d, x: Tensor) -> Algorithm | None:
     if channels >= PRODUCT_FROM * pixels and (not _needs_gradients(conv, x) or _frozen(conv, pixels)):
         return Algorithm.PRODUCT
     return Algorithm.PLANES if channels >= PLANES_FROM * pixels else None
+
+
+def _choose_in_bfloat16(conv: nn.Conv2d, x: Tensor, pixels: int) -> Algorithm | None:
+    """Only what rounds no more often than the layer itself: Winograd's transforms would lie four times as far off."""
+    if not 0 < pixels <= FEW_PIXELS or conv.in_channels * conv.out_channels < BFLOAT16_PRODUCT_FROM * pixels:
+        return None
+    if conv.kernel_size == (1, 1):
+        return Algorithm.LINEAR if _is_linear(conv, x) else None
+    # The gradient of a product adds up windows, each of them rounded.
+    return None if _needs_gradients(conv, x) else Algorithm.PRODUCT
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, algorithm: Algorithm) -> Tensor:
@@ -86,7 +105,7 @@ def _is_linear(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def _plain_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if x.device.type != "cpu" or x.dtype not in (*EXACT, torch.bfloat16):
         return False
     return not (torch.compiler.is_compiling() or conv._forward_hooks)
 
@@ -164,7 +183,7 @@ def product_of_windows(planes: Tensor, weight: Tensor, bias: Tensor | None, stri
 
 def upsamples_in_phases(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether :func:`upsample_in_phases` is faster than to enlarge x (N, C, H, W) and convolve."""
-    many = x.device.type == "cpu" and x.shape[0] * x.shape[2] * x.shape[3] >= MANY_PIXELS
+    many = x.device.type == "cpu" and x.dtype in EXACT and x.shape[0] * x.shape[2] * x.shape[3] >= MANY_PIXELS
     return many and not conv._forward_hooks
 
 

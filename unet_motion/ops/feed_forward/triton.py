@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,14 +18,33 @@ BLOCK = 256
 
 
 @triton.jit
-def _geglu(x, out, count, width, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _upper_tail(x):
+    """The normal distribution's part above x >= 0, erfc(x / sqrt(2)) / 2, to 7e-6 of itself up to 6, then below 1e-9.
+
+    Its logarithm to the base 2 as a polynomial, minimax over 0 to 6: half as many instructions as erf.
+    """
+    y = -1.83481452e-06 * x + 6.15983545e-05
+    y = y * x - 0.000930525316
+    y = y * x + 0.00850789271
+    y = y * x - 0.0539600727
+    y = y * x - 0.45846439
+    y = y * x - 1.15125105
+    return tl.exp2(y * x - 0.999995294)
+
+
+@triton.jit
+def _geglu(x, out, count, width, stride, EXACT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
     inside = (row < count) & (column < width)
     start = x + row * stride + column
     value = tl.load(start, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(start + width, mask=inside, other=0.0).to(tl.float32)
-    gelu = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
+    if EXACT:
+        gelu = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
+    else:
+        tail = _upper_tail(tl.abs(gate))
+        gelu = gate * tl.where(gate > 0, 1.0 - tail, tail)
     tl.store(out + row * width + column, (value * gelu).to(out.dtype.element_ty), mask=inside)
 
 
@@ -37,5 +57,6 @@ def launch(x: Tensor) -> Tensor:
         count, block = out.numel() // width, min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(width))
         rows = chosen.get("ROWS", ENTRIES // block)
         grid = (triton.cdiv(count, rows), triton.cdiv(width, block))
-        _geglu[grid](x, out, count, width, row_stride(x), ROWS=rows, BLOCK=block, **warps(chosen))
+        exact = x.dtype == torch.float32
+        _geglu[grid](x, out, count, width, row_stride(x), EXACT=exact, ROWS=rows, BLOCK=block, **warps(chosen))
     return out

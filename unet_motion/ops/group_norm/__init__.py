@@ -98,8 +98,8 @@ def scoped_group_norm(
 
 
 def _plain_group_norm(norm: nn.GroupNorm, x: Tensor, frames: int, scope: str) -> Tensor:
-    if narrow_groups.serves(norm, x):
-        clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
+    clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
+    if narrow_groups.serves(norm, x, x.shape[-2] * x.shape[-1] * (1 if scope == "frame" else frames)):
         tokens = to_tokens(x).reshape(clips, -1, x.shape[1])
         weight, bias = weights_of(norm, x)
         assert bias is not None  # `serves` says so

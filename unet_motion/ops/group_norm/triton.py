@@ -1,6 +1,7 @@
 """Group norm in two passes over channels-last memory: means and deviations of pieces, then scale, shift and SiLU.
 
-Whole rows of channels are read, because a group's few channels alone would waste most of each memory transaction.
+Whole rows of channels are read, because a group's few channels alone would waste most of each memory transaction. Of
+few rows a program holds all of a group, and one pass is enough.
 """
 
 from __future__ import annotations
@@ -19,8 +20,45 @@ PIECE = 64
 BLOCK = 64
 """Channels of a program, at most."""
 
-ENTRIES = 4096
+ENTRIES = 2048
 """Pieces times channels of a group that are combined at once, at most."""
+
+MANY_PIECES = 64
+"""More are combined by programs of twice the size, of which there are few then: one for each group of a clip."""
+
+HELD = 16384
+"""Rows times channels of a group that one program holds, at most."""
+
+OF_A_WARP = 1024
+"""Of those, what one warp holds."""
+
+
+@triton.jit
+def _whole(
+    x, out, weight, bias, added, rows, channels, groups, each, added_row, x_n, x_row, eps,
+    BIAS: tl.constexpr, ADD: tl.constexpr, SILU: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A group of one clip or frame."""
+    n = (tl.program_id(0) // groups).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    held = column < WIDTH
+    channel = (tl.program_id(0) % groups) * WIDTH + column
+    row = tl.arange(0, ROWS).to(tl.int64)
+    inside = (row < rows)[:, None] & held[None, :]
+    values = tl.load(x + n * x_n + row[:, None] * x_row + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        move = tl.load(added + (n // each) * added_row + channel, mask=held, other=0.0).to(tl.float32)
+        values = tl.where(inside, values + move[None, :], 0.0)
+    size = rows * 1.0 * WIDTH
+    centred = tl.where(inside, values - tl.sum(tl.sum(values, axis=1), axis=0) / size, 0.0)
+    rate = 1.0 / tl.sqrt(tl.sum(tl.sum(centred * centred, axis=1), axis=0) / size + eps)
+    y = centred * (tl.load(weight + channel, mask=held, other=0.0).to(tl.float32) * rate)[None, :]
+    if BIAS:
+        y += tl.load(bias + channel, mask=held, other=0.0).to(tl.float32)[None, :]
+    if SILU:
+        y = y * tl.sigmoid(y)
+    tl.store(out + (n * rows + row)[:, None] * channels + channel[None, :], y.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -103,6 +141,11 @@ def _apply(
     tl.store(out + (n * rows + row)[:, None] * channels + column[None, :], y.to(out.dtype.element_ty), mask=inside)
 
 
+def one_launch(rows: int, channels: int, groups: int) -> bool:
+    """Whether a program can hold all of a group (rows, channels / groups)."""
+    return triton.next_power_of_2(rows) * triton.next_power_of_2(channels // groups) <= HELD
+
+
 def launch(
     tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool, added: Tensor | None
 ) -> Tensor:
@@ -112,23 +155,35 @@ def launch(
     if not out.numel():
         return out
     chosen = tuned("group_norm", tokens.device, tokens.dtype, rows=rows, channels=channels)
+    width, each = channels // groups, 1 if added is None else n // added.shape[0]
+    padded, held = triton.next_power_of_2(width), triton.next_power_of_2(rows)
+    affine = weight.contiguous(), weight if bias is None else bias.contiguous(), weight if added is None else added
+    added_row = 0 if added is None else added.stride(0)
+    given = {"BIAS": bias is not None, "ADD": added is not None}
+    if one_launch(rows, channels, groups) and not chosen:
+        _whole[(n * groups,)](
+            tokens, out, *affine, rows, channels, groups, each, added_row, tokens.stride(0), tokens.stride(1), eps,
+            **given, SILU=silu, WIDTH=width, ROWS=held, BLOCK=padded, num_warps=max(1, held * padded // OF_A_WARP),
+        )  # fmt: skip
+        return out
+    _launch_three(tokens, out, affine, groups, each, added_row, eps, given, silu, chosen)
+    return out
+
+
+def _launch_three(tokens, out, affine, groups, each, added_row, eps, given, silu, chosen) -> None:
+    n, rows, channels = tokens.shape
     piece, options = chosen.get("PIECE", PIECE), warps(chosen)
     pieces, block = triton.cdiv(rows, piece), min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(channels))
-    grid = (n * pieces, triton.cdiv(channels, block))
+    grid, layout = (n * pieces, triton.cdiv(channels, block)), (tokens.stride(0), tokens.stride(1))
     mean, deviation = torch.empty(2, n, pieces, channels, dtype=torch.float32, device=tokens.device).unbind(0)
     scale, shift = torch.empty(2, n, channels, dtype=torch.float32, device=tokens.device).unbind(0)
-    layout = tokens.stride(0), tokens.stride(1)
-    _statistics[grid](tokens, mean, deviation, rows, channels, pieces, *layout, PIECE=piece, BLOCK=block, **options)
-    width = channels // groups
-    padded = triton.next_power_of_2(width)
-    together = max(1, min(64, ENTRIES // padded))
-    _combine[(n, groups)](
-        mean, deviation, weight.contiguous(), weight if bias is None else bias.contiguous(),
-        weight if added is None else added, scale, shift, rows, channels, pieces, width,
-        1 if added is None else n // added.shape[0], 0 if added is None else added.stride(0), eps,
-        BIAS=bias is not None, ADD=added is not None, LOOPS=loops(pieces, together), PIECE=piece, TOGETHER=together,
-        WIDTH=padded,
-    )  # fmt: skip
     shape = rows, channels, pieces
+    _statistics[grid](tokens, mean, deviation, *shape, *layout, PIECE=piece, BLOCK=block, **options)
+    width, twice = channels // groups, 1 + (pieces > MANY_PIECES)
+    padded = triton.next_power_of_2(width)
+    together = min(max(1, twice * ENTRIES // padded), triton.next_power_of_2(pieces))
+    _combine[(n, groups)](
+        mean, deviation, *affine, scale, shift, *shape, width, each, added_row, eps,
+        **given, LOOPS=loops(pieces, together), PIECE=piece, TOGETHER=together, WIDTH=padded, num_warps=4 * twice,
+    )  # fmt: skip
     _apply[grid](tokens, out, scale, shift, *shape, *layout, SILU=silu, PIECE=piece, BLOCK=block, **options)
-    return out

@@ -16,7 +16,15 @@ from ..layout import not_rows
 MOST_CHANNELS = 8192
 
 
-def _constraint(x: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, residual: Tensor | None):
+MOST_ROWS = 2**31 - 2**16
+
+
+def _constraint(
+    x: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, residual: Tensor | None,
+    ahead: Tensor | None = None,
+) -> str | None:  # fmt: skip
+    if x.numel() > MOST_ROWS * x.shape[-1]:
+        return f"{x.numel() // x.shape[-1]} rows are more than {MOST_ROWS}"
     if x.shape[-1] > MOST_CHANNELS:
         return f"{x.shape[-1]} channels are more than {MOST_CHANNELS}"
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
@@ -31,7 +39,7 @@ _fits = kernel("layer_norm", fits=_constraint)
 
 def layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, pos_emb: Tensor | None = None,
-    residual: Tensor | None = None,
+    residual: Tensor | None = None, ahead: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The sum x + residual, and its norm over the channels, plus a row of each frame.
 
@@ -40,26 +48,28 @@ def layer_norm(
             residual the sum is x itself.
         weight, bias: (C,).
         pos_emb: (F, C), added behind the norm.
+        ahead: (C,), added to the sum that is given back, and not to what is normalised; goes with a residual.
 
     Returns:
         sum, normalised: each of x's shape and dtype; statistics in float32.
     """
-    if not _fits.runs(x, weight, bias, pos_emb, residual):
-        return layer_norm_eager(x, weight, bias, eps, pos_emb, residual)
+    if not _fits.runs(x, weight, bias, pos_emb, residual, ahead):
+        return layer_norm_eager(x, weight, bias, eps, pos_emb, residual, ahead)
     if residual is None:
         return x, layer_norm_kernel(x, weight, bias, pos_emb, eps)
-    return add_layer_norm_kernel(x, residual, weight, bias, pos_emb, eps)
+    return add_layer_norm_kernel(x, residual, weight, bias, pos_emb, eps, ahead)
 
 
 def layer_norm_eager(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, pos_emb: Tensor | None = None,
-    residual: Tensor | None = None,
+    residual: Tensor | None = None, ahead: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The plain twin."""
     if residual is not None:
         x = x + residual
     out = F.layer_norm(x, x.shape[-1:], weight, bias, eps)
-    return x, out if pos_emb is None else out + pos_emb[:, None]
+    total = x if ahead is None else x + ahead
+    return total, out if pos_emb is None else out + pos_emb[:, None]
 
 
 @library.custom_op("unet_motion::layer_norm", mutates_args=())
@@ -76,32 +86,36 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, ep
 
 @library.custom_op("unet_motion::add_layer_norm", mutates_args=())
 def add_layer_norm_kernel(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, eps: float,
+    ahead: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     from .triton import launch
 
-    return launch(x, residual, weight, bias, pos_emb, eps)
+    return launch(x, residual, weight, bias, pos_emb, eps, ahead)
 
 
 @add_layer_norm_kernel.register_fake
 def _(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, eps: float,
+    ahead: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
 def add_layer_norm(
     norm: nn.LayerNorm, tokens: Tensor, added: Tensor | None = None, pos_emb: Tensor | None = None,
-    inplace: bool = False,
+    inplace: bool = False, ahead: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """tokens + added, and the layer norm of it; pos_emb (F, 1, C) is added to the norm of tokens (B, F, P, C).
 
-    The sum may be written into tokens that belong to the caller (``inplace``).
+    The sum may be written into tokens that belong to the caller (``inplace``). ``ahead`` (C,) is what comes next on the
+    residual stream: it is in the sum that is given back, which is a new tensor then, but not in the norm.
     """
     if wanted() and not norm._forward_hooks:
         table = None if pos_emb is None else pos_emb[:, 0]
-        return layer_norm(tokens, *weights_of(norm, tokens), norm.eps, table, added)
+        return layer_norm(tokens, *weights_of(norm, tokens), norm.eps, table, added, ahead)
     if added is not None:
         tokens = add_into(tokens, added, inplace)
     out = norm(tokens)
-    return tokens, out if pos_emb is None else add_into(out, pos_emb, overwritable(norm))
+    out = out if pos_emb is None else add_into(out, pos_emb, overwritable(norm))
+    return (tokens if ahead is None else tokens + ahead), out

@@ -110,8 +110,8 @@ def align(widgets: list[Input], values: list[Any]) -> dict[str, Any]:
             raise UnknownWidgets(f"its value {spec.name} is {quoted(rest[0])}, expected {spec.type}")
     extra = [value for value in rest if isinstance(value, (int, float))]
     if extra:
-        found = f"it has {len(values)} widget values, of which {quoted(extra[0])} belongs to no known input"
-        raise UnknownWidgets(found)
+        counted = f"it has {len(values)} widget values"
+        raise UnknownWidgets(f"{counted}, of which {quoted(extra[0])} belongs to no known input")
     return found
 
 
