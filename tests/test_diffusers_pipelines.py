@@ -1,5 +1,7 @@
 """diffusers' AnimateDiff pipeline with this network inside, against the same pipeline with diffusers' own."""
 
+import re
+
 import diffusers
 import pytest
 import torch
@@ -197,6 +199,33 @@ def test_free_noise_gives_diffusers_values_and_is_switched_off(pipe, length, str
     pipe.disable_free_noise()
     assert isinstance(block, diffusers.models.attention.BasicTransformerBlock)
     assert_close(draw(pipe, frames), plain)
+
+
+ATTRIBUTES = (
+    "dim num_attention_heads attention_head_dim dropout cross_attention_dim activation_fn attention_bias "
+    "only_cross_attention double_self_attention positional_embeddings num_positional_embeddings _chunk_size _chunk_dim"
+).split()
+
+
+def attributes_of_blocks(unet):
+    return {
+        name: [getattr(block, attribute) for attribute in ATTRIBUTES]
+        for name, block in unet.named_modules()
+        if re.search(r"motion_modules\.\d+\.transformer_blocks\.\d+$", name)
+    }
+
+
+def test_blocks_of_motion_modules_have_diffusers_attributes_with_and_without_free_noise(pipe, theirs):
+    plain = attributes_of_blocks(theirs)
+    pipe.enable_free_noise(4, 2)
+    free = attributes_of_blocks(theirs)
+    pipe.disable_free_noise()
+    accelerate(pipe)
+    assert plain and attributes_of_blocks(pipe.unet) == plain
+    pipe.enable_free_noise(4, 2)
+    assert attributes_of_blocks(pipe.unet) == free
+    pipe.disable_free_noise()
+    assert attributes_of_blocks(pipe.unet) == plain
 
 
 def test_free_noise_draws_clips_longer_than_the_position_table_but_none_shorter_than_a_window(pipe):

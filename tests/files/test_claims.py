@@ -2,12 +2,14 @@
 
 import json
 import time
+from collections import Counter
 
 import pytest
 import torch
 
 from tests.formats.files import adapter, to_original, unet2d, write
 from unet_motion import UNetMotionConfig, UNetMotionModel, inspect_file, load_motion_module, load_unet
+from unet_motion.files.claims import _layers
 from unet_motion.files.description import ADAPTER_KEY, DESCRIPTION_KEY, description_tensor
 from unet_motion.formats import FileFormatError
 
@@ -67,6 +69,21 @@ def test_a_config_that_describes_no_such_unet(tmp_path, change, sentence):
     assert str(tmp_path) in str(caught.value) and len(str(caught.value)) < 600
     with pytest.raises(FileFormatError):
         UNetMotionModel.from_pretrained(tmp_path)
+
+
+def test_the_layers_of_a_description_are_those_of_its_model():
+    model = UNetMotionModel(
+        block_out_channels=(8, 16), layers_per_block=(1, 2), norm_num_groups=4, cross_attention_dim=12,
+        num_attention_heads=2, motion_num_attention_heads=2, transformer_layers_per_block=(2, 3),
+        temporal_transformer_layers_per_block=(1, 2),
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+    )  # fmt: skip
+    count = Counter(type(module).__name__ for module in model.modules())
+    motion = count["MotionModule"] + count["MotionTransformerBlock"]
+    # The middle has one resnet more than it has transformers.
+    assert _layers(model.config) == motion + count["ResnetBlock"] - 1 + count["BasicTransformerBlock"] == 41
+    assert _layers(model.motion_adapter_config()) == motion == 23
 
 
 def test_tables_that_a_file_does_not_hold_are_computed_within_bounds(tmp_path):

@@ -22,6 +22,7 @@ from unet_motion import MotionAdapter, UNetMotionModel, inspect_file, load_motio
 from unet_motion.cli import main
 from unet_motion.formats import FileFormatError, KeyMismatchError, WrongKindError
 from unet_motion.formats.convert import FORMS, convert
+from unet_motion.formats.merging import parse_blocks
 
 FOUR = {"block_out_channels": (32, 32, 64, 64)}
 MOTION = {
@@ -189,6 +190,12 @@ def test_merges_that_make_no_sense_are_one_sentence(tmp_path, capsys):
         assert main(["merge", *arguments, "--out", out]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_blocks_are_read_from_their_texts_and_empty_ones_left_out():
+    texts = ["", "mid_block=0.5", "  ", " up_blocks.1 =0.2, 0.8", ""]
+    assert parse_blocks(texts) == {"mid_block": [0.5], "up_blocks.1": [0.2, 0.8]}
+    assert parse_blocks(["", " "]) == {}
 
 
 def test_pias_input_layer_stays_with_its_motion_modules_through_a_whole_unet(tmp_path):

@@ -144,9 +144,11 @@ def test_a_frames_effect_is_that_of_a_constant_for_the_clip(unet):
     handle.remove()
 
 
-def test_parts_of_the_pixels_fused_products_and_chunks_give_the_same(monkeypatch):
+@pytest.mark.parametrize("form", ["numbers", "frames", "clips", "pixels", "pixels of clips"])
+def test_parts_of_the_pixels_fused_products_and_chunks_give_the_same(form, monkeypatch):
     unet = made()
-    amount = MotionAmount(MAPS, CLIP_MAPS)
+    values = {"numbers": 0.7, "frames": PER_FRAME, "clips": PER_CLIP, "pixels": MAPS, "pixels of clips": CLIP_MAPS}
+    amount = MotionAmount(values[form], CLIP_MAPS)
     expected = run(unet, amount)
     assert relative_error(run(unet, amount, forward_chunking=(5, 0)), expected) < 1e-12
     monkeypatch.setattr("unet_motion.model.motion_module.pixels_at_once", lambda hidden: 7)

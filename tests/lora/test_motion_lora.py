@@ -204,6 +204,22 @@ def test_layers_that_do_not_fit_are_named_and_none_is_an_error(unet, tmp_path):
             apply_motion_lora(model, good, strength)
 
 
+def test_layers_that_fit_are_applied_wherever_the_others_stand(unet, tmp_path):
+    names = {f"unet.{MOTION}.to_k": 1, f"unet.{MOTION}.to_v": 2}
+    odd = ("unet.conv_in.motion_modules.9.to_q", f"unet.{MOTION}.to_q.wide", "unet.mid_block.motion_modules.9.to_q")
+    layers = {name: pair(seed=seed) for name, seed in names.items()} | {name: pair(2, 4) for name in odd}
+    for order in (sorted(layers), sorted(layers, reverse=True)):
+        state = {f"{name}.lora_{x}.weight": t for name in order for x, t in zip("AB", layers[name], strict=True)}
+        for lora in (state, write(tmp_path / "a.safetensors", state)):
+            model, expected = _fresh(unet), _fresh(unet)
+            for name, seed in names.items():
+                expected = merged(expected, name.removeprefix("unet."), 1.0, *pair(seed=seed))
+            applied = apply_motion_lora(model, lora, allow_partial=True)
+            assert set(applied.matched) == {name.removeprefix("unet.") for name in names}
+            assert relative_error(run(model), run(expected)) < 1e-5
+            assert load_motion_lora(model, lora, allow_partial=True).layers.keys() == set(applied.matched)
+
+
 def test_the_command_line_puts_loras_on_the_bundled_model(tmp_path, capsys):
     from unet_motion.bundled import load_bundled
 

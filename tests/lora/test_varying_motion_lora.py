@@ -116,6 +116,7 @@ def test_one_strength_everywhere_is_that_of_the_weights_and_zero_changes_no_bit(
         assert relative_error(run(unet, [lora.at(strength)]), expected) < 1e-12
     for zero in (0.0, [0.0] * FRAMES):
         assert torch.equal(run(unet, [lora.at(zero)]), plain)
+        assert relative_error(run(unet, [lora.at(zero), lora.at(0.75)]), expected) < 1e-12
     assert torch.equal(run(unet), plain)
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from unet_motion.model.layer_factory import make_factory
 from unet_motion.model.transformer import GEGLU, FeedForward
 from unet_motion.ops.feed_forward import cpu as feed_forward
+from unet_motion.ops.feed_forward import geglu
 
 MAKE = make_factory(None, None, torch.float64, None)
 
@@ -39,6 +40,23 @@ def test_feed_forward_calls_a_hooked_layer_once_with_all_tokens(monkeypatch):
         handle.remove()
         torch.testing.assert_close(layer(tokens), plain)
     assert seen == [tokens.shape]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_gated_product_is_written_over_its_input_where_that_may_be(inplace):
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 16, dtype=torch.float64)
+    value, gate = x.clone().chunk(2, dim=-1)
+    expected, before = value * F.gelu(gate), x.clone()
+    out = geglu(x, inplace)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    assert (out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()) == inplace
+    assert torch.equal(x, before) != inplace
+    # What a gradient needs is kept, whatever may be overwritten.
+    x = before.requires_grad_()
+    (gradient,) = torch.autograd.grad(geglu(x, inplace).sum(), x)
+    (wanted,) = torch.autograd.grad((x[..., :8] * F.gelu(x[..., 8:])).sum(), x)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 10), (1, 5, 7, 8), (1, 2)])

@@ -1,6 +1,8 @@
 """Attention processors, their choice per layer, and fused projections."""
 
 import importlib
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -282,6 +284,46 @@ def test_a_processor_of_a_package_is_there_where_the_package_is(name, package):
         assert name not in available_processors()
     else:
         assert get_processor(name).name == name
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shape", [(3, 2, 5, 7, 4), (1, 1, 1, 1, 8), (9, 3, 2, 4, 5)])
+def test_packages_get_tensors_in_the_order_of_axes_that_they_document(shape, masked, monkeypatch):
+    """Their functions written out as formulas: xformers takes (B, M, H, K), SageAttention in `HND` (B, H, N, D)."""
+    batch, heads, queries, keys, dim = shape
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(batch, heads, n, dim, dtype=torch.float64) for n in (queries, keys, keys))
+    bias = torch.randn(batch, 1, queries, keys, dtype=torch.float64) if masked else None
+
+    def formula(q, k, v, bias, scale):
+        scores = torch.einsum("bhmd,bhnd->bhmn", q, k) * scale
+        return torch.einsum("bhmn,bhnd->bhmd", (scores if bias is None else scores + bias).softmax(-1), v)
+
+    def memory_efficient_attention(query, key, value, attn_bias=None, p=0.0, scale=None):
+        assert query.shape[1:] == (queries, heads, dim) and key.shape[1:] == value.shape[1:] == (keys, heads, dim)
+        assert attn_bias is None or attn_bias.shape == (len(query), heads, queries, keys)
+        return torch.einsum(
+            "bhmd->bmhd", formula(*(torch.einsum("bmhd->bhmd", t) for t in (query, key, value)), attn_bias, scale)
+        )
+
+    def sageattn(q, k, v, tensor_layout="HND", is_causal=False, sm_scale=None):
+        assert tensor_layout == "HND" and not is_causal
+        return formula(q, k, v, None, sm_scale)
+
+    operations = SimpleNamespace(memory_efficient_attention=memory_efficient_attention)
+    monkeypatch.setitem(sys.modules, "xformers", SimpleNamespace(ops=operations))
+    monkeypatch.setitem(sys.modules, "xformers.ops", operations)
+    monkeypatch.setitem(sys.modules, "sageattention", SimpleNamespace(sageattn=sageattn))
+    expected = formula(query, key, value, bias, 0.3)
+    monkeypatch.setattr(processors, "MAX_BATCH", 4)
+    found = processors.XFormersProcessor().attend(query, key, value, bias, 0.3)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    sage = processors.SageProcessor()
+    if masked:
+        with pytest.raises(ValueError, match="'sage' found a mask, expected none"):
+            sage.attend(query, key, value, bias, 0.3)
+    else:
+        torch.testing.assert_close(sage.attend(query, key, value, None, 0.3), expected, rtol=1e-12, atol=1e-12)
 
 
 # fused projections

@@ -118,6 +118,10 @@ def test_no_strength_and_runs_that_do_not_come_by_change_no_bit(pipe):
     "change, sentence",
     [
         ({"picture": noise(4, 4)}, r"`picture` has shape \(4, 4\), expected \(frames, height, width, 3\)"),
+        ({"picture": noise(1, 1, 4, 4, 3)}, r"`picture` has shape \(1, 1, 4, 4, 3\), expected"),
+        ({"picture": noise(4, 4, 4)}, r"`picture` has shape \(4, 4, 4\), expected \(frames, height, width, 3\)"),
+        ({"picture": noise(2, 4, 4, 1)}, r"`picture` has shape \(2, 4, 4, 1\), expected"),
+        ({"picture": noise(0, 4, 4, 3)}, r"`picture` has shape \(0, 4, 4, 3\), expected"),
         ({"picture": noise(4, 4, 3) / 0}, "`picture` has shape .* all finite"),
         ({"picture": np.zeros((4, 4, 3))}, "`picture` is a ndarray, expected a tensor of floats"),
         ({"picture": torch.ones(4, 4, 3, dtype=torch.uint8)}, "`picture` is a tensor of torch.uint8"),

@@ -105,7 +105,7 @@ def test_guidance_and_options_are_those_of_the_frame_and_of_the_step(pipeline, u
     assert near(found, expected) and not near(clip(pipeline, **given), expected)
     for wrong, sentence in (
         ([], "guidance is \\[\\], expected a number or curves"),
-        (Curve.parse("g", "0:1, 3:2, 9:3"), "guidance: 9 is never reached: the clip has 4 frames"),
+        (Curve.parse("g", "0:1, 3:2, 9:3"), "guidance: `g`: 9 is never reached: the clip has 4 frames"),
         (101, "guidance is 101, expected 0 to 100"),
     ):
         with pytest.raises(ValueError, match=sentence):

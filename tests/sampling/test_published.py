@@ -13,6 +13,7 @@ from tests.formats.files import adapter, randomise, to_ldm, unet2d
 from tests.reference import assert_close, assert_differs
 from tools.diffusers_tests import write_tokenizer
 from unet_motion import MotionPipeline
+from unet_motion.sampling import pipeline
 
 CALL = dict(negative_prompt="grey", num_frames=3, num_inference_steps=2, guidance_scale=3.0, height=16, width=16)
 
@@ -165,3 +166,19 @@ def test_long_prompts_and_files_that_are_no_checkpoint_are_said(theirs, checkpoi
         MotionPipeline.from_single_file(path, tokenizer=theirs.tokenizer)
     with pytest.raises(FileNotFoundError, match="has no folder text_encoder"):
         MotionPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("load", ["from_single_file", "from_pretrained"])
+@pytest.mark.parametrize(("given", "wanted"), [(None, "meta"), ("cpu", "cpu"), ("cuda:1", "cuda:1")])
+def test_every_part_goes_to_the_device_that_is_named_or_to_the_default(load, given, wanted, monkeypatch):
+    class Parts(MotionPipeline):
+        def __init__(self, *parts):
+            self.parts = parts
+
+    monkeypatch.setattr(pipeline, "default_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(pipeline, "parts_of_checkpoint", lambda path, dtype, device: ("text", device))
+    monkeypatch.setattr(pipeline, "parts_of_folder", lambda path, dtype, device: ("text", device, "tokenizer"))
+    monkeypatch.setattr(pipeline, "load_tokenizer", lambda name: "tokenizer")
+    monkeypatch.setattr(pipeline, "load_unet", lambda *files, dtype, device: device)
+    unet, text, tokenizer, autoencoder = getattr(Parts, load)("path", device=given).parts
+    assert str(unet) == str(autoencoder) == wanted and (text, tokenizer) == ("text", "tokenizer")

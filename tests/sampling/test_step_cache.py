@@ -50,6 +50,22 @@ def latents(pipeline, monkeypatch, **changes):
     return found[0]
 
 
+def test_steps_in_parts_under_graphs_are_those_without_and_kept_for_their_layers(pipeline, monkeypatch):
+    expected = latents(pipeline, monkeypatch, step_cache=BOTH)
+    monkeypatch.setattr(pipeline, "cuda_graphs", True)
+    made = []
+    for layers in (0, 0, 1):
+        cache = replace(BOTH, layers=layers)
+        found = latents(pipeline, monkeypatch, step_cache=cache)
+        if not layers:
+            assert torch.equal(found, expected)
+        (pair,) = pipeline._part_graphs.values()
+        made.append(pair)
+        assert pipeline._parts(cache, graphs=True) is pair
+    assert made[0] is made[1] is not made[2]
+    assert pipeline._parts(StepCache(interval=1), graphs=True) is None
+
+
 def test_which_steps_are_full():
     def words(cache, steps):
         plan = [cache.step(number, steps) for number in range(steps)]

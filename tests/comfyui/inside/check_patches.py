@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import comfy.ldm.modules.attention as comfy_attention
 import comfy.patcher_extension as extension
 import pytest
 import torch
@@ -15,6 +18,7 @@ from comfy_extras import (
     nodes_sag,
     nodes_tomesd,
 )
+from pack.nodes.host.step.hooks import ComfyHooks
 from sampled import execute, models, noise, sample, text
 from small import relative
 
@@ -271,3 +275,25 @@ def test_a_replaced_attention_sees_each_frame_as_ip_adapter_packs_expect(pair, p
 def test_after_all_these_the_given_models_are_as_they_were(pair, moving, plain, large_plain):
     for model, small, large in zip((*pair, moving), plain, large_plain, strict=True):
         assert torch.equal(sample(model), small) and torch.equal(sample(model, start=LARGE), large)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_spatial_attention_is_comfyuis_with_the_mask_where_there_is_one(masked, monkeypatch):
+    called = []
+    for name in ("optimized_attention", "optimized_attention_masked"):
+        run = getattr(comfy_attention, name)
+        monkeypatch.setattr(
+            comfy_attention, name, lambda *a, name=name, run=run, **k: called.append(name) or run(*a, **k)
+        )
+    heads, dim = 2, 8
+    query, key, value = (torch.randn(3, length, heads * dim) for length in (5, 7, 7))
+    mask = torch.where(torch.rand(3, 1, 5, 7) < 0.5, 0.0, -1.5) if masked else None
+    chosen = SimpleNamespace(core_attention=False, options={})
+    found = ComfyHooks.attention(chosen, query, key, value, heads, mask)
+    q, k, v = (t.double().unflatten(-1, (heads, dim)) for t in (query, key, value))
+    scores = torch.einsum("blhd,bshd->bhls", q, k) * dim**-0.5 + (0 if mask is None else mask.double())
+    expected = torch.einsum("bhls,bshd->blhd", scores.softmax(-1), v).flatten(2)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert called == ["optimized_attention_masked" if masked else "optimized_attention"]
+    chosen.core_attention = True
+    assert ComfyHooks.attention(chosen, query, key, value, heads, mask) is None

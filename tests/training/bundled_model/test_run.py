@@ -58,3 +58,17 @@ def test_evaluate_refuses_nonsense(capsys):
 def test_evaluate_refuses_a_device_that_is_not_there(capsys):
     assert main(["evaluate", "--clips", "1", "--device", "nonsense"]) == 2
     assert "device 'nonsense' cannot be used here" in capsys.readouterr().err
+
+
+def test_the_log_is_one_json_object_a_line_in_the_file_and_on_the_console(tmp_path, capsys):
+    log = RunLog(tmp_path / "new" / "log.jsonl")
+    log.write("images", step=1, loss=0.1234567)
+    log.write("motion", text="a\nb")
+    RunLog(tmp_path / "new" / "log.jsonl", quiet=True).write("export")
+    text = (tmp_path / "new" / "log.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row.pop("seconds") >= 0 for row in rows] == [True] * 3
+    assert rows == [
+        {"stage": "images", "step": 1, "loss": 0.12346}, {"stage": "motion", "text": "a\nb"}, {"stage": "export"}
+    ]  # fmt: skip
+    assert text.count("\n") == 3 and capsys.readouterr().out.splitlines() == text.splitlines()[:2]
