@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -68,7 +67,7 @@ def checked_guidance(guidance: Any, frames: int) -> float | Sequence[Curve]:
         if not 0 <= key.value <= MOST_GUIDANCE:
             raise ValueError(f"guidance: the value at {key.at} is {key.value}, expected 0 to {MOST_GUIDANCE}")
     try:
-        product([replace(curve, name="") for curve in curves], frames, 0.0)
+        product(curves, frames, 0.0)
     except ValueError as error:
         raise ValueError(f"guidance: {error}") from None
     return curves
