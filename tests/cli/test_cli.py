@@ -381,6 +381,17 @@ def test_help_is_shown_on_a_terminal_without_unicode(name):
     assert done.stdout.decode("ascii").startswith(f"usage: unet-motion {name}")
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    from unet_motion.bundled import WEIGHTS
+
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as pipe:
+        command = [sys.executable, "-m", "unet_motion", "inspect", str(WEIGHTS)]
+        done = subprocess.run(command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_errors_are_shown_on_a_terminal_without_unicode():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "unet_motion", "inspect", "st\u00e9rn\u661f.safetensors"]

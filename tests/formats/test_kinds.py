@@ -10,9 +10,9 @@ import torch
 
 from tests.formats.files import SDXL, adapter, relative_error, to_ldm, to_original, unet2d, write, write_sparse
 from tests.formats.published import encoder_shapes, with_norms
-from unet_motion import inspect_file, load_motion_module, load_unet
+from unet_motion import MotionAdapterConfig, inspect_file, load_motion_module, load_unet
 from unet_motion.files.errors import WrongKindError
-from unet_motion.formats.kinds import MOTION_MODULES, support_table
+from unet_motion.formats.kinds import MOTION_MODULES, recognise, support_table
 from unet_motion.sampling import NoiseSchedule
 
 ROOT = Path(__file__).parents[2]
@@ -97,12 +97,25 @@ def test_animatediff_lightning_is_told_by_its_name_and_loaded_as_v2(tmp_path):
     for names, known in ((to_original(state), "motion_module"), (state, "motion_adapter")):
         infos = [
             inspect_file(write_sparse(tmp_path / name, names))
-            for name in ("animatediff_lightning_4step.safetensors", "mm_sd_v15_v2.safetensors", "lightning.safetensors")
+            for name in ("animatediff_lightning_8step.safetensors", "mm_sd_v15_v2.safetensors")
         ]
-        assert [(info.kind, info.version) for info in infos] == [(known, "lightning"), (known, "v2"), (known, "v2")]
-        lightning, v2, _ = infos
+        assert [(info.kind, info.version) for info in infos] == [(known, "lightning"), (known, "v2")]
+        lightning, v2 = infos
         assert lightning.norm_scopes == v2.norm_scopes and lightning.beta_schedule == v2.beta_schedule
-        assert lightning.recommended == {"frames": 16, "sampler": "euler", "steps": 4, "guidance": 1.0}
+        assert lightning.recommended == {"frames": 16, "sampler": "euler", "steps": 8, "guidance": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("AnimateDiff-Lightning.safetensors", 4), ("lightning_2-step.ckpt", 2), ("8step lightning.safetensors", 8),
+        ("my_lightning_footstep.ckpt", None), ("lightning.safetensors", None), ("mm_4step.safetensors", None),
+    ],
+)  # fmt: skip
+def test_names_of_lightning_say_how_many_steps(name, steps):
+    found = recognise(MotionAdapterConfig(), file_name=name)
+    assert found.name == ("v2" if steps is None else "lightning")
+    assert found.of_file(name).steps == (25 if steps is None else steps)
 
 
 @pytest.mark.parametrize("leaf", ["pe", "pos_encoding"])

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ops.test_packed import EDITS
@@ -167,6 +167,9 @@ def test_copies_moves_and_casts(card, tmp_path):
         assert not any(packed.is_packed(a.same_input) for _, a in other.attention_layers)
         torch.testing.assert_close(step(other), plain, rtol=1e-11, atol=1e-11)
         unet.float().double()
+        assert not any(packed.is_packed(a.same_input) for _, a in unet.attention_layers)
+        torch.testing.assert_close(step(unet), plain, rtol=1e-4, atol=1e-4)
+        unet.arrange_weights()
         assert all(packed.is_packed(a.same_input) for _, a in unet.attention_layers)
         assert unet.time_projections.packed
         torch.testing.assert_close(step(unet), plain, rtol=1e-4, atol=1e-4)
@@ -180,6 +183,17 @@ def test_copies_moves_and_casts(card, tmp_path):
     # Whoever writes the weights by himself writes what lies in one piece.
     linear = {name: value for name, value in unet.state_dict().items() if value.dim() < 4}
     save_file(linear, tmp_path / "linear.safetensors")
+
+
+def test_what_is_moved_to_a_card_is_saved_by_others_as_it_is(card, tmp_path):
+    unet = build()
+    with card():
+        unet.float()
+        step(unet.double())
+        save_file(unet.state_dict(), tmp_path / "a.safetensors")
+    found = load_file(tmp_path / "a.safetensors")
+    assert found.keys() == unet.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in unet.state_dict().items())
 
 
 def test_loading_over_packed_weights(card):

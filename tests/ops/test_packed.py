@@ -126,6 +126,8 @@ def test_a_hosts_weights_are_not_packed(monkeypatch):
     assert not own.time_projections.packed
     unet = UNetMotionModel(**TINY)
     unet.half()
+    assert not unet.time_projections.packed  # whoever trains and saves by himself gets each weight alone
+    unet.arrange_weights()
     assert unet.time_projections.packed
 
 

@@ -130,6 +130,9 @@ def test_processors_against_softmax_in_float64(processor, with_mask):
         scores = scores + mask.double()
     expected = torch.einsum("nhls,nhsd->nhld", scores.softmax(-1), value.double())
     assert_close(PROCESSORS[processor].attend(query, key, value, mask, 0.3), expected, limit=2e-6)
+    for order in ((3, 2, 1, 0), (0, 1, 3, 2)):  # the numbers of an entry need not lie side by side
+        turned = (t.permute(order).contiguous().permute(order) for t in (query, key, value))
+        assert_close(PROCESSORS[processor].attend(*turned, mask, 0.3), expected, limit=2e-6)
 
 
 @pytest.mark.parametrize("processor", EXACT)

@@ -106,6 +106,7 @@ def test_guidance_and_options_are_those_of_the_frame_and_of_the_step(pipeline, u
     for wrong, sentence in (
         ([], "guidance is \\[\\], expected a number or curves"),
         (Curve.parse("g", "0:1, 3:2, 9:3"), "guidance: `g`: 9 is never reached: the clip has 4 frames"),
+        (Curve.parse("guidance", "[1, 2, 3]"), "^`guidance`: found a list of 3 values, expected one for each of the 4"),
         (101, "guidance is 101, expected 0 to 100"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -203,5 +203,7 @@ def test_a_list_has_a_value_for_each_frame_of_the_clip(frames):
                 one.values(frames)
     with pytest.raises(ValueError, match=f"^`c`: found a list of 4 values, .* {frames} frames.$"):
         Curve.parse("c", "[1, 0.5, 0.5, 2]").values(frames)
+    with pytest.raises(ValueError, match="^`c`: a curve over steps was asked for"):
+        Curve.parse("c", "0:1, 1:2", "steps").values(frames)
     assert Curve.parse("c", "[0.5]").values(frames).tolist() == [0.5] * frames
     assert Curve.parse("c", "0:1, 0.5:2").values(frames).numel() == frames

@@ -76,7 +76,9 @@ def our_unet(size: str, device: torch.device, dtype: torch.dtype, **config) -> U
     # Starting values would take as long as the random ones that replace them.
     unet = UNetMotionModel(block_out_channels=WIDTHS[size], cross_attention_dim=TEXT_WIDTH, device="meta", **config)
     randomise(unet.to(dtype).to_empty(device="cpu"))
-    return unet.to(device).eval().requires_grad_(False)
+    unet.to(device).eval().requires_grad_(False)
+    unet.arrange_weights()
+    return unet
 
 
 def their_unet(ours: UNetMotionModel, device: torch.device, dtype: torch.dtype) -> Any:

@@ -138,7 +138,7 @@ def load_bundled(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; expected the bundled model (made by `unet-motion train bundled`)"
+            f"{path} does not exist; expected a model as `unet-motion train bundled` writes it"
         )
     description = read_metadata(path)
     parts = build_parts(description["words"], description["unet"], operations, dtype, device, description["info"])

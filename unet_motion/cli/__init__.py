@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted, 141 when not read on."""
     argv = list(sys.argv[1:] if argv is None else argv)
     _keep_output_printable()
     # Read by torch at its import: large tensors on a CPU lie in huge pages, where the system allows it.
@@ -38,7 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     called = next((word for word in argv if not word.startswith("-")), None)
     args = build_parser(called).parse_args(argv)
     try:
-        return int(args.run(args) or 0)
+        status = int(args.run(args) or 0)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough. What is left of it must not be an error when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError, ImportError) as error:
         print(f"unet-motion {args.command}: error: {error}", file=sys.stderr)
         return 2

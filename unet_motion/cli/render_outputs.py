@@ -37,7 +37,7 @@ def check_names(args: argparse.Namespace) -> None:
     for name, path in outputs_of(args).items():
         found = f"`{name}` is {shorten(str(path))!r}, expected"
         if path.is_absolute() or path.drive or ".." in path.parts or not path.name:
-            raise ValueError(f"{found} a name inside the folder of --out")
+            raise ValueError(f"{found} a name inside the folder that all jobs write to")
         if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in str(path)):
             raise ValueError(f"{found} a name without control characters")
         # What begins with a dot is hidden, and a suffix alone is none; systems drop what is at the end.

@@ -117,7 +117,7 @@ def _motion_facts(opened: Opened) -> dict[str, Any]:
     shapes = {k: v for k, v in opened.shapes.items() if opened.found.kind not in UNET_KINDS or is_motion(k)}
     config = adapter_config(opened, shapes)
     version, scopes = trained_scopes(opened, config)
-    known = MOTION_MODULES[version].facts() if version else {}
+    known = MOTION_MODULES[version].of_file(opened.path.name).facts() if version else {}
     expected = adapter_shapes(config)
     return {
         **known,

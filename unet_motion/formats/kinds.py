@@ -6,7 +6,7 @@ One table. ``inspect``, the loaders, the nodes' ``auto`` and the support table o
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config.adapter import MotionAdapterConfig
@@ -22,6 +22,7 @@ HOTSHOT_RENAMES = (
     (r"\.temporal_attentions\.(\d+)\.", r".motion_modules.\1.temporal_transformer."),
     (r"\.pos_encoder\.positional_encoding$", ".pos_encoder.pe"),
 )
+LIGHTNING = r"animatediff.?lightning|lightning.*\d.?step|\d.?step.*lightning"
 LCM_RENAMES = ((r"\.pos_encoder\.pos_encoding$", ".pos_encoder.pe"),)
 
 
@@ -97,6 +98,11 @@ class MotionKind:
             },
         }
 
+    def of_file(self, file_name: str) -> MotionKind:
+        """This kind as it was made for a file: distilled ones say their number of steps in their names."""
+        said = re.search(r"(\d+).?step", file_name.lower()) if self.named else None
+        return self if said is None else replace(self, steps=int(said[1]))
+
     @property
     def distilled(self) -> bool:
         """Whether it was made for few steps without guidance."""
@@ -145,8 +151,8 @@ MOTION_MODULES: dict[str, MotionKind] = {
         ),
         MotionKind(
             "lightning", "an AnimateDiff-Lightning", "SD1.5", 4, True, None,
-            "as AnimateDiff v2, and `lightning` and `step` in the file's name", "v2", named="lightning.*step",
-            sampler="euler", steps=4, guidance=1.0,
+            "as AnimateDiff v2, and the file's name: `lightning` with a number of steps, or behind `animatediff`", "v2",
+            named=LIGHTNING, sampler="euler", steps=4, guidance=1.0,
         ),
         MotionKind("v2", "an AnimateDiff v2", "SD1.5", 4, True, None, "four levels, mid block", "v2"),
         MotionKind("v1", "an AnimateDiff v1", "SD1.5", 4, False, 24, "four levels, no mid block, 24 rows", "v1"),

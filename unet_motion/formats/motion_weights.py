@@ -56,7 +56,8 @@ class MotionModule:
     @property
     def published(self) -> MotionKind | None:
         """What is known of its training: schedule, frames, sampler."""
-        return MOTION_MODULES.get(self.version or "")
+        kind = MOTION_MODULES.get(self.version or "")
+        return None if kind is None else kind.of_file(self.path.name)
 
     @property
     def blocks(self) -> tuple[str, ...] | None:

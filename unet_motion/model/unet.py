@@ -229,16 +229,13 @@ class MotionUNet(nn.Module):
         blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
         return [block.motion_modules for block in blocks if hasattr(block, "motion_modules")]
 
-    def _apply(self, *args: Any, **kwargs: Any):
-        moved = super()._apply(*args, **kwargs)
-        self.arrange_weights()
-        return moved
-
     def arrange_weights(self) -> None:
-        """Lay the weights out as the device reads them best; no value, name or parameter changes.
+        """Lay the weights out as the device reads them best, to predict only; no value, name or parameter changes.
 
-        On a graphics card layers that read the same input lie behind each other, and convolutions have channels last.
-        Moving the model does so too. Where a host reads weights through its own ``weights``, nothing is changed.
+        On a graphics card layers that read the same input lie behind each other, and convolutions have channels last;
+        moving the model to another device or dtype undoes the former. Not done by itself, as others' functions that
+        save (of safetensors, accelerate) leave out or refuse tensors that share memory: :meth:`save_pretrained` does
+        not. Where a host reads weights through its own ``weights``, nothing is changed.
         """
         for layers in (self.time_projections.layers, *(attention.same_input for _, attention in self.attention_layers)):
             pack_for(self.device, layers)

@@ -69,7 +69,8 @@ def checked_guidance(guidance: Any, frames: int) -> float | Sequence[Curve]:
     try:
         product(curves, frames, 0.0)
     except ValueError as error:
-        raise ValueError(f"guidance: {error}") from None
+        found = str(error)
+        raise ValueError(found if found.startswith("`guidance`") else f"guidance: {found}") from None
     return curves
 
 

@@ -192,9 +192,9 @@ class Curve:
         Raises:
             ValueError: a key outside of the clip, or one that no frame is reached by.
         """
-        if (self.over == "frames") != (frames is not None):
-            raise ValueError(f"a curve over {self.over} was asked for {frames} frames")
         try:
+            if (self.over == "frames") != (frames is not None):
+                raise ValueError(f"a curve over {self.over} was asked for {frames} frames")
             places = self._places(frames)
         except ValueError as error:
             raise ValueError(f"`{self.name}`: {error}." if self.name else str(error)) from None

@@ -74,6 +74,6 @@ def load_unet_model(
         settings["sampling"] = {**base, **trained_sampling(module, beta_schedule)}
     model = build_model(Source(core.config, core.state_dict(), **settings), disable_dynamic)
     set_schedule(model, beta_schedule)
-    model.model.diffusion_model.motion_kind = None if module is None else module.version
+    model.model.diffusion_model.motion_kind = None if module is None else module.published
     model.cached_patcher_init = (load_unet_model, (path, motion, norm_scope, beta_schedule))
     return model

@@ -94,7 +94,7 @@ def apply_motion_module(model: Any, motion: MotionModule, norm_scope: str = AUTO
     config = UNetMotionConfig(**unet, **motion_arguments(motion.config), **norm_scopes(norm_scope, motion))
     new = motion_base_model(base, config, trained_sampling(motion, beta_schedule))
     _fill(new.diffusion_model, {**spatial, **motion_weights(motion, base.get_dtype())}, name)
-    new.diffusion_model.motion_kind = motion.version
+    new.diffusion_model.motion_kind = motion.published
     clone = with_model(model, new)
     if beta_schedule not in (AUTO, KEEP):
         clone.object_patches.pop(MODEL_SAMPLING, None)

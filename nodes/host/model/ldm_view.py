@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....unet_motion import UNetMotionConfig, UNetMotionModel
+from ....unet_motion.formats.kinds import MotionKind
 from ..step.animatelcm import picture_inputs
 from ..step.compiled_settings import decode_settings
 from ..step.hooks import KEY, ComfyHooks, Places
@@ -134,7 +135,7 @@ class LDMView(nn.Module):
     Attributes:
         graphs: the core's steps as CUDA graphs, or None before one is asked for.
         part_graphs: last layers of a step cache -> its steps and those layers alone as CUDA graphs.
-        motion_kind: a key of ``MOTION_MODULES``, or None where that is not known.
+        motion_kind: what is known of the motion modules' training, or None.
     """
 
     def __init__(self, core: UNetMotionModel, dtype: torch.dtype):
@@ -153,7 +154,7 @@ class LDMView(nn.Module):
         self.__dict__["places"] = Places(core)
         self.__dict__["graphs"] = None
         self.__dict__["part_graphs"] = {}
-        self.motion_kind: str | None = None
+        self.motion_kind: MotionKind | None = None
 
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None,

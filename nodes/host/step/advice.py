@@ -9,7 +9,7 @@ import comfy.patcher_extension
 from torch import Tensor
 
 from ....unet_motion.formats.advice import RunSettings, advise
-from ....unet_motion.formats.kinds import MOTION_MODULES
+from ....unet_motion.formats.kinds import MotionKind
 from ..page.notices import say_on_node
 from .hooks import KEY
 from .settings import settings
@@ -57,7 +57,7 @@ def check_text_rows(conds: dict[str, list[dict]], frames: int, rows: int) -> Non
 def advice_for(guider: Any, noise: Tensor, sampler: Any, steps: int, frames: int) -> str | None:
     """See :func:`unet_motion.formats.advice.advise`; None where the kind of the motion modules is not known."""
     view = guider.model_patcher.model.diffusion_model
-    kind = MOTION_MODULES.get(getattr(view, "motion_kind", None) or "")
+    kind: MotionKind | None = getattr(view, "motion_kind", None)
     if kind is None:
         return None
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)

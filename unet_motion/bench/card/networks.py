@@ -22,7 +22,9 @@ def build(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -
     """Our network with random weights, drawn where it stays."""
     unet = UNetMotionModel(**config, device="meta").to(dtype).to_empty(device=device)
     randomise(unet)
-    return unet.eval().requires_grad_(False)
+    unet.eval().requires_grad_(False)
+    unet.arrange_weights()
+    return unet
 
 
 def build_theirs(ours: UNetMotionModel, config: Mapping[str, Any]) -> Any:

@@ -165,7 +165,12 @@ class SlicedProcessor(MathProcessor):
 
 
 def _pad_head_dim(tensors: Iterable[Tensor], multiple: int) -> list[Tensor]:
-    return [F.pad(t, (0, -t.shape[-1] % multiple)) if t.shape[-1] % multiple else t for t in tensors]
+    return [F.pad(t, (0, -t.shape[-1] % multiple)) if t.shape[-1] % multiple else t for t in _dense(tensors)]
+
+
+def _dense(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Each entry's numbers side by side: torch's operators read them so, whatever the strides say."""
+    return [t if t.stride(-1) == 1 else t.contiguous() for t in tensors]
 
 
 class _TorchKernel(AttentionProcessor):
@@ -205,7 +210,7 @@ class FlashProcessor(_TorchKernel):
         if query.device.type == "cpu":
             if mask is not None:
                 mask = mask.to(query.dtype).expand(query.shape[0], mask.shape[1], mask.shape[2], mask.shape[3])
-            return op(query, key, value, attn_mask=mask, scale=scale)[0]
+            return op(*_dense((query, key, value)), attn_mask=mask, scale=scale)[0]
         if mask is not None or query.dtype not in (torch.float16, torch.bfloat16):
             found = "a mask" if mask is not None else str(query.dtype)
             raise ValueError(f"attention processor 'flash' found {found}, expected float16 or bfloat16 without a mask.")
