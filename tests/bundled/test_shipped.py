@@ -104,7 +104,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
 
 
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected the bundled model"):
+    with pytest.raises(FileNotFoundError, match="expected a model as `unet-motion train bundled` writes it"):
         load_bundled(path=tmp_path / "none.safetensors")
     (tmp_path / "empty.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="empty.safetensors cannot be read"):
