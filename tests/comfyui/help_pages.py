@@ -75,4 +75,5 @@ def choices(options: dict) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return "2^64-1" if value == 2**64 - 1 else f"{value:g}"
+    below = 2**64 - value
+    return f"2^64-{below}" if 0 < below < 8 else f"{value:g}"
