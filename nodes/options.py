@@ -8,7 +8,7 @@ from ..unet_motion import FreeU as FreeUFactors
 from ..unet_motion.bundled.parts import UNET_CONFIG
 from ..unet_motion.config.unet import UNetMotionConfig
 from ..unet_motion.ops.attention.processors import PROCESSORS, available_processors
-from ..unet_motion.schedule.places import quoted
+from ..unet_motion.values import quoted
 from .host.checks import check_choice, require_motion_model
 from .host.curves import ACCEPTED, read_curves
 from .host.step.settings import with_settings

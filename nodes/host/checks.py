@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...unet_motion.schedule.places import quoted
+from ...unet_motion.values import quoted
 from .model.ldm_view import LDMView
 
 

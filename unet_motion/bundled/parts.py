@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..files.limits import parse_object
 from ..model.unet_motion_model import UNetMotionModel
-from ..schedule.places import quoted
+from ..values import quoted
 from .autoencoder import Autoencoder
 from .text import TextEncoder, Tokenizer
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..schedule.places import quoted
+from ..values import quoted
 
 DTYPES = ("float32", "float16", "bfloat16")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..sampling.parts import default_device
-from ..schedule.places import quoted
+from ..values import quoted
 
 
 def check_device(name: str) -> None:

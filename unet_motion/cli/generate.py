@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..schedule.places import quoted
+from ..values import quoted
 from .long_clip_options import add_free_init_arguments, add_window_arguments, free_init_of, noise_of, windows_of
 
 if TYPE_CHECKING:

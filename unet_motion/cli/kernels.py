@@ -9,7 +9,7 @@ import torch
 
 from ..ops.dispatch import MODES, current_mode, use
 from ..ops.report import report
-from ..schedule.places import quoted
+from ..values import quoted
 
 DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 

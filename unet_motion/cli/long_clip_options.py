@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..schedule.places import quoted
+from ..values import quoted
 
 OF_WINDOWS = ("free_noise", "repeated")
 """Kinds of noise that say nothing without windows."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files.lock import folder_lock
-from ..schedule.places import quoted
 from ..training.recipe import SCHEDULES, MotionRecipe
+from ..values import quoted
 
 if TYPE_CHECKING:
     from ..training.base import Base

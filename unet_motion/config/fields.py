@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from typing import Any, ClassVar, cast
 
+from ..values import quoted
 from .checks import check_fields, default_fields
 
 PerBlock = int | tuple
@@ -84,7 +85,7 @@ def check_numbers(name: str, value: Any, least: int = 1) -> None:
             check_numbers(name, entry, least)
         elif not isinstance(entry, int) or isinstance(entry, bool) or entry < least:
             raise ValueError(
-                f"`{name}` must hold whole numbers of at least {least}, found {entry!r:.80} in {value!r:.80}."
+                f"`{name}` must hold whole numbers of at least {least}, found {quoted(entry)} in {quoted(value)}."
             )
 
 

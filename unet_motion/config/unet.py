@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..values import quoted
 from .fields import ConfigBase, PerBlock, check_length, check_motion_heads, check_numbers, per_block, per_layer
 
 NORM_SCOPES: dict[str, tuple[str, str]] = {
@@ -155,10 +156,10 @@ class UNetMotionConfig(ConfigBase):
             for value in values:
                 if value not in legal:
                     raise ValueError(
-                        f"Invalid `{name}` {value!r:.80} encountered. Must be one of {legal[0]} or {legal[1]}."
+                        f"Invalid `{name}` {quoted(value)} encountered. Must be one of {legal[0]} or {legal[1]}."
                     )
         if self.act_fn not in ACTIVATIONS:
-            raise ValueError(f"`act_fn` is {self.act_fn!r:.80}, expected one of {', '.join(ACTIVATIONS)}.")
+            raise ValueError(f"`act_fn` is {quoted(self.act_fn)}, expected one of {', '.join(ACTIVATIONS)}.")
         for name in _AT_LEAST_ONE:
             check_numbers(name, getattr(self, name))
         for name in _AT_LEAST_ZERO:
@@ -171,7 +172,7 @@ class UNetMotionConfig(ConfigBase):
                 )
         if self.encoder_hid_dim_type not in (None, "ip_image_proj"):
             raise ValueError(
-                f"`encoder_hid_dim_type` is {self.encoder_hid_dim_type!r:.80}, expected None or 'ip_image_proj'."
+                f"`encoder_hid_dim_type` is {quoted(self.encoder_hid_dim_type)}, expected None or 'ip_image_proj'."
             )
         if self.addition_embed_type == "text_time":
             for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
@@ -286,7 +287,7 @@ class UNetMotionConfig(ConfigBase):
 def check_norm_scope(name: str, value: str) -> None:
     """Raise ValueError unless ``value`` is a norm scope."""
     if value not in ("frame", "clip"):
-        raise ValueError(f"`{name}` is {value!r:.80}, expected 'frame' or 'clip'.")
+        raise ValueError(f"`{name}` is {quoted(value)}, expected 'frame' or 'clip'.")
 
 
 SCOPE_FIELDS = ("resnet_norm_scope", "motion_norm_scope")

@@ -23,7 +23,7 @@ from ..forward.settings import Settings
 from ..model import motion_adapter, unet_motion_model
 from ..model.attention import Attention
 from ..model.ip_adapter import set_processor
-from ..schedule.places import quoted
+from ..values import quoted
 from . import layers
 from .configuration import Model, signature
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..schedule.places import quoted
+from ..values import quoted
 from .errors import FileFormatError, shorten
 from .pickle_values import Machine, PickleError, Storage
 

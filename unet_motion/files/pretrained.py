@@ -10,7 +10,7 @@ import torch
 
 from ..config.checks import default_fields
 from ..config.unet import SCOPE_FIELDS
-from ..schedule.places import quoted
+from ..values import quoted
 from .assign import assign, attach_images, choose_dtype, initialise, read_all
 from .checking import Shapes, compare, shapes_of
 from .claims import check_claims

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..schedule.places import quoted
+from ..values import quoted
 from .atomic import atomic_files
 from .folders import CONFIG_NAME, PICKLE, SAFETENSORS, index_name, is_weights_of, weights_name
 from .writing import fill_pickle, fill_safetensors

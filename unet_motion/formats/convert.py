@@ -20,7 +20,7 @@ from ..files.names import is_image_layer, is_motion
 from ..files.position_tables import check_same_tables
 from ..files.saving import write_folder
 from ..files.writing import write_safetensors
-from ..schedule.places import quoted
+from ..values import quoted
 from .computed import check_same, computed_by, header_for, opened_folder
 from .detect import KINDS, MOTION_KINDS, UNET_KINDS
 from .infer.absent_blocks import name_blocks, present_blocks, without_absent

@@ -23,7 +23,7 @@ from ..files.reading import Stored
 from ..model.inflate import widen_conv_in
 from ..model.motion_adapter import MotionAdapter
 from ..model.unet_motion_model import UNetMotionModel
-from ..schedule.places import quoted
+from ..values import quoted
 from .detect import MOTION_UNET_KINDS, SELF_DESCRIBED, UNET_KINDS
 from .infer.absent_blocks import idle_values, present_blocks, warn_partial, without_absent
 from .infer.unet import infer_unet, unet_family

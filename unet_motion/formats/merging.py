@@ -11,7 +11,7 @@ from torch import Tensor
 from ..files.errors import BadWeightsError, FileFormatError
 from ..files.names import is_table
 from ..files.reading import check_finite
-from ..schedule.places import quoted
+from ..values import quoted
 from .motion_weights import MotionModule
 
 MAX_FACTOR = 1e6

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..schedule.places import quoted
+from ..values import quoted
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops.freeu import FREEU, freeu_concat_eager, freeu_concat_kernel
-from ..schedule.places import is_finite, quoted
+from ..values import is_finite, quoted
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.linear.low_rank import low_rank
-from ..schedule.places import is_finite, quoted
+from ..values import is_finite, quoted
 
 
 @dataclass(frozen=True, eq=False)

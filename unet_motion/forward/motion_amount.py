@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..schedule.places import is_finite, quoted
+from ..values import is_finite, quoted
 
 Amount = float | Tensor
 

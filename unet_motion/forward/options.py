@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config.unet import check_norm_scope
-from ..schedule.places import quoted
+from ..values import quoted
 from .freeu import FreeU
 from .hooks import Hooks
 from .lora import MotionLora

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..ops.attention.processors import get_processor
+from ..values import quoted
 
 
 class ProcessorPlan:
@@ -48,7 +49,7 @@ class ProcessorPlan:
         for rule, _ in self.rules:
             if not any(_matches(rule, path) for path in paths):
                 raise ValueError(
-                    f"attention processor pattern {rule!r} matches none of the {len(paths)} attention layers."
+                    f"attention processor pattern {quoted(rule)} matches none of the {len(paths)} attention layers."
                 )
 
 

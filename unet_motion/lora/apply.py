@@ -21,7 +21,7 @@ from ..formats.names.ldm import modules_of
 from ..forward.lora import MotionLora
 from ..model.unet import MotionUNet
 from ..ops.linear.low_rank import low_rank
-from ..schedule.places import is_finite, quoted
+from ..values import is_finite, quoted
 from .names import LayerNames, layer_of, read_lora
 
 _DOWN = (

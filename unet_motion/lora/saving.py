@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..files.description import DESCRIPTION_KEY
 from ..files.writing import write_safetensors
-from ..schedule.places import quoted
+from ..values import quoted
 from .names import original_motion
 
 FORMS = ("original", "diffusers")

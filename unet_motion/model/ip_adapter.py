@@ -14,6 +14,7 @@ from ..config.unet import UNetMotionConfig
 from ..forward.call import Call
 from ..forward.conditioning import Conditioning
 from ..ops.attention.processors import AttentionProcessor
+from ..values import quoted
 from .attention import Attention
 from .layer_factory import LayerFactory
 
@@ -153,7 +154,7 @@ def attach(unet: ImageUNet, state: Mapping[str, Tensor], scale: float = 1.0) -> 
     if not projections:
         foreign = next((k for k in state if k.startswith("encoder_hid_proj.")), None)
         if foreign:
-            raise ValueError(f"the image projection {foreign!r} is of a kind that is not supported.")
+            raise ValueError(f"the image projection {quoted(foreign)} is of a kind that is not supported.")
         return False
     make = replace(unet.factory, dtype=unet.dtype, device=unet.device)
     layers = []

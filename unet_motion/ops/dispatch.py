@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..values import quoted
+
 MODES = ("eager", "triton")
 VARIABLE = "UNET_MOTION_KERNELS"
 HALF_AND_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
@@ -24,7 +26,7 @@ _mode: ContextVar[str | None] = ContextVar("unet_motion_kernels", default=None)
 
 def check_mode(mode: str) -> str:
     if mode not in MODES:
-        raise ValueError(f"kernels {mode!r:.80} are unknown; expected one of {', '.join(MODES)}.")
+        raise ValueError(f"kernels {quoted(mode)} are unknown; expected one of {', '.join(MODES)}.")
     return mode
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from ..values import quoted
+
 FOLDER = Path(__file__).with_name("tuned")
 PARAMETERS = {
     "freeu": ("PIECE", "BLOCK", "num_warps"),
@@ -92,8 +94,8 @@ def read(path: Path) -> dict[tuple, Mapping[str, int]]:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return {_key(entry): _checked(entry["kernel"], entry["use"], path.name) for entry in entries}
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
-        found = f"{error!r:.80}"
-        raise ValueError(f"{path}: expected a list of entries with kernel, dtype, sizes and use: {found}.") from None
+        expected = "expected a list of entries with kernel, dtype, sizes and use"
+        raise ValueError(f"{path}: {expected}: {quoted(error)}.") from None
 
 
 def _key(entry: Mapping[str, Any]) -> tuple:
@@ -102,11 +104,11 @@ def _key(entry: Mapping[str, Any]) -> tuple:
 
 def _checked(kernel: str, use: Mapping[str, int], where: str) -> dict[str, int]:
     if kernel not in PARAMETERS:
-        raise ValueError(f"{where}: kernel {kernel!r:.80} is unknown; expected one of {', '.join(PARAMETERS)}.")
+        raise ValueError(f"{where}: kernel {quoted(kernel)} is unknown; expected one of {', '.join(PARAMETERS)}.")
     for name, value in use.items():
         if name not in PARAMETERS[kernel]:
             known = ", ".join(PARAMETERS[kernel])
-            raise ValueError(f"{where}: {kernel} has no {name!r:.80}; expected some of {known}.")
+            raise ValueError(f"{where}: {kernel} has no {quoted(name)}; expected some of {known}.")
         if not isinstance(value, int) or value < 1 or value & (value - 1):
-            raise ValueError(f"{where}: {name} of {kernel} is {value!r:.80}, expected a power of two.")
+            raise ValueError(f"{where}: {name} of {kernel} is {quoted(value)}, expected a power of two.")
     return dict(use)

@@ -10,7 +10,7 @@ from typing import Any
 from ..files.errors import shorten
 from ..forward.options import ForwardOptions
 from ..schedule.curve import Curve, product
-from ..schedule.places import quoted
+from ..values import quoted
 from .free_init import FreeInit
 from .noise import NoiseMix, check_noise, seeded_generator
 from .ranks import Ranks

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..schedule.places import quoted
+from ..values import quoted
 
 SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform", "batched")
 FUSES = ("flat", "pyramid", "relative", "overlap-linear", "gaussian")

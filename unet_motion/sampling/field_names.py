@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..schedule.places import quoted
+from ..values import quoted
 from .step_cache import StepReport
 
 NAMES = {"num_frames": "frames", "num_inference_steps": "steps", "guidance_scale": "guidance"}

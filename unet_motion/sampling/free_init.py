@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedule.places import quoted
+from ..values import quoted
 from .noise import seed_apart
 
 RUNS_APART = 1 << 16

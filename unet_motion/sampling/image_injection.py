@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..schedule.places import quoted
+from ..values import quoted
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +69,9 @@ class ImageInjection:
                 kind = f"tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"`{name}` is a {kind}, expected a tensor of floats from 0 to 1.")
         if isinstance(self.at, bool) or not isinstance(self.at, Real):
-            raise ValueError(f"`at` is {self.at!r:.80}, expected a number from 0 to 1.")
+            raise ValueError(f"`at` is {quoted(self.at)}, expected a number from 0 to 1.")
         if not isinstance(self.strength, (Real, Tensor)):
-            raise ValueError(f"`strength` is {self.strength!r:.80}, expected a number or a tensor of numbers.")
+            raise ValueError(f"`strength` is {quoted(self.strength)}, expected a number or a tensor of numbers.")
 
     @property
     def strengths(self) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..schedule.places import quoted
+from ..values import quoted
 from .noise_schedule import NoiseSchedule
 
 BASES: dict[str, tuple[dict, ...]] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedule.places import is_finite, quoted
+from ..values import is_finite, quoted
 from .context_windows import ContextWindows
 
 NOISES = ("default", "free_noise", "repeated", "constant", "seed_per_frame", "empty")
@@ -150,7 +150,7 @@ class NoiseMix:
     def __post_init__(self) -> None:
         pairs = isinstance(self.parts, (list, tuple)) and all(isinstance(p, tuple) and len(p) == 2 for p in self.parts)
         if not pairs:
-            raise ValueError(f"noise mix is {self.parts!r:.80}, expected pairs of a kind of noise and its weight")
+            raise ValueError(f"noise mix is {quoted(self.parts)}, expected pairs of a kind of noise and its weight")
         for kind, weight in self.parts:
             check_noise(kind)
             if not (is_finite(weight) and weight >= 0):

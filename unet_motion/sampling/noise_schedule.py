@@ -14,7 +14,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ..schedule.places import quoted
+from ..values import quoted
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")

@@ -20,7 +20,7 @@ from ..runtime.cuda_graphs import StepGraphs
 from ..runtime.step_parts import StepParts
 from ..schedule import Timeline
 from ..schedule.curve import Curve
-from ..schedule.places import quoted
+from ..values import quoted
 from .call_checks import check_kinds, check_ranks, checked_guidance, checked_runs, whole
 from .context_windows import ContextWindows
 from .field_names import takes_field_names

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..schedule.places import quoted
+from ..values import quoted
 from .noise_schedule import NoiseSchedule, Steps
 
 Model = Callable[[Tensor, Tensor], Tensor]

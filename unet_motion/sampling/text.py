@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..schedule import PromptSchedule, mix_tokens, mix_vectors
-from ..schedule.places import quoted
 from ..schedule.prompts import common_length
+from ..values import quoted
 
 Prompt = str | PromptSchedule
 Encode = Callable[[list[str]], tuple[Tensor, Tensor | None]]

@@ -10,7 +10,7 @@ from ..forward.motion_amount import MotionAmount
 from ..forward.options import ForwardOptions
 from ..schedule import Curve, Timeline
 from ..schedule.curve import product
-from ..schedule.places import quoted
+from ..values import quoted
 
 Options = ForwardOptions | Callable[[float], ForwardOptions]
 

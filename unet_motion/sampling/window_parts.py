@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..schedule.places import quoted
+from ..values import quoted
 from .context_windows import ContextWindows
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .places import OVER, Place, check_order, is_finite, quoted, resolve
+from ..values import is_finite, quoted
+from .places import OVER, Place, check_order, resolve
 
 WAYS = ("hold", "linear", "smooth", "monotone")
 """From a key to the next one.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from ..values import is_finite, quoted
 
 OVER = ("frames", "steps")
 """What keys can stand over: the frames of a clip, or the steps of the sampling, of which they take a share."""
@@ -17,20 +18,6 @@ EXPECTED = {
 }
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 MOST_FRAMES = 1e9
-
-
-def is_finite(number: float) -> bool:
-    """Whether it is a number that a float can hold: not NaN, not infinite, no whole number of hundreds of digits."""
-    return abs(number) <= sys.float_info.max
-
-
-def quoted(found: Any) -> str:
-    """What was found, for an error; of a long text the beginning."""
-    try:
-        text = repr(found)
-    except ValueError:  # Python writes no numbers of thousands of digits
-        return f"a {type(found).__name__} with a number of too many digits"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 @dataclass(frozen=True)

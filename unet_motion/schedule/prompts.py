@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .places import Place, check_order, quoted, resolve
+from ..values import quoted
+from .places import Place, check_order, resolve
 from .prompt_lines import read_lines
 
 INTERPOLATIONS = ("linear", "slerp")

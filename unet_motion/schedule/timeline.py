@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..values import quoted
 from .curve import Curve
-from .places import quoted
 from .prompts import PromptSchedule
 
 TRACKS = ("scale", "effect", "cfg", "strength")

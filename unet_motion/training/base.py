@@ -20,7 +20,7 @@ from ..model.motion_adapter import MotionAdapter
 from ..model.unet_motion_model import UNetMotionModel
 from ..sampling import NoiseSchedule
 from ..sampling.noise_schedule import INFO_KEYS
-from ..schedule.places import quoted
+from ..values import quoted
 from .data.clip_files import ClipOptions
 from .data.dataset import ClipDataset, ClipEncoder
 from .data.encoded import EncodedClips

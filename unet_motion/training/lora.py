@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.linear.low_rank import low_rank
-from ..schedule.places import quoted
+from ..values import quoted
 
 PROJECTIONS = {
     "q": r"\.attn[12]\.to_q",

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..schedule.places import quoted
+from ..values import quoted
 
 _SPECIAL = ("foreach", "differentiable", "capturable", "fused")
 """Arguments that choose how a step is computed; some exclude each other."""

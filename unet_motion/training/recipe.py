@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..schedule.places import quoted
+from ..values import quoted
 
 SCHEDULES = ("constant", "linear", "cosine")
 FREE = ("save_every", "log_every")

@@ -23,7 +23,7 @@ from ..files.atomic import atomic_file
 from ..files.lock import folder_lock
 from ..model.unet_motion_model import UNetMotionModel
 from ..progress import has_bar, track
-from ..schedule.places import quoted
+from ..values import quoted
 from .batch import Draw
 from .data.dataset import ClipDataset
 from .objective import Objective

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
-from ..schedule.places import quoted
+from ..values import quoted
 
 FRAME_NAME = "frame_{:05d}.png"
 GRAPH_TAGS = {"workflow": ExifTags.Base.Make, "prompt": ExifTags.Base.Model}

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..files.atomic import atomic_file, atomic_folder, check_name
-from ..schedule.places import quoted
+from ..values import quoted
 from .animations import encode_gif, encode_webp
 from .metadata import FRAME_NAME, Labels, load_av, with_findable_exif
 from .mp4 import write_mp4

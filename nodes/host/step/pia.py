@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....unet_motion import UNetMotionConfig
 from ....unet_motion.control.pia import frame_influence, pia_channels
-from ....unet_motion.schedule.places import quoted
+from ....unet_motion.values import quoted
 from .settings import settings, with_settings
 
 CHANNELS = 5

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...values import quoted
 from ..dispatch import KERNELS
 from ..dispatch import unavailable as triton_unavailable
 from . import cpu_padded_keys as padded_keys
@@ -354,7 +355,8 @@ def get_processor(processor: Any) -> Any:
     """
     if isinstance(processor, str):
         if processor not in PROCESSORS:
-            raise ValueError(f"unknown attention processor {processor!r:.80}, expected one of {', '.join(PROCESSORS)}.")
+            known = ", ".join(PROCESSORS)
+            raise ValueError(f"unknown attention processor {quoted(processor)}, expected one of {known}.")
         return PROCESSORS[processor]
     if isinstance(processor, AttentionProcessor) or callable(processor):
         return processor

@@ -15,8 +15,8 @@ from ..layout import not_rows
 
 MOST_CHANNELS = 8192
 
-
 MOST_ROWS = 2**31 - 2**16
+"""Rows that 32 bits count, with those of the last program behind them."""
 
 
 def _constraint(

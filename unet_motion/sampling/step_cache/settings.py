@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
-from ...schedule.places import quoted
+from ...values import quoted
 
 ORDERS = (0, 1)
 COMPUTED, KEPT, OFF = "computed", "kept", "off"

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ...files.errors import one_line, shorten
-from ...schedule.places import quoted
+from ...values import quoted
 
 VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 ANIMATIONS = (".gif", ".webp")

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...schedule.places import quoted
+from ...values import quoted
 from .graph import BYPASSED, MUTED, Graph, Joint, Node, WorkflowError
 from .report import Report
 from .table import BATCHES, ROWS, STAGES, BatchOf, Made, Named, Of, Row

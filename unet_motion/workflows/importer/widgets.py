@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...files.errors import shorten
-from ...schedule.places import is_finite, quoted
+from ...values import is_finite, quoted
 from .graph import PRIMITIVE, Graph, Joint, Node, primitive_value
 from .table import TARGETS, Input, Row
 

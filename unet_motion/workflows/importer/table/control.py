@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....schedule.places import quoted
+from ....values import quoted
 from .over_time import ONE_STEP
 from .rows import Fold, Only, Row, is_linked, row
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ....schedule.places import quoted
+from ....values import quoted
 from .rows import Fold, Give, Only, Row, is_linked, of, row
 
 FIRST = 0.001  # behind the first step, where AnimateDiff-Evolved never lays a picture in

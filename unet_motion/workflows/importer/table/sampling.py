@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ....schedule.places import quoted
+from ....values import quoted
 from .rows import BatchOf, Fold, Give, Only, Row, is_linked, of, row
 from .values import BETA_SCHEDULES, FORMATS, NOISES, RESIZES, SCHEDULERS
 
