@@ -49,7 +49,7 @@ def test_the_report_tells_why_a_machine_has_no_fast_path(monkeypatch):
     assert cpu.attention["triton"].note == "Triton has no backend here for cpu"
     assert cpu.attention["mem_efficient"].runs == "no"
     assert "two batched products" in cpu.attention["auto"].note
-    monkeypatch.setattr(dispatch, "_triton_is_there", lambda: False)
+    monkeypatch.setattr(dispatch, "TRITON_IS_THERE", False)
     assert kernels.report("cpu").operations["geglu"].note == "Triton is not installed"
     assert PROCESSORS["flash"].declines(torch.device("cuda"), torch.float32) == "no kernel for torch.float32 on cuda"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
