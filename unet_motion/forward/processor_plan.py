@@ -16,8 +16,8 @@ class ProcessorPlan:
     """A name, an object, or a dict from path pattern to either, resolved once and looked up by attention path.
 
     Patterns are shell-style (``*.motion_modules.*``) and match the attention's path with or without
-    ``.processor``; the last matching pattern wins. Where torch cannot trace regular expressions, a pattern with ``?`` or
-    ``[`` in the options of a compiled call breaks its graph.
+    ``.processor``; the last matching pattern wins. Where torch cannot trace regular expressions, a pattern with ``?``
+    or ``[`` in the options of a compiled call breaks its graph.
     """
 
     def __init__(self, spec: Any):
