@@ -12,12 +12,10 @@ from .ops.freeu import freeu_concat_kernel
 from .ops.group_norm import group_norm
 from .ops.layer_norm import layer_norm
 from .ops.report import Report, report
-from .ops.residual import add_residual
 
 __all__ = [
     "MODES",
     "Report",
-    "add_residual",
     "current_mode",
     "freeu_concat_kernel",
     "geglu",
