@@ -130,7 +130,7 @@ def train(pipe: MotionPipeline, seconds: float, rows: int, rate: float) -> None:
                 weight.copy_(master)
         if len(losses) % 10 == 0:
             print(f"{len(losses)} steps, {spent:.0f} s: {sum(losses[-10:]) / 10:.3f}", file=sys.stderr, flush=True)
-    print(f"\n{len(losses)} training steps of {rows} clips in {seconds / 60:.0f} minutes\n")
+    print(f"\n{len(losses)} training steps of {rows} clips in {seconds / 60:g} minutes\n")
 
 
 @torch.inference_mode()
