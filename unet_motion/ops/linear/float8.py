@@ -16,12 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..float8 import FLOAT8, LARGEST, rounded
 from ..layer import is_hooked, is_own, on_card
 from .packed import joined
-
-FLOAT8 = torch.float8_e4m3fn
-LARGEST = 448.0
-"""The largest float8_e4m3fn."""
 
 MULTIPLE = 16
 """Inputs and outputs of a product have to be a multiple of these on a card."""
@@ -92,11 +89,6 @@ def scale_of(largest: Tensor) -> Tensor:
     share, exponent = torch.frexp(largest / LARGEST)
     exponent = exponent - (share == 0.5).int()
     return torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), exponent.clamp_min(-24)), 1.0)
-
-
-def rounded(x: Tensor) -> Tensor:
-    """x in float8, what is too large at the largest number."""
-    return x.clamp(-LARGEST, LARGEST).to(FLOAT8)
 
 
 def project(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...] | None:
