@@ -14,6 +14,8 @@ from unet_motion import ForwardOptions, StepGraphs, UNetMotionModel, apply_motio
 from unet_motion.model import float8_products
 from unet_motion.ops import layer as layers
 from unet_motion.ops.linear import float8, projections
+from unet_motion.training.lora import LoraSettings, TrainableLora
+from unet_motion.training.trainer import MotionTrainer
 
 WIDE = {"block_out_channels": (32, 64), "norm_num_groups": 8, "cross_attention_dim": 48}
 NETS = {
@@ -116,6 +118,31 @@ def test_the_cards_product_is_the_plain_twins(dtype, card):
         assert one.dtype == dtype
         step = torch.finfo(dtype).eps
         torch.testing.assert_close(one, other, rtol=2 * step, atol=4 * step)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cards_product_gets_rows_and_adds_the_bias_in_16_bits(dtype):
+    conv, found = nn.Conv2d(16, 32, 1, dtype=dtype).requires_grad_(False), []
+    float8.convert([conv])
+
+    def product(rows, weight, of_rows, of_weight, bias, wanted):
+        found.append((rows.is_contiguous(), weight.is_contiguous(), bias is not None))
+        assert of_rows == 1 and of_weight is conv.weight_scale and wanted == dtype
+        return float8.twin(rows, weight, of_weight, bias, wanted)
+
+    x = random(1, 16, 5, 3).to(dtype)  # whose pixels lie column by column
+    expected = conv(x)
+    conv.product = product
+    torch.testing.assert_close(conv(x), expected)
+    assert found == [(True, True, dtype != torch.float32)]
+
+
+def test_shapes():
+    layer = linear(32, 16)
+    float8.convert([layer])
+    for shape in ((32,), (0, 32), (2, 0, 3, 32), (5, 1, 2, 32)):
+        assert layer(random(*shape)).shape == (*shape[:-1], 16)
+        assert float8.project([layer], random(*shape))[0].shape == (*shape[:-1], 16)
 
 
 def test_a_product_that_gives_other_values_is_none_that_works(monkeypatch):
@@ -362,9 +389,11 @@ def test_what_needs_the_weights_as_they_were_is_refused(tmp_path):
         "to save": lambda: unet.save_pretrained(tmp_path / "unet"),
         "to take motion modules from": lambda: unet.save_motion_modules(tmp_path / "motion"),
         "to load motion modules into": lambda: unet.load_motion_modules(adapter),
+        "to train": lambda: MotionTrainer(unet, None, None, None, tmp_path / "run"),
+        "to train a LoRA on": lambda: TrainableLora(unet, LoraSettings()),
     }
     for what, work in asked.items():
-        with pytest.raises(ValueError, match=f"rounded to float8 .* expected a UNet .* {what}"):
+        with pytest.raises(ValueError, match=f"rounded to float8 .* expected a UNet .* {what}\\."):
             work()
     assert not list(tmp_path.iterdir())
     float8_products.refuse(build(NETS["conv"]), "to save")

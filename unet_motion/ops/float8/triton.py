@@ -8,7 +8,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..layout import row_stride
-from . import FLOAT8
 
 ENTRIES = 2048
 """Entries of a program."""
@@ -36,7 +35,7 @@ def _rounded(x, out, count, width, stride, ROWS: tl.constexpr, BLOCK: tl.constex
 
 
 def launch(x: Tensor) -> Tensor:
-    """x (..., C): rows of dense channels at one distance."""
+    """The bytes (..., C) of x (..., C): rows of dense channels at one distance."""
     out = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
     if out.numel():
         width = x.shape[-1]
@@ -44,4 +43,4 @@ def launch(x: Tensor) -> Tensor:
         rows = ENTRIES // block
         grid = (triton.cdiv(x.numel() // width, rows), triton.cdiv(width, block))
         _rounded[grid](x, out, x.numel() // width, width, row_stride(x), ROWS=rows, BLOCK=block)
-    return out.view(FLOAT8)
+    return out

@@ -102,7 +102,7 @@ def project(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...] | None
     else:
         whole = held[0].multiply(rows, x, shared)
         outs = list(whole.split([len(layer.weight) for layer in held], dim=-1))
-    return tuple(out.unflatten(0, x.shape[:-1]) for out in outs)
+    return tuple(_like(x, out) for out in outs)
 
 
 def _packed(layers: Sequence[nn.Module]) -> Tensor | None:
@@ -139,6 +139,7 @@ class _Float8(nn.Module):
             return twin(rows, weight, self.weight_scale, bias, dtype)
         # In float32 no product adds a bias.
         inside = None if dtype == torch.float32 else bias
+        rows = rows.contiguous()  # what was rounded column by column still lies so
         out = self.product(rows, weight, self.input_scale, self.weight_scale, inside, dtype)
         return out if bias is None or inside is not None else out + bias
 
@@ -173,7 +174,7 @@ class Float8Linear(_Float8, nn.Linear):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> (..., O)."""
-        return self.multiply(rounded(x.reshape(-1, x.shape[-1])), x).unflatten(0, x.shape[:-1])
+        return _like(x, self.multiply(rounded(x.reshape(-1, x.shape[-1])), x))
 
 
 class Float8Conv2d(_Float8, nn.Conv2d):  # type: ignore[misc]
@@ -184,6 +185,11 @@ class Float8Conv2d(_Float8, nn.Conv2d):  # type: ignore[misc]
         n, c, height, width = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(-1, c)
         return self.multiply(rounded(tokens), x).view(n, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _like(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows (M, O) in the shape of x (..., C)."""
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 
 def is_float8(layer: nn.Module) -> bool:
