@@ -13,7 +13,7 @@ from tests.reference import SD15, SDXL, TINY, randomise
 from unet_motion import ForwardOptions, StepGraphs, UNetMotionModel, apply_motion_lora, kernels
 from unet_motion.model import float8_products
 from unet_motion.ops import layer as layers
-from unet_motion.ops.linear import float8, projections
+from unet_motion.ops.linear import float8, onto, projections
 from unet_motion.training.lora import LoraSettings, TrainableLora
 from unet_motion.training.trainer import MotionTrainer
 
@@ -194,6 +194,27 @@ def test_layers_of_one_input_share_a_scale_and_one_tensor():
     check()
 
 
+def test_a_hook_before_one_of_them_is_called_in_one_product_too():
+    pair, x = [linear(32, 16, False, seed=seed) for seed in (1, 2)], random(3, 32)
+    float8.convert(pair)
+    plain = [layer(2 * x) for layer in pair]
+    for layer in pair:
+        layer.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    for fused in (False, True):
+        for found, expected in zip(projections.project(pair, x, fused), plain, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_bias_goes_ahead_behind_a_float8_layer_that_nobody_watches(card):
+    first, last, x = linear(32, 32), linear(32, 16, seed=2), random(3, 32)
+    float8.convert([first])
+    with card(), kernels.use("triton"), torch.no_grad():
+        assert onto.bias_ahead(first, last, x) is last.bias
+        assert onto.bias_ahead(last, first, x) is None
+        first.register_forward_hook(lambda module, args, out: 2 * out)
+        assert onto.bias_ahead(first, last, x) is None
+
+
 def test_packing_takes_the_larger_of_two_scales():
     pair = [linear(16, 16, False, spread=spread, seed=3) for spread in (0.1, 3)]
     x = random(5, 16)
@@ -304,7 +325,8 @@ def rounded_by_hand(unet, paths):
     return unet
 
 
-PARTS = ("attn1.to_q", "attn1.to_out.0", "attn2.to_k", "attn2.to_v", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+PARTS = (*(f"attn{i}.{end}" for i in (1, 2) for end in ATTENTION), "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 
 
 @pytest.mark.parametrize("name", ["conv", "linear"])
@@ -314,7 +336,8 @@ def test_a_network_is_the_one_with_rounded_factors(name, card):
     paths = unet.enable_float8_products(least_outputs=0)
     assert paths == unet.enable_float8_products(least_outputs=0)
     assert all(".attentions." in path or ".motion_modules." in path for path in paths)
-    assert all(any(path.endswith(part) for path in paths) for part in PARTS)
+    for kind in (".attentions.", ".motion_modules."):
+        assert all(any(kind in path and path.endswith(part) for path in paths) for part in PARTS)
     assert {path for path, m in unet.named_modules() if float8.is_float8(m)} == set(paths)
     expected = step(rounded_by_hand(copy.deepcopy(plain), paths))
     before = step(plain)
