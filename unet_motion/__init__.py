@@ -14,7 +14,7 @@ _EXPORTS = {
     "UNetMotionConfig": ".config.unet",
     "MotionAdapterConfig": ".config.adapter",
     "ForwardOptions": ".forward.options",
-    "FreeU": ".forward.freeu",
+    "FreeU": ".ops.freeu",
     "Hooks": ".forward.hooks",
     "StepGraphs": ".runtime.cuda_graphs",
     "MoreMotion": ".forward.more_motion",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.attention.processors import DEFAULT_PROCESSOR
+from ..ops.attention import DEFAULT_PROCESSOR
 from .conditioning import Conditioning, build_text
 from .entry_checks import check_frames
 from .hooks import Hooks

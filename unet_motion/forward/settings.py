@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .freeu import FreeU
+from ..ops.freeu import FreeU
 from .options import INHERIT, ForwardOptions
 
 OPTIONS = ("freeu", "forward_chunking", "resnet_norm_scope", "motion_norm_scope")

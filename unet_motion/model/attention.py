@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..forward.call import Call
-from ..ops.attention.processors import AttentionProcessor, default_scale
+from ..ops.attention import AttentionProcessor, default_scale
 from ..ops.layer import is_watched
 from ..ops.linear.projections import project
 from .layer_factory import LayerFactory

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ..config.unet import BlockPlan, UNetMotionConfig
 from ..forward.call import Call
 from ..forward.conditioning import residual_for
-from ..forward.freeu import freeu_concat
 from ..forward.views import by_frames
+from ..ops.freeu import freeu_concat
 from .layer_factory import LayerFactory
 from .motion_module import MotionModule
 from .resnet import Downsample, ResnetBlock, Upsample

@@ -14,11 +14,11 @@ from ..config.unet import UNetMotionConfig, check_norm_scope
 from ..files.pretrained import from_pretrained, save_pretrained
 from ..forward.conditioning import Conditioning
 from ..forward.entry_checks import check_sample
-from ..forward.freeu import FreeU
 from ..forward.options import ForwardOptions, check_chunking
 from ..forward.processor_plan import choose_processors
 from ..forward.settings import recomputed
-from ..ops.attention.processors import DEFAULT_PROCESSOR
+from ..ops.attention import DEFAULT_PROCESSOR
+from ..ops.freeu import FreeU
 from . import inflate, ip_adapter
 from .attention import Attention
 from .motion_adapter import MotionAdapter

@@ -9,7 +9,8 @@ import torch
 
 from .attention.cpu_short import SHORT
 from .attention.processors import OPTIONAL, PROCESSORS
-from .dispatch import KERNELS, current_mode, interpreted, unavailable
+from .dispatch import KERNELS, interpreted, unavailable
+from .mode import current_mode
 
 
 @dataclass(frozen=True)

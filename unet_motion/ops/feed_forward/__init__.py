@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, library
+from torch import Tensor
 
-from ..dispatch import kernel
-from ..layout import not_rows
-
-_fits = kernel("geglu", fits=not_rows)
+from ..mode import wanted
+from .triton_op import GEGLU, geglu_kernel
 
 
 def geglu(x: Tensor, inplace: bool = False) -> Tensor:
@@ -22,7 +20,7 @@ def geglu(x: Tensor, inplace: bool = False) -> Tensor:
     Returns:
         (..., H) in x's dtype.
     """
-    if _fits.runs(x):
+    if wanted() and GEGLU.takes(x):
         return geglu_kernel(x)
     if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return GatedProduct.apply(x)
@@ -63,15 +61,3 @@ class GatedProduct(torch.autograd.Function):
         torch.ops.aten.gelu_backward.grad_input(of_value, gate, grad_input=of_gate)
         torch.mul(gradient, opened, out=of_value)
         return out
-
-
-@library.custom_op("unet_motion::geglu", mutates_args=())
-def geglu_kernel(x: Tensor) -> Tensor:
-    from .triton import launch
-
-    return launch(x)
-
-
-@geglu_kernel.register_fake
-def _(x: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..dispatch import wanted
 from ..layer import may_be_read
+from ..mode import wanted
 
 
 def bias_ahead(first: nn.Module, last: nn.Linear, tokens: Tensor) -> Tensor | None:
