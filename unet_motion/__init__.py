@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "UNetMotionModel": ".model.unet_motion_model",
-    "UNetMotionOutput": ".model.unet_motion_model",
+    "UNetMotionOutput": ".model.unet",
     "UNet3DConditionOutput": ".model.unet_motion_model",
     "MotionAdapter": ".model.motion_adapter",
     "UNetMotionConfig": ".config.unet",

@@ -50,8 +50,7 @@ def half(value=0.5):
 
 def by_hooks(unet, other, effect, scope):
     """What the UNet gives where a hook on each module adds what another module makes of the module's input."""
-    from unet_motion.forward.call import Call
-    from unet_motion.forward.settings import Settings
+    from unet_motion.forward.call import Call, Settings
 
     places = dict(other.named_modules())
     call = Call(CLIPS, FRAMES, torch.zeros(1, dtype=torch.float64), Settings(motion_norm_scope=scope))

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layer import add_into, has_layout, overwritable, weights_of
-from ..layout import from_tokens, to_tokens
+from ..layer import add_into, from_tokens, has_layout, overwritable, to_tokens, weights_of
 from ..mode import wanted
 from . import cpu as narrow_groups
 from .triton_op import GROUP_NORM, group_norm_kernel
