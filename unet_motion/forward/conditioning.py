@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,21 +23,24 @@ class Conditioning(NamedTuple):
     mid_block_additional_residual: Tensor | None = None
 
 
-def expand_timestep(timestep: Tensor | float | int, batch: int, frames: int, device: torch.device) -> Tensor:
+def expand_timestep(
+    timestep: Tensor | float | int | Sequence[float], batch: int, frames: int, device: torch.device
+) -> Tensor:
     """A timestep as a tensor of 1, B or B*F numbers.
 
     Raises:
         ValueError: another number of timesteps.
     """
-    if not isinstance(timestep, Tensor):
+    if isinstance(timestep, (list, tuple)):
+        timestep = torch.tensor(timestep)
+    elif not isinstance(timestep, Tensor):
         timestep = torch.tensor(timestep, dtype=torch.float64 if isinstance(timestep, float) else torch.int64)
     timestep = timestep.reshape(-1).to(device)
     count = timestep.shape[0]
     # Not `in`: where sizes are symbols, as under torch.compile, it asks whether they are the same symbol.
     if count != 1 and count != batch and count != batch * frames:
         raise ValueError(
-            f"`timestep` holds {count} numbers, expected 1, {batch} (one per clip) "
-            f"or {batch * frames} (one per frame)."
+            f"`timestep` holds {count} numbers, expected 1, {batch} (one per clip) or {batch * frames} (one per frame)."
         )
     return timestep
 

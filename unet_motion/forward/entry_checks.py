@@ -66,12 +66,17 @@ def check_frames(frames: int, positions: Any, rows: int) -> None:
 
 
 def check_timestep(timestep: Any) -> None:
-    """Raise ValueError unless a timestep is a real number or a tensor of them."""
+    """Raise ValueError unless a timestep is a real number, or a tensor or list of them."""
+    if isinstance(timestep, (list, tuple)):
+        try:
+            timestep = torch.tensor(timestep)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"`timestep` is {quoted(timestep)}, expected a number or a tensor of numbers.") from None
     if isinstance(timestep, Tensor):
         if timestep.dtype == torch.bool or timestep.is_complex():
             dtype = str(timestep.dtype).removeprefix("torch.")
             raise ValueError(f"`timestep` has dtype {dtype}, expected numbers.")
-    elif not isinstance(timestep, (int, float, list, tuple)) or isinstance(timestep, bool):
+    elif not isinstance(timestep, (int, float)) or isinstance(timestep, bool):
         raise ValueError(f"`timestep` is a {type(timestep).__name__}, expected a number or a tensor of numbers.")
 
 
