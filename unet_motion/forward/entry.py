@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,12 +89,17 @@ def check_frames(frames: int, positions: Any, rows: int) -> None:
 
 
 def check_timestep(timestep: Any) -> None:
-    """Raise ValueError unless a timestep is a real number or a tensor of them."""
+    """Raise ValueError unless a timestep is a real number, or a tensor or list of them."""
+    if isinstance(timestep, (list, tuple)):
+        try:
+            timestep = torch.tensor(timestep)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"`timestep` is {quoted(timestep)}, expected a number or a tensor of numbers.") from None
     if isinstance(timestep, Tensor):
         if timestep.dtype == torch.bool or timestep.is_complex():
             dtype = str(timestep.dtype).removeprefix("torch.")
             raise ValueError(f"`timestep` has dtype {dtype}, expected numbers.")
-    elif not isinstance(timestep, (int, float, list, tuple)) or isinstance(timestep, bool):
+    elif not isinstance(timestep, (int, float)) or isinstance(timestep, bool):
         raise ValueError(f"`timestep` is a {type(timestep).__name__}, expected a number or a tensor of numbers.")
 
 
@@ -131,21 +136,24 @@ def check_positions(positions: Any, frames: int, rows: int) -> None:
         raise ValueError(f"{expected}, found {positions.tolist()}.")
 
 
-def expand_timestep(timestep: Tensor | float | int, batch: int, frames: int, device: torch.device) -> Tensor:
+def expand_timestep(
+    timestep: Tensor | float | int | Sequence[float], batch: int, frames: int, device: torch.device
+) -> Tensor:
     """A timestep as a tensor of 1, B or B*F numbers.
 
     Raises:
         ValueError: another number of timesteps.
     """
-    if not isinstance(timestep, Tensor):
+    if isinstance(timestep, (list, tuple)):
+        timestep = torch.tensor(timestep)
+    elif not isinstance(timestep, Tensor):
         timestep = torch.tensor(timestep, dtype=torch.float64 if isinstance(timestep, float) else torch.int64)
     timestep = timestep.reshape(-1).to(device)
     count = timestep.shape[0]
     # Not `in`: where sizes are symbols, as under torch.compile, it asks whether they are the same symbol.
     if count != 1 and count != batch and count != batch * frames:
         raise ValueError(
-            f"`timestep` holds {count} numbers, expected 1, {batch} (one per clip) "
-            f"or {batch * frames} (one per frame)."
+            f"`timestep` holds {count} numbers, expected 1, {batch} (one per clip) or {batch * frames} (one per frame)."
         )
     return timestep
 
