@@ -239,10 +239,12 @@ def sampled(model):
     return run.run(lambda x, t: model.forward_frames(x, float(t), text, 3), x, schedule, schedule.steps(3, run.spacing))
 
 
-def test_cross_attention_trains_where_asked_and_nothing_else_does(unet, tmp_path):
+def test_cross_attention_trains_where_asked_and_nothing_else_does(unet, tmp_path, capsys):
     folder, data = unet
     arguments = ["train", "motion-module", str(data), "--base", str(folder), "--frames", "3", "--steps", "2", "--quiet"]
     assert main([*arguments, "--cross-attention", "--lr", "0.1", "--warmup", "0", "--out", str(tmp_path)]) == 0
+    written = [tmp_path / FORMS[form] for form in FORMS if (tmp_path / FORMS[form]).exists()]
+    assert capsys.readouterr().out.splitlines() == [f"wrote {file}" for file in written] and len(written) == 2
     before = UNetMotionModel.from_pretrained(folder).state_dict()
     after = UNetMotionModel.from_pretrained(tmp_path / FORMS["unet"]).state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
