@@ -1,5 +1,6 @@
 """diffusers' AnimateDiff pipeline with this network inside, against the same pipeline with diffusers' own."""
 
+import copy
 import re
 
 import diffusers
@@ -334,6 +335,14 @@ def test_fused_projections_and_diffusers_processors_change_no_value(pipe):
         pipe.unet.set_attn_processor(processor)
         assert_close(draw(pipe), plain)
     assert {processor.name for processor in pipe.unet.attn_processors.values()} == {"math"}
+    # What was given is what is shown, object by object, and in the copy of the model too.
+    given = {name: AttnProcessor2_0() for name in pipe.unet.attn_processors}
+    pipe.unet.set_attn_processor(given)
+    assert pipe.unet.attn_processors == given
+    assert {type(p) for p in copy.deepcopy(pipe.unet).attn_processors.values()} == {AttnProcessor2_0}
+    pipe.unet.set_attn_processor({"*.motion_modules.*": "sdpa"})
+    for name, processor in pipe.unet.attn_processors.items():
+        assert processor.name == "sdpa" if ".motion_modules." in name else processor is given[name]
     with pytest.raises(ValueError, match="`attention_op` is 'mine', expected None"):
         pipe.unet.enable_xformers_memory_efficient_attention("mine")
 

@@ -17,13 +17,13 @@ from unet_motion.training.trainer import MotionTrainer
 
 FRAMES, SIZE = 6, (8, 8)
 RECIPE = MotionRecipe(
-    steps=500,
-    batch=2,
-    learning_rate=3e-3,
+    steps=300,
+    batch=4,
+    learning_rate=4e-3,
     schedule="cosine",  # ends in small steps: where a constant rate ends is another place with each version of torch
     weight_decay=0.0,
     drop_prompt=0.0,
-    ema=0.97,
+    ema=0.95,
     save_every=10**6,
 )
 TEXT = torch.zeros(1, 8)

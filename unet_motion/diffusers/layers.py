@@ -5,6 +5,7 @@ A layer changes its class, not its weights: what diffusers builds in its place o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from ..model.ip_adapter import IPAdapterProcessor, put_processor
 from ..model.motion_module import MotionModule, MotionTransformerBlock
 from ..model.transformer import SpatialTransformer
 from ..model.unet import MotionUNet
-from ..ops.attention.processors import get_processor
+from ..ops.attention.processors import DEFAULT_PROCESSOR, get_processor
 
 
 class CrossAttnDownBlockMotion(blocks.DownBlock):
@@ -211,6 +212,18 @@ def own_processor(processor: Any) -> Any:
     return processor if name is None else get_processor(name)
 
 
+def set_given(attention: Attention, given: Any, put: Callable[[Attention, Any], None]) -> None:
+    """Put this project's processor for the given one; the given one is what `given_processor` shows."""
+    put(attention, own_processor(given))
+    attention.__dict__["given"] = given if type(given) in OWN_NAMES else None
+
+
+def given_processor(attention: Attention) -> Any:
+    """The processor of one layer, as it was given where this project has the same under another name."""
+    given, found = attention.__dict__.get("given"), attention.processor or DEFAULT_PROCESSOR
+    return given if given is not None and getattr(found, "name", None) == OWN_NAMES[type(given)] else found
+
+
 def replace_processor(attention: Attention, processor: Any) -> None:
     """Set the processor of one layer: image layers come with it, and go where it has none."""
     if isinstance(processor, ImageProcessor):
@@ -221,4 +234,4 @@ def replace_processor(attention: Attention, processor: Any) -> None:
         images.kernel = kernel
         put_processor(attention, images)
     else:
-        put_processor(attention, own_processor(processor))
+        set_given(attention, processor, put_processor)

@@ -98,6 +98,11 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
             changes["frames_at_once"] = self.frames_at_once
         return replace(options or ForwardOptions(), **changes) if changes else options
 
+    @property
+    def attn_processors(self) -> dict[str, Any]:
+        """Path of each attention layer with ``.processor`` behind it -> its processor, as it was given."""
+        return {f"{path}.processor": layers.given_processor(layer) for path, layer in self.attention_layers}
+
     def set_attn_processor(self, processor: Any) -> None:
         """Set the processor of all attention layers, or of each by a dict: names and objects of both projects.
 
@@ -110,10 +115,8 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
                 for name, (_, layer) in zip(names, self.attention_layers, strict=True):
                     layers.replace_processor(layer, processor[name])
                 return
-        own = layers.own_processor
-        chosen = {k: own(p) for k, p in processor.items()} if isinstance(processor, dict) else own(processor)
-        for attention, one in choose_processors(chosen, self.attention_layers).items():
-            set_processor(cast(Attention, attention), one)
+        for attention, one in choose_processors(processor, self.attention_layers).items():
+            layers.set_given(cast(Attention, attention), one, set_processor)
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Any = None) -> None:
         """xformers' attention in all layers, or this project's choice again.

@@ -6,7 +6,6 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..ops.attention.processors import get_processor
@@ -17,7 +16,8 @@ class ProcessorPlan:
     """A name, an object, or a dict from path pattern to either, resolved once and looked up by attention path.
 
     Patterns are shell-style (``*.motion_modules.*``) and match the attention's path with or without
-    ``.processor``; the last matching pattern wins.
+    ``.processor``; the last matching pattern wins. Where torch cannot trace regular expressions, a pattern with ``?``
+    or ``[`` in the options of a compiled call breaks its graph.
     """
 
     def __init__(self, spec: Any):
@@ -77,7 +77,23 @@ def choose_processors(spec: Any, layers: Sequence[tuple[str, nn.Module]]) -> dic
     return {layer: get_processor(spec[f"{path}.processor"]) for path, layer in layers}
 
 
-# Names only: torch.compile takes the answer as it is, rather than break the graph at the pattern's compilation.
-@torch.compiler.assume_constant_result
 def _matches(rule: str, path: str) -> bool:
-    return fnmatch.fnmatchcase(path, rule) or fnmatch.fnmatchcase(f"{path}.processor", rule)
+    return matches(path, rule) or matches(f"{path}.processor", rule)
+
+
+def matches(text: str, pattern: str) -> bool:
+    """`fnmatch.fnmatchcase`; in steps that torch.compile can trace where the pattern's only sign is `*`."""
+    if "?" in pattern or "[" in pattern:
+        return fnmatch.fnmatchcase(text, pattern)
+    first, *others = pattern.split("*")
+    if not others:
+        return text == first
+    if not text.startswith(first):
+        return False
+    end = len(first)
+    for part in others[:-1]:
+        begin = text.find(part, end)
+        if begin < 0:
+            return False
+        end = begin + len(part)
+    return len(text) - len(others[-1]) >= end and text.endswith(others[-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import logging
 import os
@@ -105,25 +104,20 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@functools.lru_cache
-def _triton_is_there() -> bool:
-    return importlib.util.find_spec("triton") is not None
+TRITON_IS_THERE = importlib.util.find_spec("triton") is not None
+"""Found out at once: torch.compile, which asks what can run as it traces, cannot trace the search for a package."""
 
 
 def unavailable(device: torch.device) -> str | None:
     """Why no Triton kernel can run on a device, or None."""
-    return _unavailable(device.type, device.index)
-
-
-# torch.compile takes the answer as it is: the search for a package cannot be traced.
-@torch.compiler.assume_constant_result
-def _unavailable(kind: str, index: int | None) -> str | None:
-    if not _triton_is_there():
+    if not TRITON_IS_THERE:
         return "Triton is not installed"
     if interpreted():
-        return None if kind == "cpu" else "Triton's interpreter computes on the CPU"
-    if kind != "cuda":
-        return f"Triton has no backend here for {kind}"
-    if torch.version.hip is None and torch.cuda.get_device_capability(index) < (7, 0):
-        return "Triton needs compute capability 7.0"
+        return None if device.type == "cpu" else "Triton's interpreter computes on the CPU"
+    if device.type != "cuda":
+        return f"Triton has no backend here for {device.type}"
+    # torch.compile, which cannot trace the question, asks the same of a card for its own kernels.
+    if torch.version.hip is None and not torch.compiler.is_compiling():
+        if torch.cuda.get_device_capability(device) < (7, 0):
+            return "Triton needs compute capability 7.0"
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def check_output_path(path: str | os.PathLike) -> Path:
 
 def check_playback(fps: float, quality: int | None = None, suffix: str = ".webp") -> None:
     """Raise ValueError unless `write_video` can use these."""
-    if not SLOWEST <= fps <= FASTEST:
-        raise ValueError(f"fps is {fps}, expected {SLOWEST} to {FASTEST} frames a second")
-    if quality is not None and not 0 <= quality <= 100:
-        raise ValueError(f"quality is {quality}, expected 0 to 100, or none for the best")
+    if not (isinstance(fps, Real) and SLOWEST <= fps <= FASTEST):
+        raise ValueError(f"fps is {quoted(fps)}, expected {SLOWEST} to {FASTEST} frames a second")
+    if quality is not None and not (isinstance(quality, Real) and 0 <= quality <= 100):
+        raise ValueError(f"quality is {quoted(quality)}, expected 0 to 100, or none for the best")
     if quality is not None and suffix.lower() not in WITH_QUALITY:
         kind = f"a {suffix.lower()[1:].upper()}" if suffix else "a folder of PNG frames"
         raise ValueError(f"quality is {quality}, but {kind} has none: expected it for {' or '.join(WITH_QUALITY)} only")

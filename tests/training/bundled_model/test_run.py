@@ -25,7 +25,7 @@ def test_one_command_makes_a_model_that_loads(folder):
     order = ["autoencoder", "decoder", "judge", "images", "placed", "motion", "steady", "evaluate", "export"]
     assert [stage for stage in dict.fromkeys(stages) if stage in order] == order
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    assert figures == parts.info["figures"] and figures["clips"] == 8
+    assert figures == parts.info["figures"] and figures["clips"] == 4
 
 
 def test_a_finished_run_is_not_trained_again(folder):

@@ -18,8 +18,10 @@ def rows_at_once(width: int) -> int:
 
 
 def parts(tokens: Tensor) -> list[slice]:
-    """Which of the tokens (N, C) are computed at once; all of them elsewhere than on a CPU."""
-    rows = rows_at_once(tokens.shape[1]) if tokens.device.type == "cpu" else len(tokens)
+    """Which of the tokens (N, C) are computed at once; elsewhere than on a CPU and in compiled code all of them."""
+    if tokens.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(0, len(tokens))]
+    rows = rows_at_once(tokens.shape[1])
     return [slice(start, min(start + rows, len(tokens))) for start in range(0, len(tokens), rows)]
 
 

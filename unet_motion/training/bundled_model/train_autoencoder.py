@@ -26,6 +26,7 @@ class AutoencoderRecipe:
     any_background: float = 0.3  # share of frames on a background of any brightness
     seed: int = 11
     save_every: int = 100
+    check: int = 128  # held-out pictures looked at in the end
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class DecoderRecipe:
     favoured: Mapping[str, int] = field(default_factory=lambda: {"growing": 4, "shrinking": 4, "spinning": 3})
     seed: int = 7
     save_every: int = 100
-    check: int = 128  # outlines looked at in the end
+    check: int = 128  # outlines, and held-out pictures, looked at in the end
 
 
 def sample_frames(
@@ -136,7 +137,7 @@ def train_autoencoder(folder: Path, recipe: AutoencoderRecipe, log: RunLog) -> t
 
     weights = [p for name, p in model.named_parameters() if not name.startswith("vae_")]
     _train(model, weights, loss, recipe, folder / "autoencoder.pt", log)
-    held_out = sample_frames(np.random.default_rng(recipe.seed + 1), 128, held_out=True)
+    held_out = sample_frames(np.random.default_rng(recipe.seed + 1), recipe.check, held_out=True)
     latents = model.eval().encode(held_out[:64]).detach()
     reached = psnr(model, held_out)
     log.write(
@@ -160,7 +161,7 @@ def train_decoder(model: Autoencoder, folder: Path, recipe: DecoderRecipe, log: 
 
     _train(model, list(model.taesd_decoder.parameters()), loss, recipe, folder / "decoder.pt", log)
     reached = outlines_right(model, recipe.check)
-    held_out = sample_frames(np.random.default_rng(recipe.seed + 1), 128, held_out=True)
+    held_out = sample_frames(np.random.default_rng(recipe.seed + 1), recipe.check, held_out=True)
     log.write("decoder", step=recipe.steps, outlines_right=reached, psnr=psnr(model, held_out))
     return reached
 

@@ -97,7 +97,6 @@ FURTHER = {
     "amount": "add",
     "scale_curve": "add_scale_curve",
     "effect_curve": "add_effect_curve",
-    "file": "file",
 }
 """What stages of a motion module are for one beside another."""
 
