@@ -409,3 +409,24 @@ def test_fusing_saves_matrix_products():
             run_ours(ours, inputs)
         counts.append(count.products)
     assert counts[1] < counts[0]
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_the_triton_processor_gives_pytorch_what_its_kernel_declines(frames, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, 5, 2, 4) if frames else (2, 3, 5, 4)
+    query, key, value = (torch.randn(shape, generator=generator) for _ in range(3))
+    kernel = processors.KERNELS["temporal_attention"]
+    call = PROCESSORS["triton"].attend_frames if frames else PROCESSORS["triton"].attend
+    inputs = (query, key, value, 0.3) if frames else (query, key, value, None, 0.3)
+    expected = getattr(PROCESSORS["sdpa"], call.__name__)(*inputs)
+
+    def stands_in(query, key, value, scale, mask=None):
+        return torch.full_like(query, 7.0)
+
+    monkeypatch.setattr(processors, "temporal_attention_kernel", stands_in)
+    monkeypatch.setattr(kernel, "declines", lambda *tensors: "it cannot")
+    assert torch.equal(call(*inputs), expected)
+    monkeypatch.setattr(kernel, "declines", lambda *tensors: None)
+    out = call(*inputs)
+    assert out.shape == expected.shape and (out == 7).all()
