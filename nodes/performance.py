@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..unet_motion.kernels import report
-from ..unet_motion.ops.dispatch import MODES
+from ..unet_motion.ops.mode import MODES
 from .host.checks import check_choice, require_motion_model
 from .host.step.performance import COMPILATIONS, kernels_of, plain_clone, set_compilation, why_not
 from .host.step.settings import settings, with_settings

@@ -10,7 +10,7 @@ from unet_motion.config.unet import UNetMotionConfig
 from unet_motion.formats.convert import convert
 from unet_motion.forward.motion_amount import MotionAmount, check_block
 from unet_motion.ops.attention.processors import get_processor
-from unet_motion.ops.dispatch import use
+from unet_motion.ops.mode import use
 from unet_motion.sampling.free_init import FreeInit
 from unet_motion.sampling.noise import NoiseMix, seeded_generator
 from unet_motion.sampling.noise_schedule import NoiseSchedule

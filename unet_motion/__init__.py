@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "UNetMotionModel": ".model.unet_motion_model",
-    "UNetMotionOutput": ".model.unet_motion_model",
+    "UNetMotionOutput": ".model.unet",
     "UNet3DConditionOutput": ".model.unet_motion_model",
     "MotionAdapter": ".model.motion_adapter",
     "UNetMotionConfig": ".config.unet",
     "MotionAdapterConfig": ".config.adapter",
     "ForwardOptions": ".forward.options",
-    "FreeU": ".forward.freeu",
+    "FreeU": ".ops.freeu",
     "Hooks": ".forward.hooks",
     "StepGraphs": ".runtime.cuda_graphs",
     "MoreMotion": ".forward.more_motion",

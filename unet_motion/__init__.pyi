@@ -5,7 +5,6 @@ from .config.unet import UNetMotionConfig as UNetMotionConfig
 from .formats import inspect_file as inspect_file
 from .formats import load_motion_module as load_motion_module
 from .formats import load_unet as load_unet
-from .forward.freeu import FreeU as FreeU
 from .forward.hooks import Hooks as Hooks
 from .forward.more_motion import MoreMotion as MoreMotion
 from .forward.motion_amount import MotionAmount as MotionAmount
@@ -16,9 +15,10 @@ from .lora.apply import apply_motion_lora as apply_motion_lora
 from .lora.apply import load_motion_lora as load_motion_lora
 from .lora.apply import remove_motion_lora as remove_motion_lora
 from .model.motion_adapter import MotionAdapter as MotionAdapter
+from .model.unet import UNetMotionOutput as UNetMotionOutput
 from .model.unet_motion_model import UNet3DConditionOutput as UNet3DConditionOutput
 from .model.unet_motion_model import UNetMotionModel as UNetMotionModel
-from .model.unet_motion_model import UNetMotionOutput as UNetMotionOutput
+from .ops.freeu import FreeU as FreeU
 from .runtime.cuda_graphs import StepGraphs as StepGraphs
 from .sampling import ContextWindows as ContextWindows
 from .sampling import FreeInit as FreeInit

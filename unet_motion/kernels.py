@@ -6,11 +6,11 @@ not a faster one.
 """
 
 from .ops.attention.temporal import temporal_attention
-from .ops.dispatch import MODES, current_mode, use
 from .ops.feed_forward import geglu
 from .ops.freeu import freeu_concat_kernel
 from .ops.group_norm import group_norm
 from .ops.layer_norm import layer_norm
+from .ops.mode import MODES, current_mode, use
 from .ops.report import Report, report
 
 __all__ = [

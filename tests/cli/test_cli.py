@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_generate_writes_a_moving_picture_with_its_settings(generate, capsys):
     settings = read_metadata(path)
     assert settings["prompt"] == "a red star moving left" and settings["seed"] == 7
     assert settings["negative_prompt"] == "blue" and settings["steps"] == 2 and settings["version"] == __version__
-    assert str(path) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(rf"^{re.escape(str(path))}: 4 frames of 256x256, in \d+\.\d s$", said, re.MULTILINE), said
 
 
 def test_a_timeline_is_the_file_of_prompts(generate, tmp_path, capsys, monkeypatch):

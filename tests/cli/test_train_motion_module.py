@@ -19,8 +19,9 @@ from unet_motion.cli.train_run import NUMBERS
 from unet_motion.formats.convert import convert
 from unet_motion.sampling import NoiseSchedule, get_sampler
 from unet_motion.training import trainer as motion_loop
-from unet_motion.training.base import checksum, load_base
+from unet_motion.training.base import bundled_encoder, checksum, load_base
 from unet_motion.training.recipe import MotionRecipe
+from unet_motion.training.watchers import validation
 from unet_motion.video import write_video
 
 IMAGE = {
@@ -113,7 +114,15 @@ def test_clips_become_a_file_that_fits_its_base_and_says_how_it_was_made(trained
     assert [row["step"] for row in rows] == [0, 1, 2]
 
 
-def test_validation_clips_are_pictures_and_change_no_weight(trained, clips, base, tmp_path):
+def test_validation_clips_are_pictures_and_change_no_weight(trained, clips, base, tmp_path, monkeypatch):
+    given = []
+
+    class Seen(validation.Validation):
+        def __init__(self, folder, every, texts, *others, **more):
+            given.extend(texts)
+            super().__init__(folder, every, texts, *others, **more)
+
+    monkeypatch.setattr(validation, "Validation", Seen)
     shown = ["--validate-every", "2", "--validate-prompt", "a red star", "--validate-prompt", ""]
     assert train(clips, base, tmp_path, *shown) == 0
     names = sorted(path.name for path in (tmp_path / "validation").iterdir())
@@ -122,6 +131,10 @@ def test_validation_clips_are_pictures_and_change_no_weight(trained, clips, base
         assert (clip.n_frames, clip.size) == (3, (64, 64))
     assert (tmp_path / "loss.png").is_file()
     assert (tmp_path / OUTPUT).read_bytes() == (trained / OUTPUT).read_bytes()
+    encoder = bundled_encoder(load_bundled(path=base), checksum(base))
+    for text, prompt in zip(given, ("a red star", ""), strict=True):
+        expected = dict(encoder.text(prompt))
+        assert text.keys() == expected.keys() and all(torch.equal(text[name], expected[name]) for name in text)
 
 
 def test_the_same_command_goes_on_and_ends_with_the_same_file(trained, clips, base, tmp_path, monkeypatch):
@@ -239,10 +252,12 @@ def sampled(model):
     return run.run(lambda x, t: model.forward_frames(x, float(t), text, 3), x, schedule, schedule.steps(3, run.spacing))
 
 
-def test_cross_attention_trains_where_asked_and_nothing_else_does(unet, tmp_path):
+def test_cross_attention_trains_where_asked_and_nothing_else_does(unet, tmp_path, capsys):
     folder, data = unet
     arguments = ["train", "motion-module", str(data), "--base", str(folder), "--frames", "3", "--steps", "2", "--quiet"]
     assert main([*arguments, "--cross-attention", "--lr", "0.1", "--warmup", "0", "--out", str(tmp_path)]) == 0
+    written = [tmp_path / FORMS[form] for form in FORMS if (tmp_path / FORMS[form]).exists()]
+    assert capsys.readouterr().out.splitlines() == [f"wrote {file}" for file in written] and len(written) == 2
     before = UNetMotionModel.from_pretrained(folder).state_dict()
     after = UNetMotionModel.from_pretrained(tmp_path / FORMS["unet"]).state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tests.formats.files import adapter, to_ldm, to_original, unet2d, write
 from unet_motion import load_motion_module, load_unet
 from unet_motion.files.reading import check_finite, open_tensors
+from unet_motion.files.sniffing import sniff
 from unet_motion.formats import BadWeightsError, FileFormatError, KeyMismatchError, UnsafeFileError, WrongKindError
 
 LOADERS = (load_unet, load_motion_module)
@@ -36,6 +37,47 @@ def header(content, data=b""):
 
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("start", "found"),
+    [
+        (b"<!doctype html", "is a web page"),
+        (b"\xef\xbb\xbf \r\n\t<HTML>", "is a web page"),
+        (b"<?xml version", "is an XML document"),
+        (b"\x89PNG\r\n", "is a PNG picture"),
+        (b"\xff\xd8\xff\xe0", "is a JPEG picture"),
+        (b"RIFF....WEBP", "is a WebP picture or a sound"),
+        (b"GIF89a", "is a GIF picture"),
+        (b"\x1f\x8b\x08", "is a gzip archive"),
+        (b"7z\xbc\xaf\x27\x1c", "is a 7-zip archive"),
+        (b"\x89HDF\r\n", "is an HDF5 file"),
+        (b"\x80\x01" + b"a" * 7, "starts with bytes 80 01 61 61 61 61 61 61 of no known format"),
+        (b"\x80\x06" + b"a" * 7, "starts with bytes 80 06"),
+        (b"12345678", "is 8 bytes long, too short"),
+        (b"123456789", "starts with bytes 31 32 33 34 35 36 37 38 of no known format"),
+    ],
+)
+def test_what_a_file_is_is_told_by_its_first_bytes(tmp_path, start, found):
+    (tmp_path / "a").write_bytes(start)
+    with pytest.raises(FileFormatError, match=f"a: {found}.*, expected a safetensors file or a PyTorch checkpoint"):
+        sniff(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"PK\x03\x04", "zip"),
+        (b"\x80\x02", "pickle"),
+        (b"\x80\x05......a", "pickle"),
+        (b"\x80\x02......{", "safetensors"),
+        (b"\x10\0\0\0\0\0\0\0{", "safetensors"),
+        (b"PK......{", "safetensors"),
+    ],
+)
+def test_the_forms_of_weights_are_told_by_their_first_bytes(tmp_path, start, kind):
+    (tmp_path / "a").write_bytes(start)
+    assert sniff(tmp_path / "a") == kind
 
 
 @pytest.mark.parametrize("load", LOADERS)

@@ -9,7 +9,8 @@ import torch
 
 from tests.formats.files import adapter, to_original, unet2d, write
 from unet_motion import UNetMotionModel, apply_motion_lora, load_motion_module
-from unet_motion.files.errors import name_some, shorten
+from unet_motion.files import safetensors_header
+from unet_motion.files.errors import name_some, one_line, shorten
 from unet_motion.files.reading import open_tensors
 from unet_motion.formats import FileFormatError
 from unet_motion.formats.names.keys import prefix_before
@@ -74,7 +75,7 @@ def test_a_header_is_read_as_json_reads_it(tmp_path):
     """With spaces, escapes, metadata at either end, and its padding: the same as the format's own reader."""
     from safetensors import safe_open
 
-    state = {"a.weight": torch.randn(2, 3), "ü \" \\ {}": torch.arange(4), "b": torch.zeros(()), "c": torch.zeros(0, 5)}
+    state = {"a.weight": torch.randn(2, 3), 'ü " \\ {}': torch.arange(4), "b": torch.zeros(()), "c": torch.zeros(0, 5)}
     write(tmp_path / "a.safetensors", state, note='{"} "', other="\\ ü")
     raw = (tmp_path / "a.safetensors").read_bytes()
     length = struct.unpack("<Q", raw[:8])[0]
@@ -159,3 +160,22 @@ def test_names_at_the_bounds_are_read(tmp_path):
     state["x." * 38 + "y" * 400] = torch.zeros((1,) * 8)
     with pytest.warns(UserWarning, match="1 tensors that belong to nothing known"):
         assert load_motion_module(write(tmp_path / "a.safetensors", state)).config.block_out_channels == (32, 64)
+
+
+def test_a_header_is_as_long_as_it_may_be_or_refused_unread(tmp_path, monkeypatch):
+    path = header(tmp_path / "a.safetensors", {"a": EMPTY})
+    length = path.stat().st_size - 8
+    monkeypatch.setattr(safetensors_header, "_MAX_HEADER", length)
+    assert list(safetensors_header.read_header(path)[0]) == ["a"]
+    monkeypatch.setattr(safetensors_header, "_MAX_HEADER", length - 1)
+    with pytest.raises(FileFormatError, match=f"announces a header of {length} bytes, .*of at most {length - 1}"):
+        safetensors_header.read_header(path)
+
+
+def test_an_errors_path_is_cut_at_its_beginning_and_its_words_in_the_middle():
+    assert one_line(f"{'p' * 280}: is bad") == f"{'p' * 280}: is bad"
+    assert one_line(f"q{'p' * 280}: is bad") == f"...{'p' * 277}: is bad"
+    assert one_line("a: " + "b" * 587) == "a: " + "b" * 587
+    long = "a: " + "b" * 288 + "c" * 300
+    assert one_line(long) == f"{long[:295]}...{long[-292:]}" and len(one_line(long)) == 590
+    assert one_line("a: \x1b\u2028\n") == "a: \\x1b\\u2028\\n"

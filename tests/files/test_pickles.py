@@ -236,3 +236,17 @@ def test_names_that_are_not_known_to_be_harmless(tmp_path, name):
         (tmp_path / "a.ckpt").write_bytes(archive(content))
         with pytest.raises(UnsafeFileError, match=f"`{module}.{function}`.*nothing of it was run"):
             open_tensors(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(("magic", "protocol"), [(0, 0), (1, 0), (0, 1), (0, -1)])
+def test_only_a_file_with_torchs_number_and_protocol_is_of_the_old_form(tmp_path, magic, protocol):
+    torch.save({"a": torch.arange(3.0)}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=False)
+    raw = (tmp_path / "a.ckpt").read_bytes()
+    start = len(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2))
+    head = pickle.dumps(0x1950A86A20F9469CFC6C + magic, 2) + pickle.dumps(1001 + protocol, 2)
+    (tmp_path / "a.ckpt").write_bytes(head + raw[start:])
+    if (magic, protocol) == (0, 0):
+        assert open_tensors(tmp_path / "a.ckpt").read("a").tolist() == [0, 1, 2]
+    else:
+        with pytest.raises(FileFormatError):
+            open_tensors(tmp_path / "a.ckpt")

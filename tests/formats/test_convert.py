@@ -20,6 +20,7 @@ from tests.formats.published import encoder_state
 from tests.formats.test_kinds import to_hotshot
 from unet_motion import MotionAdapter, UNetMotionModel, inspect_file, load_motion_module, load_unet
 from unet_motion.cli import main
+from unet_motion.cli.convert import _weighted
 from unet_motion.formats import FileFormatError, KeyMismatchError, WrongKindError
 from unet_motion.formats.convert import FORMS, convert
 from unet_motion.formats.merging import parse_blocks
@@ -115,7 +116,9 @@ def test_a_checkpoint_loses_its_other_parts_and_says_so(tmp_path, capsys):
     path = write(tmp_path / "a.safetensors", state)
     command = ["convert", str(path), str(tmp_path / "b.safetensors"), "--to", "original"]
     assert main([*command, "--prefix", "model.diffusion_model."]) == 0
-    assert "1 tensors of other parts are left out: first_stage_model" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "1 tensors of other parts are left out: first_stage_model" in said.err
+    assert said.out == f"{tmp_path / 'b.safetensors'}\n"
     del state["first_stage_model.encoder.conv_in.weight"]
     assert same_state(load_file(tmp_path / "b.safetensors"), state)
 
@@ -133,11 +136,12 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_written(tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
-def test_merging_is_the_weighted_sum_and_scaling_scales_the_effect(tmp_path):
+def test_merging_is_the_weighted_sum_and_scaling_scales_the_effect(tmp_path, capsys):
     states = [to_original(adapter(seed).state_dict()) for seed in (1, 2)]
     a, b = (write(tmp_path / f"{i}.safetensors", state) for i, state in enumerate(states))
     out = tmp_path / "m.safetensors"
     assert main(["merge", f"{a}:0.7", f"{b}:0.3", "--out", str(out), "--block", "up_blocks.1=0,1"]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
     for key, value in load_file(out).items():
         if key.endswith(".pe"):
             assert torch.equal(value, states[0][key])
@@ -174,6 +178,14 @@ def test_every_kind_is_mixed_and_scaled_block_by_block_and_stays_what_it_is(tmp_
         factor = 2 if key.startswith("up_blocks.1.") else 0.5 if scaled else 1
         expected = value if key.endswith(".pe") else (factor * value.float()).to(value.dtype)
         assert torch.allclose(after.state_dict[key].float(), expected.float(), rtol=1e-2, atol=1e-6), key
+
+
+def test_a_file_of_a_merge_counts_once_where_no_weight_stands_behind_it():
+    assert _weighted("a.safetensors") == ("a.safetensors", 1.0)
+    assert _weighted("a.safetensors:0.25") == ("a.safetensors", 0.25)
+    assert _weighted("C:/a.safetensors") == ("C:/a.safetensors", 1.0)
+    assert _weighted("C:/a.safetensors:-2") == ("C:/a.safetensors", -2.0)
+    assert _weighted(":0.5") == (":0.5", 1.0)
 
 
 def test_merges_that_make_no_sense_are_one_sentence(tmp_path, capsys):

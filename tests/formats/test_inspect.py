@@ -1,6 +1,7 @@
 """``inspect_file`` and ``unet-motion inspect``: what a file is, read from its header."""
 
 import json
+from types import SimpleNamespace
 
 import diffusers
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.formats.files import SDXL, adapter, to_ldm, to_original, unet2d, write, write_sparse
 from unet_motion import UNetMotionConfig, UNetMotionModel, inspect_file
 from unet_motion.cli import main
+from unet_motion.cli.inspect import describe
 from unet_motion.formats import FileFormatError
 from unet_motion.formats.names.ldm import ldm_key_map
 
@@ -129,3 +131,38 @@ def test_command_line(tmp_path, capsys):
     assert "a VAE" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "nothing")]) == 2
     assert f"{tmp_path / 'nothing'} does not exist." in capsys.readouterr().err
+
+
+def told(**changes):
+    found = dict(
+        path="m.ckpt", description="motion modules", version="v2", tensors=3, parameters=1_260_000, dtype="float16",
+        frames=24, norm_scopes=("clip", "frame"), base="Stable Diffusion 1.5",
+        recommended={"frames": 16, "sampler": "euler", "steps": 25, "guidance": 7.5},
+        beta_schedule={"comfyui": "sqrt_linear (AnimateDiff)", "diffusers": "linear", "start": 0.00085, "end": 0.012},
+        motion_blocks=("mid_block", "up_blocks.1"), prefix="unet.",
+        config={"block_out_channels": (320, 640), "cross_attention_dim": 768}, missing=[f"a.{i}" for i in range(9)],
+        unexpected=[f"b.{i}" for i in range(8)], mismatched=[], problem="", loadable=True,
+    )  # fmt: skip
+    return describe(SimpleNamespace(**{**found, **changes})).splitlines()
+
+
+def test_every_line_of_the_description():
+    assert told() == [
+        "m.ckpt: motion modules, v2",
+        "  3 tensors, 1.3 M parameters, float16",
+        "  up to 24 frames; norm scopes: resnets clip, motion frame",
+        "  made for Stable Diffusion 1.5; noise schedule sqrt_linear (AnimateDiff) in ComfyUI (linear in diffusers), "
+        "0.00085 to 0.012; 16 frames, euler, 25 steps, guidance 7.5",
+        "  motion in mid_block and up_blocks.1 only",
+        "  block widths 320, 640; text width 768",
+        "  names start with unet.",
+        "  9 missing: a.0, a.1, a.2, a.3, a.4, a.5, a.6, a.7, ...",
+        "  8 unexpected: b.0, b.1, b.2, b.3, b.4, b.5, b.6, b.7",
+        "  can be loaded",
+    ]
+    bare = dict(version=None, dtype=None, frames=None, recommended=None, motion_blocks=None, config={}, prefix="",
+                missing=[], unexpected=[])  # fmt: skip
+    lines = ["m.ckpt: motion modules", "  3 tensors, 1.3 M parameters, no floats"]
+    assert told(**bare, loadable=False) == [*lines, "  cannot be loaded"]
+    assert told(**bare, problem="is a VAE", loadable=False) == [*lines, "  is a VAE"]
+    assert told(**{**bare, "config": {"block_out_channels": [32]}})[2] == "  block widths 32"

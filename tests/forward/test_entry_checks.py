@@ -66,6 +66,12 @@ def test_frame_positions_that_are_no_rows(model, inputs, positions, found):
     [
         ("timestep", "1", "is a str, expected a number"),
         ("timestep", 1j, "is a complex, expected a number"),
+        ("timestep", True, "is a bool, expected a number"),
+        ("timestep", [1, "2"], r"is \[1, '2'\], expected a number or a tensor of numbers"),
+        ("timestep", ([1], 2), r"is \(\[1\], 2\), expected a number"),
+        ("timestep", [True], "has dtype bool, expected numbers"),
+        ("timestep", [1, 2], "holds 2 numbers, expected 1, 1 "),
+        ("timestep", torch.tensor([1j]), "has dtype complex64, expected numbers"),
         ("timestep", torch.tensor([True]), "has dtype bool, expected numbers"),
         ("attention_mask", [1], "is a list, expected a tensor"),
         ("timestep_cond", 5, "is a int, expected a tensor"),
@@ -99,4 +105,23 @@ def test_autocast_brings_dtypes_together(model, inputs):
               for name, value in inputs.items()}  # fmt: skip
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         out = run_ours(model, halves)
-    assert torch.isfinite(out).all()
+    whole = run_ours(model, inputs).detach()
+    assert (out - whole).norm() < 0.05 * whole.norm()
+
+
+@pytest.mark.parametrize(
+    "timestep", [7, 7.5, [7.5], (7.5,), torch.tensor(7.5), torch.tensor([7.5], dtype=torch.float64)]
+)
+@torch.no_grad()
+def test_timesteps_of_every_form_count_whole(model, inputs, timestep):
+    number = 7 if timestep == 7 else 7.5
+    expected = run_ours(model, {**inputs, "timestep": torch.full((1,), number)})
+    assert torch.equal(run_ours(model, {**inputs, "timestep": timestep}), expected)
+    assert not torch.equal(expected, run_ours(model, {**inputs, "timestep": 8}))
+
+
+@torch.no_grad()
+def test_a_list_of_timesteps_is_one_for_each_clip(model):
+    inputs = make_inputs(TINY, batch=2, frames=3)
+    pair = run_ours(model, {**inputs, "timestep": [7.5, 900]})
+    assert torch.equal(pair, run_ours(model, {**inputs, "timestep": torch.tensor([7.5, 900.0])}))

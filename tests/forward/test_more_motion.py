@@ -5,6 +5,7 @@ import torch
 
 from tests.formats.files import randomise, relative_error
 from tests.forward.test_motion_amounts import CLIPS, FRAMES, SIZE, made
+from tests.forward.test_options import Sharper
 from unet_motion import ForwardOptions, MoreMotion, MotionAdapter, MotionAmount, StepGraphs, Views
 from unet_motion.model.motion_module import MotionModule
 from unet_motion.sampling.windowed import options_of
@@ -50,8 +51,7 @@ def half(value=0.5):
 
 def by_hooks(unet, other, effect, scope):
     """What the UNet gives where a hook on each module adds what another module makes of the module's input."""
-    from unet_motion.forward.call import Call
-    from unet_motion.forward.settings import Settings
+    from unet_motion.forward.call import Call, Settings
 
     places = dict(other.named_modules())
     call = Call(CLIPS, FRAMES, torch.zeros(1, dtype=torch.float64), Settings(motion_norm_scope=scope))
@@ -104,6 +104,14 @@ def test_frames_blocks_and_windows_are_each_modules_own(unet):
     cut = options_of(ForwardOptions(more_motion=[MoreMotion(other, [MotionAmount(effect=effect)])]), [[1, 2]], 3, 2)
     assert cut.more_motion[0].adapter is other
     assert cut.more_motion[0].amounts[0].effect.tolist() == [[0.5, 1.0], [0.5, 1.0]]
+
+
+@pytest.mark.parametrize("pattern", ["*.motion_modules.*", "down_blocks.0.motion_modules.*.attn1"])
+def test_processors_that_a_call_chooses_are_those_of_further_modules_too(unet, pattern):
+    chosen = {pattern: Sharper()}
+    alone = run(unet, attn_processors=chosen)
+    beside = run(unet, MoreMotion(copied(unet)), amounts=half(0.0), attn_processors=chosen)
+    assert relative_error(beside, alone) < 1e-12 and relative_error(alone, run(unet)) > 1e-5
 
 
 def test_gradients_are_those_without_checkpointing(unet):

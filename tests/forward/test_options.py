@@ -254,3 +254,34 @@ def test_wrong_chunking():
         ours.enable_forward_chunking(-1)
     with pytest.raises(ValueError, match="dim"):
         ForwardOptions(forward_chunking=(1, -1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        (dict(freeu=(0.9, 0.2, 1.5, 1.6)), TypeError, "`freeu` must be a FreeU object or None, found tuple."),
+        (dict(views=[]), TypeError, "`views` must be a Views object or None, found list."),
+        (dict(frames_at_once=0), ValueError, "`frames_at_once` is 0, expected a whole number of at least 1, or None."),
+        (dict(frames_at_once=True), ValueError, "`frames_at_once` is True, expected a whole number of at least 1"),
+        (dict(frames_at_once=2.0), ValueError, "`frames_at_once` is 2.0, expected a whole number of at least 1"),
+        (dict(resnet_norm_scope="video"), ValueError, "`resnet_norm_scope` is 'video', expected 'frame' or 'clip'."),
+        (dict(motion_norm_scope=None), ValueError, "`motion_norm_scope` is None, expected 'frame' or 'clip'."),
+        (dict(forward_chunking=5), ValueError, "`forward_chunking` is 5, expected (chunk_size, dim) or None."),
+        (dict(forward_chunking=(1, 2, 0)), ValueError, "`forward_chunking` is (1, 2, 0), expected (chunk_size, dim)"),
+        (dict(forward_chunking=(1, 2)), ValueError, "either 0 or 1, not 2."),
+        (dict(forward_chunking=(0, 1)), ValueError, "`chunk_size` is 0, expected a whole number of at least 1."),
+        (dict(forward_chunking=(1.0, 1)), ValueError, "`chunk_size` is 1.0, expected a whole number of at least 1."),
+    ],
+    ids=str,
+)
+def test_options_of_another_type_or_size_are_named(changes, error, sentence):
+    with pytest.raises(error) as found:
+        ForwardOptions(**changes)
+    assert sentence in str(found.value)
+
+
+def test_the_least_that_options_take():
+    options = ForwardOptions(frames_at_once=1, forward_chunking=[1, 1], freeu=None, views=None)
+    assert (options.frames_at_once, options.plan, options.freeu) == (1, None, None)
+    assert repr(options.motion_norm_scope) == "INHERIT" and not options.motion_norm_scope
+    assert copy.deepcopy(options).motion_norm_scope is options.resnet_norm_scope

@@ -195,6 +195,8 @@ def test_masked_images(text_rows):
     result = run_ours(ours, inputs, cross_attention_kwargs=kwargs)
     assert_close(result, run_theirs(theirs, inputs, cross_attention_kwargs=kwargs))
     assert_differs(result, run_ours(ours, inputs))
+    few = run_ours(ours, inputs, cross_attention_kwargs=kwargs, options=ForwardOptions(frames_at_once=2))
+    assert_close(few, result)
 
 
 @pytest.mark.parametrize("processor", available_processors())

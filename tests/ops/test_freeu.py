@@ -20,7 +20,7 @@ from tests.reference import (
     run_theirs,
 )
 from unet_motion import ForwardOptions, FreeU
-from unet_motion.forward import freeu as forward_freeu
+from unet_motion.ops import freeu as freeu_door
 from unet_motion.ops.freeu import scale_low_frequencies
 
 FACTORS = dict(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
@@ -202,9 +202,10 @@ def test_wrong_version_and_factors():
 def test_a_kernel_is_asked_about_every_tensor_that_it_would_read(monkeypatch):
     """The switch, too: one that lies on another device would be read from there."""
     asked = []
-    monkeypatch.setattr(forward_freeu, "FREEU", SimpleNamespace(runs=lambda *tensors: bool(asked.append(tensors))))
+    monkeypatch.setattr(freeu_door, "wanted", lambda: True)
+    monkeypatch.setattr(freeu_door, "FREEU", SimpleNamespace(takes=lambda *tensors: bool(asked.append(tensors))))
     hidden, skip, switch = torch.randn(1, 8, 4, 4), torch.randn(1, 4, 4, 4), torch.tensor(False)
-    out = forward_freeu.freeu_concat(hidden, skip, FreeU(0.9, 0.2, 1.2, 1.4, active=switch), 0)
+    out = freeu_door.freeu_concat(hidden, skip, FreeU(0.9, 0.2, 1.2, 1.4, active=switch), 0)
     assert torch.equal(out, torch.cat([hidden, skip], 1))
     ((first, second, third),) = asked
     assert first is hidden and second is skip and third is switch

@@ -24,10 +24,10 @@ from tests.reference import (
 )
 from unet_motion import ForwardOptions
 from unet_motion.model.attention import Attention
-from unet_motion.ops.attention import processors
+from unet_motion.ops import attention
+from unet_motion.ops.attention import AttentionProcessor, processors
 from unet_motion.ops.attention.processors import (
     PROCESSORS,
-    AttentionProcessor,
     MathProcessor,
     SlicedProcessor,
     available_processors,
@@ -139,7 +139,7 @@ def test_processors_against_softmax_in_float64(processor, with_mask):
 @torch.no_grad()
 def test_large_batches_are_split(monkeypatch, processor):
     """Some kernels end at 65535 rows; the split is tried here at three."""
-    monkeypatch.setattr(processors, "MAX_BATCH", 3)
+    monkeypatch.setattr(attention, "MAX_BATCH", 3)
     ours, theirs = pair(TINY)
     inputs = make_inputs(TINY, batch=2, frames=4, tokens=6, text_rows="frame")
     keep = torch.stack([torch.randperm(6) < 3 for _ in range(8)])
@@ -318,7 +318,7 @@ def test_packages_get_tensors_in_the_order_of_axes_that_they_document(shape, mas
     monkeypatch.setitem(sys.modules, "xformers.ops", operations)
     monkeypatch.setitem(sys.modules, "sageattention", SimpleNamespace(sageattn=sageattn))
     expected = formula(query, key, value, bias, 0.3)
-    monkeypatch.setattr(processors, "MAX_BATCH", 4)
+    monkeypatch.setattr(attention, "MAX_BATCH", 4)
     found = processors.XFormersProcessor().attend(query, key, value, bias, 0.3)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     sage = processors.SageProcessor()
@@ -409,3 +409,24 @@ def test_fusing_saves_matrix_products():
             run_ours(ours, inputs)
         counts.append(count.products)
     assert counts[1] < counts[0]
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_the_triton_processor_gives_pytorch_what_its_kernel_declines(frames, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, 5, 2, 4) if frames else (2, 3, 5, 4)
+    query, key, value = (torch.randn(shape, generator=generator) for _ in range(3))
+    kernel = processors.KERNELS["temporal_attention"]
+    call = PROCESSORS["triton"].attend_frames if frames else PROCESSORS["triton"].attend
+    inputs = (query, key, value, 0.3) if frames else (query, key, value, None, 0.3)
+    expected = getattr(PROCESSORS["sdpa"], call.__name__)(*inputs)
+
+    def stands_in(query, key, value, scale, mask=None):
+        return torch.full_like(query, 7.0)
+
+    monkeypatch.setattr(processors, "temporal_attention_kernel", stands_in)
+    monkeypatch.setattr(kernel, "declines", lambda *tensors: "it cannot")
+    assert torch.equal(call(*inputs), expected)
+    monkeypatch.setattr(kernel, "declines", lambda *tensors: None)
+    out = call(*inputs)
+    assert out.shape == expected.shape and (out == 7).all()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_motion.schedule import WAYS, Curve, Key, Pieces, Place
+from unet_motion.schedule.curve import product
 
 NUMBERS = st.floats(-8, 8, allow_nan=False).map(lambda x: round(x, 3))
 FRAMES = st.integers(2, 40)
@@ -207,3 +208,9 @@ def test_a_list_has_a_value_for_each_frame_of_the_clip(frames):
         Curve.parse("c", "0:1, 1:2", "steps").values(frames)
     assert Curve.parse("c", "[0.5]").values(frames).tolist() == [0.5] * frames
     assert Curve.parse("c", "0:1, 0.5:2").values(frames).numel() == frames
+
+
+def test_a_product_of_curves_over_frames_and_over_steps():
+    curves = [Curve.parse("a", "0:1, 2:3"), Curve.parse("b", "0:0, 1:8", "steps"), Curve.per_frame([1, 0.5, -1])]
+    assert product(curves, 3, 0.25).tolist() == [2, 2, -6]
+    assert product([], 3, 0.5).tolist() == [1, 1, 1] and product([], 3, 0.5).dtype == torch.float64

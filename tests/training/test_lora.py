@@ -266,7 +266,8 @@ def test_the_same_command_goes_on_and_ends_with_the_same_file(data, base, traine
 
 def test_the_split_becomes_two_files_and_layers_without_an_original_name_one(data, base, tmp_path, capsys):
     assert train(data, base, tmp_path, "--spatial", "--debias", "1", "--dtype", "float16") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    files = [tmp_path / name for name in (ORIGINAL, DIFFUSERS, SPATIAL_OUTPUT)]
+    assert capsys.readouterr().out.splitlines() == [f"wrote {file}" for file in files]
     unet = UNetMotionModel.from_pretrained(base)
     applied = apply_motion_lora(unet, tmp_path / SPATIAL_OUTPUT)
     assert applied.matched and all(".attentions." in path for path in applied.matched)

@@ -35,7 +35,7 @@ def converted(path):
     return json.loads(out.read_text())
 
 
-def test_the_body_that_programs_post_comes_back_as_such_a_body(tmp_path):
+def test_the_body_that_programs_post_comes_back_as_such_a_body(tmp_path, capsys):
     body = {"client_id": "x", "prompt": PROMPT, "extra_data": {"extra_pnginfo": {"a": [1]}}}
     before = json.dumps(body)
     result = convert_workflow(body)
@@ -47,6 +47,12 @@ def test_the_body_that_programs_post_comes_back_as_such_a_body(tmp_path):
     file.write_text(json.dumps(body))
     assert main(["convert-workflow", str(file), "--out", str(out)]) == 0
     assert json.loads(out.read_text()) == result.graph
+    report, said = result.report, capsys.readouterr().out.splitlines()
+    assert len(report.replaced) > 0 and said[-1] == f"{len(report.replaced)} nodes replaced, 0 left; {out}"
+    for entry, line in zip(report.replaced, said, strict=False):
+        assert line.startswith(f"{entry.node} {entry.kind}: ") and all(name in line for name in entry.by)
+    rest = [f"{entry.node} {entry.kind}: {entry.text}" for entry in (*report.changed, *report.notes)]
+    assert [line.partition(": ")[2] for line in said[len(report.replaced) : -1]] == rest
 
 
 def test_a_node_that_is_called_prompt_is_no_body():

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..forward.freeu import FreeU, freeu_concat
 from ..model import blocks
+from ..ops.freeu import FreeU, freeu_concat
 from .cases import LIMITS, Bench, Row, step_of_ours, step_of_theirs
 from .measure import take_turns
 from .nets import both_unets, make_inputs, relative_error, text_width_of

@@ -369,8 +369,8 @@ def _bundled_lora(name: str) -> str:
 
 
 def _options(args: argparse.Namespace):
-    from ..forward.freeu import FreeU
     from ..forward.options import INHERIT, ForwardOptions
+    from ..ops.freeu import FreeU
 
     freeu = FreeU(*args.freeu) if args.freeu else INHERIT
     return ForwardOptions(freeu=freeu, attn_processors=args.attention)

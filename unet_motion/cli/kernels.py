@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from ..ops.dispatch import MODES, current_mode, use
+from ..ops.mode import MODES, current_mode, use
 from ..ops.report import report
 from ..values import quoted
 

@@ -86,9 +86,10 @@ def default_fields(config: Mapping[str, Any]) -> set[str]:
 def check_whole(name: str, value: Any, whole: Any = None) -> None:
     """Raise ValueError unless a field's value is a whole number in its range."""
     least, most = int(name not in _LEAST_0), _MOST.get(name, _WIDTH)
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if number and least <= value <= most:
         return
-    bound = f"at least {least}" if not isinstance(value, int) or value < least else f"at most {most}"
+    bound = f"at most {most}" if number and value > most else f"at least {least}"
     inside = "" if whole is None else f" in {_short(whole)}"
     raise ValueError(f"`{name}` must hold whole numbers of {bound}, found {_short(value)}{inside}.")
 

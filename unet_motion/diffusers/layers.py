@@ -21,7 +21,8 @@ from ..model.ip_adapter import IPAdapterProcessor, put_processor
 from ..model.motion_module import MotionModule, MotionTransformerBlock
 from ..model.transformer import SpatialTransformer
 from ..model.unet import MotionUNet
-from ..ops.attention.processors import DEFAULT_PROCESSOR, get_processor
+from ..ops.attention import DEFAULT_PROCESSOR
+from ..ops.attention.processors import get_processor
 
 
 class CrossAttnDownBlockMotion(blocks.DownBlock):

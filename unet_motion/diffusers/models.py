@@ -17,9 +17,9 @@ from ..config.adapter import MotionAdapterConfig
 from ..config.convert import adapter_config
 from ..config.unet import SCOPE_FIELDS, UNetMotionConfig
 from ..formats import load_motion_module
+from ..forward.call import Settings
 from ..forward.options import ForwardOptions
 from ..forward.processor_plan import choose_processors
-from ..forward.settings import Settings
 from ..model import motion_adapter, unet_motion_model
 from ..model.attention import Attention
 from ..model.ip_adapter import set_processor

@@ -1,24 +1,68 @@
-"""The state that travels with one forward call."""
+"""The state that travels with one forward call, and the settings in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ..ops.attention.processors import DEFAULT_PROCESSOR
-from .conditioning import Conditioning, build_text
-from .entry_checks import check_frames
+from ..ops.attention import DEFAULT_PROCESSOR
+from ..ops.freeu import FreeU
+from .call_options import choices, with_other_calls
+from .conditioning import Conditioning
+from .entry import build_text, check_frames
 from .hooks import Hooks
-from .lora import LowRank, lora_terms
-from .motion_amount import Acting, Amount, acting_amounts
-from .options import ForwardOptions
-from .settings import Settings
+from .lora import LowRank
+from .motion_amount import Acting, Amount
+from .options import INHERIT, ForwardOptions
 from .text_keys import TextKeys
-from .views import Part, View, Views, frame_parts, view_calls
+from .views import Part, View, part_by_part
+
+OPTIONS = ("freeu", "forward_chunking", "resnet_norm_scope", "motion_norm_scope")
+"""Settings that :class:`unet_motion.ForwardOptions` may choose for a call."""
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Call a function, keeping its inputs alone for the backward pass."""
+    return cast(Tensor, checkpoint(function, *inputs, use_reentrant=False))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Plain values that do not change in a call; equal settings compute the same.
+
+    Attributes:
+        freeu: factors, or None for no FreeU.
+        forward_chunking: (chunk_size, dim) of the feed-forward layers, or None.
+        resnet_norm_scope, motion_norm_scope: ``frame`` or ``clip``.
+        fused_projections: queries, keys and values are one product.
+        checkpointing: how activations are computed again in the backward pass (a function that is called with a layer's
+            function and its inputs), or None: they are kept.
+    """
+
+    freeu: FreeU | None = None
+    forward_chunking: tuple[int, int] | None = None
+    resnet_norm_scope: str = "frame"
+    motion_norm_scope: str = "clip"
+    fused_projections: bool = False
+    checkpointing: Callable[..., Any] | None = None
+
+    def under(self, options: ForwardOptions) -> Settings:
+        """These settings with what the options of a call choose in their place."""
+        # Not dataclasses.replace: not every torch that is supported compiles it.
+        values = {name: getattr(self, name) for name in _FIELDS}
+        for name in OPTIONS:
+            chosen = getattr(options, name)
+            if chosen is not INHERIT:
+                values[name] = chosen
+        return Settings(**values)
+
+
+_FIELDS = tuple(field.name for field in fields(Settings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +120,10 @@ class Call:
         acting = self.amounts.get(module)
         return (None, None) if acting is None else (acting.scale.over(height, width), acting.effect.over(height, width))
 
+    def by_frames(self, x: Tensor, function: Callable[[Tensor, Call], Tensor]) -> Tensor:
+        """A function of frames (B*F, C, H, W) and their call, a few at a time where the call says so."""
+        return part_by_part(self, x, function) if self.parts else function(x, self)
+
     def features_of(self, blocks: Sequence[nn.Module]) -> Sequence[Tensor | None]:
         """The image encoder's map for each down block."""
         return (None,) * len(blocks) if self.image_features is None else self.image_features
@@ -104,14 +152,12 @@ def begin(
         ValueError: an input that does not fit, with what was found and expected.
     """
     batch = sample.shape[0] // frames
-    check_frames(_rows_needed(frames, options.views), options.frame_positions, unet.config.motion_max_seq_length)
+    rows = frames if options.views is None else options.views.rows_for(frames)
+    check_frames(rows, options.frame_positions, unet.config.motion_max_seq_length)
     tokens, mask = build_text(text, inputs.attention_mask, batch, frames, sample.dtype, unet.text_widths)
     temb = unet.embed_time(sample, timestep, batch, frames, inputs, options.hooks)
-    loras = options.motion_loras
-    lora = lora_terms(loras, batch, frames, unet.motion_layer, temb) if loras else None
-    amounts = acting_amounts(options.motion_amounts, batch, frames, unet.motion_modules_at, temb)
-    processors = {} if options.plan is None else options.plan.by_layer(unet.attention_layers)
-    keeps = options.text_keys is not None and options.hooks is None and options.text_keys.start(text)
+    plain = _is_plain(options)
+    chosen = {} if plain else choices(unet, options, text, batch, frames, temb)
     ip_tokens, ip_masks = unet.project_images(inputs, batch, frames, temb.dtype)
     call = Call(
         batch,
@@ -121,62 +167,18 @@ def begin(
         time_added=unet.time_projections(temb),
         text=tokens,
         text_mask=mask,
-        text_keys=options.text_keys if keeps else None,
         ip_tokens=ip_tokens,
         ip_masks=ip_masks,
         image_features=unet.encode_image(inputs, batch, frames, sample),
         positions=options.frame_positions,
-        processors=processors,
-        lora=lora,
-        amounts=amounts,
         hooks=options.hooks,
+        **chosen,
     )
-    whole = _in_parts(call, options, sample.device)
-    # Made anew only where it must be: not every torch that is supported compiles `replace`.
-    return replace(whole, more=_more(call, options, unet)) if options.more_motion else whole
+    return call if plain else with_other_calls(call, options, unet)
 
 
-def _more(call: Call, options: ForwardOptions, unet) -> dict[nn.Module, list[tuple[nn.Module, Call]]]:
-    """See :attr:`Call.more`."""
-    found: dict[nn.Module, list[tuple[nn.Module, Call]]] = {}
-    for more in options.more_motion:
-        places = more.beside(unet.motion_modules_at)
-        config: Any = more.adapter.config
-        rows = config.motion_max_seq_length
-        check_frames(_rows_needed(call.frames, options.views), options.frame_positions, rows)
-        chosen = {} if options.plan is None else {a: options.plan.lookup(path) for path, a in more.attentions}
-        scope = more.motion_norm_scope or call.settings.motion_norm_scope
-        theirs = replace(
-            call,
-            settings=replace(call.settings, motion_norm_scope=scope),
-            amounts=acting_amounts(more.amounts, call.batch, call.frames, more.modules, call.temb),
-            processors={layer: processor for layer, processor in chosen.items() if processor is not None},
-            lora=None,
-        )
-        theirs = _in_parts(theirs, options, call.temb.device)
-        for own, other in places.items():
-            found.setdefault(own, []).append((other, theirs))
-    return found
-
-
-def _rows_needed(frames: int, views: Views | None) -> int:
-    """Rows of the position table that a call reads."""
-    if views is None:
-        return frames
-    if views.frames != frames:
-        raise ValueError(f"`views` are for {views.frames} frames, but the clip has {frames}.")
-    return views.longest
-
-
-def _in_parts(call: Call, options: ForwardOptions, device: torch.device) -> Call:
-    """The call with its windows and its parts."""
-    views = () if options.views is None else view_calls(call, options.views, device)
-    parts: tuple[Part, ...] = ()
-    if options.frames_at_once is not None:
-        if call.settings.resnet_norm_scope != "frame":
-            raise ValueError(
-                f"`frames_at_once` is {options.frames_at_once}, but the resnets' norms are over the whole clip; "
-                "expected `resnet_norm_scope` 'frame'."
-            )
-        parts = frame_parts(call, options.frames_at_once)
-    return replace(call, views=views, parts=parts) if views or parts else call
+def _is_plain(options: ForwardOptions) -> bool:
+    """Whether options choose nothing but settings, positions and hooks."""
+    if options.motion_loras or options.motion_amounts or options.more_motion:
+        return False
+    return options.plan is options.text_keys is options.views is options.frames_at_once is None

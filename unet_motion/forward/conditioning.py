@@ -1,4 +1,4 @@
-"""Checks and brings into one form what conditions a call: timesteps, text, masks, vectors and residuals."""
+"""The optional inputs of a call, and what only some models and hosts give: vectors beside the text, residuals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config.unet import UNetMotionConfig
-from ..ops.sinusoids import timestep_sinusoid
+from .entry import check_rows, timestep_sinusoid
 
 
 class Conditioning(NamedTuple):
@@ -20,63 +20,6 @@ class Conditioning(NamedTuple):
     added_cond_kwargs: dict[str, Any] | None = None
     down_block_additional_residuals: tuple[Tensor, ...] | None = None
     mid_block_additional_residual: Tensor | None = None
-
-
-def expand_timestep(timestep: Tensor | float | int, batch: int, frames: int, device: torch.device) -> Tensor:
-    """A timestep as a tensor of 1, B or B*F numbers.
-
-    Raises:
-        ValueError: another number of timesteps.
-    """
-    if not isinstance(timestep, Tensor):
-        timestep = torch.tensor(timestep, dtype=torch.float64 if isinstance(timestep, float) else torch.int64)
-    timestep = timestep.reshape(-1).to(device)
-    count = timestep.shape[0]
-    # Not `in`: where sizes are symbols, as under torch.compile, it asks whether they are the same symbol.
-    if count != 1 and count != batch and count != batch * frames:
-        raise ValueError(
-            f"`timestep` holds {count} numbers, expected 1, {batch} (one per clip) "
-            f"or {batch * frames} (one per frame)."
-        )
-    return timestep
-
-
-def check_rows(name: str, rows: int, batch: int, frames: int) -> None:
-    """Raise ValueError unless ``rows`` is one per clip or one per frame."""
-    if rows != batch and rows != batch * frames:
-        raise ValueError(
-            f"`{name}` has {rows} rows, expected {batch} (one per clip) or {batch * frames} (one per frame)."
-        )
-
-
-def build_text(
-    text: Tensor | None, mask: Tensor | None, batch: int, frames: int, dtype: torch.dtype, widths: set[int]
-) -> tuple[Tensor | None, Tensor | None]:
-    """encoder_hidden_states (B or B*F, L, D), checked, and its mask as an additive one (rows, 1, 1, L).
-
-    The mask (B or B*F, L) keeps a token where it is 1 or True. Both come back with the same rows: per clip, or per
-    frame where one of the two is given per frame.
-    """
-    if text is not None:
-        if text.dim() != 3:
-            raise ValueError(f"`encoder_hidden_states` has shape {tuple(text.shape)}, expected (rows, tokens, width).")
-        if widths - {text.shape[-1]}:
-            expected = ", ".join(map(str, sorted(widths)))
-            raise ValueError(
-                f"`encoder_hidden_states` has width {text.shape[-1]}, the model reads text of width {expected} "
-                "(`cross_attention_dim`)."
-            )
-        check_rows("encoder_hidden_states", text.shape[0], batch, frames)
-    if mask is None:
-        return text, None
-    if text is None:
-        raise ValueError("`attention_mask` was given without `encoder_hidden_states`.")
-    if mask.dim() != 2 or mask.shape[1] != text.shape[1]:
-        raise ValueError(f"`attention_mask` has shape {tuple(mask.shape)}, expected (rows, {text.shape[1]} tokens).")
-    check_rows("attention_mask", mask.shape[0], batch, frames)
-    rows = max(text.shape[0], mask.shape[0])
-    text, mask = (t.repeat_interleave(rows // t.shape[0], dim=0) if t.shape[0] < rows else t for t in (text, mask))
-    return text, ((1 - mask.to(dtype)) * -10000.0)[:, None, None, :]
 
 
 def text_time_vector(

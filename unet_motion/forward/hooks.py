@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -34,6 +34,24 @@ class BlockSteps(Protocol):
     def attend(self, attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention of (N, L, heads*dim) tensors with the processor that the call has for a layer."""
         ...
+
+
+class BoundBlock:
+    """A block and its call, as :class:`BlockSteps`."""
+
+    layer: nn.Module
+
+    def __init__(self, block: Any, call: Any):
+        self.layer, self._block, self._call = block, block, call
+
+    def run(
+        self, tokens: Tensor, self_attention: Step | None = None, between: Step | None = None,
+        cross_attention: Step | None = None,
+    ) -> Tensor:  # fmt: skip
+        return self._block.run(tokens, self._call, self_attention, between, cross_attention)
+
+    def attend(self, attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attention.attend(self._call.processor(attention), query, key, value, None)
 
 
 class Hooks:

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ..config.unet import check_norm_scope
+from ..ops.freeu import FreeU
 from ..values import quoted
-from .freeu import FreeU
 from .hooks import Hooks
 from .lora import MotionLora
 from .more_motion import MoreMotion

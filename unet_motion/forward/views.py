@@ -61,6 +61,16 @@ class Views:
         """Frames of the clip."""
         return 1 + max(map(max, self.windows), default=-1)
 
+    def rows_for(self, frames: int) -> int:
+        """Rows of the position table that a clip of so many frames reads.
+
+        Raises:
+            ValueError: the windows are for another number of frames.
+        """
+        if self.frames != frames:
+            raise ValueError(f"`views` are for {self.frames} frames, but the clip has {frames}.")
+        return self.longest
+
     @property
     def longest(self) -> int:
         """Frames of the longest window, which the position table must have rows for."""
@@ -155,10 +165,8 @@ def frame_parts(call: Call, size: int) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def by_frames(call: Call, x: Tensor, function: Callable[[Tensor, Call], Tensor]) -> Tensor:
-    """A function of frames (B*F, C, H, W), a few at a time where the call says so."""
-    if not call.parts:
-        return function(x, call)
+def part_by_part(call: Call, x: Tensor, function: Callable[[Tensor, Call], Tensor]) -> Tensor:
+    """A function of frames (B*F, C, H, W) and their call, on each of the call's parts."""
     out = torch.empty(0)
     for part in call.parts:
         found = function(_rows(x, call, part.start, part.stop), part.call)

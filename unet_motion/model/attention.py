@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..forward.call import Call
-from ..ops.attention.processors import AttentionProcessor, default_scale
+from ..ops.attention import AttentionProcessor, default_scale
 from ..ops.layer import is_watched
 from ..ops.linear.projections import project
+from . import foreign_processors as foreign
 from .layer_factory import LayerFactory
 
 
@@ -112,12 +112,7 @@ class Attention(nn.Module):
             tokens = tokens.reshape(_common_rows(context, call), -1, tokens.shape[-1])
         processor = call.processor(self)
         if not isinstance(processor, AttentionProcessor):
-            if cross and call.ip_tokens is not None:
-                raise ValueError(
-                    f"attention processor {type(processor).__name__} knows nothing of the loaded IP-Adapter's images; "
-                    "choose a named processor or unload the IP-Adapter."
-                )
-            out = processor(self, tokens, encoder_hidden_states=context, attention_mask=mask)
+            out = foreign.over_pixels(processor, self, tokens, context, mask, cross and call.ip_tokens is not None)
         else:
             query, key, value = self._project_text(tokens, call) if cross else self._project_tokens(tokens, call)
             hidden = call.hooks.attention(query, key, value, self.heads, mask) if call.hooks is not None else None
@@ -135,17 +130,7 @@ class Attention(nn.Module):
         """
         processor = call.processor(self)
         if not isinstance(processor, AttentionProcessor):
-            if scale is not None:
-                raise ValueError(
-                    f"attention processor {type(processor).__name__} knows nothing of the scale of `motion_amounts`; "
-                    "choose a named processor."
-                )
-            if call.lora is not None and call.lora.of(self.to_q, self.to_k, self.to_v, self.to_out[0]):
-                raise ValueError(
-                    f"attention processor {type(processor).__name__} knows nothing of motion LoRAs in `motion_loras`; "
-                    "choose a named processor or use `apply_motion_lora`."
-                )
-            return self._temporal_foreign(processor, tokens)
+            return foreign.over_frames(processor, self, tokens, call.lora, scale)
         qkv = self._project_tokens(tokens, call)
         if call.lora is not None:
             layers = (self.to_q, self.to_k, self.to_v)
@@ -159,12 +144,6 @@ class Attention(nn.Module):
         hidden = processor.attend_frames(query, key, value, self.scale).flatten(-2)
         out = self.finish(hidden)
         return out if call.lora is None else call.lora.add(self.to_out[0], hidden, out)
-
-    def _temporal_foreign(self, processor: Callable[..., Tensor], tokens: Tensor) -> Tensor:
-        b, f, p, c = tokens.shape
-        sequences = tokens.transpose(1, 2).reshape(b * p, f, c)
-        out = processor(self, sequences, encoder_hidden_states=None, attention_mask=None)
-        return out.reshape(b, p, f, c).transpose(1, 2)
 
 
 def _common_rows(context: Tensor | None, call: Call) -> int:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from ..config.unet import BlockPlan, UNetMotionConfig
 from ..forward.call import Call
 from ..forward.conditioning import residual_for
-from ..forward.freeu import freeu_concat
-from ..forward.views import by_frames
+from ..ops.freeu import freeu_concat
 from .layer_factory import LayerFactory
 from .motion_module import MotionModule
 from .resnet import Downsample, ResnetBlock, Upsample
@@ -50,7 +49,7 @@ class _LayeredBlock(nn.Module):
 
     def layer(self, i: int, x: Tensor, call: Call, features: Tensor | None = None) -> Tensor:
         """Layer ``i`` on x (B*F, C, H, W); ``features`` are added before its motion module."""
-        x = by_frames(call, x, lambda part, call: self._of_frames(i, part, call))
+        x = call.by_frames(x, lambda part, call: self._of_frames(i, part, call))
         if features is not None:
             x = x + features
         return call.move(self.motion_modules[i], x)
@@ -81,7 +80,7 @@ class DownBlock(_LayeredBlock):
         if self.downsamplers is not None:
             (downsample,) = self.downsamplers
             skips.before()
-            x = skips.keep(by_frames(call, x, lambda part, _: downsample(part)))
+            x = skips.keep(call.by_frames(x, lambda part, _: downsample(part)))
         return x
 
     def kept_layer(self, i: int, x: Tensor, call: Call, skips: Skips, features: Tensor | None = None) -> Tensor:
@@ -116,14 +115,14 @@ class MidBlock(nn.Module):
         """x (B*F, C, h, w); a ControlNet's ``residual`` broadcasts to it and is added at the end."""
         if call.hooks is not None:
             call.hooks.before_stage("middle", 0)
-        x = by_frames(call, x, lambda part, call: call.run(self.resnets[0], part, call))
+        x = call.by_frames(x, lambda part, call: call.run(self.resnets[0], part, call))
         motion_modules = getattr(self, "motion_modules", None)
         for i, attention in enumerate(self.attentions):
-            x = by_frames(call, x, attention)
+            x = call.by_frames(x, attention)
             if motion_modules is not None:
                 x = call.move(motion_modules[i], x)
             resnet = self.resnets[i + 1]
-            x = by_frames(call, x, partial(_run, resnet))
+            x = call.by_frames(x, partial(_run, resnet))
         if residual is not None:
             x = x + residual_for(x, residual, "mid_block_additional_residual")
         return x if call.hooks is None else call.hooks.after_middle(x)
@@ -148,7 +147,7 @@ class UpBlock(_LayeredBlock):
         if self.upsamplers is not None:
             (upsample,) = self.upsamplers
             size = skips.next_size()
-            x = by_frames(call, x, lambda part, _: upsample(part, size))
+            x = call.by_frames(x, lambda part, _: upsample(part, size))
         return x
 
     def joined_layer(self, i: int, x: Tensor, call: Call, skips: Skips) -> Tensor:

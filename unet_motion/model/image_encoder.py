@@ -85,9 +85,9 @@ class ImageEncoder(nn.Module):
 
 
 def image_features(
-    encoder: ImageEncoder | None, inputs: Mapping[str, Any] | None, batch: int, frames: int, sample: Tensor
-) -> tuple[Tensor, ...] | None:
-    """The maps (B*F, C, h, w) of a call, or None without a picture: the clip then follows the text alone.
+    encoder: ImageEncoder | None, inputs: Mapping[str, Any], batch: int, frames: int, sample: Tensor
+) -> tuple[Tensor, ...]:
+    """The maps (B*F, C, h, w) of a call with a picture.
 
     Args:
         inputs: ``added_cond_kwargs``: ``image_latents`` (1 or B, 4, H, W), or (1 or B, 4, F, H, W) with a picture per
@@ -97,10 +97,7 @@ def image_features(
     Raises:
         ValueError: a picture for a model without an encoder, or of another shape.
     """
-    inputs = inputs or {}
-    latents = inputs.get("image_latents")
-    if latents is None:
-        return None
+    latents = inputs["image_latents"]
     if encoder is None:
         raise ValueError("`image_latents` were given, but the model has no image encoder (`use_image_encoder`).")
     height, width = sample.shape[-2:]

@@ -94,8 +94,8 @@ def _match_mid_blocks(unet: MotionUNet, state: dict[str, Tensor], own: Mapping[s
 def _resize_position_tables(unet: MotionUNet, table: Tensor | None) -> None:
     if table is None or table.shape[1] == unet.config.motion_max_seq_length:
         return
-    for part in unet.motion_parts():
-        for name, module in part.named_modules():
+    for _, motion_module in unet.motion_modules_at:
+        for name, module in motion_module.named_modules():
             if name.endswith("pos_embed"):
                 old = cast(Tensor, module.pe)
                 module.pe = old.new_zeros(1, table.shape[1], old.shape[2])

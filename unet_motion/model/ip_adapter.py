@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..config.unet import UNetMotionConfig
 from ..forward.call import Call
 from ..forward.conditioning import Conditioning
-from ..ops.attention.processors import AttentionProcessor
+from ..ops.attention import AttentionProcessor
 from ..values import quoted
 from .attention import Attention
 from .layer_factory import LayerFactory

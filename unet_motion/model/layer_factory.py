@@ -27,11 +27,11 @@ class LayerFactory:
         silent: new motion modules change nothing; else their last layers start with random values, as in diffusers.
     """
 
-    operations: Any = nn
-    weights: Weights = module_weights
-    dtype: torch.dtype | None = None
-    device: torch.device | str | None = None
-    silent: bool = True
+    operations: Any
+    weights: Weights
+    dtype: torch.dtype | None
+    device: torch.device | str | None
+    silent: bool
 
     def __deepcopy__(self, memo) -> LayerFactory:
         # Nothing here changes, and a namespace such as torch.nn cannot be copied: a copied model shares it.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..forward.call import Call
 from ..forward.views import View, averaged
-from ..ops.attention.processors import AttentionProcessor
+from ..ops.attention import AttentionProcessor
 from ..ops.feed_forward.cpu import pixels_at_once
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import add_into, overwritable

@@ -6,10 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..forward.call import Call
-from ..ops.conv import convolve, convolve_leaving_bias, convolve_upsampled
+from ..ops.conv import add_skip, convolve, convolve_leaving_bias, convolve_upsampled
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import overwritable
-from ..ops.residual import add_residual
 from .layer_factory import LayerFactory
 
 _ACTIVATIONS = {
@@ -72,7 +71,7 @@ class ResnetBlock(nn.Module):
         hidden = scoped_group_norm(self.norm2, hidden, frames, scope, self.act, added, inplace)
         hidden, bias = convolve_leaving_bias(self.conv2, hidden)
         skip = x if self.conv_shortcut is None else convolve(self.conv_shortcut, x)
-        out = add_residual(hidden, skip, bias, overwritable(self.conv2))
+        out = add_skip(hidden, bias, skip, overwritable(self.conv2))
         return out if self.output_scale_factor == 1 else out / self.output_scale_factor
 
 

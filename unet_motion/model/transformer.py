@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..forward.call import Call
-from ..forward.hooks import Step
+from ..forward.hooks import BoundBlock, Step
 from ..forward.lora import LowRank
 from ..ops.conv import convolve
 from ..ops.feed_forward import geglu
 from ..ops.feed_forward.cpu import parts
 from ..ops.group_norm import scoped_group_norm
-from ..ops.layer import add_into, overwritable
+from ..ops.layer import add_into, from_tokens, overwritable, to_tokens
 from ..ops.layer_norm import add_layer_norm
-from ..ops.layout import from_tokens, to_tokens
 from ..ops.linear.cpu import linear
 from ..ops.linear.onto import add_product, bias_ahead
 from .attention import Attention
@@ -142,24 +141,6 @@ class BasicTransformerBlock(nn.Module):
     def feed_forward(self, tokens: Tensor, call: Call) -> Tensor:
         """The feed-forward layer on normalised tokens, chunked as the call says (0: frames, 1: pixels)."""
         return self.ff.chunked(tokens, *(call.settings.forward_chunking or (None, 0)))
-
-
-class BoundBlock:
-    """A block and its call, as hooks take them (:class:`unet_motion.forward.hooks.BlockSteps`)."""
-
-    layer: nn.Module
-
-    def __init__(self, layer: BasicTransformerBlock, call: Call):
-        self.layer, self.block, self.call = layer, layer, call
-
-    def run(
-        self, tokens: Tensor, self_attention: Step | None = None, between: Step | None = None,
-        cross_attention: Step | None = None,
-    ) -> Tensor:  # fmt: skip
-        return self.block.run(tokens, self.call, self_attention, between, cross_attention)
-
-    def attend(self, attention: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return cast(Attention, attention).attend(self.call.processor(attention), query, key, value, None)
 
 
 class SpatialTransformer(nn.Module):

@@ -17,7 +17,7 @@ frames of a pixel. Frames stay in the batch and channels last in memory from end
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -25,18 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.unet import UNetMotionConfig
-from ..forward.call import Call, begin
-from ..forward.conditioning import Conditioning, expand_timestep, text_time_vector
-from ..forward.entry_checks import check_dtype, check_frame_count, check_sample, check_timestep, check_types
+from ..forward.call import Call, Settings, begin, recomputed
+from ..forward.conditioning import Conditioning, text_time_vector
+from ..forward.entry import check_entry, check_frame_count, check_sample, expand_timestep, timestep_sinusoid
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
-from ..forward.settings import Settings, recomputed
 from ..ops.conv.weights import ConvWeights
 from ..ops.group_norm import scoped_group_norm
-from ..ops.layer import is_hosted
-from ..ops.linear.packed import TimeProjections, pack_for
-from ..ops.sinusoids import timestep_sinusoid
-from . import float8_products
+from ..ops.linear.packed import TimeProjections
 from .attention import Attention
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .image_encoder import ImageEncoder, image_features
@@ -45,9 +41,24 @@ from .layer_factory import make_factory
 from .motion_module import MotionModule
 from .resnet import ResnetBlock, TimestepEmbedding
 
+_DEFAULTS = ForwardOptions()
+
+
+@dataclass
+class UNetMotionOutput:
+    """What ``forward`` returns: ``sample`` is (B, C, F, H, W). Also readable by index and by key."""
+
+    sample: Tensor
+
+    def __getitem__(self, key: int | str) -> Tensor:
+        return self.to_tuple()[key] if isinstance(key, (int, slice)) else {"sample": self.sample}[key]
+
+    def to_tuple(self) -> tuple[Tensor]:
+        return (self.sample,)
+
 
 class MotionUNet(nn.Module):
-    """The network alone: its layers and one step through them.
+    """The network alone: its layers and one step through them, of clips or of frames.
 
     Args:
         config: what is built.
@@ -105,6 +116,44 @@ class MotionUNet(nn.Module):
         linear = (path for path, module in modules if hasattr(module, "in_features"))
         self._motion_paths = {path for path in linear if ".motion_modules." in path}
 
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float | int, encoder_hidden_states: Tensor,
+        timestep_cond: Tensor | None = None, attention_mask: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None, added_cond_kwargs: dict[str, Any] | None = None,
+        down_block_additional_residuals: tuple[Tensor, ...] | None = None,
+        mid_block_additional_residual: Tensor | None = None, return_dict: bool = True, *,
+        options: ForwardOptions | None = None,
+    ) -> UNetMotionOutput | tuple[Tensor]:  # fmt: skip
+        """Predict the noise of a clip.
+
+        Args:
+            sample: noisy latents (B, C, F, H, W).
+            timestep: a number, or a tensor of 1, B or B*F numbers.
+            encoder_hidden_states: text (B, L, D), one per clip, or (B*F, L, D), one per frame.
+            timestep_cond: (B, time_cond_proj_dim), added to the timestep's sinusoid.
+            attention_mask: (B, L) or (B*F, L) over the text tokens; 1 or True keeps a token.
+            cross_attention_kwargs: ``ip_adapter_masks``; ``scale`` is accepted and acts on nothing here.
+            added_cond_kwargs: ``text_embeds`` and ``time_ids`` (or both as one ``vector``), ``image_embeds``,
+                ``image_latents`` and their ``image_motion_scale``.
+            down_block_additional_residuals: one tensor per skip, broadcastable to (B*F, C, h, w).
+            mid_block_additional_residual: broadcastable to the mid block's output.
+            return_dict: return :class:`UNetMotionOutput` rather than a tuple.
+            options: overrides of the model's defaults for this call.
+
+        Raises:
+            ValueError: an input whose shape does not fit, with what was found and expected.
+        """
+        check_sample(sample, "batch, channels, frames, height, width", 5)
+        b, _, f, h, w = sample.shape
+        frames = sample.permute(0, 2, 1, 3, 4).reshape(b * f, -1, h, w)  # (B*F, C, H, W)
+        inputs = Conditioning(
+            timestep_cond, attention_mask, cross_attention_kwargs, added_cond_kwargs, down_block_additional_residuals,
+            mid_block_additional_residual,
+        )  # fmt: skip
+        out = self.predict(frames, timestep, encoder_hidden_states, f, inputs, options)
+        out = out.unflatten(0, (b, f)).permute(0, 2, 1, 3, 4)  # (B, C, F, H, W)
+        return UNetMotionOutput(out) if return_dict else (out,)
+
     def forward_frames(
         self,
         sample: Tensor,
@@ -117,7 +166,7 @@ class MotionUNet(nn.Module):
     ) -> Tensor:
         """Predict the noise with the frames in the batch: sample (B*F, C, H, W) -> (B*F, C, H, W).
 
-        ``conditioning`` takes the optional inputs of :meth:`UNetMotionModel.forward` by name.
+        ``conditioning`` takes the optional inputs of :meth:`forward` by name.
         """
         check_sample(sample, "batch * frames, channels, height, width", 4)
         check_frame_count(sample, num_frames)
@@ -137,9 +186,9 @@ class MotionUNet(nn.Module):
         options: ForwardOptions | None,
     ) -> Call:  # fmt: skip
         """The call that the layers share, its inputs checked."""
-        self._check_entry(x, timestep, text, inputs, options)
+        check_entry(self, x, timestep, text, inputs, options)
         self._conv_weights.ready_for(self.device, self)
-        return begin(self, x, timestep, text, frames, inputs, options or ForwardOptions())
+        return begin(self, x, timestep, text, frames, inputs, options or _DEFAULTS)
 
     def through(self, x: Tensor, call: Call, skips: Skips, inputs: Conditioning) -> Tensor:
         """Frames x (B*F, C, H, W) through all layers."""
@@ -161,18 +210,6 @@ class MotionUNet(nn.Module):
         """The last layers on (B*F, C0, H, W)."""
         x = scoped_group_norm(self.conv_norm_out, x, call.frames, call.settings.resnet_norm_scope, F.silu)
         return self.conv_out(x)
-
-    def _check_entry(self, x: Tensor, timestep: Any, text: Any, inputs: Conditioning, options: Any) -> None:
-        if x.shape[1] != self.config.in_channels:
-            raise ValueError(f"`sample` has {x.shape[1]} channels, expected `in_channels` {self.config.in_channels}.")
-        plain = not is_hosted(self.conv_in) and type(self.conv_in) is nn.Conv2d
-        check_dtype("sample", x, self, plain)
-        check_timestep(timestep)
-        check_types(inputs)
-        if options is not None and not isinstance(options, ForwardOptions):
-            raise ValueError(f"`options` is a {type(options).__name__}, expected ForwardOptions.")
-        if text is not None:
-            check_dtype("encoder_hidden_states", text, self, plain)
 
     def embed_time(
         self, sample: Tensor, timestep: Any, batch: int, frames: int, inputs: Conditioning, hooks: Hooks | None
@@ -205,8 +242,11 @@ class MotionUNet(nn.Module):
         return project_images(self.encoder_hid_proj, inputs, batch, frames, dtype)
 
     def encode_image(self, inputs: Conditioning, batch: int, frames: int, sample: Tensor) -> tuple[Tensor, ...] | None:
-        """The image encoder's maps of a call: see `image_features` of model/image_encoder.py."""
-        return image_features(self.img_encoder, inputs.added_cond_kwargs, batch, frames, sample)
+        """The image encoder's maps of a call, or None without a picture: the clip then follows the text alone."""
+        added = inputs.added_cond_kwargs or {}
+        if added.get("image_latents") is None:
+            return None
+        return image_features(self.img_encoder, added, batch, frames, sample)
 
     @property
     def defaults(self) -> Settings:
@@ -224,45 +264,6 @@ class MotionUNet(nn.Module):
     def motion_layer(self, path: str) -> nn.Module | None:
         """The linear layer of a motion module at a path in the UNet, or None."""
         return self.get_submodule(path) if path in self._motion_paths else None
-
-    def motion_parts(self) -> list[nn.Module]:
-        """The ModuleLists of motion modules, from input to output."""
-        blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
-        return [block.motion_modules for block in blocks if hasattr(block, "motion_modules")]
-
-    def arrange_weights(self) -> None:
-        """Lay the weights out as the device reads them best, to predict only; no value, name or parameter changes.
-
-        On a graphics card layers that read the same input lie behind each other, and convolutions have channels last;
-        moving the model to another device or dtype undoes the former. Not done by itself, as others' functions that
-        save (of safetensors, accelerate) leave out or refuse tensors that share memory: :meth:`save_pretrained` does
-        not. Where a host reads weights through its own ``weights``, nothing is changed.
-        """
-        for layers in (self.time_projections.layers, *(attention.same_input for _, attention in self.attention_layers)):
-            pack_for(self.device, layers)
-        float8_products.arrange(self)
-        self._conv_weights.arrange_for(self.device, self)
-
-    def enable_float8_products(self, least_outputs: int = float8_products.LEAST_OUTPUTS) -> list[str]:
-        """Round the weights around attention to float8 and multiply in it, for cards that do so at twice the rate.
-
-        Queries, keys, values, outputs, both layers of feed-forward, and ``proj_in`` and ``proj_out`` of transformers
-        and motion modules, where their widths are multiples of 16: float8_e4m3fn times one power of two a tensor, or
-        for layers that read the same input. What they read is rounded to float8 too; docs/float8.md has the error. On
-        other devices the same factors are multiplied in the model's dtype. The model cannot be saved, trained or given
-        other motion modules afterwards, and only loading it anew undoes it; LoRAs that are applied stay as they are.
-
-        Args:
-            least_outputs: of a product, all layers that read the same input together; smaller ones stay as they are, as
-                rounding what they read takes longer than they gain. 0 is all.
-
-        Returns:
-            The paths of these layers.
-
-        Raises:
-            ValueError: a layer of another kind than torch's, on the device meta, or with weights that are not finite.
-        """
-        return float8_products.enable(self, least_outputs)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,9 +1,8 @@
-"""diffusers' class around the network: its constructor, the clip as one tensor, setters, loading and saving."""
+"""diffusers' class around the network: its constructor, setters, loading and saving."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,31 +11,16 @@ from torch import Tensor, nn
 from ..config.adapter import MotionAdapterConfig
 from ..config.unet import UNetMotionConfig, check_norm_scope
 from ..files.pretrained import from_pretrained, save_pretrained
-from ..forward.conditioning import Conditioning
-from ..forward.entry_checks import check_sample
-from ..forward.freeu import FreeU
-from ..forward.options import ForwardOptions, check_chunking
+from ..forward.call import recomputed
+from ..forward.options import check_chunking
 from ..forward.processor_plan import choose_processors
-from ..forward.settings import recomputed
-from ..ops.attention.processors import DEFAULT_PROCESSOR
+from ..ops.attention import DEFAULT_PROCESSOR
+from ..ops.freeu import FreeU
+from ..ops.linear.packed import pack_for
 from . import float8_products, inflate, ip_adapter
 from .attention import Attention
 from .motion_adapter import MotionAdapter
-from .unet import MotionUNet
-
-
-@dataclass
-class UNetMotionOutput:
-    """What ``forward`` returns: ``sample`` is (B, C, F, H, W). Also readable by index and by key."""
-
-    sample: Tensor
-
-    def __getitem__(self, key: int | str) -> Tensor:
-        return self.to_tuple()[key] if isinstance(key, (int, slice)) else {"sample": self.sample}[key]
-
-    def to_tuple(self) -> tuple[Tensor]:
-        return (self.sample,)
-
+from .unet import MotionUNet, UNetMotionOutput
 
 UNet3DConditionOutput = UNetMotionOutput
 
@@ -53,44 +37,6 @@ class UNetMotionModel(MotionUNet):
 
     def __init__(self, *args: Any, operations=None, weights=None, dtype=None, device=None, **kwargs: Any):
         super().__init__(UNetMotionConfig(*args, **kwargs), operations, weights, dtype, device)
-
-    def forward(
-        self, sample: Tensor, timestep: Tensor | float | int, encoder_hidden_states: Tensor,
-        timestep_cond: Tensor | None = None, attention_mask: Tensor | None = None,
-        cross_attention_kwargs: dict[str, Any] | None = None, added_cond_kwargs: dict[str, Any] | None = None,
-        down_block_additional_residuals: tuple[Tensor, ...] | None = None,
-        mid_block_additional_residual: Tensor | None = None, return_dict: bool = True, *,
-        options: ForwardOptions | None = None,
-    ) -> UNetMotionOutput | tuple[Tensor]:  # fmt: skip
-        """Predict the noise of a clip.
-
-        Args:
-            sample: noisy latents (B, C, F, H, W).
-            timestep: a number, or a tensor of 1, B or B*F numbers.
-            encoder_hidden_states: text (B, L, D), one per clip, or (B*F, L, D), one per frame.
-            timestep_cond: (B, time_cond_proj_dim), added to the timestep's sinusoid.
-            attention_mask: (B, L) or (B*F, L) over the text tokens; 1 or True keeps a token.
-            cross_attention_kwargs: ``ip_adapter_masks``; ``scale`` is accepted and acts on nothing here.
-            added_cond_kwargs: ``text_embeds`` and ``time_ids`` (or both as one ``vector``), ``image_embeds``,
-                ``image_latents`` and their ``image_motion_scale``.
-            down_block_additional_residuals: one tensor per skip, broadcastable to (B*F, C, h, w).
-            mid_block_additional_residual: broadcastable to the mid block's output.
-            return_dict: return :class:`UNetMotionOutput` rather than a tuple.
-            options: overrides of the model's defaults for this call.
-
-        Raises:
-            ValueError: an input whose shape does not fit, with what was found and expected.
-        """
-        check_sample(sample, "batch, channels, frames, height, width", 5)
-        b, _, f, h, w = sample.shape
-        frames = sample.permute(0, 2, 1, 3, 4).reshape(b * f, -1, h, w)  # (B*F, C, H, W)
-        inputs = Conditioning(
-            timestep_cond, attention_mask, cross_attention_kwargs, added_cond_kwargs, down_block_additional_residuals,
-            mid_block_additional_residual,
-        )  # fmt: skip
-        out = self.predict(frames, timestep, encoder_hidden_states, f, inputs, options)
-        out = out.unflatten(0, (b, f)).permute(0, 2, 1, 3, 4)  # (B, C, F, H, W)
-        return UNetMotionOutput(out) if return_dict else (out,)
 
     def enable_freeu(self, s1: float, s2: float, b1: float, b2: float, version: str = "v1") -> None:
         """Apply FreeU by default; see :class:`FreeU` for the factors."""
@@ -172,6 +118,45 @@ class UNetMotionModel(MotionUNet):
     @property
     def is_gradient_checkpointing(self) -> bool:
         return self.gradient_checkpointing
+
+    def motion_parts(self) -> list[nn.Module]:
+        """The ModuleLists of motion modules, from input to output."""
+        blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
+        return [block.motion_modules for block in blocks if hasattr(block, "motion_modules")]
+
+    def arrange_weights(self) -> None:
+        """Lay the weights out as the device reads them best, to predict only; no value, name or parameter changes.
+
+        On a graphics card layers that read the same input lie behind each other, and convolutions have channels last;
+        moving the model to another device or dtype undoes the former. Not done by itself, as others' functions that
+        save (of safetensors, accelerate) leave out or refuse tensors that share memory: :meth:`save_pretrained` does
+        not. Where a host reads weights through its own ``weights``, nothing is changed.
+        """
+        for layers in (self.time_projections.layers, *(attention.same_input for _, attention in self.attention_layers)):
+            pack_for(self.device, layers)
+        float8_products.arrange(self)
+        self._conv_weights.arrange_for(self.device, self)
+
+    def enable_float8_products(self, least_outputs: int = float8_products.LEAST_OUTPUTS) -> list[str]:
+        """Round the weights around attention to float8 and multiply in it, for cards that do so at twice the rate.
+
+        Queries, keys, values, outputs, both layers of feed-forward, and ``proj_in`` and ``proj_out`` of transformers
+        and motion modules, where their widths are multiples of 16: float8_e4m3fn times one power of two a tensor, or
+        for layers that read the same input. What they read is rounded to float8 too; docs/float8.md has the error. On
+        other devices the same factors are multiplied in the model's dtype. The model cannot be saved, trained or given
+        other motion modules afterwards, and only loading it anew undoes it; LoRAs that are applied stay as they are.
+
+        Args:
+            least_outputs: of a product, all layers that read the same input together; smaller ones stay as they are, as
+                rounding what they read takes longer than they gain. 0 is all.
+
+        Returns:
+            The paths of these layers.
+
+        Raises:
+            ValueError: a layer of another kind than torch's, on the device meta, or with weights that are not finite.
+        """
+        return float8_products.enable(self, least_outputs)
 
     def freeze_unet2d_params(self) -> None:
         """Let only the motion modules train."""

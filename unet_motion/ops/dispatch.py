@@ -1,52 +1,19 @@
-"""Which code an operation runs: chosen once per call from constraints that are data."""
+"""Which tensors a Triton kernel takes: constraints as data, asked where kernels are wanted (`mode.py`)."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..values import quoted
-
-MODES = ("eager", "triton")
-VARIABLE = "UNET_MOTION_KERNELS"
 HALF_AND_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 
 _log = logging.getLogger(__name__)
-_mode: ContextVar[str | None] = ContextVar("unet_motion_kernels", default=None)
-
-
-def check_mode(mode: str) -> str:
-    if mode not in MODES:
-        raise ValueError(f"kernels {quoted(mode)} are unknown; expected one of {', '.join(MODES)}.")
-    return mode
-
-
-def current_mode() -> str:
-    """The mode of this thread or task: that of `use`, else of UNET_MOTION_KERNELS, else "eager"."""
-    return _mode.get() or check_mode(os.environ.get(VARIABLE) or "eager")
-
-
-@contextmanager
-def use(mode: str) -> Iterator[None]:
-    """Run the block with "eager" or "triton" kernels; other threads are not touched."""
-    token = _mode.set(check_mode(mode))
-    try:
-        yield
-    finally:
-        _mode.reset(token)
-
-
-def wanted() -> bool:
-    """Whether Triton kernels are asked for; not in compiled code, whose compiler fuses by itself."""
-    return not torch.compiler.is_compiling() and current_mode() == "triton"
 
 
 @dataclass
@@ -56,7 +23,7 @@ class Kernel:
     Attributes:
         name: of the operation.
         dtypes: that it takes.
-        by_processor: whether an attention processor runs it, rather than the mode of `use`.
+        by_processor: whether an attention processor runs it, rather than the mode.
         fits: the operation's own constraint: its tensors, None where one is left out -> why they do not fit, or None.
     """
 
@@ -79,10 +46,8 @@ class Kernel:
             reason = "gradients are asked for"
         return reason or self.fits(*tensors)
 
-    def runs(self, *tensors: Tensor | None) -> bool:
-        """Whether the kernel is wanted and fits; the first decline for each reason is logged."""
-        if not wanted():
-            return False
+    def takes(self, *tensors: Tensor | None) -> bool:
+        """Whether the kernel runs on the tensors; the first decline for each reason is logged."""
         reason = self.declines(*tensors)
         if reason is not None and reason not in self._told:
             self._told.add(reason)

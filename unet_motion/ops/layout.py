@@ -1,4 +1,4 @@
-"""Memory layouts of activations: pictures as tokens, and the rows of channels that kernels take."""
+"""Memory layouts of activations: the rows of channels that kernels take."""
 
 from __future__ import annotations
 
@@ -31,13 +31,3 @@ def empty_result(hidden: Tensor, skip: Tensor) -> Tensor:
     """(N, C + D, H, W) in channels-last memory."""
     n, c, h, w = hidden.shape
     return hidden.new_empty(n, h, w, c + skip.shape[1]).permute(0, 3, 1, 2)
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, H*W, C); a view of channels-last memory."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
-    """(N, H*W, C) as channels-last (N, C, H, W); a view."""
-    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from . import feed_forward, freeu, group_norm, layer_norm, residual
+from . import feed_forward, float8, freeu, group_norm, layer_norm, residual
 from .attention import temporal
 from .attention.cpu_short import SHORT
 from .attention.processors import OPTIONAL, PROCESSORS
-from .dispatch import KERNELS, current_mode, interpreted, unavailable
+from .dispatch import KERNELS, interpreted, unavailable
+from .mode import current_mode
 
-WITH_KERNELS = (feed_forward, freeu, group_norm, layer_norm, residual, temporal)
+WITH_KERNELS = (feed_forward, float8, freeu, group_norm, layer_norm, residual, temporal)
 """The modules that register a kernel, so that all are registered before a report is made."""
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..forward.freeu import FreeU
 from ..forward.options import ForwardOptions
 from ..lora.apply import applied_loras
-from ..ops.dispatch import current_mode
+from ..ops.freeu import FreeU
+from ..ops.mode import current_mode
 from .cuda_recorder import CudaRecorder, Recorder, Replay
 from .known_layers import KnownLayers
 

@@ -15,7 +15,7 @@ from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWA
 from torch import Tensor
 
 from ....unet_motion import ForwardOptions, StepGraphs, UNetMotionModel
-from ....unet_motion.ops import dispatch
+from ....unet_motion.ops import dispatch, mode
 from ....unet_motion.runtime.step_parts import StepParts
 from .hooks import KEY
 
@@ -81,7 +81,7 @@ def kernels_of(chosen: dict) -> contextlib.AbstractContextManager:
     # Compiled code has no kernels of ours, and no place for a choice.
     if "kernels" not in chosen or torch.compiler.is_compiling():
         return contextlib.nullcontext()
-    return dispatch.use(chosen["kernels"])
+    return mode.use(chosen["kernels"])
 
 
 def plain_clone(model: Any) -> Any:

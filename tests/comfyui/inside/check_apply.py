@@ -248,3 +248,7 @@ def test_unet_config_round_trip_gives_lora_code_the_structure():
     for key in ("model_channels", "num_res_blocks", "channel_mult", "transformer_depth", "transformer_depth_output",
                 "transformer_depth_middle", "context_dim", "num_heads", "use_linear_in_transformer"):  # fmt: skip
         assert ours[key] == UNET[key], key
+    for key in ours.keys() & UNET.keys():
+        assert ours[key] == UNET[key], key
+    assert UNET.keys() - ours.keys() <= {"dtype"}, "what else ComfyUI's own configuration says"
+    assert (ours["in_channels"], ours["out_channels"], ours["num_head_channels"]) == (4, 4, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 
 import comfy.hooks
 import comfy.sample
@@ -13,7 +14,7 @@ import pytest
 import torch
 from check_apply import LAYER, lora, run, with_lora
 from check_apply import NAMES as core_styles
-from pack.nodes.host.lora import load_lora
+from pack.nodes.host.lora import _fits, load_lora
 from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.lora import LoadLoRA
 from pack.unet_motion.files.errors import FileFormatError, KeyMismatchError
@@ -156,6 +157,33 @@ def test_layers_that_do_not_fit_are_named_and_none_is_an_error(moving, tmp_path,
     save_file(text, tmp_path / "text.safetensors")
     with pytest.raises(KeyMismatchError, match="text.safetensors: has no layers of a UNet"):
         load_lora(model, str(tmp_path / "text.safetensors"), 1.0)
+
+
+def lora_patch(up, down, mid=None, reshape=None, name="lora"):
+    """As ComfyUI's adapters hold it: up, down, alpha, mid, dora_scale, reshape."""
+    weights = (torch.zeros(up), torch.zeros(down), None, mid, None, reshape)
+    return SimpleNamespace(name=name, weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("patch", "shape", "fits"),
+    [
+        (lora_patch((8, 2), (2, 4)), (8, 4), True),
+        (lora_patch((9, 2), (2, 4)), (8, 4), False),
+        (lora_patch((8, 2), (2, 5)), (8, 4), False),
+        (lora_patch((8, 2), (2, 4, 3, 3)), (8, 4, 3, 3), True),
+        (lora_patch((8, 2), (2, 4, 1, 1)), (8, 4, 3, 3), False),
+        (lora_patch((8, 2), (2, 2, 1, 1), mid=torch.zeros(2, 2, 3, 3)), (8, 4, 3, 3), True),
+        (lora_patch((9, 2), (2, 5), reshape=(9, 5)), (8, 4), True),
+        (lora_patch((9, 2), (2, 5), name="loha"), (8, 4), True),
+        (("diff", (torch.zeros(8, 4),)), (8, 4), True),
+        (("diff", (torch.zeros(8, 5),)), (8, 4), False),
+        (("set", (torch.zeros(4, 8),)), (8, 4), False),
+        (("model_as_lora", (torch.zeros(3),)), (8, 4), True),
+    ],
+)
+def test_plain_patches_are_measured_and_others_are_left_to_comfyui(patch, shape, fits):
+    assert _fits(patch, torch.Size(shape)) is fits
 
 
 def test_two_names_for_one_weight_are_refused(moving, tmp_path):

@@ -229,3 +229,12 @@ def test_choices_that_cannot_act_are_refused(chosen, message, base):
 def test_a_model_without_motion_modules_is_refused():
     with pytest.raises(ValueError, match="without motion modules"):
         run(sd15())
+
+
+def test_graphs_run_a_step_only_where_they_are_chosen(base, recorder):
+    view = base.model.diffusion_model
+    assert performance.step_of(view, {}) == view.core.forward_frames
+    assert performance.step_of(view, {"cuda_graphs": False}) == view.core.forward_frames and view.graphs is None
+    graphs = performance.step_of(view, {"cuda_graphs": True})
+    assert graphs is view.graphs is not None and performance.step_of(view, {"cuda_graphs": True}) is graphs
+    assert performance.step_of(view, {}) == view.core.forward_frames

@@ -9,13 +9,13 @@ pytest.importorskip("triton")
 from poison import DEVICE, pictures, random
 
 from unet_motion import kernels
-from unet_motion.forward.freeu import FreeU, freeu_concat
 from unet_motion.ops import dispatch
+from unet_motion.ops import mode as modes
 from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
 from unet_motion.ops.feed_forward import geglu, geglu_kernel
 from unet_motion.ops.float8 import rounded, rounded_kernel
-from unet_motion.ops.freeu import freeu_concat_kernel
+from unet_motion.ops.freeu import FreeU, freeu_concat, freeu_concat_kernel
 from unet_motion.ops.group_norm import group_norm, group_norm_kernel, scoped_group_norm
 from unet_motion.ops.layer_norm import add_layer_norm, add_layer_norm_kernel, layer_norm, layer_norm_kernel
 from unet_motion.ops.residual import add_residual, residual_sum_kernel
@@ -195,11 +195,11 @@ def test_the_processor_takes_masks_and_stands_in_compiled_code():
 def test_the_mode_is_of_this_thread_and_checked(monkeypatch):
     assert kernels.current_mode() == "triton"
     with kernels.use("eager"):
-        assert not dispatch.KERNELS["geglu"].runs(random(2, 8))
+        assert not modes.wanted()
     with pytest.raises(ValueError, match="'fast' are unknown; expected one of eager, triton"):
         kernels.use("fast").__enter__()
-    dispatch._mode.set(None)
-    monkeypatch.setenv(dispatch.VARIABLE, "eager")
+    modes._mode.set(None)
+    monkeypatch.setenv(modes.VARIABLE, "eager")
     assert kernels.current_mode() == "eager"
     with kernels.use("triton"):
         assert kernels.current_mode() == "triton"

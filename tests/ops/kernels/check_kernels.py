@@ -8,13 +8,13 @@ pytest.importorskip("triton")
 from poison import DEVICE, DTYPES, assert_as_exact_as, double, far_apart, pictures, random
 
 from unet_motion import kernels
-from unet_motion.forward.freeu import FreeU, freeu_concat
 from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
+from unet_motion.ops.conv import add_skip
 from unet_motion.ops.dispatch import KERNELS
 from unet_motion.ops.feed_forward import geglu, geglu_eager, geglu_kernel
 from unet_motion.ops.float8 import rounded, rounded_eager, rounded_kernel
-from unet_motion.ops.freeu import freeu_concat_eager
+from unet_motion.ops.freeu import FreeU, freeu_concat, freeu_concat_eager
 from unet_motion.ops.group_norm import group_norm, group_norm_eager, group_norm_kernel
 from unet_motion.ops.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_eager, layer_norm_kernel
 from unet_motion.ops.residual import add_residual, residual_sum_eager, residual_sum_kernel
@@ -236,7 +236,7 @@ def test_layer_norm_with_a_bias_that_goes_ahead(channels, dtype):
 def test_residual_sum(shape, dtype):
     hidden, skip = pictures(*shape, dtype=dtype), pictures(*shape, dtype=dtype, strided=True)
     bias = random(shape[1], dtype=dtype)
-    assert KERNELS["residual_sum"].runs(hidden, skip, bias)
+    assert KERNELS["residual_sum"].takes(hidden, skip, bias)
     out = add_residual(hidden, skip, bias, inplace=False)
     assert out.permute(0, 2, 3, 1).is_contiguous()
     if shape[0]:
@@ -244,7 +244,7 @@ def test_residual_sum(shape, dtype):
     # What lies in another order runs as plain code.
     lone = hidden.contiguous()
     assert torch.equal(add_residual(lone.clone(), skip, bias, inplace=True), residual_sum_eager(lone, skip, bias))
-    assert torch.equal(add_residual(hidden, skip, None, inplace=False), hidden + skip)
+    assert torch.equal(add_skip(hidden, None, skip, inplace=False), hidden + skip)
 
 
 def test_residual_sum_reads_far_apart_entries():

@@ -50,7 +50,7 @@ def test_a_whole_network_runs_on_the_kernels_and_sees_each_change_of_its_weights
         ("ops.group_norm", "group_norm_kernel"),
         ("ops.layer_norm", "layer_norm_kernel", "add_layer_norm_kernel"),
         ("ops.residual", "residual_sum_kernel"),
-        ("forward.freeu", "freeu_concat_kernel"),
+        ("ops.freeu", "freeu_concat_kernel"),
     ):
         module = importlib.import_module(f"unet_motion.{name}")
         for operator in operators:

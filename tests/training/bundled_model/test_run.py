@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from unet_motion.bundled import load_bundled
+from unet_motion.bundled import load_bundled, motion_lora_path
 from unet_motion.cli import main
+from unet_motion.training.bundled_model import lora_figures
 from unet_motion.training.bundled_model.run import BundledRecipe, BundledRun, GateError
 from unet_motion.training.runs import RunLog
 
@@ -72,3 +73,22 @@ def test_the_log_is_one_json_object_a_line_in_the_file_and_on_the_console(tmp_pa
         {"stage": "images", "step": 1, "loss": 0.12346}, {"stage": "motion", "text": "a\nb"}, {"stage": "export"}
     ]  # fmt: skip
     assert text.count("\n") == 3 and capsys.readouterr().out.splitlines() == text.splitlines()[:2]
+
+
+@pytest.mark.parametrize("name", ["pan-left", "my/pan.safetensors"])
+def test_a_motion_lora_is_measured_by_its_name_or_by_its_file(name, monkeypatch, capsys):
+    rows, asked = [{"strength": 0.5, "moves": 1.234}, {"strength": 1.0, "moves": -20.0}], []
+
+    def figures(parts, lora, clips, seed, settings):
+        asked.append((str(lora), clips, seed, settings.steps, settings.guidance, settings.sampler))
+        return rows
+
+    monkeypatch.setattr(lora_figures, "lora_figures", figures)
+    words = ["evaluate", "--motion-lora", name, "--clips", "3", "--seed", "5", "--steps", "2", "--device", "cpu"]
+    assert main([*words, "--guidance", "2.5", "--sampler", "euler"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "      strength         moves", "          0.50          1.23", "          1.00        -20.00"
+    ]  # fmt: skip
+    assert main([*words, "--json"]) == 0 and json.loads(capsys.readouterr().out) == rows
+    path = str(motion_lora_path(name)) if name == "pan-left" else name
+    assert asked[0] == (path, 3, 5, 2, 2.5, "euler") and asked[1][0] == path

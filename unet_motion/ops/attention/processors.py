@@ -1,13 +1,8 @@
-"""Named attention processors: how softmax(q k^T) v is computed.
-
-A processor is a small stateless object with ``attend(query, key, value, mask, scale)`` on (N, heads, L, dim)
-views. Nothing here changes global state, so several threads may use different processors at once.
-"""
+"""The named attention processors: how softmax(q k^T) v is computed where a caller chooses it."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,114 +13,10 @@ from torch import Tensor
 from ...values import quoted
 from ..dispatch import KERNELS
 from ..dispatch import unavailable as triton_unavailable
-from . import cpu_padded_keys as padded_keys
-from . import cpu_short as short_attention
+from . import DEFAULT_PROCESSOR, AttentionProcessor, SDPAProcessor, in_batches
 from .temporal import temporal_attention_kernel
 
-MAX_BATCH = 32768
-"""Rows per call of a fused kernel: some put the batch on a grid axis that ends at 65535."""
-
-
 HALF = (torch.float16, torch.bfloat16)
-
-
-class AttentionProcessor:
-    """Base of the named processors.
-
-    Attributes:
-        dtypes: that it takes by type of device, any where a type is not named.
-        capability: least compute capability of an NVIDIA GPU.
-        most_channels: of a head on a GPU, None where any number is right.
-        without_masks: types of device where it takes no mask.
-    """
-
-    name = ""
-    dtypes: Mapping[str, tuple[torch.dtype, ...]] = {}
-    capability: tuple[int, int] = (0, 0)
-    most_channels: int | None = None
-    without_masks: tuple[str, ...] = ()
-
-    def unavailable(self, device: torch.device) -> str | None:
-        """Why this processor cannot run on ``device``, or None."""
-        return None
-
-    def declines(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why this processor cannot run on ``device`` in ``dtype``, or None."""
-        if reason := self.unavailable(device):
-            return reason
-        if dtype not in self.dtypes.get(device.type, (dtype,)):
-            return f"no kernel for {dtype} on {device.type}"
-        if device.type == "cuda" and torch.version.hip is None:
-            found = torch.cuda.get_device_capability(device)
-            if found < self.capability:
-                return "it needs compute capability {}.{}, found {}.{}".format(*self.capability, *found)
-        return None
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        """Attention of query (N, h, L, d) over key and value (N, h, S, d); mask is additive, scale multiplies q k^T.
-
-        Returns (N, h, L, d) in the query's dtype.
-        """
-        raise NotImplementedError
-
-    def attend_frames(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention over the frames of each pixel: (B, F, P, heads, dim) each, views of any strides -> the same shape.
-
-        Clip by clip: what it gives need not be moved into another order then.
-        """
-        if len(query) == 1:
-            # Not unbound: the gradient of that copies.
-            return self._attend_clip(query.squeeze(0), key.squeeze(0), value.squeeze(0), scale)[None]
-        clips = zip(query.unbind(0), key.unbind(0), value.unbind(0), strict=True)
-        return torch.stack([self._attend_clip(q, k, v, scale) for q, k, v in clips])
-
-    def _attend_clip(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """(F, P, heads, dim) each -> a view of this shape."""
-        query, key, value = (t.permute(1, 2, 0, 3) for t in (query, key, value))
-        return self.attend(query, key, value, None, scale).permute(2, 0, 1, 3)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
-
-
-def _in_batches(function, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rows: int) -> Tensor:
-    if query.shape[0] <= rows:
-        return function(query, key, value, mask)
-    parts = []
-    for start in range(0, query.shape[0], rows):
-        part = slice(start, start + rows)
-        part_mask = mask[part] if mask is not None and mask.shape[0] > 1 else mask
-        parts.append(function(query[part], key[part], value[part], part_mask))
-    return torch.cat(parts)
-
-
-class SDPAProcessor(AttentionProcessor):
-    """torch's scaled_dot_product_attention, which picks a kernel itself."""
-
-    name = "sdpa"
-
-    def attend(self, query, key, value, mask, scale):
-        def run(q, k, v, m):
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=m, scale=scale)
-
-        return _in_batches(run, query, key, value, mask, MAX_BATCH)
-
-
-class AutoProcessor(SDPAProcessor):
-    """The fastest exact processor known for the device.
-
-    On a CPU two batched products for many short sequences, such as the frames of each pixel, and keys filled up to
-    whole vectors for others; else torch's own choice.
-    """
-
-    name = "auto"
-
-    def attend(self, query, key, value, mask, scale):
-        if short_attention.serves(query, key, value, mask):
-            return short_attention.attend(query, key, value, scale)
-        if padded_keys.serves(query, key):
-            key, value, mask = padded_keys.pad(key, value, mask)
-        return super().attend(query, key, value, mask, scale)
 
 
 class MathProcessor(AttentionProcessor):
@@ -162,7 +53,7 @@ class SlicedProcessor(MathProcessor):
         def run(q, k, v, m):
             return MathProcessor.attend(self, q, k, v, m, scale)
 
-        return _in_batches(run, query, key, value, mask, rows)
+        return in_batches(run, query, key, value, mask, rows)
 
 
 def _pad_head_dim(tensors: Iterable[Tensor], multiple: int) -> list[Tensor]:
@@ -219,7 +110,7 @@ class FlashProcessor(_TorchKernel):
         def run(q, k, v, m):
             return op(*_pad_head_dim((q, k, v), 8), scale=scale)[0][..., :dim]
 
-        return _in_batches(run, query, key, value, None, MAX_BATCH)
+        return in_batches(run, query, key, value, None)
 
 
 class MemoryEfficientProcessor(_TorchKernel):
@@ -240,7 +131,7 @@ class MemoryEfficientProcessor(_TorchKernel):
                 m = bias[..., : k.shape[2]].copy_(m.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2]))
             return op(q, k, v, m, training, scale=scale)[0][..., :dim]
 
-        return _in_batches(run, query, key, value, mask, MAX_BATCH)
+        return in_batches(run, query, key, value, mask)
 
 
 class XFormersProcessor(AttentionProcessor):
@@ -261,7 +152,7 @@ class XFormersProcessor(AttentionProcessor):
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
             return memory_efficient_attention(q, k, v, attn_bias=m, scale=scale).transpose(1, 2)
 
-        return _in_batches(run, query, key, value, mask, MAX_BATCH)
+        return in_batches(run, query, key, value, mask)
 
 
 class SageProcessor(AttentionProcessor):
@@ -284,7 +175,7 @@ class SageProcessor(AttentionProcessor):
         def run(q, k, v, m):
             return sageattn(q, k, v, tensor_layout="HND", sm_scale=scale)
 
-        return _in_batches(run, query, key, value, None, MAX_BATCH)
+        return in_batches(run, query, key, value, None)
 
 
 class TritonProcessor(SDPAProcessor):
@@ -321,7 +212,7 @@ OPTIONAL = {XFormersProcessor: "xformers", SageProcessor: "sageattention"}
 
 def _registry() -> dict[str, AttentionProcessor]:
     built_in: tuple[AttentionProcessor, ...] = (
-        AutoProcessor(),
+        DEFAULT_PROCESSOR,
         SDPAProcessor(),
         FlashProcessor(),
         MemoryEfficientProcessor(),
@@ -337,7 +228,6 @@ def _registry() -> dict[str, AttentionProcessor]:
 
 
 PROCESSORS = _registry()
-DEFAULT_PROCESSOR = PROCESSORS["auto"]
 
 
 def available_processors(device: torch.device | str = "cpu") -> list[str]:
@@ -361,8 +251,3 @@ def get_processor(processor: Any) -> Any:
     if isinstance(processor, AttentionProcessor) or callable(processor):
         return processor
     raise TypeError(f"an attention processor must be a name or a processor object, found {type(processor).__name__}.")
-
-
-def default_scale(head_dim: int) -> float:
-    """1 / sqrt(head_dim)."""
-    return 1 / math.sqrt(head_dim)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, library
 
 from ..dispatch import kernel
+from ..mode import wanted
 from .layout import empty_result
 
 MOST_FRAMES = 64
@@ -28,7 +29,7 @@ def _constraint(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None =
     return None
 
 
-_fits = kernel("temporal_attention", by_processor=True, fits=_constraint)
+TEMPORAL_ATTENTION = kernel("temporal_attention", by_processor=True, fits=_constraint)
 
 
 def temporal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
@@ -43,7 +44,7 @@ def temporal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, 
     Returns:
         The query's shape and dtype, in the memory order of tokens, ((B,) F, N, heads, dim).
     """
-    if _fits.runs(query, key, value, mask):
+    if wanted() and TEMPORAL_ATTENTION.takes(query, key, value, mask):
         return temporal_attention_kernel(query, key, value, scale, mask)
     return temporal_attention_eager(query, key, value, scale, mask)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layer import add_into
 from ..linear.float8 import is_float8
+from ..residual import add_residual
 from . import cpu, cuda
 
 
@@ -28,6 +30,13 @@ def convolve_leaving_bias(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor | 
     if cuda.leaves_bias(conv, x):
         return cuda.without_bias(conv, x), conv.bias
     return convolve(conv, x), None
+
+
+def add_skip(hidden: Tensor, bias: Tensor | None, skip: Tensor, inplace: bool) -> Tensor:
+    """What :func:`convolve_leaving_bias` gives plus a skip (N, C, H, W), written over it where it is ``inplace``."""
+    if bias is None:
+        return add_into(hidden, skip, inplace)
+    return add_residual(hidden, skip, bias, inplace)
 
 
 def convolve_eager(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, library
+from torch import Tensor
 
-from ..dispatch import kernel
-from ..layout import not_rows
-
-_fits = kernel("geglu", fits=not_rows)
+from ..mode import wanted
+from .gradient import GatedProduct
+from .triton_op import GEGLU, geglu_kernel
 
 
 def geglu(x: Tensor, inplace: bool = False) -> Tensor:
@@ -22,7 +21,7 @@ def geglu(x: Tensor, inplace: bool = False) -> Tensor:
     Returns:
         (..., H) in x's dtype.
     """
-    if _fits.runs(x):
+    if wanted() and GEGLU.takes(x):
         return geglu_kernel(x)
     if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return GatedProduct.apply(x)
@@ -39,39 +38,3 @@ def geglu_inplace(x: Tensor) -> Tensor:
     """The plain twin written over x: at this width the tensors are the largest of the network."""
     value, gate = x.chunk(2, dim=-1)
     return value.mul_(torch.ops.aten.gelu_(gate))
-
-
-class GatedProduct(torch.autograd.Function):
-    """The plain twin with a gradient that is written into one tensor, where autograd would join two halves."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        value, gate = x.chunk(2, dim=-1)
-        opened = F.gelu(gate)
-        ctx.save_for_backward(x, opened)
-        return value * opened
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        x, opened = ctx.saved_tensors
-        value, gate = x.chunk(2, dim=-1)
-        if torch.is_grad_enabled():  # for a second derivative
-            return torch.cat([gradient * F.gelu(gate), torch.ops.aten.gelu_backward(gradient * value, gate)], dim=-1)
-        out = torch.empty_like(x)
-        of_value, of_gate = out.chunk(2, dim=-1)
-        torch.mul(gradient, value, out=of_value)
-        torch.ops.aten.gelu_backward.grad_input(of_value, gate, grad_input=of_gate)
-        torch.mul(gradient, opened, out=of_value)
-        return out
-
-
-@library.custom_op("unet_motion::geglu", mutates_args=())
-def geglu_kernel(x: Tensor) -> Tensor:
-    from .triton import launch
-
-    return launch(x)
-
-
-@geglu_kernel.register_fake
-def _(x: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)

@@ -1,51 +1,70 @@
-"""FreeU's filter of the skip, its factor of the backbone, and their concatenation, written once.
+"""FreeU: re-weighting of backbone and skip features (Si et al., 2023, https://arxiv.org/abs/2309.11497).
 
-The plain twin is :func:`freeu_concat_eager`. The kernels read the skip twice, the backbone once (v2: twice), and write
-the result: no filtered copy of the skip, no scaled copy of the backbone.
+The skip is filtered, the backbone scaled, and both are concatenated. The plain twin is :func:`freeu_concat_eager`; the
+kernels read the skip twice, the backbone once (v2: twice), and write the result: no filtered copy of the skip, no
+scaled copy of the backbone.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
-from ..dispatch import kernel
-from ..layout import empty_result, not_rows
-
-
-def _constraint(hidden: Tensor, skip: Tensor, active: Tensor | None) -> str | None:
-    if hidden.dtype != skip.dtype:
-        return "backbone and skip differ in dtype"
-    for x in (hidden, skip):
-        if reason := not_rows(x.permute(0, 2, 3, 1)):
-            return f"in channels-last memory {reason}"
-    return None
+from ...values import is_finite, quoted
+from ..mode import wanted
+from .triton_op import FREEU, freeu_concat_kernel
 
 
-FREEU = kernel("freeu", fits=_constraint)
-
-
-@library.custom_op("unet_motion::freeu_concat", mutates_args=())
-def freeu_concat_kernel(
-    hidden: Tensor, skip: Tensor, b: float, s: float, structure: bool, active: Tensor | None
-) -> Tensor:
-    """Concatenated channels-last (N, C + D, H, W) of backbone (N, C, H, W) and skip (N, D, H, W).
+@dataclass(frozen=True)
+class FreeU:
+    """Factors of FreeU for the two lowest up blocks.
 
     Args:
-        b: factor of the backbone's first half; with ``structure`` where its mean map is largest, 1 where it is least.
-        s: factor of the skip's low frequencies.
-        active: bool tensor of one value; where it is False, both pass unchanged.
+        s1, s2: scale of the skip's low frequencies in up block 0 and 1; 1 changes nothing.
+        b1, b2: scale of the first half of the backbone's channels in up block 0 and 1; 1 changes nothing.
+        version: ``v1`` multiplies by ``b`` everywhere (the paper's first code, diffusers); ``v2`` raises the factor
+            from 1 to ``b`` with the backbone's normalised mean map (the paper's structure-aware factor).
+        active: bool tensor of one value, on the model's device: where it is False, nothing changes. A tensor, so that
+            neither a device has to be waited for nor a compiled graph to be made anew when it turns. None: always.
     """
-    from .triton import launch
 
-    return launch(hidden, skip, b, s, structure, active)
+    s1: float
+    s2: float
+    b1: float
+    b2: float
+    version: str = "v1"
+    active: Tensor | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.version not in ("v1", "v2"):
+            raise ValueError(f"FreeU `version` is {quoted(self.version)}, expected 'v1' or 'v2'.")
+        for name in ("s1", "s2", "b1", "b2"):
+            if not is_finite(getattr(self, name)):
+                raise ValueError(f"FreeU `{name}` is {quoted(getattr(self, name))}, expected a finite number.")
 
 
-@freeu_concat_kernel.register_fake
-def _(hidden: Tensor, skip: Tensor, b: float, s: float, structure: bool, active: Tensor | None) -> Tensor:
-    return empty_result(hidden, skip)
+def freeu_concat(hidden: Tensor, skip: Tensor, freeu: FreeU | None, resolution: int) -> Tensor:
+    """Concatenate backbone (N, C, H, W) and skip (N, D, H, W) on channels, re-weighted in up blocks 0 and 1."""
+    if freeu is None or resolution > 1:
+        return torch.cat([hidden, skip], dim=1)
+    b, s = (freeu.b1, freeu.s1) if resolution == 0 else (freeu.b2, freeu.s2)
+    structure = freeu.version == "v2"
+    if wanted() and FREEU.takes(hidden, skip, freeu.active):
+        return freeu_concat_kernel(hidden, skip, b, s, structure, freeu.active)
+    return freeu_concat_eager(hidden, skip, b, s, structure, freeu.active)
+
+
+def freeu_concat_eager(
+    hidden: Tensor, skip: Tensor, b: float, s: float, structure: bool, active: Tensor | None
+) -> Tensor:
+    """The plain twin of the kernel, with its arguments."""
+    half = hidden.shape[1] // 2
+    factor = _backbone_factor(hidden, b) if structure else b
+    out = torch.cat([hidden[:, :half] * factor, hidden[:, half:], scale_low_frequencies(skip, s)], dim=1)
+    return out if active is None else torch.where(active, out, torch.cat([hidden, skip], dim=1))
 
 
 def low_frequency_basis(height: int, width: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -86,13 +105,3 @@ def _backbone_factor(hidden: Tensor, b: float) -> Tensor:
     # A constant map has no structure to follow: its factor is 1.
     normalised = (mean - low) / (high - low).clamp_min(torch.finfo(mean.dtype).tiny)
     return 1 + (b - 1) * normalised
-
-
-def freeu_concat_eager(
-    hidden: Tensor, skip: Tensor, b: float, s: float, structure: bool, active: Tensor | None
-) -> Tensor:
-    """The plain twin of the kernel, with its arguments."""
-    half = hidden.shape[1] // 2
-    factor = _backbone_factor(hidden, b) if structure else b
-    out = torch.cat([hidden[:, :half] * factor, hidden[:, half:], scale_low_frequencies(skip, s)], dim=1)
-    return out if active is None else torch.where(active, out, torch.cat([hidden, skip], dim=1))

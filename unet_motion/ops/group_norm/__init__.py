@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, library, nn
+from torch import Tensor, nn
 
-from ..dispatch import kernel, wanted
-from ..layer import add_into, has_layout, is_hooked, overwritable, weights_of
-from ..layout import from_tokens, to_tokens
+from ..layer import add_into, from_tokens, has_layout, is_hooked, overwritable, to_tokens, weights_of
+from ..mode import wanted
 from . import cpu as narrow_groups
-
-
-def _constraint(tokens: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None) -> str | None:
-    if added is not None and (tokens.shape[0] % added.shape[0] or added.shape[1] != tokens.shape[2]):
-        return "what is added is not one row of each so many tokens"
-    strided = any(t is not None and t.stride(-1) != 1 and t.shape[-1] != 1 for t in (tokens, added))
-    return "its channels are strided" if strided else None
-
-
-_fits = kernel("group_norm", fits=_constraint)
+from .triton_op import GROUP_NORM, group_norm_kernel
 
 
 def group_norm(
@@ -38,7 +28,7 @@ def group_norm(
     Returns:
         (N, M, C) in the tokens' dtype.
     """
-    if _fits.runs(tokens, weight, bias, added):
+    if wanted() and GROUP_NORM.takes(tokens, weight, bias, added):
         return group_norm_kernel(tokens, weight, bias, groups, eps, silu, added)
     return group_norm_eager(tokens, weight, bias, groups, eps, silu, added)
 
@@ -52,24 +42,6 @@ def group_norm_eager(
         tokens = (tokens.unflatten(0, (added.shape[0], -1)) + added[:, None, None]).flatten(0, 1)
     out = F.group_norm(tokens.transpose(1, 2), groups, weight, bias, eps).transpose(1, 2)
     return F.silu(out) if silu else out
-
-
-@library.custom_op("unet_motion::group_norm", mutates_args=())
-def group_norm_kernel(
-    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool,
-    added: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    from .triton import launch
-
-    return launch(tokens, weight, bias, groups, eps, silu, added)
-
-
-@group_norm_kernel.register_fake
-def _(
-    tokens: Tensor, weight: Tensor, bias: Tensor | None, groups: int, eps: float, silu: bool,
-    added: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    return tokens.new_empty(tokens.shape)
 
 
 def scoped_group_norm(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..dispatch import wanted
 from ..layer import is_hooked, may_be_read
+from ..mode import wanted
 from .float8 import is_float8
 
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, library
+from torch import Tensor
 
-from ..dispatch import kernel
 from ..layer import add_into
-from ..layout import not_rows
+from ..mode import wanted
+from .triton_op import RESIDUAL_SUM, residual_sum_kernel
 
 
-def _constraint(hidden: Tensor, skip: Tensor, bias: Tensor) -> str | None:
-    if skip.shape != hidden.shape or skip.dtype != hidden.dtype:
-        return "the summands differ in shape or dtype"
-    pixels = (t.permute(0, 2, 3, 1) for t in (hidden, skip))
-    return next((f"in channels-last memory {reason}" for t in pixels if (reason := not_rows(t))), None)
-
-
-_fits = kernel("residual_sum", fits=_constraint)
-
-
-def add_residual(hidden: Tensor, skip: Tensor, bias: Tensor | None, inplace: bool) -> Tensor:
-    """hidden + skip + bias, (N, C, H, W) each and (C,) or None; hidden may be overwritten where it is ``inplace``."""
-    if bias is None:
-        return add_into(hidden, skip, inplace)
-    if _fits.runs(hidden, skip, bias):
+def add_residual(hidden: Tensor, skip: Tensor, bias: Tensor, inplace: bool) -> Tensor:
+    """hidden + skip + bias, (N, C, H, W) each and (C,); hidden may be overwritten where it is ``inplace``."""
+    if wanted() and RESIDUAL_SUM.takes(hidden, skip, bias):
         return residual_sum_kernel(hidden, skip, bias)
     return add_into(add_into(hidden, bias[:, None, None], inplace), skip, inplace)
 
@@ -31,17 +19,3 @@ def add_residual(hidden: Tensor, skip: Tensor, bias: Tensor | None, inplace: boo
 def residual_sum_eager(hidden: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
     """The plain twin."""
     return hidden + bias[:, None, None] + skip
-
-
-@library.custom_op("unet_motion::residual_sum", mutates_args=())
-def residual_sum_kernel(hidden: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
-    """(N, C, H, W) with channels last in memory, pixels at one distance, and (C,); summed in float32."""
-    from .triton import launch
-
-    return launch(hidden, skip, bias)
-
-
-@residual_sum_kernel.register_fake
-def _(hidden: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
-    n, c, h, w = hidden.shape
-    return hidden.new_empty(n, h, w, c).permute(0, 3, 1, 2)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...bundled.parts import BundledParts, added_cond
 from ...forward.options import ForwardOptions
-from ...ops.attention.processors import AttentionProcessor
+from ...ops.attention import AttentionProcessor
 from ...sampling.noise_schedule import NoiseSchedule
 from ..runs import Average, RunLog, damage_named, decayed, load_state, rng_state, save_whole, set_rng_state
 from .drawn_clips import DIRECTIONS, FRAMES, MOTIONS
