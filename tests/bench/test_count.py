@@ -11,6 +11,7 @@ from unet_motion import UNetMotionModel
 from unet_motion.bench.card import count
 from unet_motion.bench.card.networks import Steps, inputs_of
 from unet_motion.bench.card.sizes import REHEARSAL
+from unet_motion.ops.linear import float8
 
 CUDA = torch.device("cuda", 0)
 
@@ -74,11 +75,27 @@ def test_the_floor_takes_products_of_one_input_together():
     assert counted(lambda make: F.gelu(make(many))).floor() == 0
 
 
+def test_a_product_in_float8_by_hand():
+    """Without memory there is no value that a host could wait for, so that a graph may hold it."""
+
+    def work(make):
+        layer = torch.nn.Linear(32, 64, dtype=torch.float16, device=CUDA).requires_grad_(False)
+        assert float8.fits(layer)
+        float8.convert([layer])
+        return layer(make(48, 32))
+
+    *passes, product = counted(work).launches
+    moved = 48 * 32 + 64 * 32 + 4 + 4 + 2 * 64 + 2 * 48 * 64
+    assert (product.kind, product.moved, product.work) == ("float8 product", moved, 2 * 48 * 32 * 64)
+    assert product.rate == 2 * count.ARITHMETIC
+    assert [launch.moved for launch in passes[-2:]] == [2 * 2 * 48 * 32, 3 * 48 * 32]
+
+
 def test_a_step_has_the_arithmetic_that_torch_counts_and_kernels_have_fewer_launches():
     pytest.importorskip("triton", reason="Triton is not installed")
     sizes = dataclasses.replace(REHEARSAL, frames=3)
     found = count.steps(sizes, 4)
-    assert list(found) == ["plain", "kernels"]
+    assert list(found) == ["plain", "kernels", "plain, float8", "kernels, float8"]
     unet = UNetMotionModel(**sizes.network).eval().double()  # for which a CPU has no ways of its own
     unet.set_attn_processor("math")  # of which torch counts every product
     with FlopCounterMode(display=False) as flops:

@@ -231,6 +231,16 @@ def test_the_dtype_is_the_named_one_and_stands_in_the_file(generate, monkeypatch
         generate("--dtype", "int8")
 
 
+def test_float8_products_act_and_stand_in_the_file(generate):
+    pictures = []
+    for name, arguments in {"plain": (), "float8": ("--float8",)}.items():
+        status, path = generate("--dtype", "float32", "--device", "cpu", *arguments, name=f"{name}.webp")
+        pictures.append(np.asarray(Image.open(path).convert("RGB"), int))
+        settings = read_metadata(path)
+        assert status == 0 and settings.get("float8", False) is (name == "float8")
+    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 8
+
+
 def test_the_schedule_is_the_one_in_the_file(model_file):
     pipeline = MotionPipeline.bundled(path=model_file)
     expected = NoiseSchedule.named("scaled_linear", end=0.02, prediction="v_prediction")

@@ -21,7 +21,7 @@ def test_a_line_means_what_the_words_of_generate_mean(tmp_path):
         "--schedule=batched", "--fuse=flat", "--loop", "--loop-frames=2", "--use-on-equal-length",
         "--window-part=0.5:stride=2", "--views", "--windows-at-once=2", "--noise=constant", "--free-init",
         "--free-init-filter=box", "--free-init-stop=0.5,0.25", "--free-init-order=2", "--free-init-fast",
-        "--step-cache=fast", "--dtype=bfloat16",
+        "--step-cache=fast", "--dtype=bfloat16", "--float8",
     ]  # fmt: skip
     job = {
         "prompts": "p.txt", "out": "a.webp", "sheet": "s/b.png", "negative": "-x", "seed": 3, "steps": 2,
@@ -31,7 +31,7 @@ def test_a_line_means_what_the_words_of_generate_mean(tmp_path):
         "stride": 2, "schedule": "batched", "fuse": "flat", "loop": True, "loop_frames": 2,
         "use_on_equal_length": True, "window_part": "0.5:stride=2", "views": True, "windows_at_once": 2,
         "noise": "constant", "free_init": True, "free_init_filter": "box", "free_init_stop": "0.5,0.25",
-        "free_init_order": 2, "free_init_fast": True, "step_cache": "fast", "dtype": "bfloat16",
+        "free_init_order": 2, "free_init_fast": True, "step_cache": "fast", "dtype": "bfloat16", "float8": True,
     }  # fmt: skip
     expected = vars(build_parser("generate").parse_args(["generate", *words]))
     options = {name for name in expected if name not in ("command", "run", "json", "prompt", "device")}

@@ -134,6 +134,15 @@ def test_a_convolution_of_few_pixels_calls_a_hooked_layer(monkeypatch):
         torch.testing.assert_close(convolve(conv, x), plain + 1)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_hook_before_a_convolution_is_called(size):
+    conv, x = torch.nn.Conv2d(4, 4, size, padding=size // 2), torch.randn(1, 4, 3, 3)
+    with torch.no_grad():
+        doubled = convolve(conv, 2 * x)
+        conv.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+        torch.testing.assert_close(convolve(conv, x), doubled)
+
+
 @pytest.mark.parametrize("kernel,stride,padding", [(3, 1, 1), (3, 2, 1), (3, 2, 0), (5, 1, 2)])
 @pytest.mark.parametrize("size", [(1, 2, 2), (2, 4, 4), (3, 5, 7)])
 def test_a_frozen_convolution_has_the_gradient_of_its_windows(kernel, stride, padding, size, monkeypatch):

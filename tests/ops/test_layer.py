@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from unet_motion import kernels
 from unet_motion.forward.call import Call
 from unet_motion.model import motion_module, resnet, transformer
 from unet_motion.model.layer_factory import make_factory
@@ -102,3 +103,20 @@ def test_gradients_stop_it(call, pictures):
         tensor, other = torch.ones(2, dtype=torch.float16), torch.ones(2)
         assert in_place.add_into(tensor, other, inplace=True).dtype == torch.float32 and tensor[0] == 1
         assert in_place.add_into(other, other, inplace=True) is other
+
+
+@pytest.mark.parametrize("mode", kernels.MODES)
+def test_a_hook_before_a_norm_is_called(mode):
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    norms = torch.nn.LayerNorm(3, dtype=torch.float64), torch.nn.GroupNorm(2, 4, dtype=torch.float64)
+    ways = (
+        lambda: layer_norm.add_layer_norm(norms[0], x)[1],
+        lambda: group_norm.scoped_group_norm(norms[1], x, 1, "frame"),
+    )
+    with torch.no_grad(), kernels.use(mode):
+        plain = [way() for way in ways]
+        for norm in norms:
+            norm.register_forward_pre_hook(lambda module, args: (args[0] ** 3,))
+        for norm, way, before in zip(norms, ways, plain, strict=True):
+            torch.testing.assert_close(way(), norm(x), rtol=1e-12, atol=1e-12)
+            assert not torch.allclose(way(), before)

@@ -255,3 +255,19 @@ def test_check_refuses_what_a_call_refuses_and_samples_nothing(pipeline, monkeyp
             pipeline.check(**{"prompt": "a red star", "frames": 4, "width": 32, "height": 24, **arguments})
         assert str(checked.value) == str(called.value), arguments
     assert pipeline.check("a red star", width=32, height=24, frames=8) is None
+
+
+def test_float8_products_are_asked_for_by_a_word(unet):
+    wide = UNetMotionModel(**{**vars_of(unet), "block_out_channels": (32, 128)}).eval()
+    MotionPipeline(wide, TextEncoder(), Tokenizer(), Autoencoder())
+    assert all(weight.dtype == torch.float32 for weight in wide.parameters())
+    pipeline = MotionPipeline(wide, TextEncoder(), Tokenizer(), Autoencoder(), float8_products=True)
+    rounded = [name for name, weight in wide.named_parameters() if weight.dtype == torch.float8_e4m3fn]
+    assert rounded and all(name.endswith("ff.net.0.proj.weight") for name in rounded)  # 1024 outputs
+    pipeline.to(torch.bfloat16)
+    assert [name for name, weight in wide.named_parameters() if weight.dtype == torch.float8_e4m3fn] == rounded
+    assert wide.dtype == torch.bfloat16 and clip(pipeline).dtype == np.uint8
+
+
+def vars_of(unet):
+    return {name: unet.config[name] for name in unet.config.field_names()}

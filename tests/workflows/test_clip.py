@@ -91,6 +91,7 @@ def test_signs_with_a_meaning_in_comfyui_are_left_out_of_the_prompt():
         ("--sampler", "euler_ancestral"),
         ("--sampler", "lcm"),
         ("--attention", "sage"),
+        ("--float8",),
         ("--seed", str(2**53)),
         ("--width", "8"),
         ("--width", "1024", "--scale", "32"),

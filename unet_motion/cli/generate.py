@@ -26,8 +26,8 @@ SHOWN_WORDS = 8
 DTYPES = ("float32", "bfloat16", "float16")
 WORKFLOW_INSIDE = (
     "WebP, PNG and MP4 files also hold the ComfyUI workflow that makes the same clip: drop the file on "
-    "ComfyUI's page. None with --prompts, --model, --motion-lora, --free-init, --step-cache, --attention sage or "
-    "--noise (but --free-noise, with the schedules standard_static and standard_uniform), with the samplers "
+    "ComfyUI's page. None with --prompts, --model, --motion-lora, --free-init, --step-cache, --float8, --attention "
+    "sage or --noise (but --free-noise, with the schedules standard_static and standard_uniform), with the samplers "
     "euler_ancestral and lcm (ComfyUI draws their noise from another seed), with a seed of 2**53 or more, over 4096 "
     "frames, a stride over 32, a side below 16 or, enlarged, above 16384 pixels, less than 0.01 fps, or FreeU factors "
     "outside 0 to 10."
@@ -102,6 +102,11 @@ def _add_model_arguments(add: Callable[..., Any]) -> None:
         "--dtype", choices=DTYPES,
         help="that the UNet computes in; default: bfloat16 on a CPU that is made for it (AMX, AVX512-BF16), else "
         "float32",
+    )  # fmt: skip
+    add(
+        "--float8", action="store_true",
+        help="round the UNet's products around attention to float8, for cards that multiply it faster than 16 bits; "
+        "the bundled model is too small to gain, and shows what it errs by (docs/float8.md)",
     )  # fmt: skip
     add(
         "--step-cache", metavar="NAME|SETTINGS",
@@ -266,6 +271,8 @@ def describe(args: argparse.Namespace) -> dict:
             settings["curves"] = timeline.to_json()["curves"]
     if args.dtype is not None:
         settings["dtype"] = args.dtype
+    if args.float8:
+        settings["float8"] = True
     return {
         **settings,
         "model": args.model.name if args.model else "bundled",
@@ -301,6 +308,8 @@ def load(args: argparse.Namespace, device: str | None) -> MotionPipeline:
     place = "meta" if device == "meta" else choose_device(device)
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
     pipeline = MotionPipeline.bundled(device=place, dtype=dtype, path=args.model)
+    if args.float8 and place != "meta":
+        pipeline.unet.enable_float8_products(least_outputs=0)
     for path, strength in map(_lora, args.motion_lora):
         apply_motion_lora(pipeline.unet, path, strength, args.allow_partial)
     return pipeline

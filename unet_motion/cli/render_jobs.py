@@ -48,7 +48,8 @@ class Job:
     @property
     def model(self) -> tuple:
         """What is loaded for it."""
-        return self.args.model, tuple(self.args.motion_lora), self.args.allow_partial, self.args.dtype
+        args = self.args
+        return args.model, tuple(args.motion_lora), args.allow_partial, args.dtype, args.float8
 
 
 def read_jobs(path: Path, folder: Path, say: Callable[[str], None]) -> tuple[list[Job], list[str]]:
@@ -213,7 +214,7 @@ def _check(job: Job, folder: Path, say: Callable[[str], None]) -> None:
     """All that `generate` would refuse, before or while it draws."""
     args = job.args
     call = generate.call_arguments(args)
-    outline = _outline(*job.model)
+    outline = _outline(*job.model[:4])
     outline.check(**call, progress=False)
     check_places(args, folder)
     generate.check_output(inside(args, folder))
@@ -226,6 +227,6 @@ def _check(job: Job, folder: Path, say: Callable[[str], None]) -> None:
 def _outline(model: Path | None, motion_lora: Sequence[str], allow_partial: bool, dtype: str | None) -> Any:
     """The pipeline without its weights."""
     wanted = argparse.Namespace(
-        model=model, motion_lora=list(motion_lora), allow_partial=allow_partial, dtype=dtype
+        model=model, motion_lora=list(motion_lora), allow_partial=allow_partial, dtype=dtype, float8=False
     )
     return generate.load(wanted, "meta")

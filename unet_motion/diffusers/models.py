@@ -64,7 +64,6 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
     cast(Any, __init__).__signature__ = signature(UNetMotionConfig)
 
     # All else that diffusers' class inherits is diffusers' own.
-    attn_processors = OURS.attn_processors
     set_default_attn_processor = cast(Any, OURS.set_default_attn_processor)
     fuse_qkv_projections = cast(Any, OURS.fuse_qkv_projections)
     unfuse_qkv_projections = cast(Any, OURS.unfuse_qkv_projections)

@@ -36,6 +36,7 @@ from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import is_hosted
 from ..ops.linear.packed import TimeProjections, pack_for
 from ..ops.sinusoids import timestep_sinusoid
+from . import float8_products
 from .attention import Attention
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .image_encoder import ImageEncoder, image_features
@@ -239,7 +240,29 @@ class MotionUNet(nn.Module):
         """
         for layers in (self.time_projections.layers, *(attention.same_input for _, attention in self.attention_layers)):
             pack_for(self.device, layers)
+        float8_products.arrange(self)
         self._conv_weights.arrange_for(self.device, self)
+
+    def enable_float8_products(self, least_outputs: int = float8_products.LEAST_OUTPUTS) -> list[str]:
+        """Round the weights around attention to float8 and multiply in it, for cards that do so at twice the rate.
+
+        Queries, keys, values, outputs, both layers of feed-forward, and ``proj_in`` and ``proj_out`` of transformers
+        and motion modules, where their widths are multiples of 16: float8_e4m3fn times one power of two a tensor, or
+        for layers that read the same input. What they read is rounded to float8 too; docs/float8.md has the error. On
+        other devices the same factors are multiplied in the model's dtype. The model cannot be saved, trained or given
+        other motion modules afterwards, and only loading it anew undoes it; LoRAs that are applied stay as they are.
+
+        Args:
+            least_outputs: of a product, all layers that read the same input together; smaller ones stay as they are, as
+                rounding what they read takes longer than they gain. 0 is all.
+
+        Returns:
+            The paths of these layers.
+
+        Raises:
+            ValueError: a layer of another kind than torch's, on the device meta, or with weights that are not finite.
+        """
+        return float8_products.enable(self, least_outputs)
 
     @property
     def dtype(self) -> torch.dtype:

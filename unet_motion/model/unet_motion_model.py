@@ -19,7 +19,7 @@ from ..forward.options import ForwardOptions, check_chunking
 from ..forward.processor_plan import choose_processors
 from ..forward.settings import recomputed
 from ..ops.attention.processors import DEFAULT_PROCESSOR
-from . import inflate, ip_adapter
+from . import float8_products, inflate, ip_adapter
 from .attention import Attention
 from .motion_adapter import MotionAdapter
 from .unet import MotionUNet
@@ -222,10 +222,12 @@ class UNetMotionModel(MotionUNet):
             ValueError: widths, layers or depths that do not fit.
         """
         if motion_adapter is not None:
+            float8_products.refuse(self, "to load motion modules into")
             inflate.load_motion_modules(self, motion_adapter)
 
     def motion_adapter(self) -> MotionAdapter:
         """The motion modules as an adapter of their own, sharing the weights of this model."""
+        float8_products.refuse(self, "to take motion modules from")
         return inflate.motion_adapter(self)
 
     def motion_adapter_config(self) -> MotionAdapterConfig:
@@ -244,6 +246,7 @@ class UNetMotionModel(MotionUNet):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write ``config.json`` and safetensors weights that diffusers reads too."""
+        float8_products.refuse(self, "to save")
         save_pretrained(self, save_directory, **kwargs)
 
     def load_ip_adapter(self, state_dicts: Sequence[Mapping[str, Any]] | Mapping[str, Any], scale: float = 1.0) -> None:

@@ -81,6 +81,7 @@ class MotionPipeline:
         configuration says, else 8.
     cuda_graphs: replay steps as CUDA graphs, which takes the launches' time away and keeps the memory of a step for
         each of the last two shapes; None does so where the UNet is on a CUDA device.
+    float8_products: round the UNet's wide products to float8, see `UNetMotionModel.enable_float8_products`.
 
     Attributes:
         skipped: what the last call left out by its `step_cache`, or None.
@@ -97,6 +98,7 @@ class MotionPipeline:
         latent_scale: float | None = None,
         pixels_per_latent: int | None = None,
         cuda_graphs: bool | None = None,
+        float8_products: bool = False,
     ):
         self.unet = unet
         self.text_encoder = text_encoder
@@ -110,6 +112,8 @@ class MotionPipeline:
         self._graphs = StepGraphs(unet)
         self._part_graphs: dict[int, tuple[StepGraphs, StepGraphs]] = {}
         self.skipped: StepReport | None = None
+        if float8_products:
+            unet.enable_float8_products()
         unet.arrange_weights()
 
     @classmethod
@@ -145,7 +149,7 @@ class MotionPipeline:
     @classmethod
     def from_single_file(
         cls, path: str | Path, motion_module: Any = None, tokenizer: Any = TOKENIZER,
-        dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None, device: torch.device | str | None = None, float8_products: bool = False,
     ) -> MotionPipeline:  # fmt: skip
         """The pipeline of a Stable Diffusion 1.5 checkpoint and a motion module; needs the extra `diffusers`.
 
@@ -153,17 +157,18 @@ class MotionPipeline:
         tokenizer: transformers' CLIPTokenizer, a folder with its files, or its name on the Hugging Face hub: no
             checkpoint holds it.
         dtype, device: of all parts; the defaults are the checkpoint's own, and a CUDA device where there is one.
+        float8_products: as for the class.
         Raises OSError or FileFormatError where the files do not fit, ImportError without the extra.
         """
         device = device or default_device()
         text_encoder, autoencoder = parts_of_checkpoint(path, dtype, device)
         unet = load_unet(path, motion_module, dtype=dtype, device=device)
-        return cls(unet, text_encoder, load_tokenizer(tokenizer), autoencoder)
+        return cls(unet, text_encoder, load_tokenizer(tokenizer), autoencoder, float8_products=float8_products)
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, motion_module: Any = None, dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
+        device: torch.device | str | None = None, float8_products: bool = False,
     ) -> MotionPipeline:  # fmt: skip
         """The pipeline of a folder that diffusers saved a pipeline of Stable Diffusion 1.5 or AnimateDiff in.
 
@@ -172,7 +177,7 @@ class MotionPipeline:
         device = device or default_device()
         text_encoder, autoencoder, tokenizer = parts_of_folder(folder, dtype, device)
         unet = load_unet(folder, motion_module, dtype=dtype, device=device)
-        return cls(unet, text_encoder, tokenizer, autoencoder)
+        return cls(unet, text_encoder, tokenizer, autoencoder, float8_products=float8_products)
 
     def to(self, *args: Any, **kwargs: Any) -> MotionPipeline:
         """Move and cast all parts as `torch.nn.Module.to` does; the pipeline itself is returned."""
@@ -180,6 +185,7 @@ class MotionPipeline:
             move = getattr(part, "to", None)
             if move is not None:
                 move(*args, **kwargs)
+        self.unet.arrange_weights()
         self._graphs = StepGraphs(self.unet)
         self._part_graphs = {}
         return self

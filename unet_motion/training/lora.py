@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..model import float8_products
 from ..ops.linear.low_rank import low_rank
 from ..values import quoted
 
@@ -134,6 +135,7 @@ class TrainableLora:
     """
 
     def __init__(self, unet: nn.Module, settings: LoraSettings, seed: int = 0) -> None:
+        float8_products.refuse(unet, "to train a LoRA on")
         self.settings = settings
         settings.check(unet)
         chosen = settings.layers(unet)

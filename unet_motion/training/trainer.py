@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..config.unet import UNetMotionConfig
 from ..files.atomic import atomic_file
 from ..files.lock import folder_lock
+from ..model import float8_products
 from ..model.unet_motion_model import UNetMotionModel
 from ..progress import has_bar, track
 from ..values import quoted
@@ -72,6 +73,7 @@ class MotionTrainer:
         processes: Processes | None = None,
         watchers: Sequence[Watcher] = (),
     ) -> None:
+        float8_products.refuse(unet, "to train")
         self.unet, self.clips, self.objective, self.recipe = unet, clips, objective, recipe
         self.processes, self.watchers = processes or Processes(), list(watchers)
         self.folder, self.quiet, self.step = Path(folder), quiet or not self.processes.main, 0

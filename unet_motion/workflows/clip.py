@@ -43,6 +43,7 @@ def no_graph(settings: Mapping[str, Any]) -> str | None:
         ),
         "it starts from other noise": settings.get("noise", "default") not in _noises(windows),
         "it is sampled several times": settings.get("free_init") is not None,
+        "its products are in float8": settings.get("float8") is not None,
         "some of its steps are not full": settings.get("step_cache") is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

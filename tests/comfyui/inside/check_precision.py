@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import comfy.model_management as mm
+import comfy.ops
 import pytest
 import torch
 from check_memory import NOVRAM, ByHand, changes, room, run, unshared, with_changes  # noqa: F401 (room is a fixture)
@@ -166,3 +167,40 @@ def test_position_tables_are_not_rounded(full, started, way):
     )
     assert tables.keys() == exact.keys() and tables
     assert all(torch.equal(tables[name], exact[name]) for name in exact)
+
+
+def test_cores_products_in_float8_take_our_image_layers(monkeypatch):
+    """What *Load Diffusion Model* says with fp8_e4m3fn_fast, on a device that is taken for one that multiplies it."""
+    monkeypatch.setattr(mm, "supports_fp8_compute", lambda *_: True)
+    original, taken, calls = comfy.ops.fp8_linear, [], []
+
+    def noted(layer, x):
+        given = x.clone()
+        out = original(layer, x)
+        calls.append(layer)
+        if out is not None:
+            taken.append((layer, given, out.clone()))
+        return out
+
+    def made(fast):
+        base = sd15(torch.float32, dtype=FP8, **SHALLOW)
+        base.model.model_config.optimizations = {"fp8": fast}
+        return apply_motion_module(base, motion_module(**MOTION))
+
+    plain = run(made(False), *TEXTS)
+    monkeypatch.setattr(comfy.ops, "fp8_linear", noted)
+    model = made(True)
+    out = run(model, *TEXTS)
+    paths = {module: path for path, module in model.model.diffusion_model.core.named_modules()}
+    found = {paths[layer] for layer, *_ in taken}
+    assert found <= {paths[layer] for layer in calls}
+    for end in ("attentions.0.transformer_blocks.0.attn1.to_q", "attentions.0.transformer_blocks.0.ff.net.0.proj"):
+        assert any(path.endswith(end) for path in found), found
+    # A motion module keeps the dtype of its file.
+    assert not any(".motion_modules." in path for path in found)
+    assert any(".motion_modules." in paths[layer] for layer in calls)
+    layer, x, y = taken[0]
+    weight, bias = layer.weight.float(), 0 if layer.bias is None else layer.bias.float()
+    rounded = x.clamp(-448, 448).to(FP8).float()
+    assert relative(y, rounded @ weight.t() + bias) < 1e-3
+    assert 1e-3 < relative(out, plain) < 0.3

@@ -14,12 +14,13 @@ from unet_motion.ops import dispatch
 from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
 from unet_motion.ops.feed_forward import geglu, geglu_kernel
+from unet_motion.ops.float8 import rounded, rounded_kernel
 from unet_motion.ops.freeu import freeu_concat_kernel
 from unet_motion.ops.group_norm import group_norm, group_norm_kernel, scoped_group_norm
 from unet_motion.ops.layer_norm import add_layer_norm, add_layer_norm_kernel, layer_norm, layer_norm_kernel
 from unet_motion.ops.residual import add_residual, residual_sum_kernel
 
-NAMES = ("freeu", "geglu", "group_norm", "layer_norm", "residual_sum", "temporal_attention")
+NAMES = ("float8", "freeu", "geglu", "group_norm", "layer_norm", "residual_sum", "temporal_attention")
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,7 @@ def operators():
     return {
         "temporal_attention": (temporal_attention_kernel, (*views, 0.3, random(1, 1, 5, 5))),
         "group_norm": (group_norm_kernel, (tokens[0], random(8), random(8), 4, 1e-6, True, random(1, 8))),
+        "float8": (rounded_kernel, (tokens,)),
         "geglu": (geglu_kernel, (tokens,)),
         "layer_norm": (layer_norm_kernel, (tokens, random(8), None, random(2, 8), 1e-5)),
         "add_layer_norm": (add_layer_norm_kernel, (tokens, random(1, 2, 5, 8), random(8), random(8), None, 1e-5)),
@@ -53,6 +55,7 @@ def public():
     return {
         "temporal_attention": (lambda x: temporal_attention(x, *views[1:], 0.3, mask), views[0]),
         "group_norm": (lambda x: group_norm(x, weight, bias, 4, 1e-6, True), random(2, 5, 8)),
+        "float8": (lambda x: rounded(x).to(x.dtype), random(2, 8)),
         "geglu": (geglu, random(2, 8)),
         "layer_norm": (lambda x: layer_norm(x, weight, bias, 1e-5, rows, x)[1], random(1, 2, 5, 8)),
         "residual_sum": (lambda x: add_residual(x, hidden, row, False), pictures(1, 4, 3, 3)),

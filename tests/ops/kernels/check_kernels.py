@@ -13,6 +13,7 @@ from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
 from unet_motion.ops.dispatch import KERNELS
 from unet_motion.ops.feed_forward import geglu, geglu_eager, geglu_kernel
+from unet_motion.ops.float8 import rounded, rounded_eager, rounded_kernel
 from unet_motion.ops.freeu import freeu_concat_eager
 from unet_motion.ops.group_norm import group_norm, group_norm_eager, group_norm_kernel
 from unet_motion.ops.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_eager, layer_norm_kernel
@@ -157,6 +158,36 @@ def test_geglu(shape, dtype):
     if shape[0]:
         assert_as_exact_as(geglu(x), geglu_eager(x), geglu_eager(x.double()))
     assert geglu(x).shape == (*shape[:-1], shape[-1] // 2)
+
+
+def codes(x):
+    return x.view(torch.uint8).tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_float8_of_every_number_half_way_and_beside_it(dtype):
+    """Bit for bit what torch's cast gives of all 256 numbers, what lies between two of them, and next to either."""
+    numbers = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).double()
+    found = torch.cat([numbers, (numbers[1:] + numbers[:-1]) / 2, torch.tensor([460.0, 1e4, 1e-7, float("inf")])])
+    found = torch.cat([found * (1 + i * torch.finfo(dtype).eps) for i in (-1, 0, 1)]).to(DEVICE, dtype)
+    found = torch.cat([found, -found])[None]
+    assert KERNELS["float8"].runs(found)
+    assert codes(rounded(found)) == codes(rounded_eager(found))
+    assert rounded(torch.full((2, 3), float("nan"), device=DEVICE, dtype=dtype)).float().isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5, 7), (2, 300), (9, 1), (5, 513), (0, 8)])
+def test_float8(shape, dtype):
+    for strided in (False, True):
+        x = random(*shape, dtype=dtype, strided=strided) * 20
+        x = x if not strided else random(*shape, dtype=dtype, strided=True)
+        assert rounded(x).shape == x.shape and codes(rounded(x)) == codes(rounded_eager(x))
+
+
+def test_float8_reads_far_apart_entries():
+    x = random(3, 8, dtype=torch.float16)
+    assert codes(rounded_kernel(far_apart(x, 0))) == codes(rounded_kernel(x))
 
 
 def test_geglu_reads_far_apart_entries():

@@ -16,7 +16,7 @@ from unet_motion.cli import main
 from unet_motion.ops import dispatch
 from unet_motion.ops.attention.processors import PROCESSORS
 
-NAMES = ("freeu", "geglu", "group_norm", "layer_norm", "residual_sum", "temporal_attention")
+NAMES = ("float8", "freeu", "geglu", "group_norm", "layer_norm", "residual_sum", "temporal_attention")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.bool: "*i1"}
+TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.bool: "*i1", torch.uint8: "*u8"}
 
 
 class Compiled:
@@ -79,8 +79,8 @@ def launcher(name: str, capability: int):
 
 
 def main(capability: int) -> None:
-    names = "feed_forward", "group_norm", "layer_norm", "freeu", "attention", "residual"
-    geglu, group_norm, layer_norm, freeu, attention, residual = (launcher(name, capability) for name in names)
+    names = "feed_forward", "group_norm", "layer_norm", "freeu", "attention", "residual", "float8"
+    geglu, group_norm, layer_norm, freeu, attention, residual, float8 = (launcher(name, capability) for name in names)
 
     def make(*shape, dtype=torch.float16):
         return torch.empty(*shape, dtype=dtype)
@@ -89,6 +89,7 @@ def main(capability: int) -> None:
         return make(n, h, w, c).permute(0, 3, 1, 2)
 
     geglu(make(6, 2560))
+    float8(make(6, 1280))
     weight = make(320)
     group_norm(make(2, 4096, 320), weight, weight, 32, 1e-6, True, make(2, 320))
     group_norm(make(1, 1, 320), weight, None, 32, 1e-6, False, None)

@@ -21,7 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ... import UNetMotionModel
+from ...model import float8_products
 from ...ops import layer
+from ...ops.linear import float8
 from .networks import Steps, inputs_of
 from .sizes import REAL, Sizes
 
@@ -31,8 +33,11 @@ BYTES = 4.3e12
 ARITHMETIC = 780e12
 """Floating-point operations a second of a large product in 16 bits on an H200 (assumed)."""
 
-REACHED = {"product": 0.80, "convolution": 0.75, "attention": 0.62, "pass": 1.0}
-"""The share of ARITHMETIC that each kind of launch comes to (assumed); a pass computes nothing that counts."""
+REACHED = {"product": 0.80, "convolution": 0.75, "attention": 0.62, "pass": 1.0, "float8 product": 0.77}
+"""The share of the rate that each kind of launch comes to (assumed); a pass computes nothing that counts."""
+
+FASTER = {"float8 product": 2.0}
+"""How many times ARITHMETIC the rate of a kind is (assumed); of others once."""
 
 HEAD = 64
 """Channels of a head are filled up to a multiple of these in torch's attention."""
@@ -61,7 +66,12 @@ class Launch:
 
     @property
     def seconds(self) -> float:
-        return max(self.done / (ARITHMETIC * REACHED[self.kind]), self.moved / BYTES)
+        return max(self.done / (self.rate * REACHED[self.kind]), self.moved / BYTES)
+
+    @property
+    def rate(self) -> float:
+        """Operations a second of this kind, were they all that takes time."""
+        return ARITHMETIC * FASTER.get(self.kind, 1.0)
 
 
 def size(*tensors: Tensor) -> int:
@@ -81,6 +91,7 @@ def flat(values: Any) -> Iterator[Tensor]:
 aten = torch.ops.aten
 FREE = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "_unsafe_view"}
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
+SCALED = {"_scaled_mm", "_scaled_mm_v2"}
 
 class Card(TorchDispatchMode):
     """Notes what a card would launch."""
@@ -107,6 +118,9 @@ class Card(TorchDispatchMode):
             self.of_triton(name, args, out)
         elif name in PRODUCTS:
             self.product(name, args, out)
+        elif name in SCALED:
+            read = list(flat([*args, *(kwargs or {}).values()]))
+            self.add("product in float8", "float8 product", read, out, 2.0 * out.numel() * args[0].shape[-1])
         elif name == "native_group_norm":
             self.add(name + " statistics", "pass", args[0], ())
             self.add(name + " scale and shift", "pass", out[1:], ())
@@ -191,6 +205,7 @@ def without_a_card() -> Iterator[Card]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch.cuda, "get_device_capability", lambda *_: (9, 0)))
         stack.enter_context(mock.patch.object(layer, "WEIGHTS", (nn.Parameter, FakeTensor)))
+        stack.enter_context(mock.patch.object(float8, "product_on", lambda _: float8.scaled_mm_operator))
         stack.enter_context(FakeTensorMode())
         stack.enter_context(AsOnCuda(card))
         stack.enter_context(card)
@@ -224,7 +239,7 @@ class Count:
             if launch.kind == "pass":
                 continue
             last = regions[-1][-1] if regions else None
-            if last and last.kind == launch.kind == "product" and last.source == launch.source:
+            if last and last.kind == launch.kind and "product" in launch.kind and last.source == launch.source:
                 regions[-1].append(launch)
             else:
                 regions.append([launch])
@@ -236,7 +251,7 @@ def _least(region: list[Launch]) -> float:
     shared = sum(launch.moved for launch in region)
     if len(region) > 1:
         shared = region[0].moved + sum(launch.written for launch in region[1:])
-    return max(sum(launch.work for launch in region) / ARITHMETIC, shared / BYTES)
+    return max(sum(launch.work / launch.rate for launch in region), shared / BYTES)
 
 
 def count(work: Callable[[], Any], card: Card) -> Count:
@@ -253,7 +268,10 @@ def steps(sizes: Sizes = REAL, side: int | None = None, dtype: torch.dtype = tor
         unet.arrange_weights()
         ways = Steps(unet, None)
         given = inputs_of(sizes, side or sizes.sides[0], device, dtype)
-        return {way: count(partial(step, given), card) for way, step in ways.ways().items() if "graph" not in way}
+        wanted = {way: step for way, step in ways.ways().items() if "graph" not in way}
+        counts = {way: count(partial(step, given), card) for way, step in wanted.items()}
+        float8_products.convert(unet)
+        return counts | {f"{way}, float8": count(partial(step, given), card) for way, step in wanted.items()}
 
 
 def table(counts: dict[str, Count]) -> str:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..linear.float8 import is_float8
 from . import cpu, cuda
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """``conv(x)``, x (N, C, H, W) in channels-last memory."""
+    if is_float8(conv):
+        return conv(x)
     if cuda.is_product(conv, x):
         return cuda.as_product(conv, x)
     algorithm = cpu.choose_algorithm(conv, x)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, library, nn
 
 from ..dispatch import kernel, wanted
-from ..layer import add_into, has_layout, overwritable, weights_of
+from ..layer import add_into, has_layout, is_hooked, overwritable, weights_of
 from ..layout import from_tokens, to_tokens
 from . import cpu as narrow_groups
 
@@ -82,7 +82,7 @@ def scoped_group_norm(
     (``inplace``).
     """
     clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
-    fused = wanted() and not norm._forward_hooks
+    fused = wanted() and not is_hooked(norm)
     if added is not None and not (fused and clips % added.shape[0] == 0):
         x, added = add_per_row(x, added, inplace), None
     if fused:

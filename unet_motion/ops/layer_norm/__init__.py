@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, library, nn
 
 from ..dispatch import kernel, wanted
-from ..layer import add_into, overwritable, weights_of
+from ..layer import add_into, is_hooked, overwritable, weights_of
 from ..layout import not_rows
 
 MOST_CHANNELS = 8192
@@ -111,7 +111,7 @@ def add_layer_norm(
     The sum may be written into tokens that belong to the caller (``inplace``). ``ahead`` (C,) is what comes next on the
     residual stream: it is in the sum that is given back, which is a new tensor then, but not in the norm.
     """
-    if wanted() and not norm._forward_hooks:
+    if wanted() and not is_hooked(norm):
         table = None if pos_emb is None else pos_emb[:, 0]
         return layer_norm(tokens, *weights_of(norm, tokens), norm.eps, table, added, ahead)
     if added is not None:

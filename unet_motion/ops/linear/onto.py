@@ -8,17 +8,19 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..dispatch import wanted
-from ..layer import may_be_read
+from ..layer import is_hooked, may_be_read
+from .float8 import is_float8
 
 
 def bias_ahead(first: nn.Module, last: nn.Linear, tokens: Tensor) -> Tensor | None:
     """The bias (C,) of ``last``, which the kernel of the norm before adds to the stream for nothing; None without it.
 
-    ``first`` is the layer before, which has to be torch's own too: then nobody sees what lies between.
+    ``first`` is the layer before, which has to be torch's own too, or in float8: then nobody sees what lies between.
     """
-    if not wanted() or not all(may_be_read(layer, nn.Linear, tokens) for layer in (first, last)):
+    if not wanted() or not may_be_read(last, nn.Linear, tokens):
         return None
-    return last.bias
+    own = may_be_read(first, nn.Linear, tokens) or (is_float8(first) and not is_hooked(first))
+    return last.bias if own else None
 
 
 def add_product(tokens: Tensor, x: Tensor, layer: nn.Linear) -> Tensor:

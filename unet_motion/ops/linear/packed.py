@@ -56,10 +56,10 @@ def _packed(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None] | None:
     if len(layers) < 2 or not all(is_own(layer, nn.Linear) for layer in layers):
         return None
     weights, biases = ([getattr(layer, name) for layer in layers] for name in _NAMES)
-    weight = _joined(weights)
+    weight = joined(weights)
     if weight is None or all(bias is None for bias in biases):
         return None if weight is None else (weight, None)
-    bias = _joined(biases)
+    bias = joined(biases)
     return None if bias is None else (weight, bias)
 
 
@@ -67,7 +67,7 @@ def _kinds(held: Sequence[Tensor | None]) -> int:
     return len({None if t is None else (type(t), t.device, t.dtype, t.shape[1:]) for t in held})
 
 
-def _joined(held: Sequence[Tensor | None]) -> Tensor | None:
+def joined(held: Sequence[Tensor | None]) -> Tensor | None:
     """Tensors as one view of the memory in which they lie behind each other, or None where they do not."""
     first = held[0]
     if first is None or _kinds(held) != 1:
