@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from pack.nodes.host.model.apply import apply_motion_module
+from pack.nodes.host.model.ldm_view import LDMView
+from pack.nodes.host.training.frozen import bare_unet
+from pack.unet_motion import UNetMotionConfig
 from small import inputs, motion_module, options, relative, sd15
 
 TOLERANCE = 1e-5
@@ -232,3 +235,22 @@ def test_text_of_another_width_is_named(pair):
     arguments = {**inputs(2), "context": torch.randn(4, 7, 64)}
     with pytest.raises(ValueError, match="text of width 64, but the model reads width 768"):
         pair[1](**arguments, transformer_options=options())
+
+
+def test_a_layer_that_latent_diffusion_has_not_has_its_own_name():
+    """A distilled UNet's projection of the guidance."""
+    config = pack_config(time_cond_proj_dim=7)
+    view = LDMView(bare_unet(config), torch.float32)
+    extra = {name: tuple(value.shape) for name, value in view.state_dict().items() if name.startswith("extra.")}
+    width = config.block_out_channels[0]
+    assert extra == {"extra.time_embedding.cond_proj.weight": (width, 7)}
+    assert view.get_submodule("extra.time_embedding.cond_proj") is view.core.time_embedding.cond_proj
+    plain = LDMView(bare_unet(pack_config()), torch.float32)
+    assert not any(name.startswith("extra") for name in plain.state_dict())
+
+
+def pack_config(**changes):
+    return UNetMotionConfig(
+        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, cross_attention_dim=12, num_attention_heads=2,
+        motion_num_attention_heads=2, **changes,
+    )  # fmt: skip
