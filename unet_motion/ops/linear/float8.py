@@ -61,7 +61,7 @@ def convert(layers: Sequence[nn.Module]) -> None:
     weights = [cast(Tensor, layer.weight).detach() for layer in layers]
     scale = scale_of(torch.stack([weight.abs().amax().float() for weight in weights]).amax())
     for layer, weight in zip(layers, weights, strict=True):
-        layer.__class__ = Float8Conv2d if isinstance(layer, nn.Conv2d) else Float8Linear
+        cast(Any, layer).__class__ = Float8Conv2d if isinstance(layer, nn.Conv2d) else Float8Linear
         layer.weight = nn.Parameter(rounded(weight.float() / scale), requires_grad=False)
         layer.register_buffer(SCALE, scale)
         layer.register_buffer("input_scale", torch.ones_like(scale), persistent=False)
