@@ -12,6 +12,7 @@ from torch import Tensor
 from ..ops.attention.temporal import temporal_attention_eager, temporal_attention_kernel
 from ..ops.dispatch import KERNELS
 from ..ops.feed_forward import geglu_eager, geglu_kernel
+from ..ops.float8 import rounded_eager, rounded_kernel
 from ..ops.freeu import freeu_concat_eager, freeu_concat_kernel
 from ..ops.group_norm import group_norm_eager, group_norm_kernel
 from ..ops.layer_norm import add_layer_norm_kernel, layer_norm_eager
@@ -103,6 +104,15 @@ def _freeu(make: Make, clips: int, frames: int, side: int, channels: int, versio
     )  # fmt: skip
 
 
+def _float8(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
+    """The bytes of the results, which have to be equal: in the order of the numbers, but for their sign."""
+    x = make(frames, clips * side * side, 4 * channels)
+    return Pair(
+        lambda: rounded_kernel(x).view(torch.uint8), lambda: rounded_eager(x).view(torch.uint8), (x,),
+        _size(x) + x.numel(),
+    )  # fmt: skip
+
+
 PAIRS: dict[str, tuple[str, Callable[..., Pair]]] = {
     "temporal attention": ("temporal_attention", _temporal_attention),
     "group norm and SiLU": ("group_norm", _group_norm),
@@ -110,6 +120,7 @@ PAIRS: dict[str, tuple[str, Callable[..., Pair]]] = {
     "GEGLU": ("geglu", _geglu),
     "residual, layer norm and positions": ("layer_norm", _layer_norm),
     "residual sum and bias": ("residual_sum", _residual_sum),
+    "rounding to float8": ("float8", _float8),
     "FreeU v1 and concatenation": ("freeu", partial(_freeu, version="v1")),
     "FreeU v2 and concatenation": ("freeu", partial(_freeu, version="v2")),
 }

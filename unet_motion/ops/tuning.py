@@ -21,6 +21,7 @@ from ..values import quoted
 
 FOLDER = Path(__file__).with_name("tuned")
 PARAMETERS = {
+    "float8": ("ROWS", "BLOCK", "num_warps"),
     "freeu": ("PIECE", "BLOCK", "num_warps"),
     "geglu": ("ROWS", "BLOCK", "num_warps"),
     "group_norm": ("PIECE", "BLOCK", "num_warps"),

@@ -32,6 +32,7 @@ class Launches:
 
 
 KERNELS = {
+    "float8": "_rounded",
     "freeu": "_concat",
     "geglu": "_geglu",
     "group_norm": "_apply",

@@ -26,6 +26,7 @@ TRIED = {
     "GEGLU": "geglu",
     "group norm and SiLU": "group_norm",
     "residual sum and bias": "residual_sum",
+    "rounding to float8": "float8",
     "FreeU v1 and concatenation": "freeu",
 }
 """What is timed -> the kernel whose numbers are tried, by how much of a step it is."""
@@ -41,7 +42,7 @@ def grid(kernel: str) -> Iterator[dict[str, int]]:
     elif kernel == "layer_norm":
         for rows, warps in product((1, 2, 4), (1, 2, 4, 8)):
             yield {"ROWS": rows, "num_warps": warps}
-    elif kernel in ("geglu", "residual_sum"):
+    elif kernel in ("float8", "geglu", "residual_sum"):
         for (rows, block), warps in product(((1, 1024), (4, 512), (8, 256), (16, 256)), (4, 8)):
             yield {"ROWS": rows, "BLOCK": block, "num_warps": warps}
     else:

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..layout import row_stride
+from ..tuning import tuned, warps
 
 ENTRIES = 2048
 """Entries of a program."""
@@ -39,8 +40,9 @@ def launch(x: Tensor) -> Tensor:
     out = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
     if out.numel():
         width = x.shape[-1]
-        block = min(BLOCK, triton.next_power_of_2(width))
-        rows = ENTRIES // block
-        grid = (triton.cdiv(x.numel() // width, rows), triton.cdiv(width, block))
-        _rounded[grid](x, out, x.numel() // width, width, row_stride(x), ROWS=rows, BLOCK=block)
+        chosen = tuned("float8", x.device, x.dtype, width=width)
+        count, block = x.numel() // width, min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(width))
+        rows = chosen.get("ROWS", ENTRIES // block)
+        grid = (triton.cdiv(count, rows), triton.cdiv(width, block))
+        _rounded[grid](x, out, count, width, row_stride(x), ROWS=rows, BLOCK=block, **warps(chosen))
     return out
