@@ -242,6 +242,8 @@ def test_places_that_cannot_be_written_or_read_are_said_in_a_sentence(batch, in_
 
 def test_read_jobs_gives_what_it_checked(model_file, tmp_path):
     path = tmp_path / "jobs.jsonl"
-    path.write_text(f'\ufeff{{"prompt": "a star", "model": "{model_file}", "frames": 4}}\n\n')
-    (job,), wrong = read_jobs(path, tmp_path, print)
-    assert job.line == 1 and job.model == (Path(model_file), (), False, None) and wrong == [] and len(job.outputs) == 1
+    text = f'"prompt": "a star", "model": "{model_file}", "frames": 4'
+    path.write_text(f'\ufeff{{{text}}}\n\n{{{text}, "float8": true, "out": "b.webp"}}\n')
+    jobs, wrong = read_jobs(path, tmp_path, print)
+    assert [job.line for job in jobs] == [1, 3] and wrong == [] and [len(job.outputs) for job in jobs] == [1, 1]
+    assert [job.model for job in jobs] == [(Path(model_file), (), False, None, float8) for float8 in (False, True)]

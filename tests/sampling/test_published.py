@@ -172,13 +172,16 @@ def test_long_prompts_and_files_that_are_no_checkpoint_are_said(theirs, checkpoi
 @pytest.mark.parametrize(("given", "wanted"), [(None, "meta"), ("cpu", "cpu"), ("cuda:1", "cuda:1")])
 def test_every_part_goes_to_the_device_that_is_named_or_to_the_default(load, given, wanted, monkeypatch):
     class Parts(MotionPipeline):
-        def __init__(self, *parts):
-            self.parts = parts
+        def __init__(self, *parts, float8_products):
+            self.parts, self.float8_products = parts, float8_products
 
     monkeypatch.setattr(pipeline, "default_device", lambda: torch.device("meta"))
     monkeypatch.setattr(pipeline, "parts_of_checkpoint", lambda path, dtype, device: ("text", device))
     monkeypatch.setattr(pipeline, "parts_of_folder", lambda path, dtype, device: ("text", device, "tokenizer"))
     monkeypatch.setattr(pipeline, "load_tokenizer", lambda name: "tokenizer")
     monkeypatch.setattr(pipeline, "load_unet", lambda *files, dtype, device: device)
-    unet, text, tokenizer, autoencoder = getattr(Parts, load)("path", device=given).parts
+    assert getattr(Parts, load)("path", device=given, float8_products=True).float8_products is True
+    loaded = getattr(Parts, load)("path", device=given)
+    unet, text, tokenizer, autoencoder = loaded.parts
+    assert loaded.float8_products is False
     assert str(unet) == str(autoencoder) == wanted and (text, tokenizer) == ("text", "tokenizer")
