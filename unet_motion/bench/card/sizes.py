@@ -85,7 +85,8 @@ REHEARSAL = Sizes(
     input_sets=1,
     network={
         "down_block_types": ("CrossAttnDownBlockMotion",),
-        "up_block_types": ("CrossAttnUpBlockMotion",),
+        "up_block_types": ("UpBlockMotion",),
+        "use_motion_mid_block": False,
         "block_out_channels": (8,),
         "layers_per_block": 1,
         "norm_num_groups": 2,
