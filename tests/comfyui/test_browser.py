@@ -20,6 +20,8 @@ FIRST = PACK / "example_workflows" / "first_animation.json"
 MOTION = "UNetMotion.Preview.Motion"
 # Where each renderer shows the clip so far.
 LOOPS = {"classic": "img.unet-motion-preview", "vue": "[data-node-id] img"}
+STEPS = 3000
+"""So many that the run, which is interrupted, does not end before the preview was looked at, however slow the page."""
 SET_WIDGETS = """([type, values]) => {
   const node = window.app.graph._nodes.find((node) => node.type === type);
   for (const [name, value] of Object.entries(values)) {
@@ -78,7 +80,7 @@ def test_the_clip_moves_on_its_node_while_it_is_sampled(server, renderer):
                 saved = page.page.evaluate("window.app.graph.serialize().nodes.find(n => n.type === 'KSampler')")
                 # The first template draws another clip each time: behind the run the page has set the next seed.
                 seed, *others = saved["widgets_values"]
-                assert isinstance(seed, int) and seed != 3 and others == ["randomize", 300, 3, "euler", "normal", 1]
+                assert isinstance(seed, int) and seed != 3 and others == ["randomize", STEPS, 3, "euler", "normal", 1]
             page.page.evaluate("window.comfyAPI.api.api.interrupt()")
             assert page.problems == []
     finally:
@@ -89,7 +91,7 @@ def _watch(page, shown: str, name: str) -> None:
     """Run the first workflow until its sampler shows a loop, and see that it moves by itself."""
     page.open_workflow(FIRST)
     page.page.evaluate(COUNT_PREVIEWS)
-    page.page.evaluate(SET_WIDGETS, ["KSampler", {"steps": 300, "seed": 3}])
+    page.page.evaluate(SET_WIDGETS, ["KSampler", {"steps": STEPS, "seed": 3}])
     page.press_run()
     loop = page.page.locator(shown).first
     loop.wait_for(state="visible", timeout=180_000)
