@@ -70,7 +70,7 @@ def test_the_number_of_frames_changes_at_batch_one(scopes):
 
 def test_sizes_are_symbols_from_the_first_call_on(unet):
     """No two sizes are equal in the first call: torch takes those for the same symbol."""
-    calls = [dict(clips=1, frames=3, size=(8, 12)), dict(clips=1, frames=7, size=(12, 16))]
+    calls = [dict(clips=1, frames=3, size=(8, 12)), dict(clips=1, frames=7, size=(12, 16)), dict(clips=2, frames=3)]
     numbers = compare(unet, calls, dynamic=True)
     assert numbers[0] == numbers[1], numbers
 
@@ -89,7 +89,7 @@ def test_text_timesteps_and_a_lora_per_frame_with_symbols(unet):
 
 
 def test_one_frame_where_kernels_run_as_they_were_traced(unet):
-    compare(unet, [dict(clips=1, frames=1)], backend="aot_eager")
+    compare(unet, [dict(clips=1, frames=1), dict(clips=1, frames=4)], backend="aot_eager")
 
 
 def test_what_does_not_fit_is_refused_as_ever(unet):

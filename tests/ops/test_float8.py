@@ -263,6 +263,28 @@ def test_loading(assign):
     assert not torch.equal(layer(x), other(x))
 
 
+@pytest.mark.parametrize("assign", [True, False])
+def test_loading_into_layers_that_share_a_scale(assign):
+    """Each keeps what it is given, however unequal, and they lie together again when they are packed."""
+    sizes = (8, 1, 2**-6)
+    plain = [linear(32, 16, bias=False, dtype=torch.float32, spread=size, seed=i) for i, size in enumerate(sizes)]
+    wanted = [layer.state_dict() for layer in plain]
+    held = [linear(32, 16, bias=False, dtype=torch.float32, seed=9 + i) for i in range(3)]
+    float8.convert(held)
+    for layer, state in zip(held, wanted, strict=True):
+        layer.load_state_dict({name: t.clone() for name, t in state.items()}, assign=assign)
+    for layer, state in zip(held, wanted, strict=True):
+        error = (layer.weight.float() * layer.weight_scale - state["weight"]).norm() / state["weight"].norm()
+        assert error < 0.04, error
+    x = random(4, 32).float()
+    apart = [layer(x) for layer in held]
+    again = [linear(32, 16, bias=False, dtype=torch.float32, seed=9 + i) for i in range(3)]
+    float8.convert(again)
+    for layer, other in zip(again, held, strict=True):
+        layer.load_state_dict({name: t.clone() for name, t in other.state_dict().items()}, assign=assign)
+    assert all(torch.equal(layer(x), out) for layer, out in zip(again, apart, strict=True))
+
+
 def test_gradients_are_refused():
     layer = linear(16, 16)
     float8.convert([layer])

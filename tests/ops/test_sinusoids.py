@@ -7,8 +7,7 @@ import torch
 from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 
 from tests.reference import TINY, MotionAdapter, UNetMotionModel, assert_close, pair
-from unet_motion.forward.entry import timestep_sinusoid
-from unet_motion.ops.sinusoids import sinusoidal_table
+from unet_motion.ops.sinusoids import sinusoidal_table, timestep_sinusoid
 
 
 def exact_table(length, channels):

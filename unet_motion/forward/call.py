@@ -25,6 +25,9 @@ from .views import Part, View, part_by_part
 OPTIONS = ("freeu", "forward_chunking", "resnet_norm_scope", "motion_norm_scope")
 """Settings that :class:`unet_motion.ForwardOptions` may choose for a call."""
 
+_CARRIED = ("frame_positions", "hooks")
+"""Options that a call carries as they are."""
+
 
 def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """Call a function, keeping its inputs alone for the backward pass."""
@@ -177,8 +180,9 @@ def begin(
     return call if plain else with_other_calls(call, options, unet)
 
 
+_EXTRA = tuple(f.name for f in fields(ForwardOptions) if f.name not in (*OPTIONS, *_CARRIED, "attn_processors"))
+
+
 def _is_plain(options: ForwardOptions) -> bool:
-    """Whether options choose nothing but settings, positions and hooks."""
-    if options.motion_loras or options.motion_amounts or options.more_motion:
-        return False
-    return options.plan is options.text_keys is options.views is options.frames_at_once is None
+    """Whether options choose nothing but settings and what a call carries as it is; `plan` tells of processors."""
+    return all(getattr(options, name) is None or getattr(options, name) == () for name in _EXTRA)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..config.unet import UNetMotionConfig
-from .entry import check_rows, timestep_sinusoid
+from ..ops.sinusoids import timestep_sinusoid
+from .entry import check_rows
 
 
 class Conditioning(NamedTuple):

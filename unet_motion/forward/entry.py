@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.layer import is_hosted
@@ -156,16 +154,6 @@ def expand_timestep(
             f"`timestep` holds {count} numbers, expected 1, {batch} (one per clip) or {batch * frames} (one per frame)."
         )
     return timestep
-
-
-def timestep_sinusoid(timesteps: Tensor, width: int) -> Tensor:
-    """Sinusoidal embedding, float32 (R, width): cosines first, longest period 10000 (Ho et al., 2020)."""
-    half = width // 2
-    # In this order of operations the values are those of diffusers and ComfyUI to the last bit.
-    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps[:, None].float() * exponent.exp()[None]
-    out = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    return F.pad(out, (0, 1)) if width % 2 else out
 
 
 def check_rows(name: str, rows: int, batch: int, frames: int) -> None:

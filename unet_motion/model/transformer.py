@@ -18,8 +18,9 @@ from ..ops.conv import convolve
 from ..ops.feed_forward import geglu
 from ..ops.feed_forward.cpu import parts
 from ..ops.group_norm import scoped_group_norm
-from ..ops.layer import add_into, from_tokens, overwritable, to_tokens
+from ..ops.layer import add_into, overwritable
 from ..ops.layer_norm import add_layer_norm
+from ..ops.layout import from_tokens, to_tokens
 from ..ops.linear.cpu import linear
 from ..ops.linear.onto import add_product, bias_ahead
 from .attention import Attention

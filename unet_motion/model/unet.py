@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from ..config.unet import UNetMotionConfig
 from ..forward.call import Call, Settings, begin, recomputed
 from ..forward.conditioning import Conditioning, text_time_vector
-from ..forward.entry import check_entry, check_frame_count, check_sample, expand_timestep, timestep_sinusoid
+from ..forward.entry import check_entry, check_frame_count, check_sample, expand_timestep
 from ..forward.hooks import Hooks
 from ..forward.options import ForwardOptions
 from ..ops.conv.weights import ConvWeights
 from ..ops.group_norm import scoped_group_norm
 from ..ops.linear.packed import TimeProjections
+from ..ops.sinusoids import timestep_sinusoid
 from .attention import Attention
 from .blocks import DownBlock, MidBlock, Skips, UpBlock
 from .image_encoder import ImageEncoder, image_features

@@ -1,4 +1,4 @@
-"""A layer's weights, whoever owns them; activations as pictures and as tokens, and where they may be overwritten.
+"""A layer's weights, whoever owns them, and where a tensor may be overwritten.
 
 What is overwritten saves half of the passes over memory around norms and residual sums.
 """
@@ -28,16 +28,6 @@ def has_layout(pictures: Tensor) -> bool:
     Those of a single pixel do not: a new tensor has others than an overwritten one, and torch's norms round otherwise.
     """
     return pictures.dim() < 2 or pictures.shape[-2] * pictures.shape[-1] > 1
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, H*W, C); a view of channels-last memory."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
-    """(N, H*W, C) as channels-last (N, C, H, W); a view."""
-    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
 Weights = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor | None]]

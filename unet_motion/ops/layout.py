@@ -1,8 +1,18 @@
-"""Memory layouts of activations: the rows of channels that kernels take."""
+"""Memory layouts of activations: pictures and tokens, and the rows of channels that kernels take."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, H*W, C); a view of channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def from_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(N, H*W, C) as channels-last (N, C, H, W); a view."""
+    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
 def row_stride(x: Tensor) -> int | None:

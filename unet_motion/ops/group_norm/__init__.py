@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layer import add_into, from_tokens, has_layout, is_hooked, overwritable, to_tokens, weights_of
+from ..layer import add_into, has_layout, is_hooked, overwritable, weights_of
+from ..layout import from_tokens, to_tokens
 from ..mode import wanted
 from . import cpu as narrow_groups
 from .triton_op import GROUP_NORM, group_norm_kernel

@@ -157,7 +157,8 @@ class _Float8(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Weights of another dtype are rounded as they are loaded."""
+        """Weights of another dtype are rounded as they are loaded; each layer has a scale of its own again."""
+        self.weight_scale = self.weight_scale.clone()
         given = state_dict.get(f"{prefix}weight")
         if isinstance(given, Tensor) and given.dtype != FLOAT8 and given.is_floating_point():
             scale = scale_of(given.detach().abs().amax().float())
