@@ -340,6 +340,9 @@ def test_fused_projections_and_diffusers_processors_change_no_value(pipe):
     pipe.unet.set_attn_processor(given)
     assert pipe.unet.attn_processors == given
     assert {type(p) for p in copy.deepcopy(pipe.unet).attn_processors.values()} == {AttnProcessor2_0}
+    pipe.unet.set_default_attn_processor()
+    assert {processor.name for processor in pipe.unet.attn_processors.values()} == {"auto"}
+    pipe.unet.set_attn_processor(given)
     pipe.unet.set_attn_processor({"*.motion_modules.*": "sdpa"})
     for name, processor in pipe.unet.attn_processors.items():
         assert processor.name == "sdpa" if ".motion_modules." in name else processor is given[name]

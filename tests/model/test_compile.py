@@ -88,6 +88,18 @@ def test_text_timesteps_and_a_lora_per_frame_with_symbols(unet):
     assert numbers[0] == numbers[2], numbers
 
 
+def test_a_call_chooses_processors_by_patterns_in_one_graph(unet):
+    chosen = dict(attn_processors={"*attn[12]": "math", "*motion_module?.*": "sdpa"})
+    graphs = []
+    options = ForwardOptions(**chosen)
+    step = torch.compile(unet, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph)
+    sample, text = torch.randn(1, 4, 3, 8, 12), torch.randn(1, 5, 24)
+    with torch.no_grad():
+        compiled = [step(sample, 300, text, options=options).sample for _ in range(3)]
+        expected = unet(sample, 300, text, options=options).sample
+    assert len(graphs) == 1 and all(relative_error(out, expected) < 2e-5 for out in compiled)
+
+
 def test_one_frame_where_kernels_run_as_they_were_traced(unet):
     compare(unet, [dict(clips=1, frames=1), dict(clips=1, frames=4)], backend="aot_eager")
 

@@ -283,6 +283,31 @@ def test_loading_into_layers_that_share_a_scale(assign):
     for layer, other in zip(again, held, strict=True):
         layer.load_state_dict({name: t.clone() for name, t in other.state_dict().items()}, assign=assign)
     assert all(torch.equal(layer(x), out) for layer, out in zip(again, apart, strict=True))
+    assert float8._packed(held) is None
+    float8.pack(held)
+    assert float8._packed(held) is not None and len({float(layer.weight_scale) for layer in held}) == 1
+    coarse = 4.5 * 32 * 2.0**-10 * float(held[0].weight_scale)  # half of the least step, times inputs of up to 4.5
+    for found, before in zip(projections.project(held, x), apart, strict=True):
+        torch.testing.assert_close(found, before, rtol=0, atol=coarse)
+
+
+def test_scales_are_tensors_of_their_own_for_those_who_call_with_a_state_dict():
+    pair = nn.ModuleList([linear(16, 16, bias=False, dtype=torch.float32, seed=seed) for seed in (1, 2)])
+    float8.convert(list(pair))
+    assert len({layer.weight_scale.data_ptr() for layer in pair}) == 2
+    x = random(3, 16).float()
+    run = nn.Sequential(*pair)
+    assert torch.equal(torch.func.functional_call(run, run.state_dict(), x), run(x))
+
+
+def test_a_cast_that_reaches_whole_numbers_leaves_the_bits():
+    layer = linear(32, 16)
+    float8.convert([layer])
+    weight, x = layer.weight.clone(), random(4, 32)
+    before = layer(x)
+    layer.type(torch.bfloat16)
+    assert torch.equal(layer.weight.view(torch.uint8), weight.view(torch.uint8)) and layer.bias.dtype == torch.bfloat16
+    torch.testing.assert_close(layer(x.bfloat16()).double(), before, rtol=0.02, atol=0.05)
 
 
 def test_gradients_are_refused():
@@ -293,6 +318,11 @@ def test_gradients_are_refused():
         layer(x)
     with pytest.raises(RuntimeError, match="float8 products have no gradient"):
         projections.project([layer], x)
+    several = [linear(16, 16, bias=False, seed=seed) for seed in (1, 2, 3)]
+    float8.convert(several)
+    several[2].weight.requires_grad_()
+    with pytest.raises(RuntimeError, match="float8 products have no gradient"):
+        projections.project(several, x.detach())
     assert layer(x.detach()).shape == (2, 16)
     layer.bias.requires_grad_()
     with pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
@@ -460,6 +490,12 @@ def test_layers_that_cannot_be_rounded_are_named():
     assert f"{place} has weights that are not finite" in spoilt(
         lambda unet: unet.get_submodule(place).weight.data.fill_(float("inf"))
     )
+    assert f"{place} has weights that are not finite" in spoilt(
+        lambda unet: unet.double().get_submodule(place).weight.data.fill_(1e300)
+    )
+    for wrong in (-1, 1.5, True, float("nan"), "all", None):
+        with pytest.raises(ValueError, match="`least_outputs` is .*, expected a whole number of at least 0"):
+            UNetMotionModel(**NETS["conv"]).enable_float8_products(wrong)
     assert "is on the device meta" in spoilt(lambda unet: None, device="meta")
     assert "that a host computes" in spoilt(lambda unet: None, weights=lambda layer, x: (layer.weight, layer.bias))
     assert f"{place} has weights in torch.float8_e5m2" in spoilt(

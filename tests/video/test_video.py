@@ -1,6 +1,7 @@
 """Files with frames: what is written is read back, whole or not at all, and with the settings inside."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -58,6 +59,16 @@ def pictures_of(path):
         return decode(path)[0]
     with pytest.importorskip("av", reason="MP4 needs the extra `video`").open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("fps", [np.float32(7.5), np.int64(8), Fraction(15, 2)])
+def test_rates_of_other_numeric_types_reach_every_kind(tmp_path, fps):
+    av = pytest.importorskip("av")
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    for kind in ("webp", "gif", "mp4"):
+        video.write_video(tmp_path / f"clip.{kind}", frames, fps)
+    with av.open(str(tmp_path / "clip.mp4")) as file:
+        assert float(file.streams.video[0].average_rate) == float(fps)
 
 
 @pytest.mark.parametrize("suffix, worst", [(".webp", 0.0), (".mp4", 5.2)])

@@ -214,7 +214,7 @@ def _check(job: Job, folder: Path, say: Callable[[str], None]) -> None:
     """All that `generate` would refuse, before or while it draws."""
     args = job.args
     call = generate.call_arguments(args)
-    outline = _outline(*job.model[:4])
+    outline = _outline(*job.model)
     outline.check(**call, progress=False)
     check_places(args, folder)
     generate.check_output(inside(args, folder))
@@ -224,9 +224,11 @@ def _check(job: Job, folder: Path, say: Callable[[str], None]) -> None:
 
 
 @lru_cache(maxsize=8)
-def _outline(model: Path | None, motion_lora: Sequence[str], allow_partial: bool, dtype: str | None) -> Any:
+def _outline(
+    model: Path | None, motion_lora: Sequence[str], allow_partial: bool, dtype: str | None, float8: bool
+) -> Any:
     """The pipeline without its weights."""
     wanted = argparse.Namespace(
-        model=model, motion_lora=list(motion_lora), allow_partial=allow_partial, dtype=dtype, float8=False
+        model=model, motion_lora=list(motion_lora), allow_partial=allow_partial, dtype=dtype, float8=float8
     )
     return generate.load(wanted, "meta")

@@ -64,7 +64,6 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
     cast(Any, __init__).__signature__ = signature(UNetMotionConfig)
 
     # All else that diffusers' class inherits is diffusers' own.
-    set_default_attn_processor = cast(Any, OURS.set_default_attn_processor)
     fuse_qkv_projections = cast(Any, OURS.fuse_qkv_projections)
     unfuse_qkv_projections = cast(Any, OURS.unfuse_qkv_projections)
     enable_forward_chunking = cast(Any, OURS.enable_forward_chunking)
@@ -116,6 +115,10 @@ class UNetMotionModel(Model, theirs.UNetMotionModel, OURS):
                 return
         for attention, one in choose_processors(processor, self.attention_layers).items():
             layers.set_given(cast(Attention, attention), one, set_processor)
+
+    def set_default_attn_processor(self) -> None:
+        """Back to this project's choice of attention everywhere; image layers of an IP-Adapter stay."""
+        self.set_attn_processor("auto")
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op: Any = None) -> None:
         """xformers' attention in all layers, or this project's choice again.

@@ -90,13 +90,18 @@ def check_timestep(timestep: Any) -> None:
     """Raise ValueError unless a timestep is a real number, or a tensor or list of them."""
     if isinstance(timestep, (list, tuple)):
         try:
-            timestep = torch.tensor(timestep)
+            numbers = torch.tensor(timestep)
+            if numbers.dtype != torch.bool and any(isinstance(number, bool) for number in timestep):
+                raise TypeError
+            timestep = numbers
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"`timestep` is {quoted(timestep)}, expected a number or a tensor of numbers.") from None
     if isinstance(timestep, Tensor):
         if timestep.dtype == torch.bool or timestep.is_complex():
             dtype = str(timestep.dtype).removeprefix("torch.")
             raise ValueError(f"`timestep` has dtype {dtype}, expected numbers.")
+    elif isinstance(timestep, int) and not isinstance(timestep, bool) and not -(2**63) <= timestep < 2**63:
+        raise ValueError(f"`timestep` is {quoted(timestep)}, expected a number of at most 64 bits.")
     elif not isinstance(timestep, (int, float)) or isinstance(timestep, bool):
         raise ValueError(f"`timestep` is a {type(timestep).__name__}, expected a number or a tensor of numbers.")
 

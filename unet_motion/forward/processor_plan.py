@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..ops.attention.processors import get_processor
 from ..values import quoted
 
 
+class _Rule:
+    """A pattern and its processor."""
+
+    def __init__(self, pattern: str, processor: Any):
+        self.pattern, self.processor = pattern, processor
+        # Made here: torch.compile cannot trace how a regular expression is made.
+        self._names = re.compile(fnmatch.translate(pattern)) if set(pattern) & set("?[") else None
+
+    def matches(self, path: str) -> bool:
+        """Whether an attention's path matches, with or without ``.processor``."""
+        return self._is(path) or self._is(f"{path}.processor")
+
+    def _is(self, text: str) -> bool:
+        return matches_stars(text, self.pattern) if self._names is None else self._names.match(text) is not None
+
+
 class ProcessorPlan:
     """A name, an object, or a dict from path pattern to either, resolved once and looked up by attention path.
 
     Patterns are shell-style (``*.motion_modules.*``) and match the attention's path with or without
-    ``.processor``; the last matching pattern wins. Where torch cannot trace regular expressions, a pattern with ``?``
-    or ``[`` in the options of a compiled call breaks its graph.
+    ``.processor``; the last matching pattern wins.
     """
 
     def __init__(self, spec: Any):
         if isinstance(spec, Mapping):
-            self.rules = [(str(pattern), get_processor(p)) for pattern, p in spec.items()]
+            self.rules = [_Rule(str(pattern), get_processor(p)) for pattern, p in spec.items()]
         else:
-            self.rules = [("*", get_processor(spec))]
+            self.rules = [_Rule("*", get_processor(spec))]
         self._found: dict[str, Any] = {}
 
     def lookup(self, path: str) -> Any | None:
         """The processor for an attention at ``path``, or None where no pattern matches."""
+        if torch.compiler.is_compiling():  # what is kept would make another graph of the next call
+            return self._search(path)
         if path not in self._found:
-            self._found[path] = next((p for rule, p in reversed(self.rules) if _matches(rule, path)), None)
+            self._found[path] = self._search(path)
         return self._found[path]
+
+    def _search(self, path: str) -> Any | None:
+        return next((rule.processor for rule in reversed(self.rules) if rule.matches(path)), None)
 
     def by_layer(self, layers: Sequence[tuple[str, nn.Module]]) -> dict[nn.Module, Any]:
         """The processors for attention layers, given with their paths; layers that no pattern matches are left out.
@@ -46,11 +68,10 @@ class ProcessorPlan:
     def check(self, paths: Iterable[str]) -> None:
         """Raise ValueError for a pattern that matches none of the model's attention paths."""
         paths = list(paths)
-        for rule, _ in self.rules:
-            if not any(_matches(rule, path) for path in paths):
-                raise ValueError(
-                    f"attention processor pattern {quoted(rule)} matches none of the {len(paths)} attention layers."
-                )
+        for rule in self.rules:
+            if not any(rule.matches(path) for path in paths):
+                found = f"attention processor pattern {quoted(rule.pattern)} matches none of the "
+                raise ValueError(f"{found}{len(paths)} attention layers.")
 
 
 def choose_processors(spec: Any, layers: Sequence[tuple[str, nn.Module]]) -> dict[nn.Module, Any]:
@@ -77,14 +98,8 @@ def choose_processors(spec: Any, layers: Sequence[tuple[str, nn.Module]]) -> dic
     return {layer: get_processor(spec[f"{path}.processor"]) for path, layer in layers}
 
 
-def _matches(rule: str, path: str) -> bool:
-    return matches(path, rule) or matches(f"{path}.processor", rule)
-
-
-def matches(text: str, pattern: str) -> bool:
-    """`fnmatch.fnmatchcase`; in steps that torch.compile can trace where the pattern's only sign is `*`."""
-    if "?" in pattern or "[" in pattern:
-        return fnmatch.fnmatchcase(text, pattern)
+def matches_stars(text: str, pattern: str) -> bool:
+    """`fnmatch.fnmatchcase` of a pattern whose only sign is `*`, in steps that any torch.compile can trace."""
     first, *others = pattern.split("*")
     if not others:
         return text == first

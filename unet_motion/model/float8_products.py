@@ -8,6 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from ..ops.linear import float8
+from ..values import quoted
 from .attention import Attention
 from .motion_module import MotionModule
 from .transformer import FeedForward, SpatialTransformer
@@ -19,6 +20,8 @@ benchmarks/README.md."""
 
 def enable(network: nn.Module, least_outputs: int = LEAST_OUTPUTS) -> list[str]:
     """See :meth:`unet_motion.UNetMotionModel.enable_float8_products`."""
+    if isinstance(least_outputs, bool) or not isinstance(least_outputs, int) or least_outputs < 0:
+        raise ValueError(f"`least_outputs` is {quoted(least_outputs)}, expected a whole number of at least 0.")
     paths = {layer: path for path, layer in network.named_modules()}
     for layer in (layer for group in _groups(network) for layer in group):
         if reason := float8.declines(layer):

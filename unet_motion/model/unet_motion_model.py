@@ -154,7 +154,8 @@ class UNetMotionModel(MotionUNet):
             The paths of these layers.
 
         Raises:
-            ValueError: a layer of another kind than torch's, on the device meta, or with weights that are not finite.
+            ValueError: a layer of another kind than torch's, on the device meta, or with weights that are not finite;
+                another number of outputs than a whole one.
         """
         return float8_products.enable(self, least_outputs)
 

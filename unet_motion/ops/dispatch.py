@@ -81,7 +81,7 @@ def unavailable(device: torch.device) -> str | None:
         return None if device.type == "cpu" else "Triton's interpreter computes on the CPU"
     if device.type != "cuda":
         return f"Triton has no backend here for {device.type}"
-    # torch.compile, which cannot trace the question, asks the same of a card for its own kernels.
+    # Compiled code cannot trace the question: on an older card its own error, or Triton's, tells.
     if torch.version.hip is None and not torch.compiler.is_compiling():
         if torch.cuda.get_device_capability(device) < (7, 0):
             return "Triton needs compute capability 7.0"

@@ -159,7 +159,7 @@ class StepGraphs:
 
 def _choices(options: ForwardOptions) -> tuple:
     """What a graph is made for in options; the objects themselves, so that no other can come to lie where they lay."""
-    plan = None if options.plan is None else tuple(part for rule in options.plan.rules for part in rule)
+    rules = () if options.plan is None else options.plan.rules
     loras = [
         (_number(lora.strength), *(part for path, pair in lora.layers.items() for part in (path, *pair)))
         for lora in options.motion_loras
@@ -167,7 +167,7 @@ def _choices(options: ForwardOptions) -> tuple:
     amounts = [(_number(amount.scale), _number(amount.effect), *amount.blocks) for amount in options.motion_amounts]
     return (
         options.freeu,
-        plan,
+        tuple(part for rule in rules for part in (rule.pattern, rule.processor)),
         tuple(loras),
         tuple(amounts),
         options.forward_chunking,

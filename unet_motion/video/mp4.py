@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
+from numbers import Rational
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,12 @@ from .metadata import Labels, load_av
 from .yuv import rgb_to_yuv420p, tag
 
 BEST_RATE_FACTOR, WORST_RATE_FACTOR = 12, 51
+
+
+def rate_of(fps: float) -> Fraction:
+    """Frames a second as MP4 writes them; numpy's own floats are no rational numbers to Python."""
+    exact = Fraction(fps) if isinstance(fps, Rational) else Fraction(float(fps))
+    return exact.limit_denominator(1000)
 
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, labels: Labels, quality: int | None) -> int:
@@ -24,7 +31,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, labels: Labe
     count, size = 0, None
     with load_av().open(str(path), "w", format="mp4", options=options) as container:
         container.metadata.update(metadata)
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream = container.add_stream("libx264", rate=rate_of(fps))
         for frame in frames:
             if size is None:
                 size = frame.shape[:2]

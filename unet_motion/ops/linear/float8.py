@@ -1,7 +1,8 @@
 """Products in 8 bits (float8_e4m3fn), for cards that multiply those at twice the rate of 16 bits.
 
 A layer keeps its weights rounded, as float8 numbers times one scale, a power of two: that rounds as any other scale
-does, as floating-point numbers are as exact at any size, and then the plain twin's factors are exact in every dtype.
+does, as floating-point numbers are as exact at any size, and then the plain twin's factors are exact in every dtype
+(but for weights below what float16 holds).
 The input is rounded in each call, at scale 1 and up to 448: what follows a norm is of that size, and a scale measured
 in the input would take a pass over memory more (Micikevicius et al., 2022, https://arxiv.org/abs/2209.05433).
 """
@@ -52,7 +53,7 @@ def declines(layer: nn.Module) -> str | None:
         return f"has weights in {weight.dtype}, expected 16 or 32 bits"
     if weight.device.type == "meta":
         return "is on the device meta, expected weights"
-    return None if torch.isfinite(weight.abs().amax()) else "has weights that are not finite, expected numbers"
+    return None if torch.isfinite(weight.abs().amax().float()) else "has weights that are not finite, expected numbers"
 
 
 @torch.no_grad()
@@ -63,8 +64,9 @@ def convert(layers: Sequence[nn.Module]) -> None:
     for layer, weight in zip(layers, weights, strict=True):
         cast(Any, layer).__class__ = Float8Conv2d if isinstance(layer, nn.Conv2d) else Float8Linear
         layer.weight = nn.Parameter(rounded(weight.float() / scale), requires_grad=False)
-        layer.register_buffer(SCALE, scale)
+        layer.register_buffer(SCALE, scale.clone())
         layer.register_buffer("input_scale", torch.ones_like(scale), persistent=False)
+        cast(_Float8, layer).same_scale = None
         cast(_Float8, layer).choose_product()
     pack(layers)
 
@@ -77,8 +79,9 @@ def pack(layers: Sequence[nn.Module]) -> None:
     held = cast(Sequence[_Float8], layers)
     scale = torch.stack([layer.weight_scale for layer in held]).amax()
     parts = torch.cat([rounded(layer.weight.float() * (layer.weight_scale / scale)) for layer in held])
+    together = object()
     for layer, part in zip(held, parts.split([len(layer.weight) for layer in held]), strict=True):
-        layer.weight.data, layer.weight_scale = part, scale
+        layer.weight.data, layer.weight_scale, layer.same_scale = part, scale.clone(), together
 
 
 def scale_of(largest: Tensor) -> Tensor:
@@ -97,6 +100,8 @@ def project(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...] | None
         return None
     held, rows = cast(Sequence[_Float8], layers), rounded(x.reshape(-1, x.shape[-1]))
     shared = _packed(layers)
+    if shared is not None:
+        _refuse_gradients(*(layer.weight for layer in held))
     if shared is None:
         outs = [layer.multiply(rows, x) for layer in held]
     else:
@@ -110,7 +115,9 @@ def _packed(layers: Sequence[nn.Module]) -> Tensor | None:
     if torch.compiler.is_compiling() or not all(isinstance(layer, _Float8) for layer in layers):
         return None
     held = cast(Sequence[_Float8], layers)
-    if any(layer.bias is not None for layer in held) or len({layer.weight_scale.data_ptr() for layer in held}) > 1:
+    if held[0].same_scale is None or any(layer.same_scale is not held[0].same_scale for layer in held):
+        return None
+    if any(layer.bias is not None for layer in held):
         return None
     return joined([layer.weight for layer in held])
 
@@ -124,6 +131,8 @@ class _Float8(nn.Module):
     bias: nn.Parameter | None
     product: Product | None
     """What multiplies float8 on the layer's device, None for the plain twin."""
+    same_scale: object | None
+    """One object of layers whose scales are equal, which no call has to look into; None of others."""
 
     def choose_product(self) -> None:
         device = self.weight.device
@@ -150,15 +159,19 @@ class _Float8(nn.Module):
 
         def moved(tensor: Tensor) -> Tensor:
             seen = kept.get(id(tensor))
-            return fn(tensor) if seen is None else fn(tensor.view(seen)).view(tensor.dtype)
+            if seen is None:
+                return fn(tensor)
+            there = fn(tensor.view(seen))
+            # Some casts, such as `type`, reach whole numbers too; of such only the device is taken.
+            return (there if there.dtype == seen else tensor.view(seen).to(there.device)).view(tensor.dtype)
 
         super()._apply(moved, recurse)
         self.choose_product()
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Weights of another dtype are rounded as they are loaded; each layer has a scale of its own again."""
-        self.weight_scale = self.weight_scale.clone()
+        """Weights of another dtype are rounded as they are loaded, at a scale of each layer's own."""
+        self.same_scale = None
         given = state_dict.get(f"{prefix}weight")
         if isinstance(given, Tensor) and given.dtype != FLOAT8 and given.is_floating_point():
             scale = scale_of(given.detach().abs().amax().float())
