@@ -1,7 +1,6 @@
 """Writers: an OSError with the file where the disk is full, read-only or the name too long; nothing left behind."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from tests.formats.files import adapter, to_original, unet2d, write
+from tests.full_disk import full_disk
 from unet_motion import MotionAdapter, UNetMotionModel, load_motion_module
 from unet_motion.cli import main
 from unet_motion.files.atomic import PREFIX, atomic_file, atomic_folder
@@ -18,20 +18,7 @@ from unet_motion.formats.merging import merge_motion_modules, scale_blocks
 from unet_motion.formats.save_motion_module import save_motion_file
 from unet_motion.lora.saving import save_lora
 
-needs_limits = pytest.mark.skipif(sys.platform == "win32", reason="a limit of a file's size is the system's")
 LAYER = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
-
-
-@pytest.fixture
-def full_disk():
-    """No file may grow above 20,000 bytes, which fails as a full disk does."""
-    import resource
-
-    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture(scope="module")
@@ -56,25 +43,24 @@ WRITERS = {
 }
 
 
-@needs_limits
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, model, full_disk, writer):
+def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path, model, writer):
     (tmp_path / "out.safetensors").write_bytes(b"old")
-    with pytest.raises(OSError, match=r"out|cannot be written"):
+    with full_disk(20_000), pytest.raises(OSError, match=r"out|cannot be written"):
         WRITERS[writer](model, tmp_path / "out.safetensors")
     assert (tmp_path / "out.safetensors").read_bytes() == b"old"
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "out.safetensors"]
 
 
-@needs_limits
 @pytest.mark.parametrize("command", ["convert", "merge"])
-def test_a_full_disk_ends_a_command_with_a_sentence(tmp_path, motion_file, full_disk, capsys, command):
+def test_a_full_disk_ends_a_command_with_a_sentence(tmp_path, motion_file, capsys, command):
     out = tmp_path / "out.safetensors"
     arguments = {
         "convert": ["--to", "diffusers", str(motion_file), str(out)],
         "merge": [str(motion_file), "--out", str(out)],
     }
-    assert main([command, *arguments[command]]) == 2
+    with full_disk(20_000):
+        assert main([command, *arguments[command]]) == 2
     assert "out.safetensors" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
@@ -150,7 +136,7 @@ def test_what_a_killed_writer_leaves_is_removed_and_what_a_living_one_has_is_not
             writer.wait()
 
 
-@needs_limits
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of files are POSIX")
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_files_have_the_mode_that_any_other_has(tmp_path, mask):
     old = os.umask(mask)

@@ -10,6 +10,7 @@ import torch
 from tests.formats.files import SDXL, adapter, randomise, relative_error, to_ldm, to_original, unet2d, write
 from tests.formats.published import encoder_state
 from tests.formats.test_kinds import THREE, to_hotshot
+from tests.full_disk import full_disk
 from unet_motion import MotionAdapter, UNetMotionModel, load_motion_module, load_unet
 from unet_motion.bundled.parts import WEIGHTS
 from unet_motion.cli import main
@@ -275,18 +276,13 @@ def test_pias_input_layer_is_still_that_of_the_modules(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_whole_is_an_oserror_and_no_file(tmp_path, capsys):
-    resource = pytest.importorskip("resource", reason="limits of the size of files are those of POSIX")
     start = source(tmp_path / "from", "v3", False)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     (tmp_path / "to").mkdir()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
+    with full_disk(100_000):
         for form in ("original", "diffusers", "folder"):
             out = tmp_path / "to" / ("folder" if form == "folder" else "out.safetensors")
             with pytest.raises(OSError, match="to"):
                 convert(start, out, form)
         assert main(["merge", str(start), "--out", str(tmp_path / "to" / "out.safetensors")]) == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "File too large" in capsys.readouterr().err
     assert [path for path in (tmp_path / "to").rglob("*") if path.is_file()] == []
