@@ -18,6 +18,7 @@ from unet_motion.model.transformer import FeedForward
 from unet_motion.ops import feed_forward, report, tuning
 from unet_motion.ops.dispatch import KERNELS, interpreted
 from unet_motion.ops.feed_forward import geglu_layer, geglu_product, geglu_product_eager, geglu_product_kernel
+from unet_motion.ops.feed_forward.product import sizes_of
 from unet_motion.ops.feed_forward.product.triton import precision
 from unet_motion.ops.linear import float8
 
@@ -231,8 +232,6 @@ def table(tmp_path, monkeypatch):
 
 def test_an_entry_stands_for_its_size_and_the_numbers_of_rows_down_to_half_of_it(table):
     def chosen(rows, depth=16, width=64, dtype=torch.float16, device="cuda"):
-        from unet_motion.ops.feed_forward.product.triton_op import sizes_of
-
         sizes = sizes_of(torch.empty(rows, depth, device="meta"), torch.empty(2 * width, depth, device="meta"))
         return tuning.is_chosen("geglu_product", torch.device(device), dtype, **sizes)
 

@@ -75,7 +75,7 @@ def launcher(name: str, capability: int):
     module = importlib.import_module(f"unet_motion.ops.{name}.triton")
     for key, value in list(vars(module).items()):
         # Functions with an underscore and a grid are kernels; helpers without one are inlined by their callers.
-        if isinstance(value, JITFunction) and key not in ("_sine", "_waves", "_upper_tail", "_gelu"):
+        if isinstance(value, JITFunction) and key not in ("_sine", "_waves", "_upper_tail", "_gelu", "_tile"):
             setattr(module, key, Compiled(value, capability))
     return module.launch
 

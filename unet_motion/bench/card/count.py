@@ -94,6 +94,7 @@ FREE = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm"}
 SCALED = {"_scaled_mm", "_scaled_mm_v2"}
 
+
 class Card(TorchDispatchMode):
     """Notes what a card would launch."""
 

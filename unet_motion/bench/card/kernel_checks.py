@@ -91,7 +91,7 @@ def works_on(
 ) -> tuple[list[Work], list[Work], Pair]:
     """The kernel on several inputs, the launches whose place it takes on them, and the first of its pairs."""
     pairs = [pair(words, level, maker(level, dtype, device, seed)) for seed in range(sets)]
-    apart = [partial(_apart, given) for given in pairs if given.apart is not None]
+    apart: list[Work] = [partial(_apart, given) for given in pairs if given.apart is not None]
     return [partial(launch, given) for given in pairs], apart, pairs[0]
 
 

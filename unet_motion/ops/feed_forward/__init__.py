@@ -10,7 +10,8 @@ from ..layer import may_be_read, overwritable
 from ..linear.cpu import linear
 from ..mode import wanted
 from .gradient import GatedProduct
-from .product.triton_op import GEGLU_PRODUCT, geglu_product_kernel, is_measured
+from .product import is_measured
+from .product.triton_op import GEGLU_PRODUCT, geglu_product_kernel
 from .triton_op import GEGLU, geglu_kernel
 
 

@@ -13,7 +13,7 @@ from ...dispatch import interpreted
 from ...layout import row_stride
 from ...tuning import capability, tuned
 from ..triton import _gelu
-from .triton_op import NAME, sizes_of
+from . import NAME, sizes_of
 
 SMALL = {"ROWS": 64, "BLOCK": 32, "DEPTH": 16, "GROUP": 8, "num_warps": 4, "num_stages": 2}
 """For float32, whose products take a thread's own registers, and for cards of little shared memory."""
@@ -29,18 +29,26 @@ LARGE = {
 
 
 @triton.jit
-def _geglu_product(
-    x, weight, bias, out, count, width, depth, x_row, weight_row,
-    EXACT: tl.constexpr, BIAS: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
-):  # fmt: skip
-    # Programs of GROUP tiles of rows follow each other, so that the weights that they share stay in the L2 cache.
+def _tile(count, width, ROWS: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr):
+    """Rows and columns of this program.
+
+    Programs of GROUP tiles of rows follow each other, so that the weights that they share stay in the L2 cache.
+    """
     blocks = tl.cdiv(width, BLOCK)
     first = tl.program_id(0) // (GROUP * blocks) * GROUP
     height = tl.minimum(tl.cdiv(count, ROWS) - first, GROUP)
     place = tl.program_id(0) % (GROUP * blocks)
     row = (first + place % height) * ROWS + tl.arange(0, ROWS)
-    column = (place // height) * BLOCK + tl.arange(0, BLOCK)
+    return row, (place // height) * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
+def _geglu_product(
+    x, weight, bias, out, count, width, depth, x_row, weight_row,
+    EXACT: tl.constexpr, BIAS: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    row, column = _tile(count, width, ROWS, BLOCK, GROUP)
     # Beyond the edges the last row and column are read again, and not written.
     read = tl.minimum(row, count - 1).to(tl.int64)
     held = tl.minimum(column, width - 1).to(tl.int64)

@@ -6,9 +6,7 @@ from torch import Tensor, library
 
 from ...dispatch import kernel
 from ...layout import not_rows, too_many_rows
-from ...tuning import is_chosen
-
-NAME = "geglu_product"
+from . import NAME
 
 
 def _constraint(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
@@ -22,17 +20,6 @@ def _constraint(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
 
 
 GEGLU_PRODUCT = kernel(NAME, fits=_constraint, measured=True)
-
-
-def sizes_of(x: Tensor, weight: Tensor) -> dict[str, int]:
-    """The sizes that an entry of tiles has; it stands for all numbers of rows down to half of its own."""
-    rows = x.numel() // max(1, x.shape[-1])
-    return {"rows": 1 << max(0, rows - 1).bit_length(), "depth": x.shape[-1], "width": len(weight) // 2}
-
-
-def is_measured(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel was found to be faster than the layer and GEGLU apart on this device, at about this size."""
-    return is_chosen(NAME, x.device, x.dtype, **sizes_of(x, weight))
 
 
 @library.custom_op("unet_motion::geglu_product", mutates_args=())
