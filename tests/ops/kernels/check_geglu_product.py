@@ -43,7 +43,7 @@ def operands(rows, depth, width, dtype=torch.float32, bias=True, strided=True):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sizes,use", [*((sizes, {}) for sizes in SIZES), (SIZES[-1], TILES)], ids=str)
+@pytest.mark.parametrize("sizes,use", [*((s, {}) for s in SIZES), (SIZES[-1], TILES), ((20, 48, 17), TILES)], ids=str)
 def test_geglu_product(sizes, use, dtype):
     for bias in (True, False):
         given = operands(*sizes, dtype, bias)

@@ -34,7 +34,7 @@ def geglu_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if wanted() and GEGLU_PRODUCT.takes(x, weight, bias):
         return geglu_product_kernel(x, weight, bias)
-    return geglu(F.linear(x, weight, bias), inplace=not torch.is_grad_enabled())
+    return geglu(F.linear(x, weight, bias))
 
 
 def geglu_product_eager(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
