@@ -2,6 +2,7 @@
 
 import json
 from random import randint
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -146,7 +147,7 @@ def test_constraints_name_what_does_not_fit():
     torch.testing.assert_close(gradient, expected)
 
 
-def test_products_of_float32_are_as_exact_as_torchs_are_asked_to_be():
+def test_products_of_float32_are_as_exact_as_torchs_are_asked_to_be(monkeypatch):
     before = torch.get_float32_matmul_precision()
     try:
         for asked, expected in (("high", "tf32"), ("highest", "ieee")):
@@ -154,6 +155,9 @@ def test_products_of_float32_are_as_exact_as_torchs_are_asked_to_be():
             assert precision() == expected
     finally:
         torch.set_float32_matmul_precision(before)
+    for allowed, expected in ((True, "tf32"), (False, "ieee")):  # of versions that have no other switch
+        monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=allowed))
+        assert precision() == expected
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ TRIED = {
 """What is timed -> the kernel whose numbers are tried, by how much of a step it is."""
 
 PRODUCTS = (
-    (128, 128, 64, 8, 3), (128, 64, 64, 8, 3), (128, 64, 64, 4, 4), (128, 128, 64, 8, 4), (256, 64, 64, 8, 3),
-    (64, 128, 64, 4, 3), (64, 128, 64, 8, 3), (128, 64, 32, 4, 4), (64, 64, 64, 4, 4),
+    (128, 128, 64, 8, 3), (128, 64, 64, 8, 3), (128, 128, 64, 8, 4), (256, 64, 64, 8, 3), (128, 64, 32, 4, 4),
+    (64, 128, 64, 4, 3), (64, 64, 64, 4, 4),
 )  # fmt: skip
 """ROWS, BLOCK, DEPTH, warps and stages of products; of those with more shared memory than there is, a row tells."""
 

@@ -44,8 +44,8 @@ def _tile(count, width, ROWS: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.const
 
 @triton.jit
 def _geglu_product(
-    x, weight, bias, out, count, width, depth, x_row, weight_row,
-    EXACT: tl.constexpr, BIAS: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    x, weight, bias, out, count, width, x_row, weight_row, CHANNELS: tl.constexpr,
+    EXACT: tl.constexpr, BIAS: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     row, column = _tile(count, width, ROWS, BLOCK, GROUP)
@@ -58,11 +58,11 @@ def _geglu_product(
     of_gate = weight + (held + width)[None, :] * weight_row + inner[:, None]
     value = tl.zeros((ROWS, BLOCK), tl.float32)
     gate = tl.zeros((ROWS, BLOCK), tl.float32)
-    for start in range(0, depth, DEPTH):
-        if EVEN:
+    for start in range(0, CHANNELS, DEPTH):
+        if CHANNELS % DEPTH == 0:
             a, b, c = tl.load(tokens), tl.load(of_value), tl.load(of_gate)
         else:
-            left = inner < depth - start
+            left = inner < CHANNELS - start
             a = tl.load(tokens, mask=left[None, :], other=0.0)
             b = tl.load(of_value, mask=left[:, None], other=0.0)
             c = tl.load(of_gate, mask=left[:, None], other=0.0)
@@ -83,17 +83,16 @@ def _geglu_product(
 
 def launch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., C), weight (2 * H, C), bias (2 * H,): rows of dense channels at one distance each."""
-    width, depth = len(weight) // 2, x.shape[-1]
+    width = len(weight) // 2
     out = x.new_empty(*x.shape[:-1], width)
     if out.numel():
         use = {**own(x), **tuned(NAME, x.device, x.dtype, **sizes_of(x, weight))}
         count = out.numel() // width
         grid = (triton.cdiv(count, use["ROWS"]) * triton.cdiv(width, use["BLOCK"]),)
         _geglu_product[grid](
-            x, weight, weight if bias is None else bias.contiguous(), out, count, width, depth, row_stride(x),
-            row_stride(weight), EXACT=x.dtype == torch.float32, BIAS=bias is not None,
-            EVEN=depth % use["DEPTH"] == 0, WIDE=x.dtype == torch.bfloat16 and interpreted(), PRECISION=precision(),
-            **use,
+            x, weight, weight if bias is None else bias.contiguous(), out, count, width, row_stride(x),
+            row_stride(weight), CHANNELS=x.shape[-1], EXACT=x.dtype == torch.float32, BIAS=bias is not None,
+            WIDE=x.dtype == torch.bfloat16 and interpreted(), PRECISION=precision(), **use,
         )  # fmt: skip
     return out
 
