@@ -108,6 +108,59 @@ def test_tuning_takes_the_fastest_choice_that_is_worth_it_and_gives_the_same_val
         assert ("failed" in found.rows[0]) == (16 in choices)
 
 
+@pytest.mark.parametrize("apart,best", [(2.0, None), (2.03, None), (2.05, 2), (9.0, 2)])
+def test_what_takes_the_place_of_other_launches_has_to_be_faster_than_those(monkeypatch, tmp_path, apart, best):
+    """The fastest choice takes 2 ms, the launcher's own numbers 8; only beside the others it counts."""
+    from unet_motion.ops.tuning import read, tuned
+
+    words, sizes, used = "GEGLU inside the product", {"rows": 32, "depth": 32, "width": 128}, []
+    name, pair_of = kernel_cases.PAIRS[words]
+
+    def pair(*given):
+        made = pair_of(*given)
+
+        def kernel():
+            used.append(tuned(name, CPU, torch.float32, **sizes).get("num_stages", 8))
+            return made.plain()
+
+        return replace(made, kernel=kernel, apart=lambda: used.append(apart) or made.plain())
+
+    def clock(works, device, repeats):
+        works[0]()
+        return float(used[-1])
+
+    monkeypatch.setitem(kernel_cases.PAIRS, words, (name, pair))
+    monkeypatch.setattr(tuning, "milliseconds", clock)
+    monkeypatch.setattr(tuning, "declines", lambda *_: None)
+    monkeypatch.setattr(tuning, "TRIED", {words: name})
+    monkeypatch.setattr(tuning, "grid", lambda _: ({"num_stages": stages} for stages in (4, 2, 3)))
+    card, found = Card(CPU, replace(REHEARSAL, tries=None, levels=(LEVEL,), repeats=3), tmp_path), Found("", "")
+    tuning.stage(card, found)
+    entries = read(tmp_path / "tuned-rehearsal.json")
+    assert entries == ({(name, "float32", tuple(sorted(sizes.items()))): {"num_stages": best}} if best else {})
+    assert found.rows[0]["own ms"] == 8 and found.rows[0]["apart ms"] == apart and found.rows[0]["best ms"] == 2
+
+
+def test_a_products_row_has_the_times_apart_and_its_share_of_the_products_rate(monkeypatch, tmp_path):
+    words = "GEGLU inside the product"
+    name, pair_of = kernel_cases.PAIRS[words]
+
+    def pair(*given):
+        made = pair_of(*given)
+        return replace(made, kernel=made.plain, apart=made.plain)
+
+    monkeypatch.setitem(kernel_cases.PAIRS, words, (name, pair))
+    monkeypatch.setattr(kernel_checks, "declines", lambda *_: None)
+    card, row = Card(CPU, replace(REHEARSAL, repeats=3), tmp_path), {}
+    card.kept["ceilings"] = Ceilings(1e9, 1e9)
+    kernel_checks.check(card, row, words, LEVEL, torch.float32)
+    work = 2 * (2 * 16) * 32 * (8 * 32)  # frames x pixels, channels in and out
+    assert row["of the product's rate"] == pytest.approx(work / (row["ms"] * 1e-3) / 1e9)
+    moved = 4 * (32 * 32 + 32 * 256 + 256 + 32 * 128)
+    assert row["of the copy's rate"] == pytest.approx(moved / (row["ms"] * 1e-3) / 1e9)
+    assert row["as exact"] and row["apart ms"] > 0
+
+
 def test_a_profile_adds_up():
     spans = [
         ("nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_TNT", 1e6, 3e6),

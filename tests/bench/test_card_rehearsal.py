@@ -72,6 +72,7 @@ def test_kernels_are_as_exact_as_their_twins_and_all_of_them_are_there(stages):
     assert len(to_float8) == 4 and all(row["error"] == 0 for row in to_float8)
     assert all(0 < row["error"] < 1e-5 for row in rows if "float32" in row["case"] and row not in to_float8)
     timed = [row for row in rows if "ms" in row]
+    assert all(("apart ms" in row) == row["case"].startswith("GEGLU inside the product") for row in timed)
     assert len(timed) == len(rows) / 2 and all(row["of the copy's rate"] > 0 for row in timed)
 
 

@@ -49,6 +49,7 @@ NAMES = {
         "void cublasLt::splitKreduce_kernel<32, 16, int, float, __half, float, __half, true, true, false>",
         "void gemv2T_kernel_val<int, int, __half, __half, __half, float, 128, 16, 4, 4, false, false>",
         "triton_tem_fused_addmm_7",
+        "_geglu_product",
         "aten::addmm",
         "aten::bmm",
     ),

@@ -31,6 +31,15 @@ def test_a_product_and_a_pass_by_hand():
     assert [(launch.name, launch.moved) for launch in inside.launches] == [("addmm_", 2 * (12 + 8 + 24 + 24))]
 
 
+def test_geglu_inside_the_product_by_hand():
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from unet_motion.ops.feed_forward import geglu_product_kernel
+
+    (product,) = counted(lambda make: geglu_product_kernel(make(3, 5, 8), make(16, 8), make(16))).launches
+    moved = 2 * (15 * 8 + 16 * 8 + 16 + 15 * 8)
+    assert (product.kind, product.moved, product.work) == ("product", moved, 2 * 15 * 8 * 16)
+
+
 def test_a_repeated_row_is_read_once():
     (found,) = counted(lambda make: make(7, 4) + make(4).expand(7, 4)).launches
     assert found.moved == 2 * (28 + 4 + 28)
@@ -95,16 +104,23 @@ def test_a_step_has_the_arithmetic_that_torch_counts_and_kernels_have_fewer_laun
     pytest.importorskip("triton", reason="Triton is not installed")
     sizes = dataclasses.replace(REHEARSAL, frames=3)
     found = count.steps(sizes, 4)
-    assert list(found) == ["plain", "kernels", "plain, float8", "kernels, float8"]
+    ways = ["plain", "kernels", "kernels, GEGLU inside the product"]
+    assert list(found) == [*ways, *(f"{way}, float8" for way in ways)]
     unet = UNetMotionModel(**sizes.network).eval().double()  # for which a CPU has no ways of its own
     unet.set_attn_processor("math")  # of which torch counts every product
     with FlopCounterMode(display=False) as flops:
         Steps(unet, None).step(inputs_of(sizes, 4, torch.device("cpu"), torch.float64), "eager")
     assert found["plain"].work == found["kernels"].work
     assert found["plain"].work == flops.get_total_flops()
-    plain, kernels = (found[way] for way in ("plain", "kernels"))
+    plain, kernels, inside = (found[way] for way in ways)
     assert len(kernels.launches) < 0.7 * len(plain.launches) and kernels.moved < plain.moved
     kinds = {launch.name for launch in kernels.launches}
     assert {"geglu", "add_layer_norm", "temporal_attention", "residual_sum", "group_norm", "addmm_"} <= kinds
     assert not {"gelu_", "native_layer_norm", "silu_", "stack", "copy of a convolution's weights"} & kinds
+    # A launch less in each feed-forward layer, and neither value nor gate is written or read.
+    layers = sum(launch.name == "geglu" for launch in kernels.launches)
+    assert layers == sum(launch.name == "geglu_product" for launch in inside.launches) > 0
+    assert len(inside.launches) == len(kernels.launches) - layers and inside.work == kernels.work
+    halves = sum(launch.written for launch in kernels.launches if launch.name == "geglu")
+    assert inside.moved == kernels.moved - 2 * 2 * halves and inside.seconds < kernels.seconds
     assert "not measured" not in count.report(sizes) and "estimates" in count.report(sizes)

@@ -20,7 +20,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN_TIME_NEEDS = {"torch", "safetensors", "einops", "numpy", "pillow"}
 IMPORT_NAMES = {"torch", "safetensors", "einops", "numpy", "PIL"}
-TRITON = ("attention", "feed_forward", "float8", "freeu", "group_norm", "layer_norm", "residual")
+TRITON = (
+    "attention",
+    "feed_forward",
+    "feed_forward/product",
+    "float8",
+    "freeu",
+    "group_norm",
+    "layer_norm",
+    "residual",
+)
 # What may be imported where it is installed, and by which files.
 DIFFUSERS = ("__init__", "configuration", "layers", "models", "pipelines")
 OPTIONAL_IMPORTS = {

@@ -22,7 +22,7 @@ PATTERNS: tuple[tuple[str, str], ...] = (
     (
         "GEMM",
         r"gemm|gemv|GEMM|Gemm|nvjet|cublas|cutlass|splitKreduce|xmma|triton_tem_"
-        r"|aten::(mm|addmm|bmm|baddbmm|matmul|linear)$|^dot_kernel",
+        r"|aten::(mm|addmm|bmm|baddbmm|matmul|linear)$|^dot_kernel|^_geglu_product\b",
     ),
     (
         "copy",

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops.attention.temporal import temporal_attention_eager, temporal_attention_kernel
 from ..ops.dispatch import KERNELS
-from ..ops.feed_forward import geglu_eager, geglu_kernel
+from ..ops.feed_forward import geglu_eager, geglu_kernel, geglu_product_eager, geglu_product_kernel
 from ..ops.float8 import rounded_eager, rounded_kernel
 from ..ops.freeu import freeu_concat_eager, freeu_concat_kernel
 from ..ops.group_norm import group_norm_eager, group_norm_kernel
@@ -33,12 +34,16 @@ class Pair:
     Attributes:
         tensors: what the kernel's constraints look at, in their order.
         moved: bytes that have to be read and written at least.
+        apart: the launches, on the kernels, whose place it takes only where it is faster; None where it always runs.
+        work: floating-point operations, where they take the time.
     """
 
     kernel: Callable[[], Results]
     plain: Callable[[], Results]
     tensors: tuple[Tensor | None, ...]
     moved: int
+    apart: Callable[[], Results] | None = None
+    work: float = 0.0
 
 
 Make = Callable[..., Tensor]
@@ -72,6 +77,17 @@ def _group_norm(make: Make, clips: int, frames: int, side: int, channels: int, a
 def _geglu(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
     x = make(frames, clips * side * side, 8 * channels)
     return Pair(lambda: geglu_kernel(x), lambda: geglu_eager(x), (x,), _size(x) * 3 // 2)
+
+
+def _geglu_product(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
+    """A product of about 1's size, by a power of two, so that in float64 the weights are the same."""
+    x, weight, bias = make(frames, clips * side * side, channels), make(8 * channels, channels), make(8 * channels)
+    weight.mul_(2.0 ** -(channels.bit_length() // 2))
+    given, written = (x, weight, bias), 4 * x.numel() * x.element_size()
+    return Pair(
+        lambda: geglu_product_kernel(*given), lambda: geglu_product_eager(*given), given, _size(*given) + written,
+        apart=lambda: geglu_kernel(F.linear(*given)), work=16.0 * x.numel() * channels,
+    )  # fmt: skip
 
 
 def _layer_norm(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
@@ -118,6 +134,7 @@ PAIRS: dict[str, tuple[str, Callable[..., Pair]]] = {
     "group norm and SiLU": ("group_norm", _group_norm),
     "group norm and SiLU behind the time embedding": ("group_norm", partial(_group_norm, added=True)),
     "GEGLU": ("geglu", _geglu),
+    "GEGLU inside the product": ("geglu_product", _geglu_product),
     "residual, layer norm and positions": ("layer_norm", _layer_norm),
     "residual sum and bias": ("residual_sum", _residual_sum),
     "rounding to float8": ("float8", _float8),

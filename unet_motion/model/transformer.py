@@ -15,13 +15,12 @@ from ..forward.call import Call
 from ..forward.hooks import BoundBlock, Step
 from ..forward.lora import LowRank
 from ..ops.conv import convolve
-from ..ops.feed_forward import geglu
+from ..ops.feed_forward import geglu, geglu_layer
 from ..ops.feed_forward.cpu import parts
 from ..ops.group_norm import scoped_group_norm
 from ..ops.layer import add_into, overwritable
 from ..ops.layer_norm import add_layer_norm
 from ..ops.layout import from_tokens, to_tokens
-from ..ops.linear.cpu import linear
 from ..ops.linear.onto import add_product, bias_ahead
 from .attention import Attention
 from .layer_factory import LayerFactory
@@ -35,7 +34,7 @@ class GEGLU(nn.Module):
         self.proj = make.linear(in_features, out_features * 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gate(linear(self.proj, x))
+        return geglu_layer(self.proj, x)
 
     def gate(self, both: Tensor) -> Tensor:
         """The output for the layer's product, which is overwritten where nobody else holds it."""

@@ -24,12 +24,14 @@ class Kernel:
         name: of the operation.
         dtypes: that it takes.
         by_processor: whether an attention processor runs it, rather than the mode.
+        measured: whether it runs only at sizes where it was found to be faster (tuning.py).
         fits: the operation's own constraint: its tensors, None where one is left out -> why they do not fit, or None.
     """
 
     name: str
     dtypes: tuple[torch.dtype, ...] = HALF_AND_SINGLE
     by_processor: bool = False
+    measured: bool = False
     fits: Callable[..., str | None] = lambda *_: None
     _told: set[str] = field(default_factory=set, repr=False)
 

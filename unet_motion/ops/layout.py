@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+MOST_ROWS = 2**31 - 2**16
+"""Rows that 32 bits count, with those of the last program behind them."""
+
 
 def to_tokens(x: Tensor) -> Tensor:
     """(N, C, H, W) as (N, H*W, C); a view of channels-last memory."""
@@ -35,6 +38,13 @@ def not_rows(x: Tensor) -> str | None:
     if x.stride(-1) != 1 and x.shape[-1] != 1:
         return "its last axis is strided"
     return "its rows lie at several distances" if row_stride(x) is None else None
+
+
+def too_many_rows(x: Tensor) -> str | None:
+    """Why a kernel that counts rows in 32 bits does not take x (..., C), or None."""
+    if x.numel() <= MOST_ROWS * x.shape[-1]:
+        return None
+    return f"{x.numel() // x.shape[-1]} rows are more than {MOST_ROWS}"
 
 
 def empty_result(hidden: Tensor, skip: Tensor) -> Tensor:

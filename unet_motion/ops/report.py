@@ -13,6 +13,7 @@ from .attention.cpu_short import SHORT
 from .attention.processors import OPTIONAL, PROCESSORS
 from .dispatch import KERNELS, interpreted, unavailable
 from .mode import current_mode
+from .tuning import entries_of, is_chosen
 
 WITH_KERNELS = (feed_forward, float8, freeu, group_norm, layer_norm, residual, temporal)
 """The modules that register a kernel, so that all are registered before a report is made."""
@@ -99,8 +100,13 @@ def _operation(kernel, device: torch.device, dtype: torch.dtype) -> Path:
         return Path("eager", reason) if reason else Path("triton", 'in layers with the attention processor "triton"')
     if reason is None and current_mode() == "eager":
         reason = 'not asked for (use("triton") or UNET_MOTION_KERNELS=triton)'
+    sizes = entries_of(kernel.name, device, dtype) if reason is None and kernel.measured else 0
+    if reason is None and kernel.measured and not sizes and not is_chosen(kernel.name, device, dtype):
+        reason = "not measured to be faster than what it replaces on such a device (no entry in unet_motion/ops/tuned)"
     if reason:
         return Path("eager", reason)
+    if sizes:
+        return Path("triton", f"at the {sizes} sizes where it was measured to be faster")
     return Path("triton", "interpreted, for tests only" if interpreted() else "")
 
 

@@ -24,12 +24,16 @@ PARAMETERS = {
     "float8": ("ROWS", "BLOCK", "num_warps"),
     "freeu": ("PIECE", "BLOCK", "num_warps"),
     "geglu": ("ROWS", "BLOCK", "num_warps"),
+    "geglu_product": ("ROWS", "BLOCK", "DEPTH", "GROUP", "num_warps", "num_stages"),
     "group_norm": ("PIECE", "BLOCK", "num_warps"),
     "layer_norm": ("ROWS", "num_warps"),
     "residual_sum": ("ROWS", "BLOCK", "num_warps"),
     "temporal_attention": ("TILE", "CHUNK", "num_warps"),
 }
 """Kernel -> what may be chosen for it."""
+
+MOST_STAGES = 8
+"""Parts of its input that a product has under way at most; all else that may be chosen is a power of two."""
 
 Forced = tuple[str, Mapping[str, int], list[Mapping[str, int]]]
 """A kernel, what it uses, and the sizes that were asked for."""
@@ -57,7 +61,22 @@ def tuned(kernel: str, device: torch.device, dtype: torch.dtype, **sizes: int) -
     if forced is not None and forced[0] == kernel:
         forced[2].append(sizes)
         return forced[1]
-    return _found(kernel, device.type, device.index, dtype, tuple(sizes.items()))
+    return _found(kernel, device.type, device.index, dtype, tuple(sizes.items())) or {}
+
+
+def is_chosen(kernel: str, device: torch.device, dtype: torch.dtype, **sizes: int) -> bool:
+    """Whether there is an entry for these sizes, or `choosing` is about this kernel."""
+    forced = _forced.get()
+    if forced is not None and forced[0] == kernel:
+        return True
+    return _found(kernel, device.type, device.index, dtype, tuple(sizes.items())) is not None
+
+
+def entries_of(kernel: str, device: torch.device, dtype: torch.dtype) -> int:
+    """At how many sizes a kernel was measured on such a device."""
+    if device.type != "cuda":
+        return 0
+    return sum(key[:2] == (kernel, _name(dtype)) for key in _table(capability(device)))
 
 
 def warps(chosen: Mapping[str, int]) -> dict[str, int]:
@@ -66,12 +85,15 @@ def warps(chosen: Mapping[str, int]) -> dict[str, int]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _found(kernel: str, kind: str, index: int | None, dtype: torch.dtype, sizes: tuple) -> Mapping[str, int]:
+def _found(kernel: str, kind: str, index: int | None, dtype: torch.dtype, sizes: tuple) -> Mapping[str, int] | None:
     if kind != "cuda":
-        return {}
-    name = str(dtype).removeprefix("torch.")
+        return None
     device = torch.device(kind if index is None else f"{kind}:{index}")
-    return _table(capability(device)).get((kernel, name, tuple(sorted(sizes))), {})
+    return _table(capability(device)).get((kernel, _name(dtype), tuple(sorted(sizes))))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def capability(device: torch.device) -> str:
@@ -110,6 +132,10 @@ def _checked(kernel: str, use: Mapping[str, int], where: str) -> dict[str, int]:
         if name not in PARAMETERS[kernel]:
             known = ", ".join(PARAMETERS[kernel])
             raise ValueError(f"{where}: {kernel} has no {quoted(name)}; expected some of {known}.")
-        if not isinstance(value, int) or value < 1 or value & (value - 1):
+        if name == "num_stages":
+            if type(value) is not int or not 1 <= value <= MOST_STAGES:
+                expected = f"expected a whole number from 1 to {MOST_STAGES}"
+                raise ValueError(f"{where}: {name} of {kernel} is {quoted(value)}, {expected}.")
+        elif not isinstance(value, int) or value < 1 or value & (value - 1):
             raise ValueError(f"{where}: {name} of {kernel} is {quoted(value)}, expected a power of two.")
     return dict(use)

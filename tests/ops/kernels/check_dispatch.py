@@ -13,14 +13,14 @@ from unet_motion.ops import dispatch
 from unet_motion.ops import mode as modes
 from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
-from unet_motion.ops.feed_forward import geglu, geglu_kernel
+from unet_motion.ops.feed_forward import geglu, geglu_kernel, geglu_product, geglu_product_kernel
 from unet_motion.ops.float8 import rounded, rounded_kernel
 from unet_motion.ops.freeu import FreeU, freeu_concat, freeu_concat_kernel
 from unet_motion.ops.group_norm import group_norm, group_norm_kernel, scoped_group_norm
 from unet_motion.ops.layer_norm import add_layer_norm, add_layer_norm_kernel, layer_norm, layer_norm_kernel
 from unet_motion.ops.residual import add_residual, residual_sum_kernel
 
-NAMES = ("float8", "freeu", "geglu", "group_norm", "layer_norm", "residual_sum", "temporal_attention")
+NAMES = ("float8", "freeu", "geglu", "geglu_product", "group_norm", "layer_norm", "residual_sum", "temporal_attention")
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +39,7 @@ def operators():
         "group_norm": (group_norm_kernel, (tokens[0], random(8), random(8), 4, 1e-6, True, random(1, 8))),
         "float8": (rounded_kernel, (tokens,)),
         "geglu": (geglu_kernel, (tokens,)),
+        "geglu_product": (geglu_product_kernel, (tokens, random(6, 8), random(6))),
         "layer_norm": (layer_norm_kernel, (tokens, random(8), None, random(2, 8), 1e-5)),
         "add_layer_norm": (add_layer_norm_kernel, (tokens, random(1, 2, 5, 8), random(8), random(8), None, 1e-5)),
         "residual_sum": (residual_sum_kernel, (hidden, pictures(1, 4, 3, 3), random(4))),
@@ -51,12 +52,13 @@ def public():
     views = [random(2, 1, 5, 8) for _ in range(3)]
     mask, weight, bias, rows = random(1, 1, 5, 5), random(8), random(8), random(2, 8)
     skip, freeu = pictures(1, 6, 3, 3), FreeU(0.3, 1, 1.5, 1, "v2")
-    hidden, row = pictures(1, 4, 3, 3), random(4)
+    hidden, row, wide = pictures(1, 4, 3, 3), random(4), random(6, 8)
     return {
         "temporal_attention": (lambda x: temporal_attention(x, *views[1:], 0.3, mask), views[0]),
         "group_norm": (lambda x: group_norm(x, weight, bias, 4, 1e-6, True), random(2, 5, 8)),
         "float8": (lambda x: rounded(x).to(x.dtype), random(2, 8)),
         "geglu": (geglu, random(2, 8)),
+        "geglu_product": (lambda x: geglu_product(x, wide, None), random(2, 8)),
         "layer_norm": (lambda x: layer_norm(x, weight, bias, 1e-5, rows, x)[1], random(1, 2, 5, 8)),
         "residual_sum": (lambda x: add_residual(x, hidden, row, False), pictures(1, 4, 3, 3)),
         "freeu": (lambda x: freeu_concat(x, skip, freeu, 0), pictures(1, 4, 3, 3)),
@@ -177,6 +179,7 @@ def test_compiled_code_has_no_graph_break(name):
 @pytest.mark.parametrize("name", operators())
 def test_operators_stand_in_compiled_code(name):
     operator, arguments = operators()[name]
+    torch.compiler.reset()  # of one function's code only eight are held
     compiled = torch.compile(lambda *a: operator(*a), fullgraph=True, backend="eager")
     for found, expected in zip(compiled(*arguments), operator(*arguments), strict=True):
         assert torch.equal(found, expected)

@@ -35,6 +35,7 @@ KERNELS = {
     "float8": "_rounded",
     "freeu": "_concat",
     "geglu": "_geglu",
+    "geglu_product": "_geglu_product",
     "group_norm": "_apply",
     "layer_norm": "_layer_norm",
     "residual_sum": "_residual_sum",
@@ -42,7 +43,12 @@ KERNELS = {
 }
 
 
-FOLDERS = {"geglu": "feed_forward", "residual_sum": "residual", "temporal_attention": "attention"}
+FOLDERS = {
+    "geglu": "feed_forward",
+    "geglu_product": "feed_forward.product",
+    "residual_sum": "residual",
+    "temporal_attention": "attention",
+}
 
 
 @pytest.mark.parametrize("words,kernel", card.TRIED.items())
@@ -63,7 +69,7 @@ def test_every_choice_of_the_grid_reaches_the_launch_and_changes_no_value(words,
         assert asked and all(isinstance(size, int) for size in asked[-1].values())
         (options,) = launches.options
         assert options["num_warps"] == use["num_warps"]
-        for name in set(use) & {"ROWS", "PIECE", "TILE"}:
+        for name in set(use) & {"ROWS", "PIECE", "TILE", "DEPTH", "num_stages"}:
             assert options[name] == use[name]
         assert options.get("BLOCK", 0) <= use.get("BLOCK", options.get("BLOCK", 0))
     monkeypatch.setattr(module, KERNELS[kernel], launches.kernel)
@@ -97,6 +103,18 @@ def test_a_file_of_the_devices_capability_is_read(tmp_path, monkeypatch):
         ([{"kernel": "magic", "dtype": "float16", "sizes": {}, "use": {}}], "kernel 'magic' is unknown"),
         ([{"kernel": "geglu", "dtype": "float16", "sizes": {}, "use": {"TILE": 4}}], "geglu has no 'TILE'"),
         ([{"kernel": "geglu", "dtype": "float16", "sizes": {}, "use": {"ROWS": 3}}], "ROWS of geglu is 3, expected a"),
+        (
+            [{"kernel": "geglu_product", "dtype": "float16", "sizes": {}, "use": {"num_stages": 9}}],
+            "num_stages of geglu_product is 9, expected a whole number from 1 to 8",
+        ),
+        (
+            [{"kernel": "geglu_product", "dtype": "float16", "sizes": {}, "use": {"num_stages": True}}],
+            "num_stages of geglu_product is True, expected a whole",
+        ),
+        (
+            [{"kernel": "geglu_product", "dtype": "float16", "sizes": {}, "use": {"num_warps": 3}}],
+            "num_warps of geglu_product is 3, expected a power of two",
+        ),
         ([{"kernel": "geglu"}], "expected a list of entries"),
         ({"kernel": "geglu"}, "expected a list of entries"),
     ],

@@ -19,6 +19,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from unet_motion.ops.tuning import choosing
+
 TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.bool: "*i1", torch.uint8: "*u8"}
 
 
@@ -51,7 +53,7 @@ class Compiled:
             source = ASTSource(self.kernel, signature, places, attributes)
         except TypeError:  # older ones know constants by their names
             source = ASTSource(self.kernel, signature, names)
-        chosen = {name: value for name, value in options.items() if name == "num_warps"}
+        chosen = {name: value for name, value in options.items() if name in ("num_warps", "num_stages")}
         result = triton.compile(source, target=GPUTarget("cuda", self.capability, 32), options=chosen)
         print(self.kernel.__name__, result.metadata.shared, *registers_and_stack(result.asm["cubin"]))
 
@@ -73,9 +75,20 @@ def launcher(name: str, capability: int):
     module = importlib.import_module(f"unet_motion.ops.{name}.triton")
     for key, value in list(vars(module).items()):
         # Functions with an underscore and a grid are kernels; helpers without one are inlined by their callers.
-        if isinstance(value, JITFunction) and key not in ("_sine", "_waves", "_upper_tail"):
+        if isinstance(value, JITFunction) and key not in ("_sine", "_waves", "_upper_tail", "_gelu", "_tile"):
             setattr(module, key, Compiled(value, capability))
     return module.launch
+
+
+def products(make) -> None:
+    """With the tiles of each capability that has its own, and with the small ones, in float32 and of an odd depth."""
+    tiles = importlib.import_module("unet_motion.ops.feed_forward.product.triton")
+    kernel, half, single = tiles._geglu_product, torch.float16, torch.float32
+    cases = ("8.0", half, 320), ("9.0", torch.bfloat16, 320), ("", half, 330), ("", single, 320)
+    for capability, dtype, depth in cases:
+        tiles._geglu_product = Compiled(kernel, int(capability.replace(".", "") or 80))
+        with choosing("geglu_product", **tiles.LARGE.get(capability, {})):
+            tiles.launch(make(64, depth, dtype=dtype), make(2560, depth, dtype=dtype), make(2560, dtype=dtype))
 
 
 def main(capability: int) -> None:
@@ -89,6 +102,7 @@ def main(capability: int) -> None:
         return make(n, h, w, c).permute(0, 3, 1, 2)
 
     geglu(make(6, 2560))
+    products(make)
     float8(make(6, 1280))
     weight = make(320)
     group_norm(make(2, 4096, 320), weight, weight, 32, 1e-6, True, make(2, 320))

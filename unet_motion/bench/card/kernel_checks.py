@@ -86,10 +86,18 @@ def declines(words: str, device: torch.device, dtype: torch.dtype) -> str | None
     return KERNELS[PAIRS[words][0]].declines(*pair(words, small, maker(small, dtype, device, 0)).tensors)
 
 
-def works_on(words: str, level: Level, dtype: torch.dtype, device: torch.device, sets: int) -> tuple[list[Work], Pair]:
-    """The kernel on several inputs, and the first of its pairs."""
+def works_on(
+    words: str, level: Level, dtype: torch.dtype, device: torch.device, sets: int
+) -> tuple[list[Work], list[Work], Pair]:
+    """The kernel on several inputs, the launches whose place it takes on them, and the first of its pairs."""
     pairs = [pair(words, level, maker(level, dtype, device, seed)) for seed in range(sets)]
-    return [partial(launch, given) for given in pairs], pairs[0]
+    apart: list[Work] = [partial(_apart, given) for given in pairs if given.apart is not None]
+    return [partial(launch, given) for given in pairs], apart, pairs[0]
+
+
+def _apart(given: Pair) -> Tensor:
+    assert given.apart is not None
+    return last(given.apart())
 
 
 @torch.no_grad()
@@ -118,9 +126,13 @@ def check(card: Card, row: dict, words: str, level: Level, dtype: torch.dtype) -
     del reference
     if odd or not row["as exact"]:
         return
-    works, given = works_on(words, level, dtype, device, card.sizes.input_sets)
+    works, apart, given = works_on(words, level, dtype, device, card.sizes.input_sets)
     row["ms"] = milliseconds(works, device, card.sizes.repeats)
     row["plain ms"] = milliseconds([lambda: last(given.plain())], device, card.sizes.repeats)
+    if apart:
+        row["apart ms"] = milliseconds(apart, device, card.sizes.repeats)
     ceilings = card.kept.get("ceilings")
     if ceilings is not None:
         row["of the copy's rate"] = given.moved / (row["ms"] * 1e-3) / ceilings.bytes
+        if given.work:
+            row["of the product's rate"] = given.work / (row["ms"] * 1e-3) / ceilings.flops

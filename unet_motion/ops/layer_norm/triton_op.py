@@ -5,26 +5,23 @@ from __future__ import annotations
 from torch import Tensor, library
 
 from ..dispatch import kernel
-from ..layout import not_rows
+from ..layout import not_rows, too_many_rows
 
 MOST_CHANNELS = 8192
-
-MOST_ROWS = 2**31 - 2**16
-"""Rows that 32 bits count, with those of the last program behind them."""
 
 
 def _constraint(
     x: Tensor, weight: Tensor, bias: Tensor | None, pos_emb: Tensor | None, residual: Tensor | None,
     ahead: Tensor | None = None,
 ) -> str | None:  # fmt: skip
-    if x.numel() > MOST_ROWS * x.shape[-1]:
-        return f"{x.numel() // x.shape[-1]} rows are more than {MOST_ROWS}"
     if x.shape[-1] > MOST_CHANNELS:
         return f"{x.shape[-1]} channels are more than {MOST_CHANNELS}"
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
         return "the residual differs in shape or dtype"
     if pos_emb is not None and (x.dim() < 3 or pos_emb.shape != (x.shape[-3], x.shape[-1])):
         return "the position rows are not one of each frame"
+    if (reason := too_many_rows(x)) is not None:
+        return reason
     return next((reason for t in (x, residual, pos_emb) if t is not None and (reason := not_rows(t))), None)
 
 
