@@ -1,5 +1,7 @@
 """`unet_motion.diffusers`: what diffusers' base classes do with this network, against diffusers' own class."""
 
+import inspect
+
 import diffusers
 import pytest
 import torch
@@ -137,3 +139,17 @@ def test_a_new_adapter_has_the_random_values_that_diffusers_has_from_the_same_se
         table = name.endswith(".pe") and torch.allclose(value, states[0][name])
         assert table or torch.equal(value, states[0][name]), name
     assert UNetMotionModel(**TINY).mid_block.motion_modules[0].proj_out.weight.any()
+
+
+def test_methods_of_diffusers_names_begin_with_its_values():
+    compared = 0
+    for ours, theirs in ((UNetMotionModel, diffusers.UNetMotionModel), (MotionAdapter, diffusers.MotionAdapter)):
+        for name in ours.__dict__.keys() & vars(theirs).keys():
+            own, other = getattr(ours, name), getattr(theirs, name)
+            if name.startswith("_") or name == "forward" or not callable(own):
+                continue
+            own, other = inspect.signature(own).parameters, inspect.signature(other).parameters
+            for key in own.keys() & other.keys():
+                assert own[key].default == other[key].default, (name, key)
+                compared += own[key].default is not inspect.Parameter.empty
+    assert compared >= 4

@@ -78,7 +78,7 @@ def match_lora(model: Any, path: str) -> Match:
     wanted = {layer_of(name) for name in tensors}
     known = layers_named(model, wanted)
     _check_once(path, known)
-    shapes = {key: tensor.shape for key, tensor in model.model.state_dict().items() if key.startswith(UNET_PREFIX)}
+    shapes = {key: tensor.shape for key, tensor in model.model.state_dict().items()}
     patches = comfy.lora.load_lora(tensors, known, log_missing=False)
     wrong = {key for key, patch in patches.items() if key not in shapes or not _fits(patch, shapes[key])}
     fitting = {key: patch for key, patch in patches.items() if key not in wrong}

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 from unet_motion import __version__
-from unet_motion.cli import COMMANDS, main
+from unet_motion.bundled import motion_lora_path
+from unet_motion.cli import COMMANDS, build_parser, main
+from unet_motion.cli.generate import load
 from unet_motion.ops import cpu_vectors
 from unet_motion.sampling import SAMPLERS, MotionPipeline, NoiseSchedule
 from unet_motion.video import read_metadata
@@ -77,6 +79,18 @@ def test_a_timeline_is_the_file_of_prompts(generate, tmp_path, capsys, monkeypat
     file.write_text(json.dumps({"prompts": prompts, "curves": {"effect": [0, 1, 0]}}))
     assert generate(prompt=f"--prompts={file}")[0] == 2
     assert f"{file}: the curve 'effect': found a list of 3 values, expected" in capsys.readouterr().err
+
+
+def test_motion_loras_act_with_the_strength_behind_the_last_colon_or_fully(tmp_path, monkeypatch):
+    applied = []
+    monkeypatch.setattr("unet_motion.lora.apply.apply_motion_lora", lambda unet, *given: applied.append(given))
+    file = tmp_path / "d:zoom"
+    file.touch()
+    words = [f"{file}:0.5", "pan-left", "pan-left:-2", str(file)]
+    args = build_parser("generate").parse_args(["generate", "a", *(f"--motion-lora={word}" for word in words)])
+    load(args, "meta")
+    left = str(motion_lora_path("pan-left"))
+    assert applied == [(str(file), 0.5, False), (left, 1.0, False), (left, -2.0, False), (str(file), 1.0, False)]
 
 
 def test_what_a_stride_and_unknown_words_become_is_said_shortly(generate, capsys, monkeypatch):

@@ -41,6 +41,18 @@ def test_missing_and_extra_names(tmp_path):
     assert info.config["addition_embed_type"] == "text_time"
 
 
+def test_names_too_many_alone_or_too_few_alone_keep_a_file_from_loading(tmp_path):
+    whole = adapter().state_dict()
+    last = next(reversed(whole))
+    for state, missing, extra in (
+        (whole, [], []),
+        ({**whole, "more.weight": torch.zeros(3)}, [], ["more.weight"]),
+        ({name: tensor for name, tensor in whole.items() if name != last}, [last], []),
+    ):
+        info = inspect_file(write(tmp_path / "a.safetensors", state))
+        assert (info.missing, info.unexpected, info.loadable) == (missing, extra, not missing and not extra)
+
+
 @pytest.mark.parametrize(
     ("config", "version", "scopes"),
     [

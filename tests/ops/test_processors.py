@@ -33,6 +33,7 @@ from unet_motion.ops.attention.processors import (
     available_processors,
     get_processor,
 )
+from unet_motion.ops.attention.temporal import temporal_attention
 
 EXACT = [name for name in available_processors() if name != "sage"]
 
@@ -430,3 +431,16 @@ def test_the_triton_processor_gives_pytorch_what_its_kernel_declines(frames, mon
     monkeypatch.setattr(kernel, "declines", lambda *tensors: None)
     out = call(*inputs)
     assert out.shape == expected.shape and (out == 7).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("mask", [None, (5, 1, 7, 7), (1, 3, 1, 7)], ids=str)
+def test_temporal_attention_without_a_kernel_is_its_definition(dtype, mask):
+    query, key, value = torch.randn(3, 5, 7, 3, 11, dtype=torch.float64).to(dtype).transpose(2, 3)
+    added = None if mask is None else torch.randn(mask)
+    scores = torch.einsum("nhid,nhjd->nhij", query.double(), key.double()) * 0.4 + (0 if added is None else added)
+    weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+    expected = torch.einsum("nhij,nhjd->nhid", weights, value.double())
+    found = temporal_attention(query, key, value, 0.4, added)
+    assert found.dtype == dtype and found.shape == query.shape
+    assert (found.double() - expected).abs().max() < 8 * max(torch.finfo(dtype).eps, 1e-7 * (dtype == torch.float32))

@@ -284,6 +284,15 @@ def test_same_generator_seed_gives_the_same_result_and_another_does_not():
     assert not torch.equal(run(1), run(2))
 
 
+@pytest.mark.parametrize("name", ["euler_ancestral", "lcm"])
+def test_without_a_generator_noise_comes_from_that_of_torch(name):
+    schedule = NoiseSchedule.named("linear")
+    expected = run_seeded(name, noise(), schedule, [998.5, 400.0, 30.0])
+    torch.manual_seed(3)
+    steps = schedule.steps_at(torch.tensor([998.5, 400.0, 30.0]))
+    assert torch.equal(get_sampler(name).run(model, noise(), schedule, steps), expected)
+
+
 @pytest.mark.parametrize(
     "call, words",
     [

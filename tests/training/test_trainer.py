@@ -327,6 +327,34 @@ def test_dropped_prompts_are_the_empty_one_in_the_asked_share(data, tmp_path):
     assert (texts == 0).flatten(1).all(1).float().mean().item() == pytest.approx(0.3, abs=0.045)
 
 
+def test_lines_on_the_console_say_the_step_the_loss_and_the_time_that_is_left(data, tmp_path, monkeypatch, capsys):
+    """Ten seconds a step, in a run that goes on at its third of 11 steps."""
+    now = [5.0]
+    recipe = dataclasses.replace(PLAIN, steps=11, log_every=3)
+    run = trainer(data, tmp_path, recipe)
+    run.step, run.quiet = 2, False
+
+    def step():
+        run.step += 1
+        now[0] += 10
+        return {"loss": run.step / 8}
+
+    monkeypatch.setattr(motion_loop.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(run, "train_step", step)
+    monkeypatch.setattr(run, "_save_last", lambda: None)
+    run.run()
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "step 3 of 11: loss 0.37500, 0:01:20 left",
+        "step 6 of 11: loss 0.75000, 0:00:50 left",
+        "step 9 of 11: loss 1.12500, 0:00:20 left",
+    ]
+    assert said.err.startswith("training: 9 of 9 in ")
+    assert [motion_loop.clock(s) for s in (0, 59.4, 59.5, 3599, 3600, 45296)] == [
+        "0:00:00", "0:00:59", "0:01:00", "0:59:59", "1:00:00", "12:34:56"
+    ]  # fmt: skip
+
+
 def test_bfloat16_computes_nearly_the_same_and_keeps_float32_weights(data, tmp_path):
     runs = [trainer(data, tmp_path, dataclasses.replace(RECIPE, bfloat16=half)) for half in (False, True)]
     full, half = (run.loss(run.draw()).item() for run in runs)

@@ -9,6 +9,8 @@ from tests.workflows import old_graphs
 from tests.workflows.conversions import CORE_WIDGETS, both, check_page, find, gen2, legacy, plain, up, widgets_of
 from tests.workflows.old_graphs import Description, Spec, prompt_of
 from unet_motion.workflows.importer import WorkflowError, convert_workflow
+from unet_motion.workflows.importer.arrange import arrange
+from unet_motion.workflows.importer.graph import Counters, Graph, Node
 from unet_motion.workflows.importer.table import OTHER_PACKS, is_old
 
 OTHER_PACKS_OUTPUTS = {
@@ -60,8 +62,12 @@ def test_control_of_another_pack_becomes_cores(monkeypatch):
     net = graph.add("ControlNetLoaderAdvanced", control_net_name="depth.pth")
     picture = graph.add("VHS_LoadVideo", video="in.mp4", force_rate=0, force_size="Disabled", custom_width=0,
                         custom_height=0, frame_load_cap=0, skip_first_frames=0, select_every_nth=2)  # fmt: skip
-    links = {**{name: graph.nodes[sampler].links[name] for name in ("positive", "negative")},
-             "control_net": (net, 0), "image": (picture, 0), "model_optional": graph.nodes[sampler].links["model"]}
+    links = {
+        **{name: graph.nodes[sampler].links[name] for name in ("positive", "negative")},
+        "control_net": (net, 0),
+        "image": (picture, 0),
+        "model_optional": graph.nodes[sampler].links["model"],
+    }
     apply = graph.add("ACN_AdvancedControlNetApply", links, strength=0.6, start_percent=0.1, end_percent=0.8)
     graph.nodes[sampler].links.update(positive=(apply, 0), negative=(apply, 1), model=(apply, 2))
     converted = convert_workflow(graph.api(), OTHER_PACKS)
@@ -393,6 +399,51 @@ def test_a_heap_of_nodes_is_laid_out_and_places_that_are_there_stay():
     places = {node["id"]: node["pos"] for node in placed["nodes"]}
     after = convert_workflow(placed).graph
     assert all(node["pos"] == places[node["id"]] for node in after["nodes"] if node["id"] in places)
+
+
+def test_nodes_without_a_place_take_the_room_of_their_slots_texts_and_pictures():
+    """26 for a line, 120 for a text of more than 60 letters or of several lines, 300 for a picture; 90 between them."""
+    graph = Graph(Counters(99, 99, text_keys=False))
+    lines = {"a": "x" * 60, "b": 5, "c": None}
+    kinds = [
+        Node("1", "Other", values=lines),
+        Node("2", "Other", values={"a": "x" * 61, "b": "one\ntwo", "c": "short"}),
+        Node("3", "CLIPTextEncode", values={"text": "short"}),
+        Node("4", "CLIPTextEncode", values={"text": "x" * 99}),
+        Node("5", "LoadImage", values={"image": "a.png"}),
+        Node("6", "Other", raw={"widgets_values": ["x" * 61, 1]}, values=lines),
+        Node("7", "Other", raw={"widgets_values": {"a": 1}}, values=lines),
+        Node("8", "Other", raw={"widgets_values": "odd"}, values=lines),
+        Node("9", "Other", raw={"size": [77, 88]}, values=lines, place=(5, 6, 77, 88)),
+        Node("10", "Other", values=lines, place=(5, 6, 77, 88)),
+    ]
+    for node in kinds:
+        graph.add(node)
+    arrange(graph)
+    heights = [
+        40 + 3 * 26,
+        40 + 3 * 26 + 240,
+        40 + 26 + 120,
+        40 + 26 + 120,
+        40 + 26 + 300,
+        40 + 2 * 26 + 120,
+        40 + 26,
+        40,
+    ]
+    heights += [88, 40 + 3 * 26]
+    assert [node.place[2:] for node in kinds] == [(77 if h == 88 else 340, h) for h in heights]
+    assert [node.place[:2] for node in kinds[:9]] == [(0, sum(heights[:i]) + 90 * i) for i in range(9)]
+    assert kinds[9].place[:2] == (340 + 60, 0)
+
+
+def test_columns_of_a_heap_are_no_taller_than_a_page_allows():
+    """2400 for the first column's nodes, of which more stand 60 beside the widest."""
+    graph = Graph(Counters(99, 99, text_keys=False))
+    tall = [Node(str(i), "Other", raw={"size": [100 + i, 1000]}, place=(0, 0, 100 + i, 1000)) for i in range(5)]
+    for node in tall:
+        graph.add(node)
+    arrange(graph)
+    assert [node.place[:2] for node in tall] == [(0, 0), (0, 1090), (161, 0), (161, 1090), (324, 0)]
 
 
 def lying_over(nodes):

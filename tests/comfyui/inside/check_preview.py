@@ -207,6 +207,21 @@ def test_what_is_no_clip_of_these_latents_is_not_shown(shape):
     assert preview.motion_frames(torch.zeros(shape), comfy.latent_formats.SD15()) is None
 
 
+@pytest.mark.parametrize(("rows", "frames"), [(2, None), (2, 2), (6, 2), (6, 3), (6, None)])
+def test_frames_are_the_factors_of_their_latents(rows, frames):
+    """From two frames on; a gray level is 255 of 2, the factors' sum shifted by one and cut at its ends."""
+    form = comfy.latent_formats.SD15()
+    x0 = torch.randn(rows, 4, 3, 5)
+    bias = torch.zeros(3) if form.latent_rgb_factors_bias is None else torch.tensor(form.latent_rgb_factors_bias)
+    levels = (torch.einsum("nchw,cr->nhwr", x0, torch.tensor(form.latent_rgb_factors)) + bias + 1) * 127.5
+    frames = frames or rows
+    clips = levels.clamp(0, 255).unflatten(0, (-1, frames))
+    expected = torch.cat(list(clips), dim=2)
+    found = preview.motion_frames(x0, form, frames)
+    assert found.shape == (frames, 3, 5 * (rows // frames), 3) and found.dtype == torch.uint8
+    assert (found - expected).abs().max() <= 1.01  # cut to whole numbers
+
+
 def test_previews_take_a_few_percent_of_the_time_however_slow_they_are():
     for cost in (0.001, 0.04, 2.0):
         now, spent, made = 0.0, 0.0, 0

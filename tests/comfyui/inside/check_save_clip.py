@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pack.nodes.host.files import clips
+from pack.nodes.saving import SaveClip
 from pack.unet_motion.video import read_graphs
 from PIL import Image
 
@@ -46,6 +47,28 @@ def test_what_is_no_clip_is_refused_before_a_file_is_made(output, shape, words):
         save(torch.zeros(shape), prefix="folder/clip")
     assert str(error.value) == words
     assert list(output.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", clips.KINDS)
+def test_the_node_writes_each_kind_and_passes_the_pictures_on(output, kind):
+    images = torch.rand(3, 16, 24, 3)
+    path = _written(images, output, kind, 4.0)
+    if kind in ("webp", "gif"):
+        with Image.open(path) as file:
+            assert file.n_frames == 3
+            file.seek(1)
+            file.load()
+            assert file.info["duration"] == 250
+    with pytest.raises(ValueError, match="^`format` is 'bmp', expected one of webp, gif, mp4, sheet.$"):
+        SaveClip.execute(images, "clip", "bmp", 4.0, 100)
+
+
+def _written(images, output, kind, fps):
+    found = SaveClip.execute(images, "clip", kind, fps, 100)
+    assert found[0] is images
+    (path,) = output.iterdir()
+    assert path.name == found.ui.as_dict()["images"][0]["filename"]
+    return path
 
 
 @pytest.mark.parametrize("kind", clips.KINDS)
