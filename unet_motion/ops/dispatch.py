@@ -7,9 +7,12 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from .pairs import PairOf
 
 HALF_AND_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -25,12 +28,18 @@ class Kernel:
         dtypes: that it takes.
         by_processor: whether an attention processor runs it, rather than the mode.
         fits: the operation's own constraint: its tensors, None where one is left out -> why they do not fit, or None.
+        width: how many times the channels of a level its input has.
+        pairs: the kernel beside its plain twin in each variant that the network uses, with the variant's name.
+        rows: names of those that benchmarks have a row for.
     """
 
     name: str
     dtypes: tuple[torch.dtype, ...] = HALF_AND_SINGLE
     by_processor: bool = False
     fits: Callable[..., str | None] = lambda *_: None
+    width: int = 1
+    pairs: list[tuple[str, PairOf]] = field(default_factory=list, repr=False)
+    rows: list[str] = field(default_factory=list, repr=False)
     _told: set[str] = field(default_factory=set, repr=False)
 
     def declines(self, *tensors: Tensor | None) -> str | None:
@@ -53,6 +62,17 @@ class Kernel:
             self._told.add(reason)
             _log.info("%s runs as plain PyTorch: %s", self.name, reason)
         return reason is None
+
+    def pair(self, words: str, row: bool = True, **options):
+        """Register a function, with these options, as one that makes a pair; ``row``: for benchmarks too."""
+
+        def register(function: PairOf) -> PairOf:
+            self.pairs.append((words, partial(function, **options)))
+            if row:
+                self.rows.append(words)
+            return function
+
+        return register
 
 
 KERNELS: dict[str, Kernel] = {}

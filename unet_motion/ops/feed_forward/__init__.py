@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..mode import wanted
+from ..pairs import Make, Pair, size_of
+from ..proof import wanted
 from .gradient import GatedProduct
 from .triton_op import GEGLU, geglu_kernel
 
@@ -21,7 +22,7 @@ def geglu(x: Tensor, inplace: bool = False) -> Tensor:
     Returns:
         (..., H) in x's dtype.
     """
-    if wanted() and GEGLU.takes(x):
+    if wanted(GEGLU, x) and GEGLU.takes(x):
         return geglu_kernel(x)
     if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return GatedProduct.apply(x)
@@ -38,3 +39,9 @@ def geglu_inplace(x: Tensor) -> Tensor:
     """The plain twin written over x: at this width the tensors are the largest of the network."""
     value, gate = x.chunk(2, dim=-1)
     return value.mul_(torch.ops.aten.gelu_(gate))
+
+
+@GEGLU.pair("GEGLU")
+def _pair(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
+    x = make(frames, clips * side * side, 8 * channels)
+    return Pair(lambda: geglu_kernel(x), lambda: geglu_eager(x), (x,), size_of(x) * 3 // 2)
