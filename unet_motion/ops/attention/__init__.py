@@ -142,12 +142,12 @@ DEFAULT_PROCESSOR = AutoProcessor()
 @TEMPORAL_ATTENTION.pair("temporal attention", heads=8)
 def _pair(make: Make, clips: int, frames: int, side: int, channels: int, heads: int) -> Pair:
     """The twin is what would run else."""
-    tokens = [make(clips, frames, side * side, channels).unflatten(-1, (heads, -1)) for _ in range(3)]
-    query, key, value = (t.permute(0, 2, 3, 1, 4) for t in tokens)
+    q, k, v = (make(clips, frames, side * side, channels).unflatten(-1, (heads, -1)) for _ in range(3))
+    query, key, value = (t.permute(0, 2, 3, 1, 4) for t in (q, k, v))
     scale = default_scale(channels // heads)
     return Pair(
         lambda: temporal_attention_kernel(query, key, value, scale).permute(0, 3, 1, 2, 4),
-        lambda: DEFAULT_PROCESSOR.attend_frames(*tokens, scale=scale), (query, key, value), size_of(*tokens, tokens[0]),
+        lambda: DEFAULT_PROCESSOR.attend_frames(q, k, v, scale), (query, key, value), size_of(q, k, v, q),
     )  # fmt: skip
 
 
