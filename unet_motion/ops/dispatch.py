@@ -42,13 +42,15 @@ class Kernel:
     rows: list[str] = field(default_factory=list, repr=False)
     _told: set[str] = field(default_factory=set, repr=False)
 
+    def lacks(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why this kernel runs on no tensors of a device and dtype, or None."""
+        return unavailable(device) or (None if dtype in self.dtypes else f"no kernel for {dtype}")
+
     def declines(self, *tensors: Tensor | None) -> str | None:
         """Why this kernel does not run on the tensors, or None; an argument that is left out is None."""
         present = [t for t in tensors if t is not None]
         first = present[0]
-        reason = unavailable(first.device)
-        if reason is None and first.dtype not in self.dtypes:
-            reason = f"no kernel for {first.dtype}"
+        reason = self.lacks(first.device, first.dtype)
         if reason is None and any(t.device != first.device for t in present):
             reason = "its tensors are on several devices"
         if reason is None and torch.is_grad_enabled() and any(t.requires_grad for t in present):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .comparison import Reference, maker
-from .dispatch import Kernel, unavailable
+from .dispatch import Kernel, interpreted
 from .mode import PROVEN, current_mode, use
 from .pairs import Pair, PairOf
 
@@ -99,7 +99,9 @@ def is_proven(kernel: Kernel, x: Tensor) -> bool:
 
 def cannot_be_proven(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why there is nothing to choose on a device in a dtype, or None."""
-    return unavailable(device) or (None if dtype in kernel.dtypes else f"no kernel for {dtype}")
+    return kernel.lacks(device, dtype) or (
+        "Triton's interpreter is slower than plain PyTorch" if interpreted() else None
+    )
 
 
 def is_capturing(device: torch.device) -> bool:

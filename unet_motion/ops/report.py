@@ -101,8 +101,9 @@ def _version(package: str) -> str | None:
 
 
 def _operation(kernel, device: torch.device, dtype: torch.dtype) -> Path:
-    reason = cannot_be_proven(kernel, device, dtype)
-    if reason is None and current_mode() == PROVEN:
+    proving = current_mode() == PROVEN
+    reason = cannot_be_proven(kernel, device, dtype) if proving else kernel.lacks(device, dtype)
+    if reason is None and proving:
         proof = proof_of(kernel, device, dtype)
         return Path("triton" if proof.taken else "eager", f"proven: {proof.note}" if proof.taken else proof.note)
     if kernel.by_processor:

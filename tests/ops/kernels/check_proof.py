@@ -27,6 +27,7 @@ SINGLE = torch.float32
 def small(monkeypatch):
     """Nothing is proven yet, the mode is on, and the inputs are such that an interpreter can run them."""
     monkeypatch.setattr(proof, "_proofs", {})
+    monkeypatch.setattr(proof, "interpreted", lambda: False)
     monkeypatch.setattr(proof, "ODD", ((1, 3, 5, 32),))
     monkeypatch.setattr(proof, "TYPICAL", (1, 2, 4, 64))
     monkeypatch.setattr(proof, "TIMED", (1, 2, 4, 64))
@@ -187,6 +188,38 @@ def test_a_slower_kernel_is_refused(times, taken, monkeypatch, log):
     assert ("runs as plain PyTorch" in line) != taken
 
 
+def test_time_on_a_card_is_that_of_the_device_in_turns(monkeypatch):
+    """A clock that works move on; the first round takes longer, and the wait before each is not counted."""
+    now, order, rounds = [0.0], [], []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = now[0]
+
+        def synchronize(self):
+            rounds.append(len(order))
+
+        def elapsed_time(self, end):
+            return end.at - self.at
+
+    def work(name, milliseconds):
+        def run():
+            order.append(name)
+            now[0] += milliseconds * (9 if len(order) <= 2 * proof.CALLS else 1)
+
+        return run
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: now.__setitem__(0, now[0] + cycles))
+    works = work("kernel", 2.0), work("plain", 3.0)
+    assert proof.device_milliseconds(works, DEVICE) == [2.0, 3.0]
+    calls = proof.CALLS
+    assert order == (["kernel"] * calls + ["plain"] * calls) * proof.ROUNDS and rounds == [len(order)]
+
+
 @pytest.mark.parametrize("sums,taken", [((3.0, 1.0, 1.0, 1.0), True), ((3.0, 4.0, 1.0, 1.0), False)])
 def test_what_counts_is_the_time_of_all_variants_together(sums, taken, monkeypatch):
     left = list(sums)
@@ -291,8 +324,13 @@ def test_where_triton_cannot_run_there_is_nothing_to_choose(monkeypatch, caplog)
     caplog.set_level(logging.DEBUG)
     calls, x = with_geglu(monkeypatch, lambda plain: plain), random(3, 16)
     geglu(x.double())
-    monkeypatch.setattr(proof, "unavailable", lambda device: "Triton has no backend here")
+    monkeypatch.setattr(dispatch, "unavailable", lambda device: "Triton has no backend here")
     geglu(x)
+    monkeypatch.undo()
+    calls = with_geglu(monkeypatch, lambda plain: plain)
+    if dispatch.interpreted():  # for tests alone, and slower than any twin
+        geglu(x)
+        assert "interpreter is slower" in kernels.report(DEVICE, SINGLE).operations["geglu"].note
     assert not calls and not proof._proofs and not caplog.records
 
 
