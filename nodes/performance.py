@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..unet_motion.kernels import report
-from ..unet_motion.ops.mode import MODES
+from ..unet_motion.ops.mode import MODES, PROVEN
 from .host.checks import check_choice, require_motion_model
 from .host.step.performance import COMPILATIONS, kernels_of, plain_clone, set_compilation, why_not
 from .host.step.settings import settings, with_settings
@@ -23,9 +23,10 @@ def _performance_inputs() -> list:
         make_input(
             io.Combo, "kernels", options=KERNELS, default=UNCHANGED,
             tooltip="eager: PyTorch's operators. triton: this pack's kernels for norms, GEGLU and FreeU, which "
-            "move 3 to 10 times an activation where the operators move 5 to 16 times; on a GPU only. Attention "
-            "over frames has its own choice in Attention Processor. unchanged: as before this node, else "
-            "eager. Not used in compiled code.",
+            "move 3 to 10 times an activation where the operators move 5 to 16 times; on a GPU only. proven: each of "
+            "these kernels, and the one for attention over frames where Attention Processor says auto, that has shown "
+            "on this device that it is as exact as the operators and no slower; else the operators. unchanged: as "
+            "before this node, else the environment's UNET_MOTION_KERNELS, else proven. Not used in compiled code.",
         ),
         make_input(
             io.Boolean, "cuda_graphs", default=False,
@@ -63,7 +64,8 @@ class Performance(io.ComfyNode):
             outputs=[
                 model_output(),
                 io.String.Output(
-                    display_name="report", tooltip="Which code each operation runs on this machine, and why."
+                    display_name="report",
+                    tooltip="Which code each operation runs on this machine, and why; what was proven, in numbers.",
                 ),
             ],
         )  # fmt: skip
@@ -91,8 +93,8 @@ def _check(model, kernels: str, cuda_graphs: bool, compile: str) -> None:
     """Raise ValueError for choices that cannot run here, and for two of which one would do nothing."""
     check_choice("kernels", kernels, KERNELS)
     check_choice("compile", compile, COMPILE)
-    if compile in COMPILATIONS and (cuda_graphs or kernels == "triton"):
-        other = "`cuda_graphs` is on" if cuda_graphs else "`kernels` is 'triton'"
+    if compile in COMPILATIONS and (cuda_graphs or kernels in ("triton", PROVEN)):
+        other = "`cuda_graphs` is on" if cuda_graphs else f"`kernels` is {kernels!r}"
         raise ValueError(f"`compile` is {compile!r} and {other}, which compiled code does not use: choose one.")
     reason = why_not(model.load_device, kernels, cuda_graphs)
     if reason:

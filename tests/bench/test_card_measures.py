@@ -10,12 +10,13 @@ import torch
 from unet_motion.bench import kernel_cases
 from unet_motion.bench.card import kernel_checks, tuning
 from unet_motion.bench.card.bundled import beside
-from unet_motion.bench.card.kernel_checks import Reference, maker
+from unet_motion.bench.card.kernel_checks import reference
 from unet_motion.bench.card.profile import summary
 from unet_motion.bench.card.sizes import REAL, REHEARSAL, Level
 from unet_motion.bench.card.stages import Card, Found
 from unet_motion.bench.card.timing import milliseconds
 from unet_motion.bench.measure import Ceilings
+from unet_motion.ops.comparison import maker
 
 CPU = torch.device("cpu")
 LEVEL = Level(32, 4, 1, 2)
@@ -36,9 +37,9 @@ def with_kernel(monkeypatch, change):
 def test_a_kernel_is_as_exact_as_its_twin_or_not(monkeypatch, dtype):
     def verdict(change):
         with_kernel(monkeypatch, change)
-        reference = Reference("GEGLU", LEVEL, dtype, CPU, padding=3)
-        assert 0 < reference.twin < 4 * torch.finfo(dtype).eps
-        return reference.as_exact(reference.error())
+        compared = reference("GEGLU", LEVEL, dtype, CPU, padding=3)
+        assert 0 < compared.twin < 4 * torch.finfo(dtype).eps
+        return compared.as_exact(compared.error())
 
     assert verdict(lambda plain: plain)
     monkeypatch.undo()
@@ -55,12 +56,12 @@ def test_a_kernel_is_as_exact_as_its_twin_or_not(monkeypatch, dtype):
 
 def test_input_is_the_same_in_float64_and_between_poison():
     plain, exact, poisoned = (
-        maker(LEVEL, torch.bfloat16, CPU, 1, **kind)(3, 5, 6) for kind in ({}, {"double": True}, {"padding": 2})
+        maker(1, torch.bfloat16, CPU, **kind)(3, 5, 6) for kind in ({}, {"double": True}, {"padding": 2})
     )
     assert torch.equal(exact, plain.double()) and torch.equal(poisoned, plain) and poisoned.stride() == (50, 10, 1)
     whole = poisoned.as_strided((3, 5, 10), (50, 10, 1), 0)
     assert whole[..., :2].isnan().all() and whole[..., -2:].isnan().all()
-    assert not torch.equal(maker(LEVEL, torch.bfloat16, CPU, 2)(3, 5, 6), plain)
+    assert not torch.equal(maker(2, torch.bfloat16, CPU)(3, 5, 6), plain)
 
 
 def test_a_kernels_row_has_the_share_of_the_copys_rate(monkeypatch, tmp_path):

@@ -76,9 +76,12 @@ class Server:
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
+        named = any("-unet" in argument or "force-fp" in argument for argument in self.arguments)
         command = [
             sys.executable, "main.py", "--cpu", "--base-directory", str(self.base), "--disable-api-nodes",
             "--port", self.address.split(":")[1], "--database-url", "sqlite:///:memory:", *self.arguments,
+            # What is compared is float32, on CPUs that are made for bfloat16 too.
+            *(() if named else ("--fp32-unet",)),
         ]  # fmt: skip
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(

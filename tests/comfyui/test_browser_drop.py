@@ -36,9 +36,7 @@ DROP = """async ([name, type, data]) => {
             new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer, ...place}));
 }"""
 # The page covers itself while it reads a file, and complains if the next one comes before it is uncovered.
-UNCOVERED = (
-    "() => !window.app.extensionManager.spinner && !document.querySelector('.p-blockui-mask, .p-overlay-mask')"
-)
+UNCOVERED = "() => !window.app.extensionManager.spinner && !document.querySelector('.p-blockui-mask, .p-overlay-mask')"
 NODES = """() => Object.fromEntries(window.app.graph._nodes.map(node => [String(node.id), {
     type: node.type,
     widgets: Object.fromEntries((node.widgets ?? []).map(widget => [widget.name, widget.value])),
@@ -54,7 +52,8 @@ def drop(page, name: str, kind: str, data: bytes, graph: dict) -> None:
     page.page.evaluate("window.app.graph._nodes.forEach(node => { node.before = true })")
     page.page.evaluate(DROP, [name, TYPES[kind], base64.b64encode(data).decode()])
     page.page.wait_for_function(
-        "count => window.app.graph._nodes.filter(node => !node.before).length === count", arg=len(graph),
+        "count => window.app.graph._nodes.filter(node => !node.before).length === count",
+        arg=len(graph),
         timeout=180_000,
     )
     page.page.wait_for_function("() => !window.app.graph._nodes.some(node => node.before)")

@@ -28,7 +28,6 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
 
 
-
 @pytest.fixture(scope="module")
 def page(server, model_files):
     with visit(server) as page:

@@ -202,7 +202,7 @@ def test_wrong_version_and_factors():
 def test_a_kernel_is_asked_about_every_tensor_that_it_would_read(monkeypatch):
     """The switch, too: one that lies on another device would be read from there."""
     asked = []
-    monkeypatch.setattr(freeu_door, "wanted", lambda: True)
+    monkeypatch.setattr(freeu_door, "wanted", lambda *_: True)
     monkeypatch.setattr(freeu_door, "FREEU", SimpleNamespace(takes=lambda *tensors: bool(asked.append(tensors))))
     hidden, skip, switch = torch.randn(1, 8, 4, 4), torch.randn(1, 4, 4, 4), torch.tensor(False)
     out = freeu_door.freeu_concat(hidden, skip, FreeU(0.9, 0.2, 1.2, 1.4, active=switch), 0)

@@ -129,7 +129,7 @@ def test_who_is_served():
 @pytest.mark.parametrize("rows", [1, 2, 6])
 def test_rows_that_are_added_before_reach_their_own_frames(rows, scope, fused, monkeypatch):
     """One for all frames, each clip or each frame; fused, a norm over clips gets no row for each frame."""
-    monkeypatch.setattr(group_norms, "wanted", lambda: fused)
+    monkeypatch.setattr(group_norms, "wanted", lambda *_: fused)
     torch.manual_seed(2)
     norm, x, added = norm_of(24, 4), pictures(6, 24, 3, 5), 3 * torch.randn(rows, 24)
     whole = x.double() + added.double().repeat_interleave(6 // rows, 0)[:, :, None, None]

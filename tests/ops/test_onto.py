@@ -32,7 +32,7 @@ def test_the_bias_goes_ahead_where_kernels_are_asked_for_and_nobody_looks_betwee
     assert ahead() is None, "a CPU has no such kernel"
     monkeypatch.setattr(layer, "on_card", lambda device: True)
     assert ahead() is None, "no kernels are asked for"
-    monkeypatch.setattr(onto, "wanted", lambda: True)
+    monkeypatch.setattr(onto, "wanted", lambda *_: True)
     assert ahead() is last.bias and ahead(last=bare) is None
     for watched in (first, last):
         hook = watched.register_forward_hook(lambda *_: None)

@@ -99,9 +99,7 @@ def test_a_hosts_weights_are_read_in_each_call(calls):
     with torch.no_grad():
         once = convolve(layer, x)
         factor.fill_(3.0)
-        torch.testing.assert_close(
-            convolve(layer, x), 3 * once - 2 * layer.bias[:, None, None], rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(convolve(layer, x), 3 * once - 2 * layer.bias[:, None, None], rtol=1e-4, atol=1e-4)
     assert len(calls) == 2
     convolve(layer, x)
     assert len(calls) == 2

@@ -4,7 +4,7 @@ Without a CUDA device a recorder stands in that reruns the captured work on the 
 output, as a graph does; with one, the last test captures real graphs.
 """
 
-import time
+import sys
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from types import SimpleNamespace
@@ -368,20 +368,30 @@ def test_a_replaced_layer_and_a_weight_that_came_later_are_seen(unet):
         assert graphs.declines(inputs(1)[0]) == "a Conv2d layer runs code that is not its own"
 
 
-def test_the_host_needs_a_millisecond_at_most_for_a_replay_of_sd15():
-    """A replay that does nothing, so that what is left is the host's part; the least of many, as others compute too."""
+def test_the_host_does_little_for_a_replay_of_sd15():
+    """A replay that does nothing, so that what is left is the host's part, in calls: it asks each part of the network
+    and each weight twice at most, 5,500 calls in all, which take 0.6 ms."""
     unet = UNetMotionModel(cross_attention_dim=768, device="meta").half().to_empty(device="cpu").requires_grad_(False)
     out = torch.zeros(4, 4, 8, 8, dtype=torch.float16)
     graphs = StepGraphs(unet, recorder=lambda work, device: (lambda: None, out))
     given = torch.zeros_like(out), 481, torch.zeros(2, 77, 768, dtype=torch.float16), 2
     options = ForwardOptions(freeu=FreeU(0.9, 0.2, 1.5, 1.6), attn_processors={"*motion_modules*": "sdpa"})
-    took = []
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
     with torch.inference_mode():
-        for _ in range(100):
-            start = time.perf_counter()
+        graphs(*given, options=options)
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
             graphs(*given, options=options)
-            took.append(time.perf_counter() - start)
-    assert len(graphs) == 1 and min(took) <= 1e-3, f"{1e3 * min(took):.2f} ms"
+        finally:
+            sys.setprofile(before)
+    asked = len(list(unet.modules())) + len(list(unet.parameters()))
+    assert len(graphs) == 1 and 0 < calls < 2.5 * asked
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

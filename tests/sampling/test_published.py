@@ -28,8 +28,15 @@ def theirs(tmp_path_factory):
     )  # fmt: skip
     text = CLIPTextModel(
         CLIPTextConfig(
-            hidden_size=64, intermediate_size=96, num_attention_heads=1, num_hidden_layers=2, vocab_size=200,
-            projection_dim=64, bos_token_id=0, eos_token_id=2, pad_token_id=2,
+            hidden_size=64,
+            intermediate_size=96,
+            num_attention_heads=1,
+            num_hidden_layers=2,
+            vocab_size=200,
+            projection_dim=64,
+            bos_token_id=0,
+            eos_token_id=2,
+            pad_token_id=2,
         )  # fmt: skip
     )
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False,

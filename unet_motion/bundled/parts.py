@@ -137,9 +137,7 @@ def load_bundled(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist; expected a model as `unet-motion train bundled` writes it"
-        )
+        raise FileNotFoundError(f"{path} does not exist; expected a model as `unet-motion train bundled` writes it")
     description = read_metadata(path)
     parts = build_parts(description["words"], description["unet"], operations, dtype, device, description["info"])
     empty = torch.device(device).type == "meta"

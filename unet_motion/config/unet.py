@@ -42,6 +42,7 @@ class BlockPlan:
     cross_attention_dim: int
     resample: bool
 
+
 _AT_LEAST_ONE = (
     "in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim",
     "num_attention_heads", "motion_num_attention_heads", "motion_max_seq_length",

@@ -289,9 +289,7 @@ class _Hook:
             change = low_rank(x, self.down.flatten(1), self.up.flatten(1))
         else:
             down = self.down.reshape(-1, *weight.shape[1:])
-            change = F.conv2d(
-                F.conv2d(x, down, None, conv.stride, conv.padding), self.up.flatten(1)[..., None, None]
-            )
+            change = F.conv2d(F.conv2d(x, down, None, conv.stride, conv.padding), self.up.flatten(1)[..., None, None])
         if isinstance(strength, Tensor):
             strength = self._per_frame(strength, x)
         return output + change * (self.factor * strength)

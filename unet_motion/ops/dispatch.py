@@ -7,9 +7,12 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from .pairs import PairOf
 
 HALF_AND_SINGLE = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -26,6 +29,9 @@ class Kernel:
         by_processor: whether an attention processor runs it, rather than the mode.
         measured: whether it runs only at sizes where it was found to be faster (tuning.py).
         fits: the operation's own constraint: its tensors, None where one is left out -> why they do not fit, or None.
+        width: how many times the channels of a level its widest tensor has.
+        pairs: the kernel beside its plain twin in each variant that the network uses, with the variant's name.
+        rows: names of those that benchmarks have a row for.
     """
 
     name: str
@@ -33,15 +39,20 @@ class Kernel:
     by_processor: bool = False
     measured: bool = False
     fits: Callable[..., str | None] = lambda *_: None
+    width: int = 1
+    pairs: list[tuple[str, PairOf]] = field(default_factory=list, repr=False)
+    rows: list[str] = field(default_factory=list, repr=False)
     _told: set[str] = field(default_factory=set, repr=False)
+
+    def lacks(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why this kernel runs on no tensors of a device and dtype, or None."""
+        return unavailable(device) or (None if dtype in self.dtypes else f"no kernel for {dtype}")
 
     def declines(self, *tensors: Tensor | None) -> str | None:
         """Why this kernel does not run on the tensors, or None; an argument that is left out is None."""
         present = [t for t in tensors if t is not None]
         first = present[0]
-        reason = unavailable(first.device)
-        if reason is None and first.dtype not in self.dtypes:
-            reason = f"no kernel for {first.dtype}"
+        reason = self.lacks(first.device, first.dtype)
         if reason is None and any(t.device != first.device for t in present):
             reason = "its tensors are on several devices"
         if reason is None and torch.is_grad_enabled() and any(t.requires_grad for t in present):
@@ -55,6 +66,17 @@ class Kernel:
             self._told.add(reason)
             _log.info("%s runs as plain PyTorch: %s", self.name, reason)
         return reason is None
+
+    def pair(self, words: str, row: bool = True, **options):
+        """Register a function, with these options, as one that makes a pair; ``row``: for benchmarks too."""
+
+        def register(function: PairOf) -> PairOf:
+            self.pairs.append((words, partial(function, **options)))
+            if row:
+                self.rows.append(words)
+            return function
+
+        return register
 
 
 KERNELS: dict[str, Kernel] = {}

@@ -1,4 +1,9 @@
-"""Which code operations are asked to run: plain PyTorch, or Triton's kernels."""
+"""Which code operations are asked to run: plain PyTorch, Triton's kernels, or those that were proven here.
+
+"eager" is plain PyTorch and what a library's user gets unasked: a program computes the same bits tomorrow, on a card
+that finds another kernel faster too. "triton" runs every kernel that takes its tensors. "proven" runs a kernel where it
+has shown on this device that it is as exact as plain PyTorch and no slower (`proof.py`); so ComfyUI's nodes begin.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
-
 from ..values import quoted
 
-MODES = ("eager", "triton")
+PROVEN = "proven"
+MODES = ("eager", "triton", PROVEN)
 VARIABLE = "UNET_MOTION_KERNELS"
 
 _mode: ContextVar[str | None] = ContextVar("unet_motion_kernels", default=None)
@@ -23,21 +27,16 @@ def check_mode(mode: str) -> str:
     return mode
 
 
-def current_mode() -> str:
-    """The mode of this thread or task: that of `use`, else of UNET_MOTION_KERNELS, else "eager"."""
-    return _mode.get() or check_mode(os.environ.get(VARIABLE) or "eager")
+def current_mode(default: str = "eager") -> str:
+    """The mode of this thread or task: that of `use`, else of UNET_MOTION_KERNELS, else ``default``."""
+    return _mode.get() or check_mode(os.environ.get(VARIABLE) or default)
 
 
 @contextmanager
 def use(mode: str) -> Iterator[None]:
-    """Run the block with "eager" or "triton" kernels; other threads are not touched."""
+    """Run the block with the kernels of a mode, one of MODES; other threads are not touched."""
     token = _mode.set(check_mode(mode))
     try:
         yield
     finally:
         _mode.reset(token)
-
-
-def wanted() -> bool:
-    """Whether Triton kernels are asked for; not in compiled code, whose compiler fuses by itself."""
-    return not torch.compiler.is_compiling() and current_mode() == "triton"

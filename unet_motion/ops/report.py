@@ -11,12 +11,18 @@ from . import feed_forward, float8, freeu, group_norm, layer_norm, residual
 from .attention import temporal
 from .attention.cpu_short import SHORT
 from .attention.processors import OPTIONAL, PROCESSORS
-from .dispatch import KERNELS, interpreted, unavailable
-from .mode import current_mode
+from .dispatch import KERNELS, Kernel, interpreted
+from .mode import PROVEN, current_mode
+from .proof import cannot_be_proven, proof_of
 from .tuning import entries_of, is_chosen
 
 WITH_KERNELS = (feed_forward, float8, freeu, group_norm, layer_norm, residual, temporal)
 """The modules that register a kernel, so that all are registered before a report is made."""
+
+
+def operations() -> tuple[str, ...]:
+    """The names of all kernels, in order."""
+    return tuple(sorted(KERNELS))
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,10 @@ class Report:
 
 
 def report(device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Report:
-    """What each operation and each attention processor does on a device; nothing is launched.
+    """What each operation and each attention processor does on a device.
+
+    In the mode "proven" each kernel is proven now that was not before, which may compile for seconds; else nothing is
+    launched.
 
     Args:
         device: default: the GPU where there is one, else the CPU.
@@ -92,22 +101,27 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _operation(kernel, device: torch.device, dtype: torch.dtype) -> Path:
-    reason = unavailable(device)
-    if reason is None and dtype not in kernel.dtypes:
-        reason = f"no kernel for {dtype}"
-    if kernel.by_processor:
-        return Path("eager", reason) if reason else Path("triton", 'in layers with the attention processor "triton"')
-    if reason is None and current_mode() == "eager":
-        reason = 'not asked for (use("triton") or UNET_MOTION_KERNELS=triton)'
+def _operation(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Path:
+    mode = current_mode()
+    reason = cannot_be_proven(kernel, device, dtype) if mode == PROVEN else kernel.lacks(device, dtype)
+    if reason is None and mode == "eager" and not kernel.by_processor:
+        reason = 'not asked for (use("proven") or UNET_MOTION_KERNELS=proven)'
     sizes = entries_of(kernel.name, device, dtype) if reason is None and kernel.measured else 0
     if reason is None and kernel.measured and not sizes and not is_chosen(kernel.name, device, dtype):
         reason = "not measured to be faster than what it replaces on such a device (no entry in unet_motion/ops/tuned)"
     if reason:
         return Path("eager", reason)
-    if sizes:
-        return Path("triton", f"at the {sizes} sizes where it was measured to be faster")
-    return Path("triton", "interpreted, for tests only" if interpreted() else "")
+    where = f"at the {sizes} sizes where it was measured to be faster" if sizes else ""
+    if mode == PROVEN:
+        proof = proof_of(kernel, device, dtype)
+        return Path("triton", _joined(where, f"proven: {proof.note}")) if proof.taken else Path("eager", proof.note)
+    if kernel.by_processor:
+        where = 'in layers with the attention processor "triton"'
+    return Path("triton", _joined(where, "interpreted, for tests only" if interpreted() else ""))
+
+
+def _joined(*notes: str) -> str:
+    return ", ".join(filter(None, notes))
 
 
 def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Path]:
@@ -120,6 +134,9 @@ def _attention(device: torch.device, dtype: torch.dtype) -> dict[str, Path]:
             paths[kind.name] = Path("no", f"package {package} is not installed")
     short = device.type == "cpu" and dtype in (torch.float32, torch.float64)
     chosen = f"as two batched products up to {SHORT} frames, else as sdpa" if short else "as sdpa"
+    if current_mode() == PROVEN and cannot_be_proven(temporal.TEMPORAL_ATTENTION, device, dtype) is None:
+        if proof_of(temporal.TEMPORAL_ATTENTION, device, dtype).taken:
+            chosen = f"over frames as triton up to {temporal.MOST_FRAMES}, else {chosen}"
     paths["auto"] = Path("yes", chosen)
     return paths
 

@@ -41,9 +41,7 @@ class CudaRecorder:
                 self._pools[device] = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(
-                    graph, pool=self._pools[device], stream=side, capture_error_mode="thread_local"
-                ):
+                with torch.cuda.graph(graph, pool=self._pools[device], stream=side, capture_error_mode="thread_local"):
                     out = work()
             except BaseException:
                 # The allocator takes a pool whose capture broke off for one that is still recorded into.

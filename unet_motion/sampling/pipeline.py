@@ -380,9 +380,7 @@ class MotionPipeline:
     def _encode(self, texts: list[str]) -> tuple[Tensor, Tensor | None]:
         return encode_text(self.tokenizer, self.text_encoder, texts, self.unet.conv_in.weight)
 
-    def _check(
-        self, frames: int, width: int, height: int, parts: Sequence[WindowPart], at_once: int
-    ) -> None:
+    def _check(self, frames: int, width: int, height: int, parts: Sequence[WindowPart], at_once: int) -> None:
         most = self.unet.config.motion_max_seq_length
         for part in parts:
             if part.windows.length > most:

@@ -18,9 +18,11 @@ import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from comfy.cli_args import args
 from torch import Tensor
 
 from ....unet_motion import UNetMotionConfig, UNetMotionModel
+from ....unet_motion.sampling.parts import default_dtype
 from ..step.advice import look_before_sampling
 from ..step.performance import free_graphs_with
 from ..step.preview import show_while_sampling
@@ -31,6 +33,12 @@ from .saving import describe_when_saved
 from .unet_config import to_comfy
 
 UNET_PREFIX = "diffusion_model."
+
+DTYPE_OPTIONS = (
+    "force_fp32", "force_fp16", "fp64_unet", "fp32_unet", "bf16_unet", "fp16_unet",
+    "fp8_e4m3fn_unet", "fp8_e5m2_unet", "fp8_e8m0fnu_unet",
+)  # fmt: skip
+"""ComfyUI's start options that say what a UNet is in."""
 
 FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu") if hasattr(torch, name))
 POSITIONS = ".pos_embed.pe"
@@ -137,6 +145,18 @@ def _own_model(source: Source, config: MotionConfig, dtype: torch.dtype, device:
     return MotionModel(config, source.model_type, device, unet_model, source.pooled_vector)
 
 
+def computed_in(weights: torch.dtype, device: torch.device, supported: list[torch.dtype]) -> torch.dtype | None:
+    """What a UNet with such weights computes in on a device; None: what they are in.
+
+    ComfyUI's choice, which is float32 on every CPU. Where the library would take bfloat16, so does a MODEL, unless a
+    start option of ComfyUI's names a dtype; core's node Model Compute Dtype chooses for one MODEL. The weights stay as
+    they are: what is saved, merged or patched loses nothing.
+    """
+    if default_dtype(device) == torch.bfloat16 and not any(getattr(args, name, False) for name in DTYPE_OPTIONS):
+        return torch.bfloat16
+    return mm.unet_manual_cast(weights, device, supported)
+
+
 def build_model(source: Source, disable_dynamic: bool = False) -> Any:
     """A MODEL (ModelPatcher) over the source's weights; a weight that needs no other dtype is shared, not copied."""
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
@@ -148,8 +168,7 @@ def build_model(source: Source, disable_dynamic: bool = False) -> Any:
         supported_dtypes=config.supported_inference_dtypes,
         weight_dtype=comfy.utils.weight_dtype(source.weights),
     )
-    manual_cast = mm.unet_manual_cast(dtype, load_device, config.supported_inference_dtypes)
-    config.set_inference_dtype(dtype, manual_cast)
+    config.set_inference_dtype(dtype, computed_in(dtype, load_device, config.supported_inference_dtypes))
     if source.base is None:
         model = _own_model(source, config, dtype, offload_device)
     else:

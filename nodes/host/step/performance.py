@@ -77,11 +77,14 @@ def parts_of(view: Any, chosen: dict, layers: int) -> tuple[Callable, Callable]:
 
 
 def kernels_of(chosen: dict) -> contextlib.AbstractContextManager:
-    """The choice of kernels of the pack's settings of a call, for the time of the call."""
+    """The choice of kernels of the pack's settings of a call, for the time of the call.
+
+    Where nothing is chosen, that of the environment's variable, else the kernels that are proven on the device.
+    """
     # Compiled code has no kernels of ours, and no place for a choice.
-    if "kernels" not in chosen or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return contextlib.nullcontext()
-    return mode.use(chosen["kernels"])
+    return mode.use(chosen.get("kernels") or mode.current_mode(mode.PROVEN))
 
 
 def plain_clone(model: Any) -> Any:

@@ -84,9 +84,13 @@ def test_a_model_without_motion_modules_is_named():
 @pytest.mark.parametrize(
     ("shape", "per_clip", "sentence"),
     [
-        ((40, 4, 8, 8), 0, "a clip of 40 frames was asked for, but the motion module knows 32 positions; use "
-         r"at most 32 frames, Context Windows \(motion\), several clips with `frames_per_clip`, or "
-         "`position_interpolate` 40 in Load Motion Module"),
+        (
+            (40, 4, 8, 8),
+            0,
+            "a clip of 40 frames was asked for, but the motion module knows 32 positions; use "
+            r"at most 32 frames, Context Windows \(motion\), several clips with `frames_per_clip`, or "
+            "`position_interpolate` 40 in Load Motion Module",
+        ),
         ((0, 4, 8, 8), 0, "holds 0 frames, expected at least 1"),
         ((10, 4, 8, 8), 4, "holds 10 frames, expected a multiple of `frames_per_clip` 4"),
         ((1, 4, 16, 8, 8), 0, r"has shape \(1, 4, 16, 8, 8\), expected \(frames"),

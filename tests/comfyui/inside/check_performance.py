@@ -21,8 +21,9 @@ from pack.nodes.host.step.settings import with_settings
 from pack.nodes.options import AttentionProcessor, FreeU
 from pack.nodes.performance import Performance
 from pack.unet_motion.kernels import current_mode
-from pack.unet_motion.ops import group_norm
+from pack.unet_motion.ops import dispatch, feed_forward, group_norm, proof
 from pack.unet_motion.ops.conv import cpu as convolution
+from pack.unet_motion.ops.mode import MODES
 from safetensors.torch import save_file
 from small import motion_module, relative, sd15
 
@@ -152,17 +153,88 @@ def test_graphs_are_freed_when_the_model_is_unloaded(base, recorder):
     assert len(graphs) == 0
 
 
-@pytest.mark.parametrize("mode", ["eager", "triton"])
-def test_the_choice_of_kernels_holds_for_the_calls_of_its_branch(mode, base, monkeypatch):
+@pytest.fixture
+def modes(monkeypatch):
+    """The modes in which norms are computed."""
     seen = set()
-    monkeypatch.setattr(group_norm, "wanted", lambda: seen.add(current_mode()))
-    other = {"eager": "triton", "triton": "eager"}[mode]
+    monkeypatch.setattr(group_norm, "wanted", lambda *_: seen.add(current_mode()))
+    return seen
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_choice_of_kernels_holds_for_the_calls_of_its_branch(mode, base, modes, monkeypatch):
+    other = {"eager": "triton", "triton": "eager", "proven": "eager"}[mode]
     monkeypatch.setenv("UNET_MOTION_KERNELS", other)
     sampled(with_settings(base, kernels=mode))
-    assert seen == {mode}
-    seen.clear()
+    assert modes == {mode}
+    modes.clear()
     sampled(base)
-    assert seen == {other} and current_mode() == other
+    assert modes == {other} and current_mode() == other
+
+
+def test_kernels_that_are_proven_run_unasked_and_the_environment_takes_them_away(base, modes, monkeypatch):
+    monkeypatch.delenv("UNET_MOTION_KERNELS", raising=False)
+    sampled(base)
+    assert modes == {"proven"} and current_mode() == "eager"
+    monkeypatch.setenv("UNET_MOTION_KERNELS", "eager")
+    modes.clear()
+    sampled(base)
+    assert modes == {"eager"}
+
+
+@pytest.fixture
+def on_a_card(monkeypatch):
+    """Takes the CPU for a device with Triton, whose kernel of GEGLU gives the twin's values, and proves no other.
+
+    Gives the list of what that kernel is launched on.
+    """
+    launched = []
+
+    def kernel(x):
+        launched.append(tuple(x.shape))
+        return feed_forward.geglu_eager(x)
+
+    def compare(found, *_):
+        if found.name != "geglu":
+            raise proof.Refused("it is far from float64")
+        return "as near as its twin"
+
+    monkeypatch.delenv("UNET_MOTION_KERNELS", raising=False)
+    monkeypatch.setattr(proof, "_proofs", {})
+    monkeypatch.setattr(proof, "_compare", compare)
+    monkeypatch.setattr(dispatch, "unavailable", lambda device: None)
+    monkeypatch.setattr(feed_forward, "geglu_kernel", kernel)
+    return launched
+
+
+def test_without_the_node_a_model_samples_on_what_is_proven(base, on_a_card, monkeypatch):
+    found = sampled(base)
+    assert on_a_card and {name for name, *_ in proof._proofs} >= {"geglu", "group_norm", "layer_norm"}
+    del on_a_card[:]
+    expected = sampled(run(base, kernels="eager")[0])
+    assert not on_a_card and relative(found, expected) < 1e-5
+    again = sampled(run(base, kernels="proven")[0])
+    assert on_a_card and torch.equal(again, found)
+    del on_a_card[:]
+    monkeypatch.setenv("UNET_MOTION_KERNELS", "eager")
+    assert torch.equal(sampled(base), expected) and not on_a_card
+
+
+def test_the_report_says_what_was_proven_and_why_not_the_rest(base, on_a_card):
+    lines = [line.split(maxsplit=1) for line in run(base)[1].splitlines() if line.startswith("  ")]
+    found = dict(lines)
+    assert found["geglu"] == "triton: proven: as near as its twin"
+    assert found["group_norm"] == "eager: it is far from float64"
+
+
+def test_on_a_cpu_there_is_nothing_to_choose(base, monkeypatch, caplog):
+    monkeypatch.delenv("UNET_MOTION_KERNELS", raising=False)
+    with caplog.at_level(logging.INFO):
+        found = sampled(run(base, kernels="proven")[0])
+        assert torch.equal(sampled(base), found)
+    assert not proof._proofs and not [r for r in caplog.records if "proof" in r.name or "dispatch" in r.name]
+    assert torch.equal(sampled(run(base, kernels="eager")[0]), found)
+    assert "Triton" in run(base)[1]
 
 
 def test_a_compiled_model_gives_the_same_values_and_off_takes_it_away(base, monkeypatch):
@@ -215,9 +287,10 @@ def test_the_report_says_what_each_operation_runs(base):
     [
         ({"kernels": "triton"}, "`kernels` is 'triton', which cannot run on cpu: Triton has no backend here for cpu."),
         ({"cuda_graphs": True}, "`cuda_graphs` is on, but there are no CUDA graphs on cpu; turn it off."),
-        ({"kernels": "fast"}, "`kernels` is 'fast', expected one of unchanged, eager, triton."),
+        ({"kernels": "fast"}, "`kernels` is 'fast', expected one of unchanged, eager, triton, proven."),
         ({"compile": "inductor", "cuda_graphs": True}, "`compile` is 'inductor' and `cuda_graphs` is on, which"),
         ({"compile": "inductor", "kernels": "triton"}, "`compile` is 'inductor' and `kernels` is 'triton', which"),
+        ({"compile": "inductor", "kernels": "proven"}, "`compile` is 'inductor' and `kernels` is 'proven', which"),
     ],
 )
 def test_choices_that_cannot_act_are_refused(chosen, message, base):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import time
+from functools import partial
 from types import SimpleNamespace
 
 import comfy.latent_formats
@@ -236,27 +236,27 @@ def test_previews_take_a_few_percent_of_the_time_however_slow_they_are():
         assert made >= 2 and (spent - cost) / now <= preview.SHARE * 1.01
 
 
-def test_a_run_is_hardly_slower_with_previews(loaded, seen, client, monkeypatch):
-    steps = 12
-    sample(loaded, steps=steps)
-    spent = []
-    encode = preview.encode_loop
+def test_previews_are_made_as_seldom_as_what_they_take_wants(loaded, seen, client, monkeypatch):
+    """A second a step and a tenth a loop: after a loop 0.1 s * 0.97 / 0.03 pass, which end in the fourth step."""
+    now = 0.0
+    encode, choice = preview.encode_loop, preview.current_choice
 
-    def timed(*arguments):
-        start = time.perf_counter()
-        data = encode(*arguments)
-        spent.append(time.perf_counter() - start)
-        return data
+    def tenth(*arguments):
+        nonlocal now
+        now += 0.1
+        return encode(*arguments)
 
-    monkeypatch.setattr(preview, "encode_loop", timed)
-    seen.sent.clear()
-    start = time.perf_counter()
-    sample(loaded, steps=steps, frames=16)
-    whole = time.perf_counter() - start
-    assert 1 <= len(seen.loops) <= steps
-    # One preview more than the share, because the first is always made.
-    assert sum(spent) - max(spent) <= 2 * preview.SHARE * whole
-    print(f"{len(spent)} previews took {1e3 * sum(spent):.1f} ms of {1e3 * whole:.0f} ms")
+    def second():
+        nonlocal now
+        now += 1.0
+        return choice()
+
+    monkeypatch.setattr(preview, "Pace", partial(preview.Pace, clock=lambda: now))
+    monkeypatch.setattr(preview, "encode_loop", tenth)
+    monkeypatch.setattr(preview, "current_choice", second)
+    sample(loaded, steps=11)
+    # The last is always made.
+    assert [step for _, step, _, image in seen.sent if image and image[0] == "WEBP"] == [1, 5, 9, 11]
 
 
 def test_the_last_loop_is_what_the_bundled_decoder_makes_of_the_latents(loaded, seen, shown):

@@ -73,9 +73,7 @@ def test_each_windows_residuals_are_those_of_its_own_hints_bit_for_bit(moving):
     windows = [window for window, _ in plan(frames, **changes)]
     assert len(found) == len(windows) == 4
     for seen, window in zip(found, windows, strict=True):
-        (alone,) = residuals(
-            lambda w=window: sample(moving, start=start[w], **controlled(looking(), images=images[w]))
-        )
+        (alone,) = residuals(lambda w=window: sample(moving, start=start[w], **controlled(looking(), images=images[w])))
         for name, tensors in alone.items():
             assert all(torch.equal(a, b) for a, b in zip(seen[name], tensors, strict=True)), name
         assert not torch.equal(seen["middle"][0][:1], seen["middle"][0][1:2])

@@ -288,6 +288,7 @@ def test_windows_travel_with_copies_and_leave_the_first_model_as_it_was(moving, 
     found = sample(model, start=start)
     assert torch.equal(sample(with_settings(model.clone(), unused=1), start=start), found)
     assert torch.equal(sample(moving, start=start), plain) and relative(found, plain) > 1e-3
-    assert ContextWindowsNode.execute(model, **{**DEFAULTS, "length": 5})[0].model_options["context_handler"] is not (
-        model.model_options["context_handler"]
+    assert (
+        ContextWindowsNode.execute(model, **{**DEFAULTS, "length": 5})[0].model_options["context_handler"]
+        is not (model.model_options["context_handler"])
     )

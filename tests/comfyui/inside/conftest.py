@@ -35,6 +35,14 @@ register_folders()
 
 
 @pytest.fixture(scope="session", autouse=True)
+def in_float32():
+    """As on a CPU that is not made for bfloat16, so that bounds are those of float32; others: check_bfloat16."""
+    from pack.unet_motion.ops import cpu_vectors
+
+    cpu_vectors.BFLOAT16 = False
+
+
+@pytest.fixture(scope="session", autouse=True)
 def without_gradients():
     """For the session: what a fixture of a module computes is compared bit for bit with what its checks compute."""
     import torch

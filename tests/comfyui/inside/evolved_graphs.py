@@ -51,9 +51,7 @@ class Graph:
         self.use(given, beta, **inputs)
 
     def use(self, models: list, beta: str = "autoselect", **inputs: Any) -> None:
-        self.model = self.add(
-            "ADE_UseEvolvedSampling", model=self.model, m_models=models, beta_schedule=beta, **inputs
-        )
+        self.model = self.add("ADE_UseEvolvedSampling", model=self.model, m_models=models, beta_schedule=beta, **inputs)
 
     def settings(self, **inputs: Any) -> list:
         given = {"batch_offset": 0, "noise_type": "default", "seed_gen": "comfy", "seed_offset": 0, **inputs}
@@ -309,7 +307,7 @@ def effect_between_two_numbers_of_a_mask(g):
 
 @case
 def scale_over_the_frames(g):
-    floats = g.add("ADE_ValueScheduling", 1, values='0 = 0.6,\n7 = 1.4', print_schedule=False, max_length=8)
+    floats = g.add("ADE_ValueScheduling", 1, values="0 = 0.6,\n7 = 1.4", print_schedule=False, max_length=8)
     g.gen2(apply={"scale_multival": g.add("ADE_MultivalDynamicFloats", floats=floats)})
 
 

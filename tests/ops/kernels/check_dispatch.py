@@ -18,6 +18,7 @@ from unet_motion.ops.float8 import rounded, rounded_kernel
 from unet_motion.ops.freeu import FreeU, freeu_concat, freeu_concat_kernel
 from unet_motion.ops.group_norm import group_norm, group_norm_kernel, scoped_group_norm
 from unet_motion.ops.layer_norm import add_layer_norm, add_layer_norm_kernel, layer_norm, layer_norm_kernel
+from unet_motion.ops.proof import wanted
 from unet_motion.ops.residual import add_residual, residual_sum_kernel
 
 NAMES = ("float8", "freeu", "geglu", "geglu_product", "group_norm", "layer_norm", "residual_sum", "temporal_attention")
@@ -198,8 +199,8 @@ def test_the_processor_takes_masks_and_stands_in_compiled_code():
 def test_the_mode_is_of_this_thread_and_checked(monkeypatch):
     assert kernels.current_mode() == "triton"
     with kernels.use("eager"):
-        assert not modes.wanted()
-    with pytest.raises(ValueError, match="'fast' are unknown; expected one of eager, triton"):
+        assert not wanted(dispatch.KERNELS["geglu"], random(2, 8))
+    with pytest.raises(ValueError, match="'fast' are unknown; expected one of eager, triton, proven"):
         kernels.use("fast").__enter__()
     modes._mode.set(None)
     monkeypatch.setenv(modes.VARIABLE, "eager")

@@ -16,7 +16,7 @@ from unet_motion import kernels
 from unet_motion.forward.lora import LowRank
 from unet_motion.model.layer_factory import make_factory
 from unet_motion.model.transformer import FeedForward
-from unet_motion.ops import feed_forward, report, tuning
+from unet_motion.ops import dispatch, feed_forward, tuning
 from unet_motion.ops.dispatch import KERNELS, interpreted
 from unet_motion.ops.feed_forward import geglu_layer, geglu_product, geglu_product_eager, geglu_product_kernel
 from unet_motion.ops.feed_forward.product import sizes_of
@@ -249,7 +249,7 @@ def test_an_entry_stands_for_its_size_and_the_numbers_of_rows_down_to_half_of_it
 
 
 def test_the_report_says_why_it_does_or_does_not_run(table, monkeypatch):
-    monkeypatch.setattr(report, "unavailable", lambda device: None)
+    monkeypatch.setattr(dispatch, "unavailable", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
 
     def path(dtype):

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from poison import DEVICE
 
 from unet_motion.bench.card import tuning as card
-from unet_motion.bench.card.kernel_checks import Reference
+from unet_motion.bench.card.kernel_checks import reference
 from unet_motion.bench.card.sizes import Level
 from unet_motion.ops import tuning
 from unet_motion.ops.feed_forward import geglu_kernel
@@ -58,14 +58,14 @@ def test_every_choice_of_the_grid_reaches_the_launch_and_changes_no_value(words,
     launches = Launches(getattr(module, KERNELS[kernel]))
     monkeypatch.setattr(module, KERNELS[kernel], launches)
     level = Level(32, 4, 1, 2)
-    reference = Reference(words, level, torch.float32, DEVICE, 3)
+    compared = reference(words, level, torch.float32, DEVICE, 3)
     tried = list(card.grid(kernel))
     assert len({tuple(use.items()) for use in tried}) == len(tried) >= 6
     # Interpreted, a group norm takes a second: the first choice and the last, which differ in everything.
     for use in (tried[0], tried[-1]):
         del launches.options[:]
         with tuning.choosing(kernel, **use) as asked:
-            assert reference.as_exact(reference.error()), use
+            assert compared.as_exact(compared.error()), use
         assert asked and all(isinstance(size, int) for size in asked[-1].values())
         (options,) = launches.options
         assert options["num_warps"] == use["num_warps"]
@@ -73,7 +73,7 @@ def test_every_choice_of_the_grid_reaches_the_launch_and_changes_no_value(words,
             assert options[name] == use[name]
         assert options.get("BLOCK", 0) <= use.get("BLOCK", options.get("BLOCK", 0))
     monkeypatch.setattr(module, KERNELS[kernel], launches.kernel)
-    assert reference.as_exact(reference.error()), "with the launcher's own"
+    assert compared.as_exact(compared.error()), "with the launcher's own"
 
 
 def test_a_file_of_the_devices_capability_is_read(tmp_path, monkeypatch):

@@ -26,9 +26,7 @@ STAGES = (
 """In order of worth; the shares are seconds of 450."""
 
 
-def run_card(
-    names: Sequence[str], rehearse: bool, budget: float, out: Path, comfyui: Path | None, begun: float
-) -> int:
+def run_card(names: Sequence[str], rehearse: bool, budget: float, out: Path, comfyui: Path | None, begun: float) -> int:
     """Run the named stages, or all; gives 1 where one failed.
 
     Args:

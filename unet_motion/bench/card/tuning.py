@@ -12,7 +12,7 @@ import torch
 
 from ...files.atomic import atomic_file
 from ...ops.tuning import capability, choosing, read
-from .kernel_checks import Reference, declines, works_on
+from .kernel_checks import declines, reference, works_on
 from .sizes import Level
 from .stages import Card, Found
 from .timing import milliseconds
@@ -88,13 +88,13 @@ def best_of(
     to_beat = row["own ms"] = milliseconds(works, card.device, card.sizes.repeats)
     if apart:
         to_beat = row["apart ms"] = milliseconds(apart, card.device, card.sizes.repeats)
-    reference = Reference(words, level, dtype, card.device)
+    compared = reference(words, level, dtype, card.device)
     times: list[tuple[float, dict[str, int]]] = []
     sizes: dict[str, int] = {}
     for use in list(grid(kernel))[: card.sizes.tries]:
         with choosing(kernel, **use) as asked:
             try:
-                if reference.as_exact(reference.error()):
+                if compared.as_exact(compared.error()):
                     times.append((milliseconds(works, card.device, card.sizes.repeats), use))
                 else:
                     row["failed"] = f"{use}: other values"

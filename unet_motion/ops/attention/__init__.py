@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..pairs import Make, Pair, size_of
+from ..proof import proven
 from . import cpu_padded_keys as padded_keys
 from . import cpu_short as short_attention
+from .temporal import TEMPORAL_ATTENTION, temporal_attention_kernel
 
 MAX_BATCH = 32768
 """Rows per call of a fused kernel: some put the batch on a grid axis that ends at 65535."""
@@ -111,7 +114,8 @@ class AutoProcessor(SDPAProcessor):
     """The fastest exact processor known for the device.
 
     On a CPU two batched products for many short sequences, such as the frames of each pixel, and keys filled up to
-    whole vectors for others; else torch's own choice.
+    whole vectors for others; over frames this project's kernel in the mode "proven", where it was proven; else torch's
+    own choice.
     """
 
     name = "auto"
@@ -123,8 +127,28 @@ class AutoProcessor(SDPAProcessor):
             key, value, mask = padded_keys.pad(key, value, mask)
         return super().attend(query, key, value, mask, scale)
 
+    def attend_frames(self, query, key, value, scale):
+        if proven(TEMPORAL_ATTENTION, query):
+            views = [t.permute(0, 2, 3, 1, 4) for t in (query, key, value)]
+            if TEMPORAL_ATTENTION.takes(*views):
+                return temporal_attention_kernel(*views, scale).permute(0, 3, 1, 2, 4)
+        return super().attend_frames(query, key, value, scale)
+
 
 DEFAULT_PROCESSOR = AutoProcessor()
+
+
+@TEMPORAL_ATTENTION.pair("temporal attention of wide heads", row=False, heads=2)
+@TEMPORAL_ATTENTION.pair("temporal attention", heads=8)
+def _pair(make: Make, clips: int, frames: int, side: int, channels: int, heads: int) -> Pair:
+    """The twin is what would run else."""
+    q, k, v = (make(clips, frames, side * side, channels).unflatten(-1, (heads, -1)) for _ in range(3))
+    query, key, value = (t.permute(0, 2, 3, 1, 4) for t in (q, k, v))
+    scale = default_scale(channels // heads)
+    return Pair(
+        lambda: temporal_attention_kernel(query, key, value, scale).permute(0, 3, 1, 2, 4),
+        lambda: DEFAULT_PROCESSOR.attend_frames(q, k, v, scale), (query, key, value), size_of(q, k, v, q),
+    )  # fmt: skip
 
 
 def default_scale(head_dim: int) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, library
 
 from ..dispatch import kernel
-from ..mode import wanted
+from ..proof import wanted
 from .layout import empty_result
 
 MOST_FRAMES = 64
@@ -44,7 +44,7 @@ def temporal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, 
     Returns:
         The query's shape and dtype, in the memory order of tokens, ((B,) F, N, heads, dim).
     """
-    if wanted() and TEMPORAL_ATTENTION.takes(query, key, value, mask):
+    if wanted(TEMPORAL_ATTENTION, query) and TEMPORAL_ATTENTION.takes(query, key, value, mask):
         return temporal_attention_kernel(query, key, value, scale, mask)
     return temporal_attention_eager(query, key, value, scale, mask)
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ..layer import may_be_read, overwritable
 from ..linear.cpu import linear
-from ..mode import wanted
+from ..pairs import Make, Pair, size_of
+from ..proof import wanted
 from .gradient import GatedProduct
 from .product import is_measured
 from .product.triton_op import GEGLU_PRODUCT, geglu_product_kernel
@@ -17,7 +18,7 @@ from .triton_op import GEGLU, geglu_kernel
 
 def geglu_layer(layer: nn.Linear, x: Tensor) -> Tensor:
     """:func:`geglu` of ``layer(x)``, x (..., C), in one launch where that was found to be faster."""
-    if wanted() and may_be_read(layer, nn.Linear, x) and is_measured(x, layer.weight):
+    if may_be_read(layer, nn.Linear, x) and is_measured(x, layer.weight) and wanted(GEGLU_PRODUCT, x):
         return geglu_product(x, layer.weight, layer.bias)
     return geglu(linear(layer, x), inplace=overwritable(layer))
 
@@ -32,7 +33,7 @@ def geglu_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (..., H) in x's dtype; the product is summed and gated in float32.
     """
-    if wanted() and GEGLU_PRODUCT.takes(x, weight, bias):
+    if wanted(GEGLU_PRODUCT, x) and GEGLU_PRODUCT.takes(x, weight, bias):
         return geglu_product_kernel(x, weight, bias)
     return geglu(F.linear(x, weight, bias))
 
@@ -52,7 +53,7 @@ def geglu(x: Tensor, inplace: bool = False) -> Tensor:
     Returns:
         (..., H) in x's dtype.
     """
-    if wanted() and GEGLU.takes(x):
+    if wanted(GEGLU, x) and GEGLU.takes(x):
         return geglu_kernel(x)
     if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return GatedProduct.apply(x)
@@ -69,3 +70,21 @@ def geglu_inplace(x: Tensor) -> Tensor:
     """The plain twin written over x: at this width the tensors are the largest of the network."""
     value, gate = x.chunk(2, dim=-1)
     return value.mul_(torch.ops.aten.gelu_(gate))
+
+
+@GEGLU.pair("GEGLU")
+def _pair(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
+    x = make(frames, clips * side * side, 8 * channels)
+    return Pair(lambda: geglu_kernel(x), lambda: geglu_eager(x), (x,), size_of(x) * 3 // 2)
+
+
+@GEGLU_PRODUCT.pair("GEGLU inside the product")
+def _product_pair(make: Make, clips: int, frames: int, side: int, channels: int) -> Pair:
+    """A product of about 1's size, by a power of two, so that in float64 the weights are the same."""
+    x, weight, bias = make(frames, clips * side * side, channels), make(8 * channels, channels), make(8 * channels)
+    weight.mul_(2.0 ** -(channels.bit_length() // 2))
+    given, written = (x, weight, bias), 4 * x.numel() * x.element_size()
+    return Pair(
+        lambda: geglu_product_kernel(*given), lambda: geglu_product_eager(*given), given, size_of(*given) + written,
+        apart=lambda: geglu_kernel(F.linear(*given)), work=16.0 * x.numel() * channels,
+    )  # fmt: skip

@@ -7,7 +7,7 @@ from torch import Tensor, library
 from ..dispatch import kernel
 from ..layout import not_rows
 
-GEGLU = kernel("geglu", fits=not_rows)
+GEGLU = kernel("geglu", fits=not_rows, width=8)
 
 
 @library.custom_op("unet_motion::geglu", mutates_args=())

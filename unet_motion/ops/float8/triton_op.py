@@ -10,7 +10,7 @@ from ..layout import not_rows
 
 FLOAT8 = torch.float8_e4m3fn
 
-ROUNDED = kernel("float8", fits=not_rows)
+ROUNDED = kernel("float8", fits=not_rows, width=4)
 
 
 @library.custom_op("unet_motion::float8", mutates_args=())

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...values import is_finite, quoted
-from ..mode import wanted
+from ..pairs import Make, Pair, size_of
+from ..proof import wanted
 from .triton_op import FREEU, freeu_concat_kernel
 
 
@@ -52,7 +53,7 @@ def freeu_concat(hidden: Tensor, skip: Tensor, freeu: FreeU | None, resolution: 
         return torch.cat([hidden, skip], dim=1)
     b, s = (freeu.b1, freeu.s1) if resolution == 0 else (freeu.b2, freeu.s2)
     structure = freeu.version == "v2"
-    if wanted() and FREEU.takes(hidden, skip, freeu.active):
+    if wanted(FREEU, hidden) and FREEU.takes(hidden, skip, freeu.active):
         return freeu_concat_kernel(hidden, skip, b, s, structure, freeu.active)
     return freeu_concat_eager(hidden, skip, b, s, structure, freeu.active)
 
@@ -105,3 +106,20 @@ def _backbone_factor(hidden: Tensor, b: float) -> Tensor:
     # A constant map has no structure to follow: its factor is 1.
     normalised = (mean - low) / (high - low).clamp_min(torch.finfo(mean.dtype).tiny)
     return 1 + (b - 1) * normalised
+
+
+@FREEU.pair("FreeU v1 that is off", row=False, version="v1", on=False)
+@FREEU.pair("FreeU v2 that is on", row=False, version="v2", on=True)
+@FREEU.pair("FreeU v2 and concatenation", version="v2")
+@FREEU.pair("FreeU v1 and concatenation", version="v1")
+def _pair(make: Make, clips: int, frames: int, side: int, channels: int, version: str, on: bool | None = None) -> Pair:
+    """Of the level two below."""
+    images = (make(clips * frames, side // 4, side // 4, 4 * channels).permute(0, 3, 1, 2) for _ in range(2))
+    hidden, skip = images
+    active = None if on is None else make(1).isfinite() == on
+    given = (hidden, skip, 1.5, 0.9, version == "v2", active)
+    reads = size_of(hidden, skip, skip) + (size_of(hidden) if version == "v2" else 0)
+    return Pair(
+        lambda: freeu_concat_kernel(*given), lambda: freeu_concat_eager(*given), (hidden, skip, active),
+        reads + size_of(hidden, skip),
+    )  # fmt: skip

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ..layer import add_into, has_layout, is_hooked, overwritable, weights_of
 from ..layout import from_tokens, to_tokens
-from ..mode import wanted
+from ..pairs import Make, Pair, size_of
+from ..proof import wanted
 from . import cpu as narrow_groups
 from .triton_op import GROUP_NORM, group_norm_kernel
 
@@ -29,7 +30,7 @@ def group_norm(
     Returns:
         (N, M, C) in the tokens' dtype.
     """
-    if wanted() and GROUP_NORM.takes(tokens, weight, bias, added):
+    if wanted(GROUP_NORM, tokens) and GROUP_NORM.takes(tokens, weight, bias, added):
         return group_norm_kernel(tokens, weight, bias, groups, eps, silu, added)
     return group_norm_eager(tokens, weight, bias, groups, eps, silu, added)
 
@@ -55,7 +56,7 @@ def scoped_group_norm(
     (``inplace``).
     """
     clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
-    fused = wanted() and not is_hooked(norm)
+    fused = not is_hooked(norm) and wanted(GROUP_NORM, x)
     if added is not None and not (fused and clips % added.shape[0] == 0):
         x, added = add_per_row(x, added, inplace), None
     if fused:
@@ -103,3 +104,21 @@ def add_per_row(x: Tensor, vector: Tensor, inplace: bool) -> Tensor:
     """x (B*F, C, H, W) plus a vector (B, C) per clip or (B*F, C) per frame, broadcast and never repeated."""
     clips = x.unflatten(0, (vector.shape[0], -1))
     return add_into(clips, vector[:, None, :, None, None], inplace).flatten(0, 1)
+
+
+@GROUP_NORM.pair("group norm over a clip", row=False, silu=False, clip=True)
+@GROUP_NORM.pair("group norm behind an embedding of each frame", row=False, added="frame")
+@GROUP_NORM.pair("group norm and SiLU behind the time embedding", added="clip")
+@GROUP_NORM.pair("group norm and SiLU")
+def _pair(
+    make: Make, clips: int, frames: int, side: int, channels: int, silu: bool = True, added: str = "",
+    clip: bool = False,
+) -> Pair:  # fmt: skip
+    sizes = (clips, frames * side * side) if clip else (clips * frames, side * side)
+    tokens, weight, bias = make(*sizes, channels), make(channels), make(channels)
+    rows = make(clips * (frames if added == "frame" else 1), channels) if added else None
+    given = (tokens, weight, bias, 32, 1e-5, silu, rows)
+    return Pair(
+        lambda: group_norm_kernel(*given), lambda: group_norm_eager(*given), (tokens, weight, bias, rows),
+        3 * size_of(tokens),
+    )  # fmt: skip

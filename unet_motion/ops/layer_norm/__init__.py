@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layer import add_into, is_hooked, overwritable, weights_of
-from ..mode import wanted
+from ..pairs import Make, Pair, size_of
+from ..proof import wanted
 from .triton_op import LAYER_NORM, add_layer_norm_kernel, layer_norm_kernel
 
 
@@ -30,7 +31,7 @@ def layer_norm(
     Returns:
         sum, normalised: each of x's shape and dtype; statistics in float32.
     """
-    if not wanted() or not LAYER_NORM.takes(x, weight, bias, pos_emb, residual, ahead):
+    if not wanted(LAYER_NORM, x) or not LAYER_NORM.takes(x, weight, bias, pos_emb, residual, ahead):
         return layer_norm_eager(x, weight, bias, eps, pos_emb, residual, ahead)
     if residual is None:
         return x, layer_norm_kernel(x, weight, bias, pos_emb, eps)
@@ -58,7 +59,7 @@ def add_layer_norm(
     The sum may be written into tokens that belong to the caller (``inplace``). ``ahead`` (C,) is what comes next on the
     residual stream: it is in the sum that is given back, which is a new tensor then, but not in the norm.
     """
-    if wanted() and not is_hooked(norm):
+    if not is_hooked(norm) and wanted(LAYER_NORM, tokens):
         table = None if pos_emb is None else pos_emb[:, 0]
         return layer_norm(tokens, *weights_of(norm, tokens), norm.eps, table, added, ahead)
     if added is not None:
@@ -66,3 +67,28 @@ def add_layer_norm(
     out = norm(tokens)
     out = out if pos_emb is None else add_into(out, pos_emb, overwritable(norm))
     return (tokens if ahead is None else tokens + ahead), out
+
+
+@LAYER_NORM.pair("layer norm", row=False, residual=False, positions=False)
+@LAYER_NORM.pair("layer norm and positions", row=False, residual=False)
+@LAYER_NORM.pair("residual and layer norm", row=False, positions=False)
+@LAYER_NORM.pair("residual, layer norm and what comes next", row=False, positions=False, ahead=True)
+@LAYER_NORM.pair("residual, layer norm and positions")
+def _pair(
+    make: Make, clips: int, frames: int, side: int, channels: int, residual: bool = True, positions: bool = True,
+    ahead: bool = False,
+) -> Pair:  # fmt: skip
+    x, weight, bias = make(frames, clips * side * side, channels), make(channels), make(channels)
+    added = make(*x.shape) if residual else None
+    rows, more = make(frames, channels) if positions else None, make(channels) if ahead else None
+
+    def kernel() -> Tensor | tuple[Tensor, Tensor]:
+        if added is None:
+            return layer_norm_kernel(x, weight, bias, rows, 1e-5)
+        return add_layer_norm_kernel(x, added, weight, bias, rows, 1e-5, more)
+
+    def plain() -> Tensor | tuple[Tensor, Tensor]:
+        both = layer_norm_eager(x, weight, bias, 1e-5, rows, added, more)
+        return both if residual else both[1]
+
+    return Pair(kernel, plain, (x, weight, bias, rows, added, more), 2 * size_of(x, added))

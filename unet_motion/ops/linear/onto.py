@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..layer import is_hooked, may_be_read
-from ..mode import wanted
+from ..layer_norm.triton_op import LAYER_NORM
+from ..proof import wanted
 from .float8 import is_float8
 
 
@@ -17,7 +18,7 @@ def bias_ahead(first: nn.Module, last: nn.Linear, tokens: Tensor) -> Tensor | No
 
     ``first`` is the layer before, which has to be torch's own too, or in float8: then nobody sees what lies between.
     """
-    if not wanted() or not may_be_read(last, nn.Linear, tokens):
+    if not wanted(LAYER_NORM, tokens) or not may_be_read(last, nn.Linear, tokens):
         return None
     own = may_be_read(first, nn.Linear, tokens) or (is_float8(first) and not is_hooked(first))
     return last.bias if own else None

@@ -92,4 +92,3 @@ class Report:
         }
         replaced = [{"node": r.node, "type": r.kind, "by": list(r.by)} for r in self.replaced]
         return {"whole": self.is_whole, "replaced": replaced, **said}
-

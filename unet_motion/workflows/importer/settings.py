@@ -13,9 +13,9 @@ from .table import BATCHES, ROWS, STAGES, BatchOf, Made, Named, Of, Row
 from .widgets import UnknownWidgets, Widgets
 
 # Types that only settings have: links of these end at nodes of the table.
-SETTING_TYPES = frozenset(
-    output for row in ROWS.values() if row.emits is None for output in row.outputs
-) - frozenset(output for row in ROWS.values() if row.emits is not None for output in row.outputs)
+SETTING_TYPES = frozenset(output for row in ROWS.values() if row.emits is None for output in row.outputs) - frozenset(
+    output for row in ROWS.values() if row.emits is not None for output in row.outputs
+)
 
 
 @dataclass

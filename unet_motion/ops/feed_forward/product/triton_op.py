@@ -19,7 +19,7 @@ def _constraint(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     return too_many_rows(x) or not_rows(x) or ("the weights are no rows of numbers" if not_rows(weight) else None)
 
 
-GEGLU_PRODUCT = kernel(NAME, fits=_constraint, measured=True)
+GEGLU_PRODUCT = kernel(NAME, fits=_constraint, measured=True, width=8)
 
 
 @library.custom_op("unet_motion::geglu_product", mutates_args=())

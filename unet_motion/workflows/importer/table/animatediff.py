@@ -120,7 +120,7 @@ WINDOWS = (
     _windows(
         "ADE_AnimateDiffUniformContextOptions",
         f'{_SIZES}; context_schedule COMBO "uniform"; closed_loop BOOLEAN false;'
-        f'{_FUSED.replace("pyramid", "flat")}; {DEPRECATED}',
+        f"{_FUSED.replace('pyramid', 'flat')}; {DEPRECATED}",
         of("context_schedule", SCHEDULES),
     ),
     _windows("ADE_BatchedContextOptions", f"context_length INT 16; {_SPAN}", "batched", stride=False, overlap=0),
@@ -297,7 +297,9 @@ MOTION = (
         chain="prev_motion_lora",
     ),
     row(
-        "ADE_AnimateDiffSettings", "pe_adjust PE_ADJUST; weight_adjust WEIGHT_ADJUST", "AD_SETTINGS",
+        "ADE_AnimateDiffSettings",
+        "pe_adjust PE_ADJUST; weight_adjust WEIGHT_ADJUST",
+        "AD_SETTINGS",
     ),
     row(
         "ADE_AdjustPESweetspotStretch",
@@ -327,7 +329,6 @@ MOTION = (
 )
 
 
-
 def _weights(kind: str, parts: str, operation: str) -> Row:
     """Changes of a motion module's weights: only all of them at once have a counterpart."""
     neutral = 1.0 if operation == "MULT" else 0.0
@@ -350,8 +351,7 @@ def _weights(kind: str, parts: str, operation: str) -> Row:
 
 _SCALED = "mask_motion_scale MASK; min_motion_scale FLOAT 1.0; max_motion_scale FLOAT 1.0"
 _MOVES = (
-    "cap_initial_pe_length INT 0; interpolate_pe_to_length INT 0; initial_pe_idx_offset INT 0;"
-    "final_pe_idx_offset INT 0"
+    "cap_initial_pe_length INT 0; interpolate_pe_to_length INT 0; initial_pe_idx_offset INT 0;final_pe_idx_offset INT 0"
 )
 
 
@@ -377,7 +377,9 @@ OLD_SETTINGS = (
     _settings("ADE_AnimateDiffModelSettings_Release", "", ""),
     _settings("ADE_AnimateDiffModelSettingsSimple", "", _STRETCH),
     _settings(
-        "ADE_AnimateDiffModelSettings", "pe_strength attn_strength other_strength", f"{_STRETCH}{_MOVES}; ",
+        "ADE_AnimateDiffModelSettings",
+        "pe_strength attn_strength other_strength",
+        f"{_STRETCH}{_MOVES}; ",
     ),
     _settings(
         "ADE_AnimateDiffModelSettingsAdvancedAttnStrengths",
@@ -419,8 +421,7 @@ PIA = (
     ),
     row(
         "ADE_InputPIA_PaperPresets",
-        'preset COMBO "Animation (Small Motion)"; batch_index INT 0; mult_multival MULTIVAL;'
-        "print_values BOOLEAN false",
+        'preset COMBO "Animation (Small Motion)"; batch_index INT 0; mult_multival MULTIVAL;print_values BOOLEAN false',
         "PIA_INPUT",
         Give("pia", {"preset": of("preset", PIA_PRESETS), "frame": of("batch_index")}),
         reads={"mult_multival": {"value": "pia:strength"}},

@@ -95,8 +95,11 @@ def _prompts(
         Give("prompts", {**text, "frames": frames}),
         only={**numbers, **(only or {})},
         ignored=("print_output", *(name for name in ("start_frame", "end_frame") if printed)),
-        orders=tuple(f"{first} {shown}pre_text app_text {start}pw_a pw_b pw_c pw_d"
-                     for shown in ("print_output ", "") for start in more),
+        orders=tuple(
+            f"{first} {shown}pre_text app_text {start}pw_a pw_b pw_c pw_d"
+            for shown in ("print_output ", "")
+            for start in more
+        ),
         home="prompts",
         pack=PROMPTS,
         **rest,
@@ -187,23 +190,43 @@ ROWS: tuple[Row, ...] = (
     _video("VHS_LoadVideoFFmpeg"),
     _video("VHS_LoadVideoFFmpegPath", 'video STRING ""', copied=True),
     row(
-        "VHS_GetImageCount", "images IMAGE", "INT", Give("counted", {"image": of("images")}),
-        emits={0: ("counted", 2)}, home="counted", pack=VIDEO,
+        "VHS_GetImageCount",
+        "images IMAGE",
+        "INT",
+        Give("counted", {"image": of("images")}),
+        emits={0: ("counted", 2)},
+        home="counted",
+        pack=VIDEO,
     ),
     row(
-        "VHS_DuplicateImages", "images IMAGE; multiply_by INT 1", "IMAGE INT",
-        Give("repeated", {"image": of("images"), "amount": of("multiply_by")}), Give("count", {}),
-        emits={0: ("repeated", 0), 1: ("count", 2)}, home="repeated", pack=VIDEO,
+        "VHS_DuplicateImages",
+        "images IMAGE; multiply_by INT 1",
+        "IMAGE INT",
+        Give("repeated", {"image": of("images"), "amount": of("multiply_by")}),
+        Give("count", {}),
+        emits={0: ("repeated", 0), 1: ("count", 2)},
+        home="repeated",
+        pack=VIDEO,
     ),
     row(
-        "VHS_VAEDecodeBatched", "samples LATENT; vae VAE; per_batch INT 16", "IMAGE",
+        "VHS_VAEDecodeBatched",
+        "samples LATENT; vae VAE; per_batch INT 16",
+        "IMAGE",
         Give("decoded", {"samples": of("samples"), "vae": of("vae")}),
-        ignored=("per_batch",), emits={0: ("decoded", 0)}, home="decoded", pack=VIDEO,
+        ignored=("per_batch",),
+        emits={0: ("decoded", 0)},
+        home="decoded",
+        pack=VIDEO,
     ),
     row(
-        "VHS_VAEEncodeBatched", "pixels IMAGE; vae VAE; per_batch INT 16", "LATENT",
+        "VHS_VAEEncodeBatched",
+        "pixels IMAGE; vae VAE; per_batch INT 16",
+        "LATENT",
         Give("encode_resized", {"pixels": of("pixels"), "vae": of("vae")}),
-        ignored=("per_batch",), emits={0: ("encode_resized", 0)}, home="encode_resized", pack=VIDEO,
+        ignored=("per_batch",),
+        emits={0: ("encode_resized", 0)},
+        home="encode_resized",
+        pack=VIDEO,
     ),
     row(
         "VHS_VideoCombine",
@@ -272,7 +295,8 @@ ROWS: tuple[Row, ...] = (
     _control_loader("DiffControlNetLoaderAdvanced", "control_net_name", "control_loader_diff", "model MODEL; "),
     _control_loader("ACN_DiffControlNetLoaderAdvanced", "cnet", "control_loader_diff", "model MODEL; "),
     _control_of_one(
-        "ACN_AdvancedControlNetApplySingle", "model_optional MODEL; ",
+        "ACN_AdvancedControlNetApplySingle",
+        "model_optional MODEL; ",
         emits={0: ("control_single", 0), 1: "model_optional"},
     ),
     _control_of_one("ACN_AdvancedControlNetApplySingle_v2", "", emits={0: ("control_single", 0)}),
@@ -282,10 +306,7 @@ ROWS: tuple[Row, ...] = (
     _interpolation("FILM VFI", "last_frame BOOLEAN false; "),
     _interpolation("IFUnet VFI", "scale_factor FLOAT 1.0; ensemble BOOLEAN true; ", OTHER_NET),
     _interpolation("IFRNet VFI", "scale_factor FLOAT 1.0; ", OTHER_NET),
-    *(
-        _interpolation(f"{name} VFI", "", OTHER_NET)
-        for name in ("GMFSS Fortuna", "AMT", "CAIN", "M2M", "Sepconv")
-    ),
+    *(_interpolation(f"{name} VFI", "", OTHER_NET) for name in ("GMFSS Fortuna", "AMT", "CAIN", "M2M", "Sepconv")),
     *(
         _interpolation(f"{name} VFI", "duplicate_first_last_frames BOOLEAN false; ", OTHER_NET)
         for name in ("STMFNet", "FLAVR")

@@ -232,7 +232,10 @@ VALUES = (
         chain="prev_custom_cfg",
     ),
     row(
-        "ADE_FloatToFloats", "FLOAT FLOAT 39!", "FLOATS", emits={0: "FLOAT"},
+        "ADE_FloatToFloats",
+        "FLOAT FLOAT 39!",
+        "FLOATS",
+        emits={0: "FLOAT"},
     ),
     row(
         "ADE_ValueScheduling",
@@ -253,7 +256,6 @@ VALUES = (
         home="curve",
     ),
 )
-
 
 
 def _ids(*counts: int, modules: tuple[int, int] = (0, 0)) -> Iterator[str]:

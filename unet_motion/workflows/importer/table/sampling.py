@@ -12,7 +12,7 @@ from .values import BETA_SCHEDULES, FORMATS, NOISES, RESIZES, SCHEDULERS
 DEPRECATED = "deprecation_warning ADEWARN"
 SEED = "seed_override INT 0!"
 _SAMPLING = (
-    "batch_offset INT 0; noise_type COMBO \"default\"; seed_gen COMBO \"comfy\"; seed_offset INT 0;"
+    'batch_offset INT 0; noise_type COMBO "default"; seed_gen COMBO "comfy"; seed_offset INT 0;'
     "noise_layers NOISE_LAYERS; iteration_opts ITERATION_OPTS;"
     f"{SEED}; adapt_denoise_steps BOOLEAN false; custom_cfg CUSTOM_CFG; sigma_schedule SIGMA_SCHEDULE;"
     "image_inject IMAGE_INJECT; ancestral_opts ANCESTRAL_OPTS"
@@ -223,6 +223,7 @@ OTHERS = (
         home="clip",
     ),
 )
+
 
 def _show(kind: str, inputs: str, *more: str) -> Row:
     """A picture of the windows: the node here shows those that are set on its MODEL."""

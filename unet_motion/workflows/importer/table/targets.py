@@ -223,9 +223,7 @@ _ALL = (
         "negative CONDITIONING; sampler SAMPLER; sigmas SIGMAS; latent_image LATENT",
         "output:LATENT denoised_output:LATENT",
     ),
-    _target(
-        "CFGGuider", "model MODEL; positive CONDITIONING; negative CONDITIONING; cfg FLOAT 8.0", "GUIDER:GUIDER"
-    ),
+    _target("CFGGuider", "model MODEL; positive CONDITIONING; negative CONDITIONING; cfg FLOAT 8.0", "GUIDER:GUIDER"),
     _target("PerturbedAttentionGuidance", "model MODEL; scale FLOAT 3.0", "MODEL:MODEL"),
     _target("RescaleCFG", "model MODEL; multiplier FLOAT 0.7", "MODEL:MODEL"),
     _target("VAEEncode", "pixels IMAGE; vae VAE", "LATENT:LATENT"),
