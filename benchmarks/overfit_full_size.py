@@ -161,10 +161,10 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def show_table(pipe: MotionPipeline, seeds: int) -> None:
+def show_table(pipe: MotionPipeline, seeds: int, settings: Sequence[str]) -> None:
     """Errors against 20 plain steps; the time is counted in full steps."""
     ways: dict[str, tuple[int, str | None]] = {f"{n} steps": (n, None) for n in (STEPS, *PLAIN)}
-    ways |= {preset: (STEPS, preset) for preset in PRESETS}
+    ways |= {setting: (STEPS, setting) for setting in (*PRESETS, *settings)}
     rows: dict[str, list[str]] = {}
     times: dict[str, float] = {}
     for seed in range(seeds):
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2, help="clips in a training step")
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate")
     parser.add_argument("--seeds", type=int, default=1, help="runs of the table")
+    parser.add_argument("--also", nargs="*", default=(), help="settings of a step cache beside the presets")
     parser.add_argument("--weights", type=Path, help="file of the trained weights, read where it is, then written")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -202,7 +203,7 @@ def main() -> None:
             trained = {name: weight.detach() for name, weight in unet.named_parameters() if weight.requires_grad}
             save_file({name: weight.contiguous() for name, weight in trained.items()}, args.weights)
     show_knowledge(pipe)
-    show_table(pipe, args.seeds)
+    show_table(pipe, args.seeds, args.also)
 
 
 if __name__ == "__main__":
