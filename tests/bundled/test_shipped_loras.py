@@ -23,7 +23,7 @@ NOISE = {"right_px": 0.5, "growth": 0.03, "turn_degrees": 3}
 """By how much clips of still shapes seem to move without a LoRA: their outlines tremble."""
 LEAST = {"right_px": 12, "growth": 0.2, "turn_degrees": 50}
 """By how much every single clip has to move at strength 1."""
-FEW = {"clips": 2, "settings": SampleSettings(steps=6)}
+FEW = {"clips": 2, "settings": SampleSettings(steps=4)}
 
 
 def worst(row, measure, sign):

@@ -393,18 +393,27 @@ def test_inspect_and_bad_files(model_file, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["path"] == str(model_file)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_shown_on_a_terminal_without_unicode(name):
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "unet_motion", name, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        env=environment,
-        timeout=300,
+@pytest.fixture(scope="module")
+def ascii_helps():
+    """What each command's --help writes on a terminal of ASCII, as the program that `python -m` runs; in one process."""
+    code = (
+        "import contextlib, runpy, sys\n"
+        "for sys.argv[1:] in [[name, '--help'] for name in sys.argv[1:]]:\n"
+        "    sys.stdout.reconfigure(errors='strict')\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        runpy.run_module('unet_motion', run_name='__main__')\n"
+        "    print(end='\\0')\n"
     )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, *COMMANDS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode("ascii").startswith(f"usage: unet-motion {name}")
+    return dict(zip(COMMANDS, done.stdout.decode("ascii").split("\0"), strict=False))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_shown_on_a_terminal_without_unicode(ascii_helps, name):
+    assert ascii_helps[name].startswith(f"usage: unet-motion {name}")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

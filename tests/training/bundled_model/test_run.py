@@ -25,7 +25,7 @@ def test_one_command_makes_a_model_that_loads(folder):
     order = ["autoencoder", "decoder", "judge", "images", "placed", "motion", "steady", "evaluate", "export"]
     assert [stage for stage in dict.fromkeys(stages) if stage in order] == order
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    assert figures == parts.info["figures"] and figures["clips"] == 4
+    assert figures == parts.info["figures"] and figures["clips"] == 2
 
 
 def test_a_finished_run_is_not_trained_again(folder):
@@ -45,9 +45,9 @@ def test_a_stage_below_its_gate_stops_the_run(folder):
 
 
 def test_evaluate_prints_json_and_says_what_is_missed(capsys):
-    status = main(["evaluate", "--clips", "8", "--steps", "1", "--device", "cpu", "--json"])
+    status = main(["evaluate", "--clips", "3", "--steps", "1", "--device", "cpu", "--json"])
     figures = json.loads(capsys.readouterr().out)
-    assert figures["clips"] == 8 and figures["steps"] == 1
+    assert figures["clips"] == 3 and figures["steps"] == 1
     assert status == (1 if figures["missed"] else 0)
 
 

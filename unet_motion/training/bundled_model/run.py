@@ -131,22 +131,22 @@ class BundledRecipe:
     def quick(cls) -> "BundledRecipe":
         """A trial of the code in a minute or two: every stage runs and no gate can fail."""
         return cls(
-            autoencoder=AutoencoderRecipe(steps=2, batch=4, check=8),
+            autoencoder=AutoencoderRecipe(steps=2, batch=4, check=4),
             least_psnr=0.0,
-            decoder=DecoderRecipe(steps=2, batch=4, check=8),
+            decoder=DecoderRecipe(steps=2, batch=4, check=4),
             least_outlines=0.0,
             judge=JudgeRecipe(steps=2, frames=4, clips=2, reconstructed=4, accuracy=0.0, check=6),
-            images=StageRecipe("images", steps=2, frames=4, seed=31, pool=4),
+            images=StageRecipe("images", steps=2, frames=4, seed=31, pool=2),
             least_shape=0.0,
             least_direction=0.0,
-            check_images=4,
-            check_clips=2,
-            placed=StageRecipe("placed", steps=2, frames=16, seed=36, pool=4, alone=0.5),
-            motion=StageRecipe("motion", steps=2, frames=16, seed=41, pool=4),
-            steady=StageRecipe("steady", steps=2, frames=16, seed=51, pool=4, flicker=0.5, favoured={"still": 3.0}),
-            joint=StageRecipe("joint", steps=2, frames=16, seed=61, pool=4, flicker=0.5, favoured={"still": 2.0}),
+            check_images=2,
+            check_clips=1,
+            placed=StageRecipe("placed", steps=2, frames=16, seed=36, pool=2, alone=0.5),
+            motion=StageRecipe("motion", steps=2, frames=16, seed=41, pool=2),
+            steady=StageRecipe("steady", steps=2, frames=16, seed=51, pool=2, flicker=0.5, favoured={"still": 3.0}),
+            joint=StageRecipe("joint", steps=2, frames=16, seed=61, pool=2, flicker=0.5, favoured={"still": 2.0}),
             targets={},
-            clips=4,
+            clips=2,
             sampling_steps=2,
         )
 
