@@ -105,8 +105,12 @@ def test_without_comfyui_the_extras_are_installed_and_the_tests_run(setup, capsy
     assert "No ComfyUI found" in capsys.readouterr().out
 
 
-def test_the_librarys_tests_share_the_cores_and_comfyuis_follow(setup, monkeypatch):
+def test_the_librarys_tests_share_the_cores_and_comfyuis_follow(setup, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "workers", lambda: 3)
+    assert setup.test([]) == 0
+    (whole,) = (call[0] for call in setup.calls if "pytest" in call[0])
+    assert whole[whole.index("-n") + 1] == "3" and "--ignore" not in whole and "tests/comfyui" not in whole
+    make_comfyui(tmp_path / "home" / "ComfyUI", "0.33.0")
     assert setup.test([]) == 0
     library, comfyui = (call[0] for call in setup.calls[-2:])
     assert library[library.index("-n") + 1] == "3" and library[library.index("--ignore") + 1] == "tests/comfyui"
@@ -172,7 +176,8 @@ def test_check_stops_where_a_tool_finds_something(setup, monkeypatch, tool):
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_either_half_that_fails_fails_the_whole(setup, monkeypatch, failing):
+def test_either_half_that_fails_fails_the_whole(setup, tmp_path, monkeypatch, failing):
+    make_comfyui(tmp_path / "home" / "ComfyUI", "0.33.0")
     done = []
 
     def run(command, variables=None, check=True, log=None):
