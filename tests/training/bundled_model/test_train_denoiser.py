@@ -68,11 +68,24 @@ def trained(recipe, folder, steps=None):
     return weights(parts)
 
 
+@pytest.fixture(scope="module")
+def unbroken_run(tmp_path_factory):
+    """The weights that a recipe's run ends with, each run once."""
+    done = {}
+
+    def weights_of(recipe):
+        if recipe.name not in done:
+            done[recipe.name] = trained(recipe, tmp_path_factory.mktemp(recipe.name))
+        return done[recipe.name]
+
+    return weights_of
+
+
 @pytest.mark.parametrize(
     "recipe", [IMAGES, MIXED, MOTION, STEADY, JOINT], ids=["images", "placed", "motion", "steady", "joint"]
 )
-def test_a_run_killed_and_resumed_equals_an_unbroken_one(recipe, tmp_path):
-    unbroken = trained(recipe, tmp_path / "unbroken")
+def test_a_run_killed_and_resumed_equals_an_unbroken_one(recipe, unbroken_run, tmp_path):
+    unbroken = unbroken_run(recipe)
     trained(recipe, tmp_path / "killed", steps=2)
     torch.manual_seed(999)
     resumed = trained(recipe, tmp_path / "killed")
@@ -82,11 +95,11 @@ def test_a_run_killed_and_resumed_equals_an_unbroken_one(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [MOTION, STEADY], ids=["motion", "steady"])
-def test_the_clip_stages_move_only_motion_modules_and_the_text_path(recipe, tmp_path):
+def test_the_clip_stages_move_only_motion_modules_and_the_text_path(recipe, unbroken_run):
     parts = tiny_parts()
     before = weights(parts)
     allowed = {name for name, _ in text_path(parts)}
-    after = trained(recipe, tmp_path)
+    after = unbroken_run(recipe)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert not [name for name in moved if "motion_modules." not in name and name not in allowed]
     assert [name for name in moved if "motion_modules." in name]
@@ -94,16 +107,16 @@ def test_the_clip_stages_move_only_motion_modules_and_the_text_path(recipe, tmp_
     assert "unet.conv_in.weight" not in moved and "unet.mid_block.resnets.0.conv1.weight" not in moved
 
 
-def test_the_joint_stage_moves_all_that_computes(tmp_path):
-    before, after = weights(tiny_parts()), trained(JOINT, tmp_path)
+def test_the_joint_stage_moves_all_that_computes(unbroken_run):
+    before, after = weights(tiny_parts()), unbroken_run(JOINT)
     still = {name for name in before if torch.equal(before[name], after[name])}
     # Position tables are no weights; each step sees few words, and only those words move.
     assert all(name.endswith(".pe") or "text_encoder" in name for name in still)
 
 
-def test_the_image_stage_leaves_motion_modules_alone_and_skips_them(tmp_path):
+def test_the_image_stage_leaves_motion_modules_alone_and_skips_them(unbroken_run):
     parts = tiny_parts()
-    before, after = weights(parts), trained(IMAGES, tmp_path)
+    before, after = weights(parts), unbroken_run(IMAGES)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert "unet.conv_in.weight" in moved
     assert not [name for name in moved if "motion_modules." in name]
