@@ -170,8 +170,10 @@ def prepare_test() -> tuple[Path, list[Path]]:
         wanted += ["-r", str(comfyuis[0] / "requirements.txt"), *fitting_torch(python, comfyuis)]
         sources += [path / "requirements.txt" for path in comfyuis]
     else:
-        looked = "COMFYUI_PATH is empty" if "COMFYUI_PATH" in os.environ else (
-            "COMFYUI_PATH, the folder above custom_nodes, ~/ComfyUI*"
+        looked = (
+            "COMFYUI_PATH is empty"
+            if "COMFYUI_PATH" in os.environ
+            else ("COMFYUI_PATH, the folder above custom_nodes, ~/ComfyUI*")
         )
         say(f"No ComfyUI found ({looked}): its tests are skipped.")
     install(python, "test", wanted, sources)

@@ -1,7 +1,8 @@
 """What one step of the UNet runs through: `python3 tools/step_files.py [REPOSITORY]`.
 
-A step of a small UNet on a CPU is traced, with text and FreeU. Each file is counted by the lines
-that ran and by its whole length. The files of fast paths, which stand beside the plain code, are listed apart.
+A step of a small UNet on a CPU is traced, with text and FreeU. Each file is counted by the lines that ran and by its
+whole length, in four groups: the network with the call that its layers share, the checks of what comes in, the doors of
+the operations with their plain code, and the fast paths beside these with what chooses among them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,21 @@ from collections import defaultdict
 from pathlib import Path
 
 FAST = ("cpu", "cuda", "triton", "winograd", "packed", "projections", "onto", "weights", "shared_input",
-        "narrow_groups", "convolution", "short_attention", "padded_keys", "time_projections")  # fmt: skip
-"""Beginnings of the names of files with a faster way to what stands elsewhere, in this layout and in earlier ones."""
+        "narrow_groups", "convolution", "short_attention", "padded_keys", "time_projections", "float8", "mode",
+        "proof")  # fmt: skip
+"""Beginnings of the names of files with a faster way to what stands elsewhere, or with the choice of one, in this
+layout and in earlier ones."""
+
+GROUPS = ("the network and its call", "checks of what comes in", "doors of operations", "fast paths and their choice")
+
+
+def group_of(path: Path) -> str:
+    network, checks, doors, fast = GROUPS
+    if path.stem.startswith(FAST):
+        return fast
+    if path.stem == "entry":
+        return checks
+    return doors if "ops" in path.parts else network
 
 
 def lines_of_a_step(repository: Path) -> dict[Path, set[int]]:
@@ -54,12 +68,12 @@ def length(path: Path) -> int:
 
 def main(repository: Path) -> None:
     ran = lines_of_a_step(repository)
-    fast = {path for path in ran if path.stem.startswith(FAST)}
-    for title, paths in (("on the way", ran.keys() - fast), ("in fast paths", fast)):
-        for path in sorted(paths):
+    for group in GROUPS:
+        paths = sorted(path for path in ran if group_of(path) == group)
+        for path in paths:
             print(f"{len(ran[path]):6} of {length(path):4}  {path.relative_to(repository)}")
         of = sum(map(length, paths))
-        print(f"{sum(len(ran[path]) for path in paths):6} of {of:4}  lines of {len(paths)} files {title}\n")
+        print(f"{sum(len(ran[path]) for path in paths):6} of {of:4}  lines of {len(paths)} files: {group}\n")
 
 
 if __name__ == "__main__":
