@@ -12,17 +12,17 @@ from collections import defaultdict
 from pathlib import Path
 
 FAST = ("cpu", "cuda", "triton", "winograd", "packed", "projections", "onto", "weights", "shared_input",
-        "narrow_groups", "convolution", "short_attention", "padded_keys", "time_projections", "float8", "mode",
-        "proof")  # fmt: skip
-"""Beginnings of the names of files with a faster way to what stands elsewhere, or with the choice of one, in this
-layout and in earlier ones."""
+        "narrow_groups", "convolution", "short_attention", "padded_keys", "time_projections")  # fmt: skip
+"""Beginnings of the names of files with a faster way to what stands elsewhere, in this layout and in earlier ones."""
+CHOICE = ("float8", "mode", "proof")
+"""Files with the choice of a faster way."""
 
 GROUPS = ("the network and its call", "checks of what comes in", "doors of operations", "fast paths and their choice")
 
 
 def group_of(path: Path) -> str:
     network, checks, doors, fast = GROUPS
-    if path.stem.startswith(FAST):
+    if path.stem.startswith(FAST) or path.stem in CHOICE:
         return fast
     if path.stem == "entry":
         return checks
