@@ -395,7 +395,7 @@ def test_inspect_and_bad_files(model_file, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def ascii_helps():
-    """What each command's --help writes on a terminal of ASCII, as the program that `python -m` runs; in one process."""
+    """What --help of each command writes on a terminal of ASCII, as what `python -m` runs; in one process."""
     code = (
         "import contextlib, runpy, sys\n"
         "for sys.argv[1:] in [[name, '--help'] for name in sys.argv[1:]]:\n"
