@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25, help="of training, one thread's own time")
     parser.add_argument("--widths", type=int, nargs=4, default=FULL, help="channels of the levels, multiples of 32")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--runs", choices=("bfloat16", "float32"), help="dtype of the runs that are judged, if another")
     parser.add_argument("--rows", type=int, default=2, help="clips in a training step")
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate")
     parser.add_argument("--seeds", type=int, default=1, help="runs of the table")
@@ -202,6 +203,8 @@ def main() -> None:
         if args.weights is not None:
             trained = {name: weight.detach() for name, weight in unet.named_parameters() if weight.requires_grad}
             save_file({name: weight.contiguous() for name, weight in trained.items()}, args.weights)
+    if args.runs is not None:
+        unet.to(getattr(torch, args.runs))
     show_knowledge(pipe)
     show_table(pipe, args.seeds, args.also)
 

@@ -106,21 +106,24 @@ class TheirUNet(diffusers.UNetMotionModel):
 
 
 def in_double(model):
-    """Make every layer widen its parameters to float64 while it runs."""
+    """Make every layer widen its parameters to float64 while it runs, in memory that all layers share."""
+    layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    numbers = torch.empty(max(sum(p.numel() for p in m.parameters(recurse=False)) for m in layers), dtype=torch.float64)
 
     def widen(module, *_):
-        module.stored = {name: parameter.data for name, parameter in module.named_parameters(recurse=False)}
+        module.stored, at = {name: parameter.data for name, parameter in module.named_parameters(recurse=False)}, 0
         for name, value in module.stored.items():
-            getattr(module, name).data = value.double()
+            getattr(module, name).data = numbers[at : at + value.numel()].view(value.shape).copy_(value)
+            at += value.numel()
 
     def put_back(module, *_):
         for name, value in module.__dict__.pop("stored").items():
             getattr(module, name).data = value
 
-    for module in model.modules():
-        if next(module.parameters(recurse=False), None) is not None:
-            module.register_forward_pre_hook(widen)
-            module.register_forward_hook(put_back)
+    for module in layers:
+        assert next(module.children(), None) is None, "a layer in a layer would share its memory"
+        module.register_forward_pre_hook(widen)
+        module.register_forward_hook(put_back)
     return model.requires_grad_(False).eval()
 
 

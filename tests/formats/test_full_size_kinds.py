@@ -1,8 +1,9 @@
 """Every kind of motion module at full size, in a whole UNet: exactly the published names and shapes, random values, and
 the output of what is loaded against the published definition in float64.
 
-The image UNet is that of Stable Diffusion 1.5, or SDXL's at its full width with one transformer layer where SDXL has up
-to ten: the rest of its 2.6 billion parameters has nothing to do with motion.
+The image UNet has the widths and the resnets of Stable Diffusion 1.5 with transformers on the outer level alone, or
+SDXL's at its full width with one transformer layer where SDXL has up to ten: the rest has nothing to do with motion.
+`test_full_size.py` has the whole of Stable Diffusion 1.5.
 """
 
 import diffusers
@@ -27,7 +28,11 @@ from tests.formats.test_kinds import KINDS
 from unet_motion import load_unet
 
 FRAMES = 2
-SD15 = {"cross_attention_dim": 768}
+SD15 = {
+    "cross_attention_dim": 768,
+    "down_block_types": ("CrossAttnDownBlock2D",) + ("DownBlock2D",) * 3,
+    "up_block_types": ("UpBlock2D",) * 3 + ("CrossAttnUpBlock2D",),
+}
 SDXL = {
     "block_out_channels": (320, 640, 1280),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
