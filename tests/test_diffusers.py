@@ -107,7 +107,8 @@ def test_single_files_become_adapters_of_this_class(tmp_path):
     save_file(module.state_dict(), path)
     read = MotionAdapter.from_single_file(path, torch_dtype=torch.float32)
     assert isinstance(read, diffusers.ModelMixin)
-    assert all(torch.equal(value, module.state_dict()[name]) for name, value in read.state_dict().items())
+    expected = module.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in read.state_dict().items())
     with pytest.raises(TypeError, match=r"has no argument config_of_mine"):
         MotionAdapter.from_single_file(path, config_of_mine=1)
 

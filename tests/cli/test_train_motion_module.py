@@ -202,7 +202,8 @@ def test_another_unet_is_trained_on_encoded_clips(unet, tmp_path):
     assert main([*arguments, "--new", "--out", str(tmp_path)]) == 0
     model, own = load_unet(folder, tmp_path / OUTPUT), load_unet(folder)
     assert model.config == own.config
-    changed = {k for k, v in own.state_dict().items() if not torch.equal(v, model.state_dict()[k])}
+    after = model.state_dict()
+    changed = {k for k, v in own.state_dict().items() if not torch.equal(v, after[k])}
     assert changed and all(".motion_modules." in name for name in changed)
 
 

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*holds no position tables")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("i2v")
     unet, module = unet2d(**FOUR), adapter(block_out_channels=WIDTHS, motion_max_seq_length=64)
-    module.load_state_dict({k: MotionAdapter(block_out_channels=WIDTHS, motion_max_seq_length=64).state_dict()[k]
-                            for k in module.state_dict() if k.endswith(".pe")}, strict=False)  # fmt: skip
+    ours = MotionAdapter(block_out_channels=WIDTHS, motion_max_seq_length=64).state_dict()
+    module.load_state_dict({k: table for k, table in ours.items() if k.endswith(".pe")}, strict=False)
     encoder = encoder_state(WIDTHS)
     motion = {k: v for k, v in to_original(module.state_dict()).items() if "pos_encoder" not in k}
     base = write(folder / "base.safetensors", to_ldm(unet.state_dict(), 2, "model.diffusion_model."))

@@ -61,11 +61,11 @@ def test_original_modules_become_diffusers(tmp_path, version, prefix):
     assert (module.kind, module.version) == (version, version)
     assert module.norm_scopes == SCOPES[version]
     weights = {k: v for k, v in module.state_dict.items() if not k.endswith(".pe")}
-    expected = {k: v for k, v in reference.state_dict().items() if not k.endswith(".pe")}
-    assert same_state(weights, expected)
+    tables = reference.state_dict()
+    assert same_state(weights, {k: v for k, v in tables.items() if not k.endswith(".pe")})
     for key, value in module.state_dict.items():
         if key.endswith(".pe"):
-            assert torch.equal(value, reference.state_dict()[key])
+            assert torch.equal(value, tables[key])
     diffusers.MotionAdapter.from_config(module.config.to_dict()).load_state_dict(module.state_dict, strict=True)
 
 
@@ -144,15 +144,14 @@ def test_without_tables_they_are_computed_and_said(tmp_path):
 def test_adapters_as_file_and_folder(tmp_path, version):
     reference = adapter(**VERSIONS[version])
     reference.save_pretrained(tmp_path / "folder")
-    for path in (tmp_path / "folder", write(tmp_path / "file.safetensors", reference.state_dict())):
+    expected = reference.state_dict()
+    for path in (tmp_path / "folder", write(tmp_path / "file.safetensors", expected)):
         module = load_motion_module(path)
         assert module.kind == "diffusers"
         assert module.version is None
         assert module.norm_scopes == ("frame", "clip")
-        assert module.to_adapter().state_dict().keys() == reference.state_dict().keys()
-        assert all(
-            torch.allclose(v, reference.state_dict()[k], atol=1e-5, rtol=0) for k, v in module.state_dict.items()
-        )
+        assert module.to_adapter().state_dict().keys() == expected.keys()
+        assert all(torch.allclose(v, expected[k], atol=1e-5, rtol=0) for k, v in module.state_dict.items())
 
 
 def test_an_adapter_folder_gives_what_a_file_cannot(tmp_path):

@@ -74,9 +74,10 @@ def test_naive_half_precision_would_be_seen():
 def test_new_model_has_the_table_of_diffusers():
     ours = UNetMotionModel(**TINY)
     _, theirs = pair(TINY)
+    state = ours.state_dict()
     for key, value in theirs.state_dict().items():
         if key.endswith(".pe"):
-            assert_close(ours.state_dict()[key], value, limit=1e-6)
+            assert_close(state[key], value, limit=1e-6)
             assert ours.get_buffer(key) is not None
 
 
