@@ -1,5 +1,7 @@
 """Image prompts (IP-Adapter): against diffusers, per frame against a restatement on top of diffusers, masks, saving."""
 
+import functools
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -62,6 +64,12 @@ def ip_pair(config, adapters=1, scale=None):
     return ours, theirs.eval()
 
 
+@functools.lru_cache(maxsize=8)
+def shared_ip_pair(name, adapters):
+    """`ip_pair` of one of CONFIGS, built once: only for tests that change neither model."""
+    return ip_pair(CONFIGS[name], adapters)
+
+
 def set_their_scale(theirs, scale):
     for processor in theirs.attn_processors.values():
         if hasattr(processor, "to_k_ip"):
@@ -83,7 +91,7 @@ def with_embeds(inputs, embeds):
 @pytest.mark.parametrize("adapters, images", [(1, 1), (2, 1), (1, 3)])
 @torch.no_grad()
 def test_images_equal_diffusers(name, adapters, images):
-    ours, theirs = ip_pair(CONFIGS[name], adapters)
+    ours, theirs = shared_ip_pair(name, adapters)
     inputs = image_inputs(CONFIGS[name], adapters, images, height=9, width=7)
     result = run_ours(ours, inputs)
     assert_close(result, run_theirs(theirs, inputs))
@@ -108,7 +116,7 @@ def test_scale(scale):
 
 @torch.no_grad()
 def test_one_tensor_stands_for_one_image():
-    ours, theirs = ip_pair(TINY)
+    ours, theirs = shared_ip_pair("tiny", 1)
     inputs = image_inputs(TINY)
     embeds = inputs["added_cond_kwargs"]["image_embeds"][0]
     expected = run_theirs(theirs, inputs)
@@ -140,7 +148,7 @@ def with_images_per_frame(theirs, embeds):
 @pytest.mark.parametrize("text_rows", ["clip", "frame"])
 @torch.no_grad()
 def test_images_per_frame(name, text_rows):
-    ours, theirs = ip_pair(CONFIGS[name], adapters=2)
+    ours, theirs = shared_ip_pair(name, 2)
     inputs = image_inputs(CONFIGS[name], adapters=2, images=2, rows=6, text_rows=text_rows)
     embeds = inputs["added_cond_kwargs"]["image_embeds"]
     per_clip = [e[::3] for e in embeds]
@@ -178,7 +186,7 @@ def test_images_per_frame_equal_frames_alone_where_nothing_moves():
 
 @torch.no_grad()
 def test_images_in_the_frames_entry():
-    ours, theirs = ip_pair(SDXL)
+    ours, theirs = shared_ip_pair("sdxl", 1)
     inputs = image_inputs(SDXL)
     given = dict(inputs)
     rows = ours.forward_frames(rows_of_frames(given.pop("sample")), num_frames=3, **given)
