@@ -17,6 +17,7 @@ SMALL = {
     "layers_per_block": 1,
     "cross_attention_dim": 24,
     "use_motion_mid_block": False,
+    "mid_block_layers": 0,
 }
 """Each kind of layer, hardly one twice: a compiler takes its time for each."""
 LAYER = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
