@@ -117,21 +117,45 @@ KINDS = (*MODULES, *IMAGES, *UNETS)
 
 
 def source(folder, kind, odd):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     if kind in MODULES:
         return motion_module(folder, kind, odd)
     return image_unet(folder, kind.removesuffix(" unet"), odd) if kind in IMAGES else motion_unet(folder, kind, odd)
 
 
-def loaded(folder, path, kind, odd):
-    """What the library makes of a file; motion modules in an image UNet that they fit."""
-    if kind not in MODULES:
-        return load_unet(path, dtype=torch.float32)
-    base = folder / f"base of {kind}"
-    if not base.exists():
+class Originals:
+    """Files to convert and the image UNets that their motion modules go into, each made once: nobody changes them."""
+
+    def __init__(self, folder):
+        self.folder, self.outputs = folder, {}
+
+    def path(self, kind, odd):
+        folder = self.folder / f"{kind}, odd" if odd else self.folder / kind
+        return next(folder.glob("source*")) if folder.exists() else source(folder, kind, odd)
+
+    def base(self, kind, odd):
         config = {**(THREE if kind in ("sdxl", "hotshot") else FOUR), "layers_per_block": layers_of(kind)}
-        unet2d(**config, **({"norm_num_groups": 16} if odd else {})).save_pretrained(base)
-    return load_unet(base, path, dtype=torch.float32)
+        base = self.folder / f"base of {len(config['block_out_channels'])}, {config['layers_per_block']}, {odd}"
+        if not base.exists():
+            unet2d(**config, **({"norm_num_groups": 16} if odd else {})).save_pretrained(base)
+        return base
+
+    def loaded(self, path, kind, odd):
+        """What the library makes of a file; motion modules in an image UNet that they fit."""
+        if kind not in MODULES:
+            return load_unet(path, dtype=torch.float32)
+        return load_unet(self.base(kind, odd), path, dtype=torch.float32)
+
+    def output(self, kind, odd):
+        """What the UNet of an original computes."""
+        if (kind, odd) not in self.outputs:
+            self.outputs[kind, odd] = run(self.loaded(self.path(kind, odd), kind, odd))
+        return self.outputs[kind, odd]
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    return Originals(tmp_path_factory.mktemp("originals"))
 
 
 def run(unet):
@@ -160,9 +184,8 @@ def is_refused(kind, form, odd):
 
 @pytest.mark.parametrize("odd", [False, True], ids=["as published", "described"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_converted_file_computes_the_same_in_every_form(tmp_path, kind, odd):
-    start = source(tmp_path / "from", kind, odd)
-    expected = run(loaded(tmp_path, start, kind, odd))
+def test_a_converted_file_computes_the_same_in_every_form(originals, tmp_path, kind, odd):
+    start, expected = originals.path(kind, odd), originals.output(kind, odd)
     forms = [form for form in FORMS if not is_refused(kind, form, odd)]
     made = {form: tmp_path / "to" / ("folder" if form == "folder" else f"{form}.safetensors") for form in FORMS}
     for form in set(FORMS) - set(forms):
@@ -173,11 +196,11 @@ def test_a_converted_file_computes_the_same_in_every_form(tmp_path, kind, odd):
         assert not made[form].exists()
     for form, following in zip(forms, [*forms[1:], forms[0]], strict=True):
         convert(start, made[form], form)
-        assert relative_error(run(loaded(tmp_path, made[form], kind, odd)), expected) < 1e-6, form
+        assert relative_error(run(originals.loaded(made[form], kind, odd)), expected) < 1e-6, form
         # From what was made on to another form.
         again = tmp_path / "again" / made[following].name
         convert(made[form], again, following)
-        assert relative_error(run(loaded(tmp_path, again, kind, odd)), expected) < 1e-6, (form, following)
+        assert relative_error(run(originals.loaded(again, kind, odd)), expected) < 1e-6, (form, following)
 
 
 @pytest.mark.parametrize("form", ["original", "diffusers"])
@@ -190,11 +213,10 @@ def test_a_file_that_its_readers_would_not_know_is_not_written_and_the_error_nam
 
 
 @pytest.mark.parametrize("kind", [*MODULES, *UNETS])
-def test_a_description_makes_a_difference(tmp_path, kind):
+def test_a_description_makes_a_difference(originals, kind):
     """The settings that the test above keeps would be seen in its outputs if they were lost."""
-    path = source(tmp_path / "from", kind, True)
-    module, unet = kind in MODULES, loaded(tmp_path, path, kind, True)
-    expected, config = run(unet), unet.config
+    module, unet = kind in MODULES, originals.loaded(originals.path(kind, True), kind, True)
+    expected, config = originals.output(kind, True), unet.config
     settings = [{"motion_norm_scope": "frame"}, {"resnet_norm_scope": "frame"}, {"motion_num_attention_heads": 8}]
     settings += [] if module else [{"norm_num_groups": 32}, {"num_attention_heads": 8}, {"norm_eps": 1e-5}]
     for change in settings:
@@ -214,14 +236,14 @@ def test_the_bundled_model_draws_the_same_in_every_form(tmp_path, form):
 
 @pytest.mark.parametrize("odd", [False, True], ids=["as published", "described"])
 @pytest.mark.parametrize("kind", [*MODULES, "unet_motion", "ldm_unet_motion"])
-def test_a_merge_of_a_file_with_itself_computes_the_same(tmp_path, kind, odd):
-    start, out = source(tmp_path / "from", kind, odd), tmp_path / "out.safetensors"
+def test_a_merge_of_a_file_with_itself_computes_the_same(originals, tmp_path, kind, odd):
+    start, out = originals.path(kind, odd), tmp_path / "out.safetensors"
     assert main(["merge", f"{start}:0.5", f"{start}:0.5", "--out", str(out)]) == 0
     if kind in MODULES:
-        unets = [loaded(tmp_path, path, kind, odd) for path in (start, out)]
+        expected, found = originals.output(kind, odd), run(originals.loaded(out, kind, odd))
     else:
-        unets = [load_unet(start, module, dtype=torch.float32) for module in (start, out)]
-    assert relative_error(run(unets[1]), run(unets[0])) < 1e-6
+        expected, found = (run(load_unet(start, module, dtype=torch.float32)) for module in (start, out))
+    assert relative_error(found, expected) < 1e-6
 
 
 def test_modules_whose_weights_mean_something_else_are_not_mixed(tmp_path, capsys):
