@@ -92,6 +92,23 @@ def same_start_for_every_test():
     torch.set_grad_enabled(True)
 
 
+@pytest.fixture
+def borrowed_pair():
+    """`shared_pair` for tests that switch FreeU or chunking on: both are off again behind the test."""
+    from tests.reference import shared_pair
+
+    borrowed = []
+
+    def borrow(config):
+        borrowed.extend(shared_pair(config))
+        return tuple(borrowed[-2:])
+
+    yield borrow
+    for model in borrowed:
+        model.disable_freeu()
+        model.disable_forward_chunking()
+
+
 def pytest_terminal_summary(terminalreporter):
     """How near the comparisons with diffusers came to their limits."""
     reference = sys.modules.get("tests.reference")

@@ -183,9 +183,9 @@ class LargestHidden(TorchDispatchMode):
 @pytest.mark.parametrize("chunk_size, dim", [(1, 0), (2, 0), (1, 1), (3, 1), (None, 0)])
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_chunking_equals_diffusers(name, chunk_size, dim):
+def test_chunking_equals_diffusers(borrowed_pair, name, chunk_size, dim):
     config = CONFIGS[name]
-    ours, theirs = pair(config)
+    ours, theirs = borrowed_pair(config)
     inputs = make_inputs(config, batch=2, frames=3, height=4 if dim == 0 else 6, width=4 if dim == 0 else 6)
     expected = run_theirs(theirs, inputs)
     ours.enable_forward_chunking(chunk_size, dim)
@@ -197,8 +197,8 @@ def test_chunking_equals_diffusers(name, chunk_size, dim):
 
 @pytest.mark.parametrize("dim", [0, 1])
 @torch.no_grad()
-def test_chunks_are_really_smaller(dim):
-    ours, _ = pair(SD15)
+def test_chunks_are_really_smaller(borrowed_pair, dim):
+    ours, _ = borrowed_pair(SD15)
     inputs = make_inputs(SD15, batch=1, frames=4)
     rows = []
     for chunking in (None, (2, dim)):
@@ -235,9 +235,9 @@ def test_what_is_split_are_frames_or_pixels_and_the_other_one_over_time(dim, mon
 
 @pytest.mark.parametrize("chunk_size", [3, 5, 1000])
 @torch.no_grad()
-def test_chunk_size_need_not_divide(chunk_size):
+def test_chunk_size_need_not_divide(borrowed_pair, chunk_size):
     """diffusers refuses a size that does not divide the axis of every block; a remainder is no problem."""
-    ours, theirs = pair(SDXL)
+    ours, theirs = borrowed_pair(SDXL)
     inputs = make_inputs(SDXL, batch=2, frames=4)
     for dim in (0, 1):
         option = ForwardOptions(forward_chunking=(chunk_size, dim))

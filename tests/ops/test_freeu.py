@@ -88,9 +88,9 @@ def test_filter_in_other_dtypes(dtype, limit):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("size", [(8, 8), (17, 19), (9, 6), (1, 5), (4, 1)], ids=str)
 @torch.no_grad()
-def test_first_version_equals_diffusers(name, size):
+def test_first_version_equals_diffusers(borrowed_pair, name, size):
     config = CONFIGS[name]
-    ours, theirs = pair(config)
+    ours, theirs = borrowed_pair(config)
     inputs = make_inputs(config, batch=2, frames=3, height=size[0], width=size[1])
     plain = run_ours(ours, inputs)
     ours.enable_freeu(**FACTORS)
@@ -104,8 +104,8 @@ def test_first_version_equals_diffusers(name, size):
 
 @pytest.mark.parametrize("factor", FACTORS)
 @torch.no_grad()
-def test_each_factor_acts_alone(factor):
-    ours, theirs = pair(SD15)
+def test_each_factor_acts_alone(borrowed_pair, factor):
+    ours, theirs = borrowed_pair(SD15)
     inputs = make_inputs(SD15)
     plain = run_ours(ours, inputs)
     factors = {**dict.fromkeys(FACTORS, 1.0), factor: 0.4}
@@ -118,9 +118,9 @@ def test_each_factor_acts_alone(factor):
 
 @pytest.mark.parametrize("factor", FACTORS)
 @torch.no_grad()
-def test_factor_of_zero_acts(factor):
+def test_factor_of_zero_acts(borrowed_pair, factor):
     """diffusers takes a 0 for "off"; the reference is diffusers with a number that is 0 in every product."""
-    ours, theirs = pair(SDXL)
+    ours, theirs = borrowed_pair(SDXL)
     inputs = make_inputs(SDXL)
     plain = run_ours(ours, inputs)
     ours.enable_freeu(**{**FACTORS, factor: 0.0})
@@ -133,9 +133,9 @@ def test_factor_of_zero_acts(factor):
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_versions_equal_their_formula(monkeypatch, name, version):
+def test_versions_equal_their_formula(borrowed_pair, monkeypatch, name, version):
     config = CONFIGS[name]
-    ours, theirs = pair(config)
+    ours, theirs = borrowed_pair(config)
     inputs = make_inputs(config, batch=2, frames=3, height=17, width=19)
     ours.enable_freeu(**FACTORS, version=version)
     theirs.enable_freeu(**FACTORS)
@@ -149,17 +149,17 @@ def test_versions_equal_their_formula(monkeypatch, name, version):
 
 
 @torch.no_grad()
-def test_second_version_on_a_constant_map_is_finite():
+def test_second_version_on_a_constant_map_is_finite(borrowed_pair):
     """Where the mean map is constant there is no structure: 0/0 must not reach the output."""
-    ours, _ = pair(TINY)
+    ours, _ = borrowed_pair(TINY)
     inputs = make_inputs(TINY, height=1, width=1)
     result = run_ours(ours, inputs, options=ForwardOptions(freeu=FreeU(**FACTORS, version="v2")))
     assert torch.isfinite(result).all()
 
 
 @torch.no_grad()
-def test_for_one_call_only():
-    ours, _ = pair(TINY)
+def test_for_one_call_only(borrowed_pair):
+    ours, _ = borrowed_pair(TINY)
     inputs = make_inputs(TINY)
     plain = run_ours(ours, inputs)
     once = run_ours(ours, inputs, options=ForwardOptions(freeu=FreeU(**FACTORS)))
