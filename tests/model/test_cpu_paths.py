@@ -93,7 +93,8 @@ def test_a_step_neither_walks_modules_nor_inspects_signatures_nor_waits_for_valu
         up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), cross_attention_dim=16, num_attention_heads=4,
         motion_num_attention_heads=4, layers_per_block=1,
     )  # fmt: skip
-    inputs = torch.randn(2, 4, 16, 32, 32), torch.tensor(7), torch.randn(2, 9, 16)
+    inputs = torch.randn(2, 4, 4, 32, 32), torch.tensor(7), torch.randn(2, 9, 16)
+    monkeypatch.setattr(feed_forward, "rows_at_once", lambda width: 512)
     transform, pixels = MotionModule._transform, []
 
     def noted(module, hidden, *rest):
