@@ -136,9 +136,11 @@ class Server:
 
     def free(self) -> None:
         """Drop all cached results, so that the next prompt runs every node."""
-        self.post("/free", {"unload_models": True, "free_memory": True})
-        # The worker frees between prompts and looks at the flag within a second of being idle.
-        time.sleep(1.5)
+        # One flag, which unloads models, too: of two, the worker might take the first and sleep on the second.
+        self.post("/free", {"free_memory": True})
+        # The worker looks at it when it wakes and after each prompt, always before it takes the next one.
+        run = self.run({"freed": {"class_type": "PreviewAny", "inputs": {"source": "freed"}}})
+        assert run.error is None, run.error
 
     def run(
         self, graph: dict, on_message: Callable[[dict], str | None] | None = None, extra: dict[str, Any] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -54,12 +55,14 @@ NAMES = """
 
 def open_help(page, node, title):
     """Select a node by a click on its title, press the info button, and wait for the page of this title."""
+    from playwright.sync_api import TimeoutError
+
     title_bar, button = page.page.evaluate(ADD, node), page.page.locator("[data-testid=info-button]").first
     # A canvas that is still being laid out takes no clicks.
     for _ in range(20):
         page.page.mouse.click(*title_bar)
-        page.page.wait_for_timeout(500)
-        if button.is_visible():
+        with contextlib.suppress(TimeoutError):
+            button.wait_for(timeout=500)
             break
     button.click()
     return page.page.wait_for_function(SHOWN, arg=title, timeout=30_000).json_value()
