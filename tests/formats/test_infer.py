@@ -41,7 +41,8 @@ def test_depths_of_the_way_up_are_named_where_they_are_not_those_of_the_way_down
 def test_blocks_have_motion_modules_of_their_own_number_and_depths():
     with torch.device("meta"):
         adapter = MotionAdapter(
-            block_out_channels=(32, 64), motion_layers_per_block=(1, 2), motion_transformer_layers_per_block=(2, (1, 3)),
+            block_out_channels=(32, 64), motion_layers_per_block=(1, 2),
+            motion_transformer_layers_per_block=(2, (1, 3)),
             reverse_motion_transformer_layers_per_block=((1, 2, 2), (1, 2)),
         )  # fmt: skip
     found = infer_adapter(shapes_of(adapter), "motion")
