@@ -66,7 +66,7 @@ WRONG = [
     ({"steps": 3}, ["prompt", "`prompts`", "is required"]),
     ({"prompt": "a", "prompts": "b"}, ["not allowed with"]),
     ({"prompt": 5}, ["`prompt` is 5", "a text"]),
-    ({"prompt": "a", "stepz": 1}, ["`stepz` is not known", "steps"]),
+    ({"prompt": "a", "stepz": 1}, ["`stepz` is not known", ": prompt, ", ", seed, steps, "]),
     ({"prompt": "a", "step": 1}, ["`step` is not known"]),
     ({"prompt": "a", "motion-lora": "x", "motion_lora": "y"}, ["`motion_lora` is given twice"]),
     ({"prompt": "a", "json": True}, ["`json` is not known"]),

@@ -24,7 +24,8 @@ from tests.reference import (
     run_theirs,
 )
 from unet_motion import ForwardOptions
-from unet_motion.ops.attention.processors import available_processors
+from unet_motion.model.ip_adapter import IPAdapterProcessor
+from unet_motion.ops.attention.processors import PROCESSORS, available_processors
 
 IMAGE_DIM, TOKENS = 6, 4
 CONFIGS = {"sd15": SD15, "sdxl": SDXL, "tiny": TINY, "no mid": {**SD15, "use_motion_mid_block": False}}
@@ -215,6 +216,8 @@ def test_images_with_every_processor(processor, how):
     inputs = image_inputs(TINY)
     if how == "default":
         ours.set_attn_processor(processor)
+        layers = [module for module in ours.modules() if isinstance(module, IPAdapterProcessor)]
+        assert layers and all(layer.kernel is PROCESSORS[processor] for layer in layers)
     options = ForwardOptions(attn_processors=processor) if how == "option" else None
     assert_close(run_ours(ours, inputs, options=options), run_theirs(theirs, inputs))
 

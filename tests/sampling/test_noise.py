@@ -129,6 +129,8 @@ def test_a_mix_is_the_weighted_sum_of_independent_noise_with_variance_one():
 
 def test_seeds_apart_differ_and_stay_seeds():
     seeds = [seed_apart(2**64 - 1, number) for number in range(1000)]
+    # Steps of 2**64 / the golden ratio, made odd, as in SplitMix64.
+    assert [seed_apart(0, i) for i in range(3)] == [0, 11400714819323198485, 4354685564936845354]
     assert len(set(seeds)) == 1000 and seeds[0] == 2**64 - 1 and all(0 <= seed < 2**64 for seed in seeds)
     # Noise of the frames of `seed_per_frame` is none of those.
     assert not {(2**64 - 1 + i) % 2**64 for i in range(1, 4096)} & set(seeds)

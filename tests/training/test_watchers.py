@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from tests.training.test_trainer import PLAIN, ROOT, different, everything, losses, tiny_unet, trainer, write_clips
@@ -61,6 +62,10 @@ def test_the_plot_shows_where_the_loss_is(tmp_path):
     places = {x: [y for y in range(SIZE[1]) if pixels[x, y] == colour] for x in (100, 500, 900)}
     heights = [sum(ys) / len(ys) for ys in places.values()]
     assert heights == sorted(heights) and heights[2] - heights[0] > 250
+    # Above the highest line there are the words alone, as Pillow draws them.
+    words = Image.new("RGB", (SIZE[0], 24), pixels[0, 0])
+    ImageDraw.Draw(words).text((80, 4), "loss, and its mean over the last twentieth of 101 steps", fill=(51, 51, 51))
+    assert np.array_equal(np.asarray(loss_plot(falling, 101))[:20], np.asarray(words)[:20])
     assert smoothed([1.0, 2.0, 3.0, 4.0], 0.5) == [1.0, 1.5, 2.5, 3.5]
     with pytest.raises(ValueError, match="no losses"):
         loss_plot(read_losses(tmp_path / "none"), 5)

@@ -58,6 +58,8 @@ def test_freeu_gets_a_node_between_model_and_sampler():
     freeu = graph[sampler["inputs"]["model"][0]]
     assert freeu["class_type"] == "UNetMotion_FreeU" and freeu["inputs"]["preset"] == "custom"
     assert [freeu["inputs"][name] for name in ("s1", "s2", "b1", "b2")] == [0.9, 0.2, 1.2, 1.4]
+    whole = {"enabled": True, "version": "v1", "start_percent": 0.0, "end_percent": 1.0}
+    assert {name: freeu["inputs"][name] for name in whole} == whole
 
 
 def test_each_part_of_the_windows_gets_a_node_behind_the_last():

@@ -11,6 +11,7 @@ from tests.workflows.old_graphs import Spec, prompt_of
 from unet_motion.schedule import Curve
 from unet_motion.workflows.importer import convert_workflow
 from unet_motion.workflows.importer.table import OTHER_PACKS
+from unet_motion.workflows.importer.table.control import texts_over_frames
 
 FRAMES, STRENGTH = "UNetMotion_Curve", "UNetMotion_ControlStrength"
 OUTPUTS = {
@@ -182,6 +183,16 @@ def test_a_clip_of_unknown_length_may_end_at_the_last_named_frame(frames, null):
     prompt, report = converted(graph)
     assert strengths(prompt, sampler, frames) == pytest.approx(named(keys, frames, null), abs=1e-7)
     assert "need 16 frames or more" in report.changed[0].text
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.6])
+def test_the_last_named_frame_may_have_half_the_strength_of_those_that_no_keyframe_names_or_theirs(strength):
+    """No straight line ends at nothing and is a share of that: the strengths are steps, for a longer clip."""
+    [text], least = texts_over_frames({2: 0.9, 5: strength}, 0.6, None)
+    assert least >= 6
+    for frames in (7, 24):
+        found = Curve.parse("text", text, "frames").values(frames).tolist()
+        assert found == pytest.approx(named({2: 0.9, 5: strength}, frames, 0.6), abs=1e-7)
 
 
 def test_frames_that_the_clip_does_not_have_are_left_out():

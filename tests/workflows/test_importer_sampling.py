@@ -406,6 +406,25 @@ def test_blocks_have_amounts_of_their_own(monkeypatch):
     assert report.is_whole and ["scale_1" in said.text for said in report.changed] == [True]
 
 
+def test_numbers_of_frames_of_a_block_are_its_curve(monkeypatch):
+    old = {"ADBlockCombo": "AD_BLOCK", "PerBlock_SD15_LowLevel": "PER_BLOCK", "MultivalDynamicFloats": "MULTIVAL"}
+    for kind, output in ((f"ADE_{name}", output) for name, output in old.items()):
+        monkeypatch.setitem(old_graphs.OUTPUTS, kind, output)
+    monkeypatch.setitem(old_graphs.OUTPUTS, "SomeFloats", "FLOATS")
+    graph, _, apply, _, sampler = gen2()
+    numbers = [(graph.add("SomeFloats"), 0) for _ in range(2)]
+    scale, effect = (graph.add("ADE_MultivalDynamicFloats", {"floats": link}) for link in numbers)
+    combo = graph.add("ADE_ADBlockCombo", {"scale": (scale, 0), "effect": (effect, 0)})
+    blocks = graph.add("ADE_PerBlock_SD15_LowLevel", {"down_1__1": (combo, 0)})
+    graph.nodes[apply].links["per_block"] = (blocks, 0)
+    converted = convert_workflow(graph.api(), OTHER_PACKS)
+    found = {inputs["blocks"]: inputs for inputs in amounts(plain(converted.graph), sampler)}
+    inputs = found["down_blocks.1.motion_modules.1"]
+    assert [inputs["scale"], inputs["effect"]] == [1.0, 1.0] and converted.report.is_whole
+    for name, (number, _) in zip(("scale_curve", "effect_curve"), numbers, strict=True):
+        assert inputs[name] == [str(number), 0]
+
+
 def test_what_a_file_without_a_value_means():
     """The API takes the function's default there, the page the widget's."""
     for form, fuse in (("api", "flat"), ("page", "pyramid")):

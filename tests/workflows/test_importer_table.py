@@ -88,3 +88,9 @@ def test_core_replaces_only_what_means_the_same():
         "ConditioningCombine", {"conditioning_1": "cond_A", "conditioning_2": "cond_B"}, [],
     )  # fmt: skip
     assert all(new in TARGETS for new, *_ in one_to_one().values())
+
+
+def test_what_functions_take_where_the_page_has_another_default():
+    flat = {"fuse_method": "flat"}
+    found = {kind: dict(row.absent) for kind, row in ROWS.items() if row.absent}
+    assert found == {"ADE_LoopedUniformContextOptions": flat, "ADE_StandardStaticViewOptions": flat}

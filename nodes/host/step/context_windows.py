@@ -43,12 +43,12 @@ class WindowPart:
     """
 
     windows: ContextWindows
-    at_once: int = 1
-    free_noise: bool = False
-    start_percent: float = 0.0
-    end_percent: float = 1.0
-    views: bool = False
-    frames_at_once: int = 0
+    at_once: int
+    free_noise: bool
+    start_percent: float
+    end_percent: float
+    views: bool
+    frames_at_once: int
 
     def holds(self, sigma: float, model_sampling: Any) -> bool:
         first, last = (float(model_sampling.percent_to_sigma(p)) for p in (self.start_percent, self.end_percent))

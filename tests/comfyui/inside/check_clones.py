@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 
 import comfy.model_patcher
@@ -13,7 +14,13 @@ from check_apply import with_lora
 from comfy_extras.nodes_model_advanced import RescaleCFG
 from pack.nodes.host.model.apply import apply_motion_module
 from pack.nodes.host.model.bundled import load_bundled_models
+from pack.nodes.host.step.amounts import VaryingAmount
+from pack.nodes.host.step.context_windows import ClipWindows, WindowPart
+from pack.nodes.host.step.more_motion import VaryingMotion
+from pack.nodes.host.step.strengths import VaryingLora
+from pack.nodes.host.step.varying import Varying
 from pack.nodes.options import AttentionProcessor, ForwardChunking, FreeU
+from pack.unet_motion.sampling import ContextWindows
 from small import motion_module, sd15
 
 
@@ -86,3 +93,16 @@ def test_a_hundred_prompts_in_a_row_leave_memory_flat_and_the_first_picture():
     assert psutil.Process().memory_info().rss - memory < 24 * 2**20
     assert not torch.equal(changed, first)
     assert torch.equal(prompt(model, cond), first)
+
+
+def test_settings_that_nothing_changes_are_not_copied():
+    """Other packs copy a MODEL's options deeply: weights stay one, and what a group or a device knows stays known."""
+    whole = Varying(0.5)
+    amount = VaryingAmount(whole, whole, mask=torch.ones(1, 2, 2))
+    adapter = torch.nn.Linear(2, 2)
+    own = (
+        whole, amount, VaryingMotion(adapter, amount, "clip"), VaryingLora("a", {"x": torch.ones(1)}, whole),
+        ClipWindows([WindowPart(ContextWindows(8), 1, False, 0.0, 1.0, False, 0)]),
+    )  # fmt: skip
+    copied = copy.deepcopy({"unet_motion": list(own)})["unet_motion"]
+    assert all(found is kept for found, kept in zip(copied, own, strict=True))

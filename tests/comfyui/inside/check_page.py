@@ -21,6 +21,7 @@ from PIL import Image
         (33, dict(length=8, overlap=3, stride=2, schedule="looped_uniform", closed_loop=True)),
         (16, dict(length=16, schedule="looped_uniform", use_on_equal_length=True)),
         (9, dict()),
+        (29, dict(length=8, schedule="standard_static")),  # eight pixels for a frame, nine if it were 261 in all
     ],
 )
 def test_windows_are_told_as_runs_and_drawn_as_the_library_draws_them(frames, settings):
