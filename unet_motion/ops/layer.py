@@ -80,10 +80,26 @@ def is_own(layer: nn.Module, kind: type[nn.Module]) -> bool:
     Exactly that: a subclass, such as one of quantised weights, may compute otherwise, and so may a weight of another
     class than torch's.
     """
-    if type(layer) is not kind or "forward" in layer.__dict__ or is_hosted(layer):
+    if type(layer) is not kind or is_patched(layer) or is_hosted(layer):
         return False
     weight = layer._parameters.get("weight")
     return weight is not None and type(weight) in WEIGHTS and weight.is_floating_point()
+
+
+def is_patched(layer: nn.Module) -> bool:
+    """Whether somebody gave this one layer another forward, as extensions for seamless pictures do to convolutions."""
+    return "forward" in layer.__dict__ or "_conv_forward" in layer.__dict__
+
+
+def may_be_computed(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether ``kind``'s formula with `weights_of` the layer gives what calling it gives, and nobody would miss a call.
+
+    So it is for torch's own class, and for a layer that a host gave to the factory; not for a layer of another class
+    that was put in its place, and not where a hook or a forward of the layer's own would be passed by.
+    """
+    if is_patched(layer) or is_hooked(layer):
+        return False
+    return is_hosted(layer) or is_own(layer, kind)
 
 
 def may_be_read(layer: nn.Module, kind: type[nn.Module], x: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cpu_vectors import WIDE
-from ..layer import is_hooked, is_hosted, weights_of
+from ..layer import is_hosted, may_be_computed, weights_of
 from . import winograd
 
 FEW_PIXELS = 2048 if WIDE else 1024
@@ -107,7 +107,14 @@ def _is_linear(conv: nn.Conv2d, x: Tensor) -> bool:
 def _plain_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype not in (*EXACT, torch.bfloat16):
         return False
-    return not (torch.compiler.is_compiling() or is_hooked(conv))
+    return not torch.compiler.is_compiling() and _is_ordinary(conv)
+
+
+def _is_ordinary(conv: nn.Conv2d) -> bool:
+    """Whether weights, stride and padding with zeros say all of what the layer computes."""
+    if not may_be_computed(conv, nn.Conv2d):
+        return False
+    return (conv.padding_mode, conv.groups, conv.dilation) == ("zeros", 1, (1, 1)) and not isinstance(conv.padding, str)
 
 
 class _Relayout(torch.autograd.Function):
@@ -184,7 +191,7 @@ def product_of_windows(planes: Tensor, weight: Tensor, bias: Tensor | None, stri
 def upsamples_in_phases(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether :func:`upsample_in_phases` is faster than to enlarge x (N, C, H, W) and convolve."""
     many = x.device.type == "cpu" and x.dtype in EXACT and x.shape[0] * x.shape[2] * x.shape[3] >= MANY_PIXELS
-    return many and not is_hooked(conv)
+    return many and _is_ordinary(conv)
 
 
 def upsample_in_phases(conv: nn.Conv2d, x: Tensor) -> Tensor:

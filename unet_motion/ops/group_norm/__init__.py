@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layer import add_into, has_layout, is_hooked, overwritable, weights_of
+from ..layer import add_into, has_layout, may_be_computed, overwritable, weights_of
 from ..layout import from_tokens, to_tokens
 from ..pairs import Make, Pair, size_of
 from ..proof import wanted
@@ -56,12 +56,12 @@ def scoped_group_norm(
     (``inplace``).
     """
     clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
-    fused = not is_hooked(norm) and wanted(GROUP_NORM, x)
+    fused = wanted(GROUP_NORM, x) and may_be_computed(norm, nn.GroupNorm)
     if added is not None and not (fused and clips % added.shape[0] == 0):
         x, added = add_per_row(x, added, inplace), None
     if fused:
         n, c, h, w = x.shape
-        tokens = x.permute(0, 2, 3, 1).reshape(clips, -1, c)
+        tokens = x.permute(0, 2, 3, 1).reshape(clips, n // clips * h * w if clips else h * w, c)
         out = group_norm(tokens, *weights_of(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
         out = from_tokens(out.reshape(n, h * w, c), h, w)
         return out if act in (None, F.silu) else act(out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layer import is_hooked, is_hosted
+from ..layer import is_hosted, may_be_computed
 
 VECTOR, NARROW = 8, 12
 """Channels that torch's kernel computes at once, and of a group up to which the sums below are faster than it, unless
@@ -27,9 +27,9 @@ def serves(norm: nn.GroupNorm, x: Tensor, pixels: int) -> bool:
     """Whether `group_norm` computes this layer of x (N, C, H, W) faster than torch; statistics are over ``pixels``."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return False
-    if torch.compiler.is_compiling() or is_hooked(norm):
+    if torch.compiler.is_compiling() or not may_be_computed(norm, nn.GroupNorm):
         return False
-    if not isinstance(norm, nn.GroupNorm) or not norm.affine or torch.is_autocast_enabled("cpu"):
+    if not norm.affine or torch.is_autocast_enabled("cpu"):
         return False
     if is_hosted(norm) and torch.is_grad_enabled():
         return False  # a host's layer knows best how gradients pass

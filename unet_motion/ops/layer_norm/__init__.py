@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layer import add_into, is_hooked, overwritable, weights_of
+from ..layer import add_into, may_be_computed, overwritable, weights_of
 from ..pairs import Make, Pair, size_of
 from ..proof import wanted
 from .triton_op import LAYER_NORM, add_layer_norm_kernel, layer_norm_kernel
@@ -59,7 +59,7 @@ def add_layer_norm(
     The sum may be written into tokens that belong to the caller (``inplace``). ``ahead`` (C,) is what comes next on the
     residual stream: it is in the sum that is given back, which is a new tensor then, but not in the norm.
     """
-    if not is_hooked(norm) and wanted(LAYER_NORM, tokens):
+    if wanted(LAYER_NORM, tokens) and may_be_computed(norm, nn.LayerNorm):
         table = None if pos_emb is None else pos_emb[:, 0]
         return layer_norm(tokens, *weights_of(norm, tokens), norm.eps, table, added, ahead)
     if added is not None:

@@ -8,17 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layer import in_autocast, is_hooked, is_hosted
+from ..layer import in_autocast, is_hooked, is_own
 
 
 def serves(layers: Sequence[nn.Module], x: Tensor) -> bool:
     """Whether `project` gives what calling each layer on ``x`` gives, with a gradient."""
     if not (torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling():
         return False  # without the input's gradient nothing is gained
-    if any(map(is_hosted, layers)) or in_autocast(x.device):
+    if in_autocast(x.device):
         return False
-    # Exactly these: a subclass, such as one of quantised weights, may compute otherwise.
-    return all(type(m) is nn.Linear and m.bias is None and not is_hooked(m) for m in layers)
+    return all(is_own(m, nn.Linear) and m.bias is None and not is_hooked(m) for m in layers)
 
 
 def project(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
