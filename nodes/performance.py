@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..unet_motion.kernels import report
 from ..unet_motion.ops.mode import MODES, PROVEN
 from .host.checks import check_choice, require_motion_model
-from .host.step.performance import COMPILATIONS, kernels_of, plain_clone, set_compilation, why_not
+from .host.step.performance import COMPILATIONS, is_compiled, plain_clone, report_of, set_compilation, why_not
 from .host.step.settings import settings, with_settings
 from .schema import make_input, make_schema, model_input, model_output
 
@@ -22,11 +21,12 @@ def _performance_inputs() -> list:
         model_input("A motion UNet of this pack."),
         make_input(
             io.Combo, "kernels", options=KERNELS, default=UNCHANGED,
-            tooltip="eager: PyTorch's operators. triton: this pack's kernels for norms, GEGLU and FreeU, which "
-            "move 3 to 10 times an activation where the operators move 5 to 16 times; on a GPU only. proven: each of "
-            "these kernels, and the one for attention over frames where Attention Processor says auto, that has shown "
-            "on this device that it is as exact as the operators and no slower; else the operators. unchanged: as "
-            "before this node, else the environment's UNET_MOTION_KERNELS, else proven. Not used in compiled code.",
+            tooltip="eager: PyTorch's operators. triton: this pack's kernels for norms, residual sums, GEGLU "
+            "and FreeU, which move 3 to 10 times an activation where the operators move 5 to 16 times; on a GPU only. "
+            "proven: each of these kernels, and the one for attention over frames where Attention Processor says auto, "
+            "that has shown on this device that it is as exact as the operators and no slower; else the operators. "
+            "unchanged: as before this node, else the environment's UNET_MOTION_KERNELS, else proven. Not used in "
+            "compiled code.",
         ),
         make_input(
             io.Boolean, "cuda_graphs", default=False,
@@ -85,20 +85,36 @@ class Performance(io.ComfyNode):
         changed = with_settings(plain_clone(model) if compile in COMPILATIONS or cuda_graphs else model, **changes)
         if compile != UNCHANGED:
             set_compilation(changed, compile)
-        with kernels_of(_chosen(changed)):
-            return io.NodeOutput(changed, str(report(model.load_device, model.model_dtype())))
+        return io.NodeOutput(changed, report_of(changed))
 
 
 def _check(model, kernels: str, cuda_graphs: bool, compile: str) -> None:
-    """Raise ValueError for choices that cannot run here, and for two of which one would do nothing."""
+    """Raise ValueError for choices that cannot run here."""
     check_choice("kernels", kernels, KERNELS)
     check_choice("compile", compile, COMPILE)
-    if compile in COMPILATIONS and (cuda_graphs or kernels in ("triton", PROVEN)):
-        other = "`cuda_graphs` is on" if cuda_graphs else f"`kernels` is {kernels!r}"
-        raise ValueError(f"`compile` is {compile!r} and {other}, which compiled code does not use: choose one.")
+    _check_together(model, kernels, cuda_graphs, compile)
     reason = why_not(model.load_device, kernels, cuda_graphs)
     if reason:
         raise ValueError(reason)
+
+
+def _check_together(model, kernels: str, cuda_graphs: bool, compile: str) -> None:
+    """Raise ValueError for two choices of which one would do nothing, this node's or an earlier one's."""
+    here, earlier = compile in COMPILATIONS, compile == UNCHANGED and is_compiled(model)
+    if not here and not earlier:
+        return
+    before = _chosen(model).get("kernels") if kernels == UNCHANGED else None
+    if cuda_graphs:
+        other = "`cuda_graphs` is on"
+    elif kernels in ("triton", PROVEN):
+        other = f"`kernels` is {kernels!r}"
+    elif here and before in ("triton", PROVEN):
+        other = f"an earlier node set `kernels` to {before!r}"
+    else:
+        return
+    compiled = f"`compile` is {compile!r}" if here else "An earlier node compiles this model"
+    choose = "choose one" if here else "choose one, or set `compile` to off here"
+    raise ValueError(f"{compiled} and {other}, which compiled code does not use: {choose}.")
 
 
 def _chosen(model) -> dict:

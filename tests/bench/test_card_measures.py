@@ -135,11 +135,24 @@ def test_what_takes_the_place_of_other_launches_has_to_be_faster_than_those(monk
     monkeypatch.setattr(tuning, "declines", lambda *_: None)
     monkeypatch.setattr(tuning, "TRIED", {words: name})
     monkeypatch.setattr(tuning, "grid", lambda _: ({"num_stages": stages} for stages in (4, 2, 3)))
-    card, found = Card(CPU, replace(REHEARSAL, tries=None, levels=(LEVEL,), repeats=3), tmp_path), Found("", "")
+    alone = replace(REHEARSAL, tries=None, levels=(LEVEL,), repeats=3, fewer=())
+    card, found = Card(CPU, alone, tmp_path), Found("", "")
     tuning.stage(card, found)
     entries = read(tmp_path / "tuned-rehearsal.json")
     assert entries == ({(name, "float32", tuple(sorted(sizes.items()))): {"num_stages": best}} if best else {})
     assert found.rows[0]["own ms"] == 8 and found.rows[0]["apart ms"] == apart and found.rows[0]["best ms"] == 2
+
+
+def test_what_runs_only_where_it_was_measured_is_tried_at_the_sizes_of_real_steps():
+    """With guidance and without, pictures of 512 and of 256 pixels: each number of rows has an entry of its own."""
+    tried = [tuning.tried_at("geglu_product", level, REAL) for level in REAL.levels]
+    rows = [[size.clips * size.frames * size.side**2 for size in sizes] for sizes in tried]
+    assert rows[0] == [16 * 64**2 * clips // part for clips, part in ((2, 1), (1, 1), (2, 4), (1, 4))]
+    assert all(len(set(each)) == 4 for each in rows)
+    assert all(
+        size.channels == level.channels for sizes, level in zip(tried, REAL.levels, strict=True) for size in sizes
+    )
+    assert tuning.tried_at("geglu", REAL.levels[0], REAL) == [REAL.levels[0]]
 
 
 def test_a_products_row_has_the_times_apart_and_its_share_of_the_products_rate(monkeypatch, tmp_path):

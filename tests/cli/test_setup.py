@@ -131,22 +131,27 @@ def test_two_comfyuis_at_a_time_where_there_are_cores_for_them(setup, tmp_path, 
     assert [v for _, v in calls if "UNET_MOTION_PAGE_FIRST" not in v] == ([first] if first else [calls[0][1]])
 
 
-def test_a_failure_in_either_of_two_comfyuis_is_one_and_what_it_printed_is_shown(setup, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("first,second", [(0, 1), (2, 0), (-9, 0), (0, -9), (0, 0)])
+def test_a_failure_in_either_of_two_comfyuis_is_one_and_what_it_printed_is_shown(
+    setup, tmp_path, monkeypatch, capsys, first, second
+):
+    """A process that a signal ended, for want of memory say, has a status below 0."""
     for number in range(2):
         make_comfyui(tmp_path / "home" / f"ComfyUI-{number}", f"0.{number}.0")
     monkeypatch.setattr(setup, "workers", lambda: 2)
 
     def run(command, variables=None, check=True, log=None):
-        if log is not None:
-            log.write_text("one failed here")
-        return int(log is not None)
+        if log is None:
+            return first
+        log.write_text("one ran here")
+        return second
 
     monkeypatch.setattr(setup, "environment", lambda comfyuis: Path(sys.executable))
     monkeypatch.setattr(setup, "install", lambda *arguments: None)
     monkeypatch.setattr(setup, "install_pinned", lambda *arguments: None)
     monkeypatch.setattr(setup, "run", run)
-    assert setup.test_comfyui([]) == 1
-    assert "one failed here" in capsys.readouterr().out
+    assert setup.test_comfyui([]) == (first or second)
+    assert "one ran here" in capsys.readouterr().out
 
 
 def test_check_is_ruff_mypy_and_pyright_and_then_files_that_exist(setup, monkeypatch):

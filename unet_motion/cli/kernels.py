@@ -9,7 +9,6 @@ import torch
 
 from ..ops.mode import MODES, current_mode, use
 from ..ops.report import report
-from ..values import quoted
 
 DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
@@ -28,12 +27,6 @@ def add_arguments(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the report."""
-    try:
-        device = torch.device(args.device) if args.device else None
-    except RuntimeError:
-        raise ValueError(f"device {quoted(args.device)} is unknown; expected one such as cpu or cuda:0.") from None
-    if device is not None and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {quoted(args.device)} is not there; found {torch.cuda.device_count()} GPUs.")
     with use(args.mode or current_mode()):
-        found = report(device, DTYPES.get(args.dtype))
+        found = report(args.device or None, DTYPES.get(args.dtype))
     print(json.dumps(found.as_dict(), indent=2) if args.json else found)

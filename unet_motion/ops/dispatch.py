@@ -107,6 +107,9 @@ def unavailable(device: torch.device) -> str | None:
         return f"Triton has no backend here for {device.type}"
     # Compiled code cannot trace the question: on an older card its own error, or Triton's, tells.
     if torch.version.hip is None and not torch.compiler.is_compiling():
-        if torch.cuda.get_device_capability(device) < (7, 0):
-            return "Triton needs compute capability 7.0"
+        try:
+            if torch.cuda.get_device_capability(device) < (7, 0):
+                return "Triton needs compute capability 7.0"
+        except (RuntimeError, AssertionError):  # no driver, no such card, or a build of torch without CUDA
+            return "torch finds no card"
     return None

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import statistics
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +24,7 @@ from .comparison import Reference, maker
 from .dispatch import Kernel, interpreted
 from .mode import PROVEN, current_mode, use
 from .pairs import Pair, PairOf
+from .tuning import choosing, is_chosen, tuned
 
 ODD = ((1, 7, 13, 96), (3, 5, 9, 160))
 """Clips, frames, side and channels of inputs whose sizes fill no tile; rows begin at odd addresses too."""
@@ -43,9 +46,13 @@ queued when it begins with the first."""
 SLOWER = 1.0
 """How many times the twin's time a kernel may take. No more: the plain code needs no compiler and no trust."""
 
+AGAIN = 60.0
+"""Seconds after which a kernel is tried again for which there was no memory."""
+
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
-_proofs: dict[tuple[str, torch.device, torch.dtype], Proof] = {}
+_proofs: dict[tuple, Proof] = {}
+"""By kernel, device and dtype; behind them the sizes, of a kernel that is measured at each."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +62,15 @@ class Proof:
     Attributes:
         taken: whether the kernel runs there.
         note: the numbers, or why it does not.
+        until: the clock's time after which it is to be found out anew; None: it holds.
     """
 
     taken: bool
     note: str
+    until: float | None = None
+
+    def holds(self) -> bool:
+        return self.until is None or time.monotonic() < self.until
 
 
 class Refused(Exception):
@@ -69,12 +81,17 @@ class Refused(Exception):
         self.slow = slow
 
 
-def wanted(kernel: Kernel, x: Tensor) -> bool:
-    """Whether a kernel is asked for on such tensors; never in compiled code, whose compiler fuses by itself."""
+def wanted(kernel: Kernel, x: Tensor, **sizes: int) -> bool:
+    """Whether a kernel is asked for on such tensors; never in compiled code, whose compiler fuses by itself.
+
+    ``sizes``: of a kernel that runs only where it was measured; only there it is wanted.
+    """
     if torch.compiler.is_compiling():
         return False
     mode = current_mode()
-    return mode == "triton" or (mode == PROVEN and is_proven(kernel, x))
+    if mode == "eager" or (sizes and not is_chosen(kernel.name, x.device, x.dtype, **sizes)):
+        return False
+    return mode == "triton" or (mode == PROVEN and is_proven(kernel, x, sizes))
 
 
 def proven(kernel: Kernel, x: Tensor) -> bool:
@@ -82,7 +99,7 @@ def proven(kernel: Kernel, x: Tensor) -> bool:
     return not torch.compiler.is_compiling() and current_mode() == PROVEN and is_proven(kernel, x)
 
 
-def is_proven(kernel: Kernel, x: Tensor) -> bool:
+def is_proven(kernel: Kernel, x: Tensor, sizes: Mapping[str, int] = {}) -> bool:
     """Whether a kernel is proven for such tensors, which is found out now where it was not.
 
     Not where gradients are recorded: kernels have none, and there all is as if this mode were not. A stream that is
@@ -90,11 +107,11 @@ def is_proven(kernel: Kernel, x: Tensor) -> bool:
     """
     if torch.is_grad_enabled():
         return False
-    found = _proofs.get((kernel.name, x.device, x.dtype))
-    if found is None:
+    found = _proofs.get((kernel.name, x.device, x.dtype, *sizes.items()))
+    if found is None or not found.holds():
         if cannot_be_proven(kernel, x.device, x.dtype) or is_capturing(x.device):
             return False
-        found = proof_of(kernel, x.device, x.dtype)
+        found = proof_of(kernel, x.device, x.dtype, sizes)
     return found.taken
 
 
@@ -110,14 +127,22 @@ def is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def proof_of(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Proof:
-    """What was found of a kernel on a device, once in a process: a second thread waits for the first one's answer."""
-    device = with_index(device)
-    key = (kernel.name, device, dtype)
+def proof_of(
+    kernel: Kernel, device: torch.device, dtype: torch.dtype, sizes: Mapping[str, int] = {}
+) -> Proof:  # fmt: skip
+    """What was found of a kernel on a device, once in a process: a second thread waits for the first one's answer.
+
+    ``sizes``: of a kernel that is measured at each, with tiles for them.
+    """
+    device, line = with_index(device), None
+    key = (kernel.name, device, dtype, *sizes.items())
     with _lock:
-        if key not in _proofs:
-            _proofs[key] = _prove(kernel, device, dtype)
-        return _proofs[key]
+        if key not in _proofs or not _proofs[key].holds():
+            line, _proofs[key] = _prove(kernel, device, dtype, sizes)
+        found = _proofs[key]
+    if line is not None:  # whoever reads the log may ask for a proof in turn
+        _log.log(*line)
+    return found
 
 
 def with_index(device: torch.device) -> torch.device:
@@ -127,31 +152,51 @@ def with_index(device: torch.device) -> torch.device:
     return device
 
 
-def _prove(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Proof:
-    where = f"on {device} in {str(dtype).removeprefix('torch.')}"
+Line = tuple[int, str]
+"""Level and text of what is logged."""
+
+
+def _prove(
+    kernel: Kernel, device: torch.device, dtype: torch.dtype, sizes: Mapping[str, int]
+) -> tuple[Line, Proof]:  # fmt: skip
+    where = f"on {device} in {str(dtype).removeprefix('torch.')}{_words(sizes)}"
+    plain = f"{kernel.name} runs as plain PyTorch {where}: "
+    chosen = tuned(kernel.name, device, dtype, **sizes) if sizes else {}
+
+    def work() -> str:
+        with _apart(device), choosing(kernel.name, **chosen) if chosen else nullcontext():
+            return ", ".join(filter(None, (_compare(kernel, device, dtype), _time(kernel, device, dtype, sizes))))
+
     try:
-        with _apart(device):
-            note = ", ".join(filter(None, (_compare(kernel, device, dtype), _time(kernel, device, dtype))))
+        # What torch keeps for each thread is new there: autocast, streams, and modes that count or replace operators.
+        with ThreadPoolExecutor(1) as thread:
+            note = thread.submit(work).result()
     except Refused as reason:
         level = logging.INFO if reason.slow else logging.WARNING
-        _log.log(level, "%s runs as plain PyTorch %s: %s", kernel.name, where, reason)
-        return Proof(False, str(reason))
+        return (level, f"{plain}{reason}"), Proof(False, str(reason))
+    except torch.cuda.OutOfMemoryError:
+        note = f"there was no memory left to prove it; it is tried again after {AGAIN:.0f} s"
+        return (logging.INFO, plain + note), Proof(False, note, time.monotonic() + AGAIN)
     except Exception as error:  # whatever a compiler, a driver or a launch may say
         note = f"its kernel failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-        _log.warning("%s runs as plain PyTorch %s: %s", kernel.name, where, note)
-        return Proof(False, note)
-    _log.info("%s runs as a Triton kernel %s: %s", kernel.name, where, note)
-    return Proof(True, note)
+        return (logging.WARNING, plain + note), Proof(False, note)
+    return (logging.INFO, f"{kernel.name} runs as a Triton kernel {where}: {note}"), Proof(True, note)
+
+
+def _words(sizes: Mapping[str, int]) -> str:
+    named = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    return f" at {named}" if named else ""
 
 
 @contextmanager
 def _apart(device: torch.device) -> Iterator[None]:
-    """Plain code, no gradients, no autocast, on the device: nothing of the step around it acts, and nothing is left."""
-    with use("eager"), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    """Plain code and no gradients, on the device, which has nothing else to do."""
+    with use("eager"), torch.no_grad():
         if device.type != "cuda":
             yield
             return
         with torch.cuda.device(device):
+            torch.cuda.synchronize()
             yield
 
 
@@ -174,21 +219,32 @@ def _compare(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> str:
     return f"{worst:.1e} of the largest value from float64, the plain twin {twins:.1e}"
 
 
-def _time(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> str:
-    """The times of all variants together; Refused where the twin is faster, nothing where there is no card."""
+def _time(kernel: Kernel, device: torch.device, dtype: torch.dtype, sizes: Mapping[str, int]) -> str:
+    """The times of all variants together; Refused where the twin is faster, nothing where there is no card.
+
+    A kernel that takes the place of several launches has to be faster than those are on kernels, too.
+    """
     if not has_events(device):
         return ""
     total = [0.0, 0.0]
     for number, (_, pair_of) in enumerate(kernel.pairs):
-        clips, frames, side, channels = TIMED
-        given = pair_of(maker(number, dtype, device), clips, max(1, frames // kernel.width), side, channels)
-        times = device_milliseconds((given.kernel, given.plain), device)
-        total = [a + b for a, b in zip(total, times, strict=True)]
+        given = pair_of(maker(number, dtype, device), *timed_size(kernel, sizes))
+        others = filter(None, (given.plain, given.apart))
+        times = device_milliseconds((given.kernel, *others), device)
+        total = [total[0] + times[0], total[1] + min(times[1:])]
     ours, plain = total
     note = f"{ours:.3f} ms, the plain twin {plain:.3f} ms"
     if not ours <= SLOWER * plain:
         raise Refused(f"it takes {note}", slow=True)
     return note
+
+
+def timed_size(kernel: Kernel, sizes: Mapping[str, int]) -> tuple[int, int, int, int]:
+    """Clips, frames, side and channels of what is timed: of a kernel with sizes of its own up to as many rows."""
+    clips, frames, side, channels = TIMED
+    if not sizes:
+        return clips, max(1, frames // kernel.width), side, channels
+    return clips, min(frames, max(1, sizes["rows"] // (clips * side * side))), side, sizes["depth"]
 
 
 def _sized(pair_of: PairOf, size: tuple[int, ...], make: Callable[..., Tensor]) -> Pair:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,18 @@ import torch
 from ..values import quoted
 
 FOLDER = Path(__file__).with_name("tuned")
+SIZES = {
+    "float8": ("width",),
+    "freeu": ("left", "right", "pixels"),
+    "geglu": ("width",),
+    "geglu_product": ("rows", "depth", "width"),
+    "group_norm": ("rows", "channels"),
+    "layer_norm": ("width",),
+    "residual_sum": ("width",),
+    "temporal_attention": ("frames", "width"),
+}
+"""Kernel -> the sizes by which an entry is found."""
+
 PARAMETERS = {
     "float8": ("ROWS", "BLOCK", "num_warps"),
     "freeu": ("PIECE", "BLOCK", "num_warps"),
@@ -34,6 +47,12 @@ PARAMETERS = {
 
 MOST_STAGES = 8
 """Parts of its input that a product has under way at most; all else that may be chosen is a power of two."""
+
+MOST = {"num_warps": 32, "TILE": 256, "DEPTH": 256}
+MOST_NUMBERS = 4096
+"""The largest numbers that may be chosen: warps that a program can have, sides of a product, all else."""
+
+DTYPES = ("float16", "bfloat16", "float32")
 
 Forced = tuple[str, Mapping[str, int], list[Mapping[str, int]]]
 """A kernel, what it uses, and the sizes that were asked for."""
@@ -72,11 +91,12 @@ def is_chosen(kernel: str, device: torch.device, dtype: torch.dtype, **sizes: in
     return _found(kernel, device.type, device.index, dtype, tuple(sizes.items())) is not None
 
 
-def entries_of(kernel: str, device: torch.device, dtype: torch.dtype) -> int:
-    """At how many sizes a kernel was measured on such a device."""
+def measured_sizes(kernel: str, device: torch.device, dtype: torch.dtype) -> list[dict[str, int]]:
+    """The sizes at which a kernel was measured on such a device, in the order of its `SIZES`."""
     if device.type != "cuda":
-        return 0
-    return sum(key[:2] == (kernel, _name(dtype)) for key in _table(capability(device)))
+        return []
+    found = (dict(key[2]) for key in _table(capability(device)) if key[:2] == (kernel, _name(dtype)))
+    return [{name: sizes[name] for name in SIZES[kernel]} for sizes in found]
 
 
 def warps(chosen: Mapping[str, int]) -> dict[str, int]:
@@ -104,29 +124,49 @@ def capability(device: torch.device) -> str:
 @functools.lru_cache
 def _table(name: str) -> dict[tuple, Mapping[str, int]]:
     path = FOLDER / f"{name}.json"
-    return read(path) if path.is_file() else {}
+    try:
+        return read(path) if path.is_file() else {}
+    except (OSError, ValueError) as error:  # it makes steps faster, and must stop none
+        logging.getLogger(__name__).warning("Kernels run with their own tiles: %s", error)
+        return {}
 
 
 def read(path: Path) -> dict[tuple, Mapping[str, int]]:
     """(kernel, dtype, sorted sizes) -> what to use, from a file.
 
     Raises:
-        ValueError: the file is no list of such entries, or names a kernel or a parameter that there is not.
+        ValueError: the file is no list of such entries, or names a kernel, a size or a parameter that there is not.
     """
+    expected = "expected a list of entries with kernel, dtype, sizes and use"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return {_key(entry): _checked(entry["kernel"], entry["use"], path.name) for entry in entries}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
-        expected = "expected a list of entries with kernel, dtype, sizes and use"
+        entries = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or a number of thousands of digits
         raise ValueError(f"{path}: {expected}: {quoted(error)}.") from None
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: {expected}, found {quoted(entries)}.")
+    found: dict[tuple, Mapping[str, int]] = {}
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}, entry {number}"
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), dict) for key in ("sizes", "use")):
+            raise ValueError(f"{where}: {expected}, found {quoted(entry)}.")
+        use = _checked(entry.get("kernel"), entry["use"], where)
+        found[_key(entry, where)] = use
+    return found
 
 
-def _key(entry: Mapping[str, Any]) -> tuple:
-    return entry["kernel"], entry["dtype"], tuple(sorted(entry["sizes"].items()))
+def _key(entry: Mapping[str, Any], where: str) -> tuple:
+    """Kernel, dtype and sorted sizes of an entry, whose kernel there is."""
+    kernel, dtype, sizes = entry["kernel"], entry.get("dtype"), entry["sizes"]
+    if dtype not in DTYPES:
+        raise ValueError(f"{where}: dtype is {quoted(dtype)}, expected one of {', '.join(DTYPES)}.")
+    if set(sizes) != set(SIZES[kernel]) or not all(type(size) is int and size > 0 for size in sizes.values()):
+        named = ", ".join(SIZES[kernel])
+        raise ValueError(f"{where}: sizes of {kernel} are {quoted(sizes)}, expected whole numbers named {named}.")
+    return kernel, dtype, tuple(sorted(sizes.items()))
 
 
-def _checked(kernel: str, use: Mapping[str, int], where: str) -> dict[str, int]:
-    if kernel not in PARAMETERS:
+def _checked(kernel: Any, use: Mapping[str, int], where: str) -> dict[str, int]:
+    if not isinstance(kernel, str) or kernel not in PARAMETERS:
         raise ValueError(f"{where}: kernel {quoted(kernel)} is unknown; expected one of {', '.join(PARAMETERS)}.")
     for name, value in use.items():
         if name not in PARAMETERS[kernel]:
@@ -136,6 +176,7 @@ def _checked(kernel: str, use: Mapping[str, int], where: str) -> dict[str, int]:
             if type(value) is not int or not 1 <= value <= MOST_STAGES:
                 expected = f"expected a whole number from 1 to {MOST_STAGES}"
                 raise ValueError(f"{where}: {name} of {kernel} is {quoted(value)}, {expected}.")
-        elif not isinstance(value, int) or value < 1 or value & (value - 1):
-            raise ValueError(f"{where}: {name} of {kernel} is {quoted(value)}, expected a power of two.")
+        elif type(value) is not int or not 1 <= value <= MOST.get(name, MOST_NUMBERS) or value & (value - 1):
+            expected = f"expected a power of two up to {MOST.get(name, MOST_NUMBERS)}"
+            raise ValueError(f"{where}: {name} of {kernel} is {quoted(value)}, {expected}.")
     return dict(use)

@@ -15,9 +15,11 @@ from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWA
 from torch import Tensor
 
 from ....unet_motion import ForwardOptions, StepGraphs, UNetMotionModel
+from ....unet_motion.kernels import report
 from ....unet_motion.ops import dispatch, mode
 from ....unet_motion.runtime.step_parts import StepParts
 from .hooks import KEY
+from .settings import settings
 
 COMPILATIONS: dict[str, dict[str, Any]] = {
     "inductor": {},
@@ -116,6 +118,22 @@ def set_compilation(model: Any, name: str) -> None:
     # What a step is made for comes in as an argument; guards on these dictionaries would compile every step anew.
     skip = {"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]}
     set_torch_compile_wrapper(model=model, backend="inductor", options={**skip, **COMPILATIONS[name]})
+
+
+def is_compiled(model: Any) -> bool:
+    """Whether a node, this pack's or another, has a MODEL's UNet compiled when it samples."""
+    return bool(model.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY))
+
+
+def report_of(model: Any) -> str:
+    """What each operation of a MODEL runs as; of a compiled one nothing is proven, as it uses none of it."""
+    # The dtype of its activations: that of its weights, or what ComfyUI or a node has them cast to.
+    where = model.load_device, model.get_model_object("manual_cast_dtype") or model.model_dtype()
+    if is_compiled(model):
+        with mode.use("eager"):
+            return f"Compiled by torch.compile, which fuses by itself: no kernels of this pack.\n{report(*where)}"
+    with kernels_of(settings(model.model_options["transformer_options"])):
+        return str(report(*where))
 
 
 def why_not(device: torch.device, kernels: str, cuda_graphs: bool) -> str | None:

@@ -207,6 +207,8 @@ def test_a_layer_takes_it_only_where_it_is_chosen_and_nobody_looks_between(launc
     assert not torch.allclose(changed, layer(tokens)), "a LoRA changes the product"
     with torch.autocast(DEVICE.type, torch.bfloat16), tuning.choosing("geglu_product"):
         geglu_layer(proj, tokens)
+        found = feed_forward.geglu_product(tokens, proj.weight, proj.bias)
+    assert found.dtype == torch.bfloat16, "as torch's own product in autocast"
     assert len(launches) == 0
     float8.convert([proj])
     with tuning.choosing("geglu_product"):
@@ -248,7 +250,16 @@ def test_an_entry_stands_for_its_size_and_the_numbers_of_rows_down_to_half_of_it
         assert chosen(129)
 
 
+@pytest.mark.parametrize("mode", kernels.MODES)
+def test_what_is_no_two_halves_is_refused(mode):
+    with kernels.use(mode), pytest.raises(ValueError, match="`weight` has 5 rows, expected an even number"):
+        feed_forward.geglu_product(random(3, 4), random(5, 4), None)
+    with kernels.use(mode), pytest.raises(ValueError, match="`x` has 7 channels, expected an even number"):
+        feed_forward.geglu(random(3, 7))
+
+
 def test_the_report_says_why_it_does_or_does_not_run(table, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(dispatch, "unavailable", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
 

@@ -411,9 +411,157 @@ def test_geglu_inside_the_product_is_proven_where_it_was_measured(monkeypatch):
         count = len(launched)
         feed_forward.geglu_layer(door, x)
         assert len(launched) == count + 1
-        proof._proofs[MEASURED, x.device, SINGLE] = proof.Proof(False, "")
+        key = (MEASURED, x.device, SINGLE, ("rows", 4), ("depth", 8), ("width", 6))
+        assert list(proof._proofs)[-1] == key
+        proof._proofs[key] = proof.Proof(False, "")
         torch.testing.assert_close(feed_forward.geglu_layer(door, x), expected)
         assert len(launched) == count + 1
+    with kernels.use("eager"), monkeypatch.context() as patched:
+        patched.setattr(
+            proof, "is_chosen", raising(AssertionError("the table is not read where no kernel is asked for"))
+        )
+        feed_forward.geglu_layer(door, x)
+
+
+@pytest.fixture
+def entry(monkeypatch):
+    """One entry of tiles for the product, as on a card that was measured."""
+    use = {"ROWS": 32, "BLOCK": 32, "DEPTH": 32, "num_warps": 4, "num_stages": 2}
+    sizes = {"rows": 4096, "depth": 96, "width": 384}
+    monkeypatch.setattr(proof, "tuned", lambda kernel, device, dtype, **given: use if given == sizes else {})
+    return use, sizes
+
+
+def test_a_kernel_that_is_measured_at_each_size_is_compared_and_timed_with_the_tiles_for_it(entry, monkeypatch, log):
+    (use, sizes), product, compared, timed = entry, dispatch.KERNELS[MEASURED], [], []
+
+    def compare(*_):
+        compared.append(dict(tuning.tuned(MEASURED, DEVICE, SINGLE, **sizes)))
+        return "as near"
+
+    def clock(works, device):
+        timed.append([work().shape for work in works])
+        return times
+
+    monkeypatch.setattr(proof, "_compare", compare)
+    monkeypatch.setattr(proof, "has_events", lambda _: True)
+    monkeypatch.setattr(proof, "device_milliseconds", clock)
+    monkeypatch.setattr(proof, "TIMED", (1, 16, 4, 32))
+    for times, taken in (((2.0, 2.5, 2.1), True), ((2.0, 2.5, 1.9), False), ((2.0, 1.9, 2.1), False)):
+        proof._proofs.clear()
+        found = proof.proof_of(product, DEVICE, SINGLE, sizes)
+        assert found.taken is taken and f"2.000 ms, the plain twin {min(times[1:]):.3f} ms" in found.note
+    assert compared == [use] * 3
+    assert timed == [[(16, 16, 4 * 96)] * 3] * 3, "the product alone, and both ways that it takes the place of"
+    assert log()[0][1].startswith(f"{MEASURED} runs as a Triton kernel on {proof.with_index(DEVICE)} in float32 at ")
+    assert "at rows 4096, depth 96, width 384: as near" in log()[0][1]
+
+
+def test_of_few_rows_no_more_are_timed(monkeypatch):
+    monkeypatch.setattr(proof, "TIMED", (1, 16, 32, 320))
+    product = dispatch.KERNELS[MEASURED]
+    assert proof.timed_size(product, {"rows": 131072, "depth": 320, "width": 1280}) == (1, 16, 32, 320)
+    assert proof.timed_size(product, {"rows": 2048, "depth": 1280, "width": 5120}) == (1, 2, 32, 1280)
+    assert proof.timed_size(product, {"rows": 64, "depth": 1280, "width": 5120}) == (1, 1, 32, 1280)
+    assert proof.timed_size(product, {}) == (1, 2, 32, 320)
+    assert proof.timed_size(dispatch.KERNELS["freeu"], {}) == (1, 16, 32, 320)
+
+
+def test_the_report_says_at_how_many_sizes_a_measured_kernel_was_proven(monkeypatch):
+    from unet_motion.ops import report
+
+    sizes = [{"rows": rows, "depth": 8, "width": 32} for rows in (64, 128, 256)]
+    monkeypatch.setattr(report, "measured_sizes", lambda name, *_: sizes if name == MEASURED else [])
+    monkeypatch.setattr(proof, "_compare", lambda *_: "numbers")
+    refused = {64, 128, 256}
+
+    def clock(kernel, device, dtype, of):
+        if of and of["rows"] in refused:
+            raise proof.Refused("it takes longer", slow=True)
+        return ""
+
+    monkeypatch.setattr(proof, "_time", clock)
+    assert str(kernels.report(DEVICE, SINGLE).operations[MEASURED]) == "eager: it takes longer"
+    proof._proofs.clear()
+    refused.remove(128)
+    said = "triton: at 1 of the 3 sizes where it was measured to be faster, proven: numbers"
+    assert str(kernels.report(DEVICE, SINGLE).operations[MEASURED]) == said
+
+
+def test_without_memory_nothing_is_decided_for_long(monkeypatch, log):
+    now, full = [1000.0], [True]
+
+    def compare(*_):
+        if full[0]:
+            raise torch.cuda.OutOfMemoryError("tried to allocate")
+        return "numbers"
+
+    monkeypatch.setattr(proof, "_compare", compare)
+    monkeypatch.setattr(proof.time, "monotonic", lambda: now[0])
+    calls, x = with_geglu(monkeypatch, lambda plain: plain), random(3, 16)
+    for _ in range(3):
+        assert torch.equal(geglu(x), geglu_eager(x)) and not calls
+    assert [level for level, _ in log()] == ["INFO"] and "no memory left" in log()[0][1]
+    full.clear(), full.append(False)
+    now[0] += proof.AGAIN - 1
+    geglu(x)
+    assert not calls
+    now[0] += 2
+    geglu(x)
+    assert calls == [(3, 16)] and proof._proofs["geglu", x.device, SINGLE].until is None
+
+
+def test_whoever_counts_or_replaces_operators_sees_none_of_a_proof(monkeypatch):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counting(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    x = random(3, 16)
+    with Counting() as first:
+        geglu(x)
+    assert proof._proofs["geglu", x.device, SINGLE].taken
+    with Counting() as second:
+        geglu(x)
+    assert first.seen == second.seen and first.seen
+
+
+def test_a_proof_is_of_real_numbers_where_the_step_has_none(monkeypatch):
+    """As whoever counts a step's memory does."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        geglu(torch.empty(3, 16, device=DEVICE))
+    (found,) = proof._proofs.values()
+    assert found.taken and "of the largest value from float64" in found.note
+
+
+def test_whoever_reads_the_log_may_ask_for_the_report(log, monkeypatch):
+    monkeypatch.setattr(proof, "_compare", lambda *_: "numbers")
+    asked = []
+
+    class Asking(logging.Handler):
+        def emit(self, record):
+            if not asked:
+                asked.append(True)
+                with kernels.use("proven"):
+                    asked.append(kernels.report(DEVICE, SINGLE))
+
+    handler = Asking()
+    proof._log.addHandler(handler)
+    try:
+        thread = threading.Thread(target=lambda: proof.proof_of(GEGLU, DEVICE, SINGLE), daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive() and asked[1].operations["geglu"].note == "proven: numbers"
+    finally:
+        proof._log.removeHandler(handler)
 
 
 def test_a_recorded_step_proves_before_it_is_captured_and_has_a_graph_of_its_own(monkeypatch):

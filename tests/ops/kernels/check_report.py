@@ -51,7 +51,9 @@ def test_the_report_tells_why_a_machine_has_no_fast_path(monkeypatch):
     assert {path.note for path in cpu.operations.values()} == {"Triton has no backend here for cpu"}
     assert cpu.attention["triton"].note == "Triton has no backend here for cpu"
     assert cpu.attention["mem_efficient"].runs == "no"
-    assert "two batched products" in cpu.attention["auto"].note
+    assert "two batched products up to 64" in cpu.attention["auto"].note
+    assert "two batched products in float32" in kernels.report("cpu", torch.bfloat16).attention["auto"].note
+    assert kernels.report("cpu", torch.float16).attention["auto"].note == "as sdpa"
     monkeypatch.setattr(dispatch, "TRITON_IS_THERE", False)
     assert kernels.report("cpu").operations["geglu"].note == "Triton is not installed"
     assert PROCESSORS["flash"].declines(torch.device("cuda"), torch.float32) == "no kernel for torch.float32 on cuda"
@@ -69,3 +71,15 @@ def test_the_command_line_prints_the_report(capsys):
     assert tuple(json.loads(alone)["operations"]) == NAMES
     assert main(["kernels", "--device", "abacus"]) == 2
     assert "device 'abacus' is unknown" in capsys.readouterr().err
+
+
+def test_a_device_that_there_is_not_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:3", torch.device("cuda", 1), 0):
+        with pytest.raises(ValueError, match=r"device '(cuda.*|0)' is not there; found 0 GPUs\."):
+            kernels.report(device)
+    with pytest.raises(ValueError, match="device 'nonsense' is unknown; expected one such as cpu or cuda:0"):
+        kernels.report("nonsense")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert dispatch.unavailable(torch.device("cuda")) == "torch finds no card"

@@ -115,18 +115,59 @@ def test_a_file_of_the_devices_capability_is_read(tmp_path, monkeypatch):
             [{"kernel": "geglu_product", "dtype": "float16", "sizes": {}, "use": {"num_warps": 3}}],
             "num_warps of geglu_product is 3, expected a power of two",
         ),
-        ([{"kernel": "geglu"}], "expected a list of entries"),
+        ([{"kernel": "geglu", "dtype": "float16", "sizes": {}, "use": {"num_warps": 64}}], "a power of two up to 32"),
+        ([{"kernel": "geglu", "dtype": "float16", "sizes": {}, "use": {"ROWS": 2**70}}], "a power of two up to 4096"),
+        ([{"kernel": "geglu", "dtype": "float16", "sizes": {}, "use": {"ROWS": True}}], "ROWS of geglu is True"),
+        ([{"kernel": "geglu", "dtype": "float16", "sizes": {}, "use": {"ROWS": 2.0}}], "ROWS of geglu is 2.0"),
+        ([{"kernel": "geglu", "dtype": "half", "sizes": {"width": 8}, "use": {}}], "dtype is 'half', expected one of"),
+        ([{"kernel": "geglu", "dtype": "float16", "sizes": {"height": 8}, "use": {}}], "whole numbers named width"),
+        ([{"kernel": "geglu", "dtype": "float16", "sizes": {"width": 0}, "use": {}}], "whole numbers named width"),
+        ([{"kernel": "geglu", "dtype": "float16", "sizes": {"width": True}, "use": {}}], "whole numbers named width"),
+        ([{"kernel": ["geglu"], "dtype": "float16", "sizes": {}, "use": {}}], "is unknown; expected one of"),
+        ([{"kernel": "geglu"}], "entry 1: expected a list of entries"),
+        ([7], "entry 1: expected a list of entries"),
         ({"kernel": "geglu"}, "expected a list of entries"),
+        ({}, "expected a list of entries"),
+        ("", "expected a list of entries"),
     ],
 )
 def test_bad_files_are_refused(entries, message, tmp_path):
     path = tmp_path / "9.0.json"
     path.write_text(json.dumps(entries))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         tuning.read(path)
-    path.write_text("{")
-    with pytest.raises(ValueError, match="expected a list of entries"):
+    assert "9.0.json" in str(error.value)
+
+
+BROKEN = (b"{", b"\xff[]", b"[" * 10**5, b"[" + b"9" * 5000 + b"]", b"")
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=["cut", "no text", "deep", "a long number", "empty"])
+def test_a_damaged_file_is_refused_and_stops_no_step(text, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "9.0.json"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=r"9\.0\.json: expected a list of entries"):
         tuning.read(path)
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path)
+    monkeypatch.setattr(tuning, "capability", lambda device: "9.0")
+    for cached in (tuning._found, tuning._table):
+        cached.cache_clear()
+    for width in (8, 16):
+        assert tuning.tuned("geglu", torch.device("cuda", 0), torch.float16, width=width) == {}
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "9.0.json" in record.getMessage()
+    for cached in (tuning._found, tuning._table):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("words,kernel", card.TRIED.items())
+def test_each_number_alone_may_be_chosen_up_to_large_ones(words, kernel):
+    """An entry need not name all of them."""
+    compared = reference(words, Level(32, 4, 1, 2), torch.float32, DEVICE)
+    for name in tuning.PARAMETERS[kernel]:
+        value = 4 if name.startswith("num") else tuning.MOST.get(name, 64 if kernel == "geglu_product" else 4096)
+        with tuning.choosing(kernel, **{name: value}):
+            assert compared.as_exact(compared.error()), name
 
 
 def test_the_files_that_come_along_can_be_read():

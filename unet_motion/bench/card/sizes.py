@@ -29,6 +29,8 @@ class Sizes:
     Attributes:
         product, copied: side of the matrix product and bytes of the copy that give the two ceilings.
         levels, odd: where kernels are checked; those of ``levels`` are timed too.
+        fewer: what clips and side of a level are divided by, where kernels that run only at measured sizes are tried
+            too: one clip, as without guidance, and smaller pictures.
         dtypes: of the kernels' checks, in order of worth; ``step_dtypes``: of the steps.
         input_sets: different inputs that a kernel's timing goes through, so that no cache holds them.
         network: arguments of the UNet whose steps are measured.
@@ -48,6 +50,7 @@ class Sizes:
         Level(320, 64, 2, 16), Level(640, 32, 2, 16), Level(1280, 16, 2, 16), Level(1280, 8, 2, 16),
     )  # fmt: skip
     odd: tuple[Level, ...] = (Level(96, 13, 1, 7), Level(160, 9, 3, 5))
+    fewer: tuple[tuple[int, int], ...] = ((2, 1), (1, 2), (2, 2))
     dtypes: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16, torch.float32)
     step_dtypes: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16)
     input_sets: int = 4
@@ -81,6 +84,7 @@ REHEARSAL = Sizes(
     copied=2**20,
     levels=(Level(32, 4, 1, 2),),
     odd=(Level(64, 5, 1, 3),),
+    fewer=((1, 2),),
     dtypes=(torch.float32, torch.bfloat16),
     step_dtypes=(torch.float32,),
     input_sets=1,

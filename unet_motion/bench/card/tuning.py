@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 
 from ...files.atomic import atomic_file
+from ...ops.dispatch import KERNELS
 from ...ops.tuning import capability, choosing, read
 from .kernel_checks import declines, reference, works_on
-from .sizes import Level
+from .sizes import Level, Sizes
 from .stages import Card, Found
 from .timing import milliseconds
 
@@ -67,10 +69,17 @@ def stage(card: Card, found: Found) -> None:
     entries: list[dict[str, Any]] = []
     for dtype in card.sizes.step_dtypes:
         for level in card.sizes.levels:
-            for words, kernel in TRIED.items():
-                with found.row(f"{words}, {str(dtype).removeprefix('torch.')}, {level}") as row:
-                    entries += best_of(card, row, words, kernel, level, dtype)
+            tried = [(w, k, size) for w, k in TRIED.items() for size in tried_at(k, level, card.sizes)]
+            for words, kernel, size in tried:
+                with found.row(f"{words}, {str(dtype).removeprefix('torch.')}, {size}") as row:
+                    entries += best_of(card, row, words, kernel, size, dtype)
                     write(file, entries)
+
+
+def tried_at(kernel: str, level: Level, sizes: Sizes) -> list[Level]:
+    """A level, and for a kernel without numbers of its own for other sizes those that real steps have there too."""
+    smaller = sizes.fewer if KERNELS[kernel].measured else ()
+    return [level, *(replace(level, clips=level.clips // clips, side=level.side // side) for clips, side in smaller)]
 
 
 def best_of(

@@ -11,15 +11,16 @@ from ..linear.cpu import linear
 from ..pairs import Make, Pair, size_of
 from ..proof import wanted
 from .gradient import GatedProduct
-from .product import is_measured
+from .product import sizes_of
 from .product.triton_op import GEGLU_PRODUCT, geglu_product_kernel
 from .triton_op import GEGLU, geglu_kernel
 
 
 def geglu_layer(layer: nn.Linear, x: Tensor) -> Tensor:
     """:func:`geglu` of ``layer(x)``, x (..., C), in one launch where that was found to be faster."""
-    if may_be_read(layer, nn.Linear, x) and is_measured(x, layer.weight) and wanted(GEGLU_PRODUCT, x):
-        return geglu_product(x, layer.weight, layer.bias)
+    if may_be_read(layer, nn.Linear, x) and wanted(GEGLU_PRODUCT, x, **sizes_of(x, layer.weight)):
+        if GEGLU_PRODUCT.takes(x, layer.weight, layer.bias):
+            return geglu_product_kernel(x, layer.weight, layer.bias)
     return geglu(linear(layer, x), inplace=overwritable(layer))
 
 
@@ -32,7 +33,11 @@ def geglu_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Returns:
         (..., H) in x's dtype; the product is summed and gated in float32.
+
+    Raises:
+        ValueError: the weights are no two halves.
     """
+    _check_halves("weight", len(weight), "rows")
     if wanted(GEGLU_PRODUCT, x) and GEGLU_PRODUCT.takes(x, weight, bias):
         return geglu_product_kernel(x, weight, bias)
     return geglu(F.linear(x, weight, bias))
@@ -52,12 +57,21 @@ def geglu(x: Tensor, inplace: bool = False) -> Tensor:
 
     Returns:
         (..., H) in x's dtype.
+
+    Raises:
+        ValueError: the channels are no two halves.
     """
+    _check_halves("x", x.shape[-1], "channels")
     if wanted(GEGLU, x) and GEGLU.takes(x):
         return geglu_kernel(x)
     if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return GatedProduct.apply(x)
     return geglu_inplace(x) if inplace else geglu_eager(x)
+
+
+def _check_halves(name: str, count: int, of: str) -> None:
+    if count % 2:
+        raise ValueError(f"`{name}` has {count} {of}, expected an even number: values, and as many gates.")
 
 
 def geglu_eager(x: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def launch(x: Tensor) -> Tensor:
     if out.numel():
         chosen = tuned("geglu", x.device, x.dtype, width=width)
         count, block = out.numel() // width, min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(width))
-        rows = chosen.get("ROWS", ENTRIES // block)
+        rows = chosen.get("ROWS", max(1, ENTRIES // block))
         grid = (triton.cdiv(count, rows), triton.cdiv(width, block))
         exact = x.dtype == torch.float32
         _geglu[grid](x, out, count, width, row_stride(x), EXACT=exact, ROWS=rows, BLOCK=block, **warps(chosen))

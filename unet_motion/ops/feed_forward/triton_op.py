@@ -7,7 +7,12 @@ from torch import Tensor, library
 from ..dispatch import kernel
 from ..layout import not_rows
 
-GEGLU = kernel("geglu", fits=not_rows, width=8)
+
+def _constraint(x: Tensor) -> str | None:
+    return not_rows(x) or ("its channels are no two halves" if x.shape[-1] % 2 else None)
+
+
+GEGLU = kernel("geglu", fits=_constraint, width=8)
 
 
 @library.custom_op("unet_motion::geglu", mutates_args=())

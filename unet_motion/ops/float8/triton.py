@@ -42,7 +42,7 @@ def launch(x: Tensor) -> Tensor:
         width = x.shape[-1]
         chosen = tuned("float8", x.device, x.dtype, width=width)
         count, block = x.numel() // width, min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(width))
-        rows = chosen.get("ROWS", ENTRIES // block)
+        rows = chosen.get("ROWS", max(1, ENTRIES // block))
         grid = (triton.cdiv(count, rows), triton.cdiv(width, block))
         _rounded[grid](x, out, count, width, row_stride(x), ROWS=rows, BLOCK=block, **warps(chosen))
     return out

@@ -35,7 +35,7 @@ def launch(hidden: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
     if out.numel():
         chosen = tuned("residual_sum", hidden.device, hidden.dtype, width=c)
         block = min(chosen.get("BLOCK", BLOCK), triton.next_power_of_2(c))
-        rows = chosen.get("ROWS", ENTRIES // block)
+        rows = chosen.get("ROWS", max(1, ENTRIES // block))
         grid = (triton.cdiv(n * h * w, rows), triton.cdiv(c, block))
         distances = (row_stride(t.permute(0, 2, 3, 1)) for t in (hidden, skip))
         given = hidden, skip, bias.contiguous(), out, n * h * w, c

@@ -5,11 +5,14 @@ from __future__ import annotations
 from torch import Tensor, library
 
 from ...dispatch import kernel
+from ...layer import in_autocast
 from ...layout import not_rows, too_many_rows
 from . import NAME
 
 
 def _constraint(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+    if in_autocast(x.device):
+        return "autocast chooses dtypes by itself"
     if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
         return "input, weights and bias differ in dtype"
     if weight.dim() != 2 or weight.shape[1] != x.shape[-1] or len(weight) % 2:
