@@ -205,5 +205,13 @@ def test_the_mode_is_of_this_thread_and_checked(monkeypatch):
     modes._mode.set(None)
     monkeypatch.setenv(modes.VARIABLE, "eager")
     assert kernels.current_mode() == "eager"
+    monkeypatch.setenv(modes.VARIABLE, " proven\n")
+    assert kernels.current_mode() == "proven"
+    monkeypatch.setenv(modes.VARIABLE, "quick")
+    with pytest.raises(ValueError, match="environment variable UNET_MOTION_KERNELS, 'quick' are unknown; expected one"):
+        kernels.current_mode()
+    for nothing in ("", "  "):
+        monkeypatch.setenv(modes.VARIABLE, nothing)
+        assert kernels.current_mode() == "eager" and kernels.current_mode("proven") == "proven"
     with kernels.use("triton"):
         assert kernels.current_mode() == "triton"

@@ -12,10 +12,10 @@ from unet_motion.ops.attention.processors import PROCESSORS
 from unet_motion.ops.attention.temporal import temporal_attention, temporal_attention_eager, temporal_attention_kernel
 from unet_motion.ops.conv import add_skip
 from unet_motion.ops.dispatch import KERNELS
-from unet_motion.ops.feed_forward import geglu, geglu_eager, geglu_kernel
+from unet_motion.ops.feed_forward import geglu, geglu_eager, geglu_kernel, geglu_product
 from unet_motion.ops.float8 import rounded, rounded_eager, rounded_kernel
 from unet_motion.ops.freeu import FreeU, freeu_concat, freeu_concat_eager
-from unet_motion.ops.group_norm import group_norm, group_norm_eager, group_norm_kernel
+from unet_motion.ops.group_norm import group_norm, group_norm_eager, group_norm_kernel, scoped_group_norm
 from unet_motion.ops.layer_norm import add_layer_norm_kernel, layer_norm, layer_norm_eager, layer_norm_kernel
 from unet_motion.ops.residual import add_residual, residual_sum_eager, residual_sum_kernel
 
@@ -310,3 +310,27 @@ def test_freeu_reads_far_apart_entries():
     far = [far_apart(x.permute(0, 2, 3, 1).flatten(0, 2), 0).unflatten(0, (3, 2, 3)) for x in (hidden, skip)]
     far = [x.permute(0, 3, 1, 2) for x in far]
     assert torch.equal(freeu_concat(*far, freeu, 0), near)
+
+
+EMPTY = {
+    "group norm": lambda: scoped_group_norm(torch.nn.GroupNorm(2, 8, device=DEVICE), pictures(0, 8, 3, 5), 2, "frame"),
+    "group norm over a clip": lambda: scoped_group_norm(
+        torch.nn.GroupNorm(2, 8, device=DEVICE), pictures(0, 8, 3, 5), 2, "clip"
+    ),
+    "layer norm": lambda: layer_norm(random(0, 3, 8), random(8), random(8), 1e-5)[1],
+    "geglu": lambda: geglu(random(0, 3, 16)),
+    "geglu_product": lambda: geglu_product(random(0, 3, 16), random(8, 16), None),
+    "temporal attention": lambda: temporal_attention(*(random(0, 2, 3, 8) for _ in range(3)), 0.3),
+    "float8": lambda: rounded(random(0, 3, 16)),
+    "residual sum": lambda: add_residual(pictures(0, 8, 3, 5), pictures(0, 8, 3, 5), random(8), False),
+    "freeu": lambda: freeu_concat(pictures(0, 8, 4, 4), pictures(0, 8, 4, 4), FreeU(0.9, 0.2, 1.5, 1.6), 0),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@torch.no_grad()
+def test_of_nothing_comes_nothing_in_the_same_shape(name):
+    with kernels.use("eager"):
+        expected = EMPTY[name]()
+    found = EMPTY[name]()
+    assert found.shape == expected.shape and found.numel() == 0 and found.dtype == expected.dtype

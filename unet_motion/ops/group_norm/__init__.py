@@ -61,8 +61,7 @@ def scoped_group_norm(
         x, added = add_per_row(x, added, inplace), None
     if fused:
         n, c, h, w = x.shape
-        tokens = x.permute(0, 2, 3, 1).reshape(clips, n // clips * h * w if clips else h * w, c)
-        out = group_norm(tokens, *weights_of(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
+        out = group_norm(_of_clips(x, clips), *weights_of(norm, x), norm.num_groups, norm.eps, act is F.silu, added)
         out = from_tokens(out.reshape(n, h * w, c), h, w)
         return out if act in (None, F.silu) else act(out)
     out = _plain_group_norm(norm, x, frames, scope)
@@ -74,11 +73,11 @@ def scoped_group_norm(
 def _plain_group_norm(norm: nn.GroupNorm, x: Tensor, frames: int, scope: str) -> Tensor:
     clips = x.shape[0] if scope == "frame" else x.shape[0] // frames
     if narrow_groups.serves(norm, x, x.shape[-2] * x.shape[-1] * (1 if scope == "frame" else frames)):
-        tokens = to_tokens(x).reshape(clips, -1, x.shape[1])
+        tokens = _of_clips(x, clips)
         weight, bias = weights_of(norm, x)
         assert bias is not None  # `serves` says so
         out = narrow_groups.group_norm(tokens, weight, bias, norm.num_groups, norm.eps)
-        return from_tokens(out.reshape(x.shape[0], -1, x.shape[1]), *x.shape[-2:])
+        return from_tokens(out.reshape(x.shape[0], x.shape[2] * x.shape[3], x.shape[1]), *x.shape[-2:])
     if _would_crash(norm, x):
         x = x.detach().requires_grad_()
     if scope == "frame" or frames == 1:
@@ -87,6 +86,12 @@ def _plain_group_norm(norm: nn.GroupNorm, x: Tensor, frames: int, scope: str) ->
     n, c, h, w = x.shape
     clip = x.permute(0, 2, 3, 1).reshape(n // frames, frames * h, w, c).permute(0, 3, 1, 2)
     return norm(clip).permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _of_clips(x: Tensor, clips: int) -> Tensor:
+    """x (N, C, H, W) as (clips, N / clips * H * W, C), of no pictures too."""
+    n, c, h, w = x.shape
+    return x.permute(0, 2, 3, 1).reshape(clips, (n // clips if clips else 1) * h * w, c)
 
 
 def _would_crash(norm: nn.GroupNorm, x: Tensor) -> bool:

@@ -25,7 +25,7 @@ not."""
 
 def serves(norm: nn.GroupNorm, x: Tensor, pixels: int) -> bool:
     """Whether `group_norm` computes this layer of x (N, C, H, W) faster than torch; statistics are over ``pixels``."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or not x.numel():
         return False
     if torch.compiler.is_compiling() or not may_be_computed(norm, nn.GroupNorm):
         return False
