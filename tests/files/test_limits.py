@@ -9,7 +9,7 @@ import torch
 
 from tests.formats.files import adapter, to_original, unet2d, write
 from unet_motion import UNetMotionModel, apply_motion_lora, load_motion_module
-from unet_motion.files import safetensors_header
+from unet_motion.files import limits, safetensors_header
 from unet_motion.files.errors import name_some, one_line, shorten
 from unet_motion.files.reading import open_tensors
 from unet_motion.formats import FileFormatError
@@ -179,3 +179,17 @@ def test_an_errors_path_is_cut_at_its_beginning_and_its_words_in_the_middle():
     long = "a: " + "b" * 288 + "c" * 300
     assert one_line(long) == f"{long[:295]}...{long[-292:]}" and len(one_line(long)) == 590
     assert one_line("a: \x1b\u2028\n") == "a: \\x1b\\u2028\\n"
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 9, 100])
+def test_of_a_file_that_is_too_long_one_byte_too_many_is_read(tmp_path, size):
+    file = tmp_path / "config.json"
+    file.write_bytes(b"x" * size)
+    assert len(limits.read_bounded(file, 8)) == min(size, 9)
+
+
+def test_an_object_may_be_as_long_as_the_bound_and_no_longer():
+    text = b'{"model_type": "x"' + b" " * 30
+    assert limits.parse_object(text[:39] + b"}", "config.json", 40) == {"model_type": "x"}
+    with pytest.raises(FileFormatError, match="config.json is 41 characters long, expected at most 40"):
+        limits.parse_object(text[:40] + b"}", "config.json", 40)
