@@ -183,6 +183,12 @@ def test_bad_options_of_the_command(batch, tmp_path, capsys):
         assert status == 2 and words in said and said.count("\n") == 1, said
 
 
+def test_workers_are_at_most_eight_for_each_core(batch, monkeypatch, capsys):
+    monkeypatch.setattr(render, "cores", lambda: 3)
+    assert batch([{"prompt": "a red star", "out": "0.webp"}], "--workers", "25", "--device", "cpu")[0] == 2
+    assert "--workers is 25, expected 1 to 24" in capsys.readouterr().err
+
+
 def test_words_that_the_model_does_not_know_are_said_with_their_line(batch, in_this_process, capsys):
     batch(["", {"prompt": "a purple star"}])
     assert "unet-motion render: line 2: the model does not know purple; it knows " in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 
 from tests.workflows.conversions import legacy, plain, up, widgets_of
 from tests.workflows.old_graphs import prompt_of
-from unet_motion.workflows.importer import WorkflowError, convert_workflow
+from unet_motion.workflows.importer import WorkflowError, convert_workflow, settings
 from unet_motion.workflows.importer.table import OTHER_PACKS, is_old
 
 CHAINS = {  # a settings node, the input that the one before it goes into, the loader's input for the last
@@ -46,17 +46,34 @@ def test_a_chain_of_five_thousand_takes_under_two_seconds(kind, form):
         assert said == [f"{n}.ckpt" if name == "lora_name" else n for n in reversed(range(5000))]
 
 
-def test_settings_that_lead_to_each_other_in_very_many_ways_are_refused():
+def crossed(count):
     """Each of many keyframes of steps reads all of a long chain of those of frames."""
-    prompt = {"apply": {"class_type": "ACN_AdvancedControlNetApply", "inputs": {"timestep_kf": ["s1999", 0]}}}
-    for n in range(2000):
+    last = count - 1
+    prompt = {"apply": {"class_type": "ACN_AdvancedControlNetApply", "inputs": {"timestep_kf": [f"s{last}", 0]}}}
+    for n in range(count):
         frames = {} if not n else {"prev_latent_kf": [f"f{n - 1}", 0]}
-        steps = {"latent_keyframe": ["f1999", 0], **({} if not n else {"prev_timestep_kf": [f"s{n - 1}", 0]})}
+        steps = {"latent_keyframe": [f"f{last}", 0], **({} if not n else {"prev_timestep_kf": [f"s{n - 1}", 0]})}
         prompt[f"f{n}"] = {"class_type": "LatentKeyframe", "inputs": frames}
         prompt[f"s{n}"] = {"class_type": "TimestepKeyframe", "inputs": steps}
+    return prompt | {"old": {"class_type": "ADE_AnimateDiffUnload", "inputs": {}}}
+
+
+def test_each_reading_of_settings_counts_once(monkeypatch):
+    """They are read for the node itself, and once more for how strong its ControlNet is over time."""
+    each = 5 + 5 * 5
+    monkeypatch.setattr(settings, "READINGS", 0)
+    monkeypatch.setattr(settings, "LEAST_READINGS", 2 * each)
+    convert_workflow(crossed(5), OTHER_PACKS)
+    monkeypatch.setattr(settings, "LEAST_READINGS", 2 * each - 1)
+    with pytest.raises(WorkflowError, match="in more ways than the 59 expected of 12 nodes"):
+        convert_workflow(crossed(5), OTHER_PACKS)
+
+
+def test_settings_that_lead_to_each_other_in_very_many_ways_are_refused():
+    prompt = crossed(2000)
     start = time.process_time()
     with pytest.raises(WorkflowError, match="before node apply lead to each other in more ways than the 40020"):
-        convert_workflow(prompt | {"old": {"class_type": "ADE_AnimateDiffUnload", "inputs": {}}}, OTHER_PACKS)
+        convert_workflow(prompt, OTHER_PACKS)
     assert time.process_time() - start < 2
 
 
